@@ -1,0 +1,192 @@
+"""Questions about a scene, with answers read off the scene itself.
+
+Every question names what it asks about so that exactly one answer is right for someone who sees one frame a second,
+at the whole seconds. Answers of a kind are spread as evenly as the world allows: what a model scores without
+seeing the video is reported beside what it scores with it.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ringvision.data.world.scene import COLOURS, DIGITS, DIRECTIONS, MAX_SECONDS, SHAPES, Scene, Thing
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a `kind` (a key of KINDS or AUXILIARY), its text and its only right answer."""
+
+    kind: str
+    text: str
+    answer: str
+
+
+Generator = Iterator[tuple[str, str]]
+
+
+def questions(scene: Scene) -> list[Question]:
+    """All that is asked about `scene`, at most a few of a kind, in the order of KINDS; the same seed asks the same."""
+    asked = []
+    for position, (kind, (ask, most)) in enumerate({**_ASKERS, **_AUXILIARY_ASKERS}.items()):
+        random = np.random.default_rng([scene.seed, 3, position])
+        found = [Question(kind, text, answer) for text, answer in ask(scene, random)]
+        random.shuffle(found)  # type: ignore[arg-type]
+        asked.extend(found[:most])
+    return asked
+
+
+def chance(kind: str) -> float:
+    """The score of choosing evenly among the answers that a question of `kind` can have."""
+    return 1.0 / _ANSWERS[kind]
+
+
+def _seconds(second: int) -> str:
+    return "1 second" if second == 1 else f"{second} seconds"
+
+
+def _first_second(moment: float) -> int:
+    """The first whole second that sees what happened at `moment`."""
+    return int(np.ceil(moment))
+
+
+def _choose(random: np.random.Generator, *wordings: str) -> str:
+    return wordings[int(random.integers(len(wordings)))]
+
+
+def _colour(scene: Scene, random: np.random.Generator) -> Generator:
+    for shape in SHAPES:
+        alike = [thing for thing in scene.things if thing.shape == shape]
+        if len(alike) == 1 and alike[0].changes is None:
+            yield _choose(random, f"What colour was the {shape}?", f"Which colour did the {shape} have?"), alike[0].colour
+
+
+def _shape(scene: Scene, random: np.random.Generator) -> Generator:
+    for colour in COLOURS:
+        alike = [thing for thing in scene.things if colour in (thing.colour, thing.later_colour)]
+        if len(alike) == 1:
+            yield _choose(random, f"What shape was the {colour} thing?", f"Which shape did the {colour} thing have?"), alike[0].shape
+
+
+# How often each number of things can be asked about is far from even: the common ones are asked less.
+_COUNT_KEPT = {0: 0.45, 1: 0.19, 2: 0.26, 3: 1.0}
+
+
+def _count(scene: Scene, random: np.random.Generator) -> Generator:
+    seconds: dict[int, list[int]] = {}
+    for second in range(int(scene.duration)):
+        if not any(card.visible(second) for card in scene.cards):
+            seconds.setdefault(len(scene.things_at(second)), []).append(second)
+    for number, choices in seconds.items():
+        if random.random() < _COUNT_KEPT[number]:
+            second = _seconds(int(random.choice(choices)))
+            yield _choose(random, f"How many things were there at {second}?", f"How many things could be seen at {second}?"), str(number)
+
+
+def _direction(scene: Scene, random: np.random.Generator) -> Generator:
+    for thing in scene.things:
+        if thing.direction:
+            yield _choose(random, f"Which way did the {thing.name} move?", f"In which direction did the {thing.name} go?"), thing.direction
+
+
+def _order(scene: Scene, random: np.random.Generator) -> Generator:
+    things = list(scene.things)
+    if len(things) < 2:
+        return
+    for _ in range(3):
+        one, other = random.permutation(len(things))[:2]
+        a, b = things[one], things[other]
+        first = a if a.appears < b.appears else b
+        yield (
+            _choose(
+                random,
+                f"Which came first, the {a.name} or the {b.name}?",
+                f"Which appeared earlier, the {a.name} or the {b.name}?",
+            ),
+            f"the {first.name}",
+        )
+
+
+# Short videos have only early seconds, so these would be right too often.
+_SECOND_KEPT = {0: 0.2, 1: 0.4, 2: 0.45, 3: 0.65, 4: 0.8}
+
+
+def _time(scene: Scene, random: np.random.Generator) -> Generator:
+    for thing in scene.things:
+        second = _first_second(thing.appears)
+        if random.random() < _SECOND_KEPT.get(second, 1.0):
+            yield _choose(random, f"When did the {thing.name} appear?", f"At what second did the {thing.name} come in?"), _seconds(second)
+    if len(scene.cards) == 1:
+        yield _choose(random, "When was the card shown?", "At what second did the card appear?"), _seconds(_first_second(scene.cards[0].appears))
+
+
+def _after(scene: Scene, random: np.random.Generator) -> Generator:
+    things = sorted(scene.things, key=lambda thing: thing.appears)
+    for thing, later in zip(things, things[1:], strict=False):
+        yield (
+            _choose(random, f"What came next after the {thing.name}?", f"Which thing appeared right after the {thing.name}?"),
+            f"the {later.name}",
+        )
+
+
+def _needle(scene: Scene, random: np.random.Generator) -> Generator:
+    if len(scene.cards) == 1:
+        yield _choose(random, "Which digit was on the card?", "What number did the card show?"), str(scene.cards[0].digit)
+    else:
+        for card in scene.cards:
+            yield (
+                _choose(random, f"Which digit was on the {card.colour} card?", f"What number did the {card.colour} card show?"),
+                str(card.digit),
+            )
+
+
+def _change(scene: Scene, random: np.random.Generator) -> Generator:
+    for thing in scene.things:
+        if thing.changes is not None and thing.later_colour is not None:
+            yield (
+                _choose(random, f"What colour did the {thing.name} turn into?", f"The {thing.name} changed colour: to which?"),
+                thing.later_colour,
+            )
+
+
+def _glance(scene: Scene, random: np.random.Generator) -> Generator:
+    for second in range(int(scene.duration)):
+        card = next((card for card in scene.cards if card.visible(second)), None)
+        if card is not None:
+            answer = f"a {card.colour} card with a {card.digit}"
+        else:
+            answer = ", ".join(f"{thing.colour_at(second)} {thing.shape}" for thing in scene.things_at(second)) or "nothing"
+        yield f"What was there at {_seconds(second)}?", answer
+
+
+def _events(scene: Scene, random: np.random.Generator) -> Generator:
+    happened = [(_first_second(thing.appears), thing.name) for thing in scene.things]
+    happened += [(_first_second(card.appears), f"{card.colour} card") for card in scene.cards]
+    yield "What appeared, and when?", ", ".join(f"{second} {name}" for second, name in sorted(happened)) or "nothing"
+
+
+Asker = Callable[[Scene, np.random.Generator], Generator]
+
+_ASKERS: dict[str, tuple[Asker, int]] = {
+    "colour": (_colour, 2),
+    "shape": (_shape, 2),
+    "count": (_count, 2),
+    "direction": (_direction, 2),
+    "order": (_order, 2),
+    "time": (_time, 2),
+    "after": (_after, 2),
+    "needle": (_needle, 2),
+    "change": (_change, 2),
+}
+_AUXILIARY_ASKERS: dict[str, tuple[Asker, int]] = {"glance": (_glance, 6), "events": (_events, 1)}
+_NAMES = len(COLOURS) * len(SHAPES)
+_ANSWERS = {
+    "colour": len(COLOURS), "shape": len(SHAPES), "count": 4, "direction": len(DIRECTIONS), "order": 2,
+    "time": MAX_SECONDS - 1, "after": _NAMES - 1, "needle": len(DIGITS), "change": len(COLOURS) - 1,
+    "glance": _NAMES, "events": _NAMES,
+}  # fmt: skip
+
+KINDS = tuple(_ASKERS)
+"""The kinds that are measured."""
+AUXILIARY = tuple(_AUXILIARY_ASKERS)
+"""Kinds that teach a model to read single frames; asked in training, not measured."""
