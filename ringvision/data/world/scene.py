@@ -210,21 +210,13 @@ def _make_thing(
 ) -> Thing:  # fmt: skip
     appears = _edge(random, enter)
     leaves = leave - 0.3 if leave == shot_end else _edge(random, leave)
-    radius = float(random.uniform(0.15, 0.22))
+    radius = float(random.uniform(0.16, 0.23))
     direction = str(random.choice(list(DIRECTIONS))) if leave - enter >= 3 and (crossing or random.random() < 0.65) else None
     if crossing and others and direction:
         towards = {"left": "right", "right": "left", "up": "down", "down": "up"}
         direction = towards.get(others[0].direction or "", direction)
-    if direction:
-        dx, dy = DIRECTIONS[direction]
-        # The first and last whole seconds see the thing near opposite edges; before and after, it slides in and out.
-        reach = 0.30 / max(leave - 1 - enter, 1) * (leaves - appears)
-        across = float(random.uniform(0.25, 0.75))
-        middle = (0.5 if dx else across, 0.5 if dy else across)
-        start = (middle[0] - dx * reach, middle[1] - dy * reach)
-        end = (middle[0] + dx * reach, middle[1] + dy * reach)
-    else:
-        start = end = _quiet_place(random, others, appears, leaves)
+    paths = [_path(random, direction, enter, leave, appears, leaves) for _ in range(8)]
+    start, end = max(paths, key=lambda path: _room(path, others, appears, leaves))
     changes = later = None
     if leave - enter >= 3 and random.random() < 0.22:
         choices = [c for c in COLOURS if c != colour and (c, shape) in names]
@@ -235,16 +227,30 @@ def _make_thing(
     return Thing(shape, colour, radius, start, end, appears, leaves, direction, changes, later)
 
 
-def _quiet_place(random: np.random.Generator, others: list[Thing], appears: float, leaves: float) -> tuple[float, float]:
-    """Of some random places the one farthest from whatever else is there at the time."""
-    best, best_distance = (0.5, 0.5), -1.0
-    for _ in range(8):
-        x, y = float(random.uniform(0.22, 0.78)), float(random.uniform(0.22, 0.78))
-        distance = 1.0
-        for other in others:
-            for t in np.arange(max(appears, other.appears), min(leaves, other.leaves), 0.5):
-                ox, oy = other.place(float(t))
-                distance = min(distance, float(np.hypot(x - ox, y - oy)))
-        if distance > best_distance:
-            best, best_distance = (x, y), distance
-    return best
+Path = tuple[tuple[float, float], tuple[float, float]]
+
+
+def _path(random: np.random.Generator, direction: str | None, enter: int, leave: int, appears: float, leaves: float) -> Path:
+    """A random way through the picture: where a thing is when it appears and when it leaves."""
+    if direction is None:
+        place = (float(random.uniform(0.22, 0.78)), float(random.uniform(0.22, 0.78)))
+        return place, place
+    dx, dy = DIRECTIONS[direction]
+    # The first and last whole seconds see the thing near opposite edges; before and after, it slides in and out.
+    speed = 0.56 / (leave - 1 - enter)
+    across = float(random.uniform(0.22, 0.78))
+    x, y = (0.5 - dx * 0.28, across) if dx else (across, 0.5 - dy * 0.28)
+    before, after = (appears - enter) * speed, (leaves - enter) * speed
+    return (x + dx * before, y + dy * before), (x + dx * after, y + dy * after)
+
+
+def _room(path: Path, others: list[Thing], appears: float, leaves: float) -> float:
+    """The least distance, along `path`, to any other thing that is there at the time."""
+    (x0, y0), (x1, y1) = path
+    least = 1.0
+    for other in others:
+        for t in np.arange(np.ceil(max(appears, other.appears)), min(leaves, other.leaves)):
+            along = (float(t) - appears) / (leaves - appears)
+            x, y = other.place(float(t))
+            least = min(least, float(np.hypot(x0 + along * (x1 - x0) - x, y0 + along * (y1 - y0) - y)))
+    return least
