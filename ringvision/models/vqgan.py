@@ -1,0 +1,229 @@
+"""The VQGAN: images in, a small grid of codes out, and back.
+
+    images [N, H, W, 3] float32 in the network's range (-1 to 1)
+      -> latents(images) [N, h, w, C] -> quantize -> codes int32 [N, h, w], z_q [N, h, w, C] -> decode -> images
+
+Esser, Rombach and Ommer, "Taming Transformers for High-Resolution Image Synthesis" (CVPR 2021), with two things to
+choose: where there is attention (LWM's network has none, vqgan-jax's has it at 16x16 and in the middle), and how many
+pixels enter as one (`patch_size`: 1 there; 4 in the tokenizer shipped here, where convolving at full resolution would be
+nearly all of the work).
+
+Axes: N images, H W pixels, h w codes, C channels of whatever is meant, K rows of the codebook.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ringvision.errors import UserError
+from ringvision.models.convolution import Attention2D, Convolution, Downsample, GroupNorm, ResidualBlock, Upsample
+
+
+@dataclass(frozen=True)
+class VQGANConfig:
+    """Shape of a VQGAN. `attention_resolutions` and `resolution` count rows: the first of feature maps, the second of pixels.
+
+    The encoder has `num_res_blocks` residual blocks a level and the decoder one more; between levels the map is halved
+    (doubled), so a code covers `patch_size * 2 ** (len(channel_mults) - 1)` pixels on a side. `clip`: decode() clips to [-1, 1].
+    """
+
+    resolution: int = 64
+    in_channels: int = 3
+    channels: int = 64
+    channel_mults: tuple[int, ...] = (1, 2, 3)
+    num_res_blocks: int = 1
+    attention_resolutions: tuple[int, ...] = ()
+    mid_attention: bool = False
+    z_channels: int = 64
+    embed_dim: int = 16
+    codebook_size: int = 1024
+    patch_size: int = 1
+    norm_groups: int = 32
+    norm_eps: float = 1e-6
+    clip: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channel_mults", tuple(self.channel_mults))
+        object.__setattr__(self, "attention_resolutions", tuple(self.attention_resolutions))
+        for name in ("resolution", "in_channels", "channels", "z_channels", "embed_dim", "codebook_size", "patch_size", "norm_groups"):
+            if getattr(self, name) < 1:
+                raise UserError(f"a VQGAN's {name} is {getattr(self, name)}; it must be at least 1")
+        if not self.channel_mults:
+            raise UserError("a VQGAN's channel_mults is empty; give one multiple of `channels` for each level, such as (1, 2, 3)")
+        if self.resolution % self.pixels_per_code:
+            raise UserError(
+                f"a VQGAN of resolution {self.resolution} does not divide into codes of {self.pixels_per_code} pixels "
+                f"(patch_size {self.patch_size}, {len(self.channel_mults)} levels); choose a multiple of {self.pixels_per_code}"
+            )
+        for width in self.widths:
+            if width % self.norm_groups:
+                raise UserError(f"a VQGAN's level of {width} channels does not divide into norm_groups={self.norm_groups}")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level, highest resolution first."""
+        return tuple(self.channels * multiple for multiple in self.channel_mults)
+
+    @property
+    def pixels_per_code(self) -> int:
+        return self.patch_size * 2 ** (len(self.channel_mults) - 1)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w): the codes of one image."""
+        return (self.resolution // self.pixels_per_code,) * 2
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "VQGANConfig":
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise UserError(f"a VQGAN's config has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        return cls(**values)
+
+
+class Level(nnx.Module):
+    """One resolution: residual blocks, an attention after each where `attention`, then a change of resolution or none."""
+
+    def __init__(self, widths: Sequence[int], attention: bool, resample: nnx.Module | None, config: VQGANConfig, rngs: nnx.Rngs):
+        norm = dict(groups=config.norm_groups, eps=config.norm_eps)
+        self.blocks = nnx.List([ResidualBlock(before, after, **norm, rngs=rngs) for before, after in zip(widths, widths[1:], strict=False)])
+        self.attentions = nnx.List([Attention2D(after, **norm, rngs=rngs) for after in widths[1:] if attention])
+        self.resample = resample
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if self.attentions:
+                x = self.attentions[index](x)
+        return x if self.resample is None else self.resample(x)
+
+
+class Middle(nnx.Module):
+    """Two residual blocks at the lowest resolution, attention between them where the config says so."""
+
+    def __init__(self, width: int, config: VQGANConfig, rngs: nnx.Rngs):
+        norm = dict(groups=config.norm_groups, eps=config.norm_eps)
+        self.block1 = ResidualBlock(width, width, **norm, rngs=rngs)
+        self.attention = Attention2D(width, **norm, rngs=rngs) if config.mid_attention else None
+        self.block2 = ResidualBlock(width, width, **norm, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.block1(x)
+        return self.block2(x if self.attention is None else self.attention(x))
+
+
+class Encoder(nnx.Module):
+    """images [N, H, W, 3] -> [N, h, w, z_channels]. `levels` run from the highest resolution to the lowest."""
+
+    def __init__(self, config: VQGANConfig, rngs: nnx.Rngs):
+        widths, rows = config.widths, config.resolution // config.patch_size
+        self.patch_size = config.patch_size
+        self.conv_in = Convolution(config.in_channels * config.patch_size**2, widths[0], 3, rngs=rngs)
+        levels, before = [], widths[0]
+        for index, width in enumerate(widths):
+            resample = Downsample(width, rngs=rngs) if index + 1 < len(widths) else None
+            through = [before] + [width] * config.num_res_blocks
+            levels.append(Level(through, rows >> index in config.attention_resolutions, resample, config, rngs))
+            before = width
+        self.levels = nnx.List(levels)
+        self.middle = Middle(before, config, rngs)
+        self.norm_out = GroupNorm(before, groups=config.norm_groups, eps=config.norm_eps, rngs=rngs)
+        self.conv_out = Convolution(before, config.z_channels, 3, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        x = self.conv_in(space_to_depth(images, self.patch_size))
+        for level in self.levels:
+            x = level(x)
+        return self.conv_out(jax.nn.silu(self.norm_out(self.middle(x))))
+
+
+class Decoder(nnx.Module):
+    """[N, h, w, z_channels] -> images [N, H, W, 3]. `levels` run from the lowest resolution to the highest."""
+
+    def __init__(self, config: VQGANConfig, rngs: nnx.Rngs):
+        widths, rows = config.widths, config.resolution // config.patch_size
+        self.patch_size = config.patch_size
+        before = widths[-1]
+        self.conv_in = Convolution(config.z_channels, before, 3, rngs=rngs)
+        self.middle = Middle(before, config, rngs)
+        levels = []
+        for index in reversed(range(len(widths))):
+            width = widths[index]
+            resample = Upsample(width, rngs=rngs) if index > 0 else None
+            through = [before] + [width] * (config.num_res_blocks + 1)
+            levels.append(Level(through, rows >> index in config.attention_resolutions, resample, config, rngs))
+            before = width
+        self.levels = nnx.List(levels)
+        self.norm_out = GroupNorm(before, groups=config.norm_groups, eps=config.norm_eps, rngs=rngs)
+        self.conv_out = Convolution(before, config.in_channels * config.patch_size**2, 3, rngs=rngs)
+
+    def __call__(self, z: jax.Array) -> jax.Array:
+        x = self.middle(self.conv_in(z))
+        for level in self.levels:
+            x = level(x)
+        return depth_to_space(self.conv_out(jax.nn.silu(self.norm_out(x))), self.patch_size)
+
+
+class VQGAN(nnx.Module):
+    """Encoder, codebook, decoder. Weights are float32 `nnx.Param`s; split it (`nnx.split`) and it is a plain pytree."""
+
+    def __init__(self, config: VQGANConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.encoder = Encoder(config, rngs)
+        self.quant_conv = Convolution(config.z_channels, config.embed_dim, 1, rngs=rngs)
+        self.codebook = nnx.Param(jax.random.normal(rngs.params(), (config.codebook_size, config.embed_dim)))
+        self.post_quant_conv = Convolution(config.embed_dim, config.z_channels, 1, rngs=rngs)
+        self.decoder = Decoder(config, rngs)
+
+    def latents(self, images: jax.Array) -> jax.Array:
+        """images float32 [N, H, W, 3] in [-1, 1] -> what is about to be quantized, [N, h, w, C]."""
+        return self.quant_conv(self.encoder(images))
+
+    def quantize(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """z [..., C] -> (z_q [..., C], codes int32 [...]): the nearest row of the codebook by Euclidean distance, and which."""
+        codes = nearest(z, self.codebook[...])
+        return self.embed(codes), codes
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        """images float32 [N, H, W, 3] in [-1, 1] -> codes int32 [N, h, w]."""
+        return self.quantize(self.latents(images))[1]
+
+    def embed(self, codes: jax.Array) -> jax.Array:
+        """codes int [...] -> their rows of the codebook, z_q [..., C]."""
+        return self.codebook[...][codes]
+
+    def decode(self, z_q: jax.Array, *, clip: bool | None = None) -> jax.Array:
+        """z_q [N, h, w, C] -> images float32 [N, H, W, 3]; clipped to [-1, 1] where `clip`, by default as the config says."""
+        images = self.decoder(self.post_quant_conv(z_q))
+        return jnp.clip(images, -1, 1) if (self.config.clip if clip is None else clip) else images
+
+
+def nearest(z: jax.Array, codebook: jax.Array) -> jax.Array:
+    """z [..., C], codebook [K, C] -> int32 [...]: the nearest row; the first of equals. |z|^2 is the same for all rows, so it is left out."""
+    products = jnp.einsum("...c,kc->...k", z, codebook, precision=jax.lax.Precision.HIGHEST)
+    return jnp.argmin(jnp.sum(codebook**2, axis=-1) - 2 * products, axis=-1).astype(jnp.int32)
+
+
+def space_to_depth(images: jax.Array, size: int) -> jax.Array:
+    """[N, H, W, C] -> [N, H/size, W/size, size*size*C]: every square of pixels becomes one cell."""
+    if size == 1:
+        return images
+    n, h, w, c = images.shape
+    cells = images.reshape(n, h // size, size, w // size, size, c).transpose(0, 1, 3, 2, 4, 5)
+    return cells.reshape(n, h // size, w // size, size * size * c)
+
+
+def depth_to_space(cells: jax.Array, size: int) -> jax.Array:
+    """The inverse of space_to_depth."""
+    if size == 1:
+        return cells
+    n, h, w, c = cells.shape
+    images = cells.reshape(n, h, w, size, size, c // size**2).transpose(0, 1, 3, 2, 4, 5)
+    return images.reshape(n, h * size, w * size, c // size**2)
