@@ -1,0 +1,52 @@
+"""Where the things that are shipped beside the code lie: tokenizers/, demos/, configs/.
+
+In a checkout they are folders beside the package; in an installed wheel they lie inside it, under `ringvision/shipped/`.
+"""
+
+from pathlib import Path
+
+from ringvision.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parent
+FOLDERS = ("tokenizers", "demos", "configs")
+
+
+def folder(name: str) -> Path:
+    """The folder `tokenizers`, `demos` or `configs`. UserError where this installation does not have it."""
+    if name not in FOLDERS:
+        raise ValueError(f"{name!r} is not shipped; expected one of {', '.join(FOLDERS)}")
+    for place in (_PACKAGE / "shipped" / name, _PACKAGE.parent / name):
+        if place.is_dir():
+            return place
+    raise UserError(f"this installation of ringvision lacks its folder {name}/; install it again, or run from a checkout")
+
+
+def model() -> Path:
+    """The shipped assistant: the model folder demos/model."""
+    return _named(folder("demos") / "model", "config.json", "pass --model DIR, or make one with scripts/make_demo_model.sh")
+
+
+def tokenizer(name: str) -> Path:
+    """A shipped video tokenizer, or any folder: `name` is looked up under tokenizers/, then taken as a path."""
+    for place in (folder("tokenizers") / name, Path(name)):
+        if (place / "config.json").is_file():
+            return place
+    have = ", ".join(sorted(path.parent.name for path in folder("tokenizers").glob("*/config.json"))) or "none"
+    raise UserError(f"no video tokenizer {name!r}: shipped are {have}; give one of these, or a folder with config.json and model.safetensors")
+
+
+def default_tokenizer() -> Path:
+    """The only tokenizer that is shipped, or the one that the shipped model uses where there are several."""
+    found = sorted(path.parent for path in folder("tokenizers").glob("*/config.json"))
+    if len(found) == 1:
+        return found[0]
+    import json
+
+    config = json.loads((model() / "config.json").read_text(encoding="utf-8"))
+    return tokenizer(config["video_tokenizer"])
+
+
+def _named(path: Path, holds: str, otherwise: str) -> Path:
+    if not (path / holds).is_file():
+        raise UserError(f"the shipped {path.parent.name}/{path.name} is not there; {otherwise}")
+    return path
