@@ -6,12 +6,12 @@ scene is ever on both sides.
 """
 
 from ringvision.data.world.draw import render
-from ringvision.data.world.film import write_video
+from ringvision.data.world.film import filmed, write_video
 from ringvision.data.world.questions import AUXILIARY, KINDS, Question, chance, questions
 from ringvision.data.world.scene import COLOURS, DIGITS, DIRECTIONS, HELD_OUT, SHAPES, Card, Scene, Shot, Thing, make_scene
 
 __all__ = [
     "AUXILIARY", "COLOURS", "DIGITS", "DIRECTIONS", "HELD_OUT", "KINDS", "SHAPES",
     "Card", "Question", "Scene", "Shot", "Thing",
-    "chance", "make_scene", "questions", "render", "write_video",
+    "chance", "filmed", "make_scene", "questions", "render", "write_video",
 ]  # fmt: skip

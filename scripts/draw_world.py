@@ -1,0 +1,43 @@
+"""Draws the videos that the shipped tokenizer and model learn from: films of the world, one frame a second.
+
+    python scripts/draw_world.py runs/demo/films --videos 24000
+
+Writes `films-00000.npz` and so on: frames uint8 [N, 64, 64, 3], lengths [videos], seeds [videos]. A file that is there already is
+left alone, so a run that was stopped goes on where it stopped. `--held-out` draws from the seeds that training never sees.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ringvision.data.world import HELD_OUT, filmed, make_scene
+
+
+def draw(path: Path, seeds: range) -> None:
+    films = [filmed(make_scene(seed)) for seed in seeds]
+    aside = path.with_suffix(".part.npz")
+    np.savez(aside, frames=np.concatenate(films), lengths=np.array([len(film) for film in films]), seeds=np.array(seeds))
+    os.replace(aside, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--videos", type=int, default=24000)
+    parser.add_argument("--first", type=int, default=0, help="first seed")
+    parser.add_argument("--chunk", type=int, default=500, help="videos a file")
+    parser.add_argument("--held-out", action="store_true")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    first = arguments.first + (HELD_OUT if arguments.held_out else 0)
+    for index, begin in enumerate(range(0, arguments.videos, arguments.chunk)):
+        path = arguments.out / f"films-{arguments.first // arguments.chunk + index:05d}.npz"
+        if not path.exists():
+            draw(path, range(first + begin, first + min(begin + arguments.chunk, arguments.videos)))
+            print(path, flush=True)
+
+
+if __name__ == "__main__":
+    main()
