@@ -1,0 +1,78 @@
+"""Scenes keep the promises that questions rely on."""
+
+import numpy as np
+import pytest
+
+from ringvision.data.world import COLOURS, HELD_OUT, SHAPES, make_scene
+from ringvision.data.world.scene import MAX_SECONDS, MAX_TOGETHER, MIN_SECONDS
+
+SEEDS = [*range(150), *range(HELD_OUT, HELD_OUT + 150)]
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [make_scene(seed) for seed in SEEDS]
+
+
+def test_a_seed_always_makes_the_same_scene():
+    assert make_scene(7) == make_scene(7)
+    assert make_scene(7) != make_scene(8)
+    assert make_scene(7) != make_scene(HELD_OUT + 7)
+
+
+def test_lengths_and_shots_cover_the_video(scenes):
+    for scene in scenes:
+        assert MIN_SECONDS <= scene.duration <= MAX_SECONDS
+        assert scene.shots[0].begins == 0.0
+        for shot, later in zip(scene.shots, scene.shots[1:], strict=False):
+            assert shot.begins < shot.ends
+            assert abs(later.begins - shot.ends) < 0.5
+
+
+def test_no_two_things_share_a_name_or_the_second_they_appear_in(scenes):
+    for scene in scenes:
+        names = [thing.name for thing in scene.things]
+        names += [f"{thing.later_colour} {thing.shape}" for thing in scene.things if thing.changes is not None]
+        assert len(set(names)) == len(names)
+        seconds = [np.ceil(thing.appears) for thing in scene.things]
+        assert len(set(seconds)) == len(seconds)
+
+
+def test_at_most_three_things_at_once_and_each_seen_twice(scenes):
+    for scene in scenes:
+        seen = dict.fromkeys(scene.things, 0)
+        for second in range(int(scene.duration)):
+            together = scene.things_at(second)
+            assert len(together) <= MAX_TOGETHER
+            for thing in together:
+                seen[thing] += 1
+        assert all(times >= 2 for times in seen.values())
+
+
+def test_moving_things_cross_most_of_the_picture_in_their_direction(scenes):
+    from ringvision.data.world import DIRECTIONS
+
+    for thing in (thing for scene in scenes for thing in scene.things):
+        if thing.direction is None:
+            assert thing.start == thing.end
+            continue
+        seconds = [t for t in range(int(np.ceil(thing.appears)), int(np.ceil(thing.leaves)))]
+        moved = np.subtract(thing.place(seconds[-1]), thing.place(seconds[0]))
+        assert np.dot(moved, DIRECTIONS[thing.direction]) > 0.5
+
+
+def test_a_change_is_seen_before_and_after(scenes):
+    changing = [thing for scene in scenes for thing in scene.things if thing.changes is not None]
+    assert len(changing) > 20
+    for thing in changing:
+        assert thing.colour_at(np.ceil(thing.appears)) == thing.colour
+        assert thing.colour_at(np.ceil(thing.leaves) - 1) == thing.later_colour != thing.colour
+
+
+def test_every_colour_shape_and_event_occurs(scenes):
+    things = [thing for scene in scenes for thing in scene.things]
+    assert {thing.colour for thing in things} == set(COLOURS)
+    assert {thing.shape for thing in things} == set(SHAPES)
+    assert {card.digit for scene in scenes for card in scene.cards} == set(range(10))
+    assert {len(scene.cards) for scene in scenes} == {0, 1, 2}
+    assert max(len(scene.shots) for scene in scenes) >= 4
