@@ -1,0 +1,165 @@
+"""How well an assistant answers about worlds it never saw: held-out scenes, as real video files, through its own `ask`.
+
+In: an assistant, a number of examples, a seed. Out: by kind of question, the share answered exactly right, beside what even
+guessing (`chance`) and a model that reads the questions but never sees a video (`blind`) would score on the same examples.
+"""
+
+import re
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from ringvision.data.world import COLOURS, HELD_OUT, KINDS, SHAPES, Question, Scene, chance, make_scene, questions, write_video
+from ringvision.errors import UserError
+
+SEED_STRIDE = 1 << 24  # scenes that one evaluation seed may use before it meets the next seed's
+BLIND_SCENES = 4000
+_NAME = re.compile(rf"\b(?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)})\b")
+
+
+class Asked(Protocol):
+    """Something with an `ask` like the assistant's."""
+
+    def ask(self, videos: Any, question: str, fps: float = 1.0) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question about the video of one held-out scene."""
+
+    scene: Scene
+    question: Question
+
+
+def evaluate_world(
+    assistant: Asked,
+    examples: int = 800,
+    seed: int = 0,
+    *,
+    fps: float = 1.0,
+    kinds: Sequence[str] = KINDS,
+    blind_scenes: int = BLIND_SCENES,
+    progress: TextIO | None = sys.stderr,
+    wrong: list[tuple[Example, str]] | None = None,
+) -> dict[str, Any]:
+    """-> {"overall": accuracy, "examples", "chance", "blind", "kinds": {kind: {"accuracy", "examples", "chance", "blind"}}}, scores in [0, 1].
+
+    `examples` are spread evenly over `kinds`, at most one of a kind from a scene; "overall" and its neighbours are means over examples.
+    A scene is written as H.264 into a temporary folder and asked all its questions in turn. `wrong`, a list, receives each example
+    that was answered wrongly and the answer given. UserError for fewer examples than kinds.
+    """
+    chosen = choose_examples(examples, seed, kinds)
+    blind = BlindModel(question for scene in range(blind_scenes) for question in questions(make_scene(scene)))
+    right: dict[str, list[bool]] = defaultdict(list)
+    blind_right: dict[str, list[bool]] = defaultdict(list)
+    for done, (example, path) in enumerate(_with_files(chosen), start=1):
+        answer = assistant.ask([path], example.question.text, fps=fps).text
+        kind = example.question.kind
+        right[kind].append(normalise(answer) == normalise(example.question.answer))
+        blind_right[kind].append(normalise(blind.answer(example.question)) == normalise(example.question.answer))
+        if wrong is not None and not right[kind][-1]:
+            wrong.append((example, answer))
+        if progress is not None and (done % 50 == 0 or done == len(chosen)):
+            score = sum(map(sum, right.values())) / done
+            print(f"{done} of {len(chosen)} examples, {score:.1%} right so far", file=progress, flush=True)
+    scores = {
+        kind: {"accuracy": _mean(right[kind]), "examples": len(right[kind]), "chance": chance(kind), "blind": _mean(blind_right[kind])}
+        for kind in kinds
+    }
+    overall = {
+        name: sum(score[name] * score["examples"] for score in scores.values()) / len(chosen) for name in ("accuracy", "chance", "blind")
+    }
+    return {"overall": overall["accuracy"], "examples": len(chosen), "chance": overall["chance"], "blind": overall["blind"], "kinds": scores}
+
+
+def choose_examples(examples: int, seed: int, kinds: Sequence[str] = KINDS) -> list[Example]:
+    """`examples` questions about held-out scenes, spread evenly over `kinds`, scene by scene. Another seed gives other scenes."""
+    if examples < len(kinds):
+        raise UserError(f"{examples} examples were asked for; give at least {len(kinds)}, one for each kind of question")
+    if seed < 0:
+        raise UserError(f"seed {seed} was given; expected a whole number from 0 upward")
+    wanted = {kind: examples // len(kinds) + (index < examples % len(kinds)) for index, kind in enumerate(kinds)}
+    chosen: list[Example] = []
+    number = HELD_OUT + seed * SEED_STRIDE
+    while any(wanted.values()):
+        scene = make_scene(number)
+        number += 1
+        seen: set[str] = set()
+        for question in questions(scene):
+            if wanted.get(question.kind, 0) and question.kind not in seen:
+                seen.add(question.kind)
+                wanted[question.kind] -= 1
+                chosen.append(Example(scene, question))
+    return chosen
+
+
+class BlindModel:
+    """Answers without a video: by the most frequent answer to the same words, to words of the same form, or to the same kind.
+
+    A form is a question with its names masked ("Which came first, {0} or {1}?"), and its answers may be one of those names
+    by place, so that "always the first one named" is learned where it pays.
+    """
+
+    LEAST = 5  # answers to the same words that outweigh those to the same form
+
+    def __init__(self, seen: Iterable[Question]) -> None:
+        self._by_text: dict[str, Counter[str]] = defaultdict(Counter)
+        self._by_form: dict[str, Counter[str]] = defaultdict(Counter)
+        self._by_kind: dict[str, Counter[str]] = defaultdict(Counter)
+        for question in seen:
+            names = _NAME.findall(question.text)
+            self._by_text[question.text][question.answer] += 1
+            self._by_form[_mask(question.text, names)][_mask(question.answer, names)] += 1
+            self._by_kind[question.kind][question.answer] += 1
+
+    def answer(self, question: Question) -> str:
+        same = self._by_text.get(question.text, Counter())
+        if same.total() >= self.LEAST:
+            return same.most_common(1)[0][0]
+        names = _NAME.findall(question.text)
+        alike = self._by_form.get(_mask(question.text, names)) or self._by_kind.get(question.kind)
+        answer = alike.most_common(1)[0][0] if alike else ""
+        for place, name in enumerate(names):
+            answer = answer.replace(f"{{{place}}}", name)
+        return answer
+
+
+def normalise(answer: str) -> str:
+    """Case, spaces and a closing full stop do not make an answer wrong."""
+    return " ".join(answer.casefold().split()).removesuffix(".").rstrip()
+
+
+def _mask(text: str, names: Sequence[str]) -> str:
+    for place, name in enumerate(names):
+        text = text.replace(name, f"{{{place}}}")
+    return text
+
+
+def _with_files(chosen: Sequence[Example]) -> Iterator[tuple[Example, Path]]:
+    """Each example with its scene's file; the next scene's is written meanwhile, and a file is gone once its examples are."""
+    scenes = list(dict.fromkeys(example.scene.seed for example in chosen))
+    by_scene = {seed: [example for example in chosen if example.scene.seed == seed] for seed in scenes}
+    with tempfile.TemporaryDirectory(prefix="ringvision-world-") as folder, ThreadPoolExecutor(1) as ahead:
+
+        def write(seed: int) -> Path:
+            path = Path(folder) / f"{seed}.mp4"
+            write_video(by_scene[seed][0].scene, path)
+            return path
+
+        coming = ahead.submit(write, scenes[0])
+        for index, seed in enumerate(scenes):
+            path = coming.result()
+            if index + 1 < len(scenes):
+                coming = ahead.submit(write, scenes[index + 1])
+            for example in by_scene[seed]:
+                yield example, path
+            path.unlink()
+
+
+def _mean(values: Sequence[bool]) -> float:
+    return sum(values) / len(values)
