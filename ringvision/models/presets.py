@@ -1,0 +1,97 @@
+"""What shape a transformer has: `TransformerConfig`, and the named ones from a test's to LWM's.
+
+In: numbers, or a dictionary of them from a config.json. Out: a frozen, validated, hashable value. Sizes `3b` to `30b` are those
+of the ring attention paper (Liu, Zaharia, Abbeel, 2024), which are OpenLLaMA's and LLaMA's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from ringvision.errors import UserError
+from ringvision.ops.rope import RopeScaling
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The shape of a model and how it is computed. UserError from the constructor where the numbers do not fit together."""
+
+    vocab_size: int
+    embed_dim: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    hidden_dim: int
+    rope_theta: float = 1e4
+    rope_scaling: RopeScaling | None = None
+    norm_eps: float = 1e-5
+    tie_embeddings: bool = False
+    max_length: int = 4096
+    """The longest stream that the model was trained on, in tokens."""
+    feed_forward_chunk: int | None = None
+    """Positions of one device's share that the feed-forward layer handles at a time; None: all at once."""
+    remat: Literal["none", "block"] = "none"
+    """"block": the backward pass recomputes each layer from its input, and only those inputs are kept."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "hidden_dim", "max_length"):
+            if getattr(self, name) < 1:
+                raise UserError(f"a transformer with {name}={getattr(self, name)}: expected at least 1")
+        if self.num_heads % self.num_kv_heads:
+            raise UserError(f"num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}: every key head serves as many query heads")
+        if self.head_dim % 2:
+            raise UserError(f"head_dim={self.head_dim} is odd: rotary positions turn its two halves against each other, so it must be even")
+        if self.feed_forward_chunk is not None and self.feed_forward_chunk < 1:
+            raise UserError(f"feed_forward_chunk={self.feed_forward_chunk}: expected at least 1, or none to do without")
+        if self.remat not in ("none", "block"):
+            raise UserError(f"remat={self.remat!r}: expected 'none' or 'block'")
+        if self.rope_theta <= 0 or self.norm_eps <= 0:
+            raise UserError(f"rope_theta={self.rope_theta} and norm_eps={self.norm_eps}: both must be above 0")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TransformerConfig":
+        """The inverse of `to_dict`; fields with a default may be missing. UserError that names what is unknown or missing."""
+        values = dict(values)
+        fields = cls.__dataclass_fields__
+        unknown = sorted(set(values) - set(fields))
+        required = {"vocab_size", "embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "hidden_dim"}
+        missing = sorted(required - set(values))
+        if unknown or missing:
+            raise UserError(f"a transformer config with unknown fields {unknown} and missing fields {missing}: expected {sorted(fields)}")
+        if isinstance(values.get("rope_scaling"), Mapping):
+            values["rope_scaling"] = RopeScaling(**values["rope_scaling"])
+        return cls(**values)
+
+
+def _llama(embed_dim: int, num_layers: int, num_heads: int, hidden_dim: int) -> TransformerConfig:
+    return TransformerConfig(
+        vocab_size=32000,
+        embed_dim=embed_dim,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=num_heads,
+        head_dim=embed_dim // num_heads,
+        hidden_dim=hidden_dim,
+        norm_eps=1e-6,
+        remat="block",
+    )
+
+
+PRESETS: dict[str, TransformerConfig] = {
+    "tiny": TransformerConfig(512, 64, 2, 4, 2, 16, 176),
+    "small": TransformerConfig(2048, 256, 6, 8, 4, 32, 704),
+    "base": TransformerConfig(8192, 768, 12, 12, 4, 64, 2048),
+    "1b": _llama(2048, 22, 16, 5504),
+    "3b": _llama(3200, 26, 32, 8640),
+    "7b": _llama(4096, 32, 32, 11008),
+    "13b": _llama(5120, 40, 40, 13824),
+    "30b": _llama(6656, 60, 52, 17920),
+}
+PRESETS["lwm-7b"] = replace(
+    PRESETS["7b"], vocab_size=32000 + 8448, rope_theta=50e6, max_length=2**20, feed_forward_chunk=1024
+)

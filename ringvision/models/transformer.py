@@ -1,0 +1,97 @@
+"""The transformer: a Llama (Touvron et al., 2023) whose attention runs round the ring of devices.
+
+    tokens, positions, segment_ids [B, L] int32 ─embed→ [B, L, D] ─layers→ [B, L, D] ─norm→ hidden ─head→ logits [B, L, V]
+
+Letters: B batch, L length, D model width, N query heads, K key/value heads, H head width, V vocabulary (layers.py has the whole
+legend). Every parameter of a layer is stacked on a leading axis and the layers are one `jax.lax.scan`: compilation time and code
+size do not grow with depth.
+
+Positions and segment ids come with every token (segment 0 is padding) and nothing is inferred from an index, so the tokens may lie
+in any layout that the devices like. The same code runs on one device and on a mesh.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from ringvision.mesh import make_mesh
+from ringvision.models.layers import Attention, Embedding, FeedForward, RMSNorm, Unembedding, blockwise
+from ringvision.models.presets import PRESETS, TransformerConfig
+from ringvision.ops.ring import ring_attention
+from ringvision.ops.rope import rope
+
+__all__ = ["PRESETS", "Transformer", "TransformerConfig"]
+
+
+class Layers(nnx.Module):
+    """All blocks at once: each parameter is `[num_layers, ...]`."""
+
+    def __init__(self, config: TransformerConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        stacked = (config.num_layers, config.embed_dim)
+        self.attention_norm = RMSNorm(stacked, config.norm_eps, dtype)
+        self.attention = Attention(*stacked, config.num_heads, config.num_kv_heads, config.head_dim, dtype=dtype, rngs=rngs)
+        self.feed_forward_norm = RMSNorm(stacked, config.norm_eps, dtype)
+        self.feed_forward = FeedForward(*stacked, config.hidden_dim, dtype=dtype, rngs=rngs)
+
+
+class Transformer(nnx.Module):
+    """`graphdef, params = nnx.split(model)` gives the parameters as a plain pytree, with names such as `embed.table`,
+    `layers.attention.query`, `layers.feed_forward.gate`, `norm.scale`, `unembed.kernel`.
+
+    `nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0)))` describes a model of any size without making it.
+    """
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32):
+        self.config = config
+        self.embed = Embedding(config.vocab_size, config.embed_dim, dtype=dtype, rngs=rngs)
+        self.layers = Layers(config, dtype=dtype, rngs=rngs)
+        self.norm = RMSNorm((config.embed_dim,), config.norm_eps, dtype)
+        if not config.tie_embeddings:
+            self.unembed = Unembedding(config.embed_dim, config.vocab_size, dtype=dtype, rngs=rngs)
+
+    def hidden(self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, *, mesh: Mesh | None = None) -> jax.Array:
+        """What the layers make of each token, after the last norm.
+
+        tokens, positions, segment_ids: int32 [B, L], in any order along L that positions tell; segment 0 is padding. L is a multiple of
+        the mesh axis `context`. `mesh=None`: one device. Returns [B, L, D] in the parameters' dtype.
+        """
+        config = self.config
+        mesh = mesh or make_mesh(context=1, devices=jax.devices()[:1])
+        graphdef, stacked = nnx.split(self.layers)
+
+        def block(x: jax.Array, layer_params: nnx.State) -> tuple[jax.Array, None]:
+            layer = nnx.merge(graphdef, layer_params)
+            q, k, v = layer.attention.project(layer.attention_norm(x))
+            q = rope(q, positions, theta=config.rope_theta, scaling=config.rope_scaling)
+            k = rope(k, positions, theta=config.rope_theta, scaling=config.rope_scaling)
+            heads = ring_attention(q, k, v, mesh=mesh, positions=positions, segment_ids=segment_ids)
+            x = x + layer.attention.combine(heads)
+            return x + self._feed_forward(layer, x, mesh), None
+
+        if config.remat == "block":
+            block = jax.checkpoint(block, prevent_cse=False)
+        x, _ = jax.lax.scan(block, self.embed(tokens), stacked)
+        return self.norm(x)
+
+    def head(self) -> jax.Array:
+        """[D, V]: hidden states times this are the logits."""
+        return self.embed.table[...].T if self.config.tie_embeddings else self.unembed.kernel[...]
+
+    def logits(
+        self, tokens: jax.Array, positions: jax.Array | None = None, segment_ids: jax.Array | None = None, *, mesh: Mesh | None = None
+    ) -> jax.Array:
+        """float32 [B, L, V], whole: for short rows. Positions default to 0, 1, 2 …, segment ids to 1 everywhere."""
+        if positions is None:
+            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+        if segment_ids is None:
+            segment_ids = jnp.ones(tokens.shape, jnp.int32)
+        hidden = self.hidden(tokens, positions, segment_ids, mesh=mesh)
+        return jnp.einsum("BLD,DV->BLV", hidden, self.head(), preferred_element_type=jnp.float32)
+
+    def _feed_forward(self, layer: Layers, x: jax.Array, mesh: Mesh) -> jax.Array:
+        def apply(part: jax.Array) -> jax.Array:
+            return layer.feed_forward(layer.feed_forward_norm(part))
+
+        chunk = self.config.feed_forward_chunk
+        return apply(x) if chunk is None else blockwise(apply, x, chunk=chunk, context=mesh.shape["context"])

@@ -1,0 +1,114 @@
+"""One id space for everything the transformer reads: text pieces, then codes, then end-of-frame, end-of-vision.
+
+    0 … text_size-1                         text pieces (bos, eos and the two vision markers are among them)
+    text_size … text_size+num_codes-1       codes of the video tokenizer
+    text_size+num_codes                     eof, after every frame but the last
+    text_size+num_codes+1                   eov, after the last frame
+    … up to size-1                          padding of the vision table, where there is any (LWM: 8448 rows for 8194)
+
+In: the sizes of the two tables and the ids of the special pieces. Out: ids, and the way from codes to tokens and back.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from ringvision.errors import UserError
+
+Array = TypeVar("Array", np.ndarray, jax.Array)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Which id means what. `vision_start` and `vision_end` are tuples: in LWM a marker is several pieces."""
+
+    text_size: int
+    num_codes: int
+    bos: int
+    eos: int
+    vision_start: tuple[int, ...]
+    vision_end: tuple[int, ...]
+    vision_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.vision_size is None:
+            object.__setattr__(self, "vision_size", self.num_codes + 2)
+        object.__setattr__(self, "vision_start", tuple(int(i) for i in self.vision_start))
+        object.__setattr__(self, "vision_end", tuple(int(i) for i in self.vision_end))
+        if self.text_size < 1 or self.num_codes < 1:
+            raise UserError(f"a vocabulary of {self.text_size} text pieces and {self.num_codes} codes: both must be at least 1")
+        if self._rows < self.num_codes + 2:
+            raise UserError(
+                f"vision_size={self.vision_size} is too small for {self.num_codes} codes, end-of-frame and end-of-vision: "
+                f"expected at least {self.num_codes + 2}"
+            )
+        for name, ids in (("bos", (self.bos,)), ("eos", (self.eos,)), ("vision_start", self.vision_start), ("vision_end", self.vision_end)):
+            if not ids:
+                raise UserError(f"{name} is empty: expected at least one text piece")
+            if any(not 0 <= i < self.text_size for i in ids):
+                raise UserError(f"{name}={ids} is outside the {self.text_size} text pieces: expected ids 0 to {self.text_size - 1}")
+
+    @property
+    def _rows(self) -> int:
+        return self.num_codes + 2 if self.vision_size is None else self.vision_size
+
+    @property
+    def size(self) -> int:
+        """Rows of the embedding table: text and vision together."""
+        return self.text_size + self._rows
+
+    @property
+    def code_offset(self) -> int:
+        """The token of code 0."""
+        return self.text_size
+
+    @property
+    def eof(self) -> int:
+        """End of frame."""
+        return self.text_size + self.num_codes
+
+    @property
+    def eov(self) -> int:
+        """End of vision: it stands after the last frame instead of `eof`."""
+        return self.eof + 1
+
+    def codes_to_tokens(self, codes: Array) -> Array:
+        """Codes of any shape -> tokens, int32 of the same shape. UserError where a (concrete) code is not in 0 … num_codes-1."""
+        _check_range(codes, 0, self.num_codes, "code")
+        return codes.astype(np.int32) + self.code_offset
+
+    def tokens_to_codes(self, tokens: Array) -> Array:
+        """Tokens that are all codes -> codes, int32 of the same shape. UserError where a (concrete) token is no code."""
+        _check_range(tokens, self.code_offset, self.eof, "token")
+        return tokens.astype(np.int32) - self.code_offset
+
+    def is_vision(self, tokens: Array) -> Array:
+        """bool of the tokens' shape: True for codes, eof and eov (not for the text markers around a video)."""
+        return (tokens >= self.code_offset) & (tokens <= self.eov)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Vocabulary":
+        """The inverse of `to_dict`. UserError that names the missing or unknown fields."""
+        known = set(cls.__dataclass_fields__)
+        unknown, missing = set(values) - known, known - {"vision_size"} - set(values)
+        if unknown or missing:
+            raise UserError(f"a vocabulary with unknown fields {sorted(unknown)} and missing fields {sorted(missing)}: expected {sorted(known)}")
+        return cls(**values)
+
+
+def _check_range(values: np.ndarray | jax.Array, low: int, high: int, name: str) -> None:
+    """Inside a trace there are no values to look at; everywhere else a wrong id must not pass."""
+    if not np.issubdtype(values.dtype, np.integer):
+        raise UserError(f"{name}s of type {values.dtype}: expected integers")
+    if isinstance(values, jax.core.Tracer) or values.size == 0:
+        return
+    smallest, largest = int(values.min()), int(values.max())
+    if smallest < low or largest >= high:
+        raise UserError(f"{name}s from {smallest} to {largest}: expected {low} to {high - 1}; was another tokenizer's {name} table used?")
