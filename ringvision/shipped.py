@@ -1,8 +1,9 @@
 """Where the things that are shipped beside the code lie: tokenizers/, demos/, configs/.
 
-In a checkout they are folders beside the package; in an installed wheel they lie inside it, under `ringvision/shipped/`.
+In a checkout they are folders beside the package; in an installed wheel they lie inside it, under `ringvision/_shipped/`.
 """
 
+import json
 from pathlib import Path
 
 from ringvision.errors import UserError
@@ -15,7 +16,7 @@ def folder(name: str) -> Path:
     """The folder `tokenizers`, `demos` or `configs`. UserError where this installation does not have it."""
     if name not in FOLDERS:
         raise ValueError(f"{name!r} is not shipped; expected one of {', '.join(FOLDERS)}")
-    for place in (_PACKAGE / "shipped" / name, _PACKAGE.parent / name):
+    for place in (_PACKAGE / "_shipped" / name, _PACKAGE.parent / name):
         if place.is_dir():
             return place
     raise UserError(f"this installation of ringvision lacks its folder {name}/; install it again, or run from a checkout")
@@ -40,8 +41,6 @@ def default_tokenizer() -> Path:
     found = sorted(path.parent for path in folder("tokenizers").glob("*/config.json"))
     if len(found) == 1:
         return found[0]
-    import json
-
     config = json.loads((model() / "config.json").read_text(encoding="utf-8"))
     return tokenizer(config["video_tokenizer"])
 
