@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from ringvision import shipped
 from ringvision.errors import UserError
 from ringvision.mesh import parse_mesh
-from ringvision.models.transformer import TransformerConfig
+from ringvision.models.presets import TransformerConfig
 from ringvision.models.vqgan import VQGANConfig
 
 Config = TypeVar("Config", bound="TrainConfig | TokenizerTrainConfig")
@@ -65,7 +65,9 @@ class TrainConfig:
     data: the folder of code shards. text_model: the sentencepiece file. tokenizer: the video tokenizer that made the codes (a name under
     tokenizers/ or a folder). A batch is `rows` rows of `length` tokens. The rate warms up to `lr` over `warmup_steps` and falls to `min_lr`
     along a cosine. mesh: "context=4,data=2"; what is not named is 1, and no mesh at all puts every device on `context`.
-    init_from: a model folder whose weights the run starts with. `*_every` counts steps; 0 turns evaluation off.
+    init_from: a model folder whose weights the run starts with. `*_every` counts steps; 0 turns evaluation off. eval_data: a folder of
+    held-out shards, on which `eval_examples` questions are marked. About each video between `turns_min` and `turns_max` questions are asked.
+    ema: how much of its past a moving average of the weights keeps (0.999; 0: no average); what is averaged is what is exported.
     """
 
     name: str
@@ -92,12 +94,20 @@ class TrainConfig:
     log_every: int = 50
     eval_every: int = 1000
     init_from: str | None = None
+    eval_data: str | None = None
+    eval_examples: int = 256
+    turns_min: int = 1
+    turns_max: int = 8
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         check = _Checks(self)
         check.filled("name", "out", "data", "text_model", "tokenizer")
         check.at_least(1, "length", "rows", "steps", "loss_chunk", "checkpoint_every", "log_every")
         check.at_least(0, "min_lr", "warmup_steps", "weight_decay", "vision_weight", "seed", "eval_every")
+        check.at_least(1, "eval_examples", "turns_min")
+        check.that(self.turns_max >= self.turns_min, f"turns_max is {self.turns_max}, expected at least turns_min, which is {self.turns_min}")
+        check.that(0 <= self.ema < 1, f"ema is {self.ema}, expected from 0 to below 1")
         check.that(self.lr > 0, f"lr is {self.lr}, expected more than 0")
         check.that(self.min_lr <= self.lr, f"min_lr is {self.min_lr}, expected at most lr, which is {self.lr}")
         check.that(self.clip_norm > 0, f"clip_norm is {self.clip_norm}, expected more than 0")

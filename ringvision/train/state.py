@@ -1,0 +1,91 @@
+"""What a training run carries from step to step, and how a gradient changes it.
+
+In: a TrainConfig. Out: `TrainState`, a plain pytree; the optimizer (AdamW: Loshchilov and Hutter, 2019) with its schedule; and where
+each array of the state lies on a mesh.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ringvision.checkpoint import flatten, unflatten
+from ringvision.config import TrainConfig
+
+# Which mesh axis each dimension of a parameter is split over, by the parameter's name; what is not named is whole everywhere.
+# Leading dimensions are layers. fsdp splits the model width, tensor the heads, the feed-forward width and the vocabulary.
+PLACES: dict[str, tuple[str | None, ...]] = {
+    "embed.table": ("tensor", "fsdp"),
+    "unembed.kernel": ("fsdp", "tensor"),
+    "layers.attention.query": (None, "fsdp", "tensor", None),
+    "layers.attention.key": (None, "fsdp", "tensor", None),
+    "layers.attention.value": (None, "fsdp", "tensor", None),
+    "layers.attention.output": (None, "tensor", None, "fsdp"),
+    "layers.feed_forward.gate": (None, "fsdp", "tensor"),
+    "layers.feed_forward.up": (None, "fsdp", "tensor"),
+    "layers.feed_forward.down": (None, "tensor", "fsdp"),
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclass
+class TrainState:
+    """params: the model's. opt_state: the optimizer's. step: int32 [], steps done. average: moving average of params, or None."""
+
+    params: Any
+    opt_state: Any
+    step: jax.Array
+    average: Any
+
+
+def schedule(config: TrainConfig) -> optax.Schedule:
+    """The learning rate by step: from 0 up to lr over warmup_steps, then down to min_lr at `steps` along a cosine."""
+    return optax.warmup_cosine_decay_schedule(0.0, config.lr, config.warmup_steps, max(config.steps, config.warmup_steps + 1), config.min_lr)
+
+
+def optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """Gradients clipped to clip_norm together, then AdamW; matrices decay, norms and the embedding table do not."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(schedule(config), b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decays),
+    )
+
+
+def decays(params: Any) -> Any:
+    """The same tree with True where weight decay applies: not to the scales of norms nor to the embedding table."""
+    names = flatten(params)
+    return unflatten({name: not name.endswith((".scale", ".table")) for name in names}, params)
+
+
+def start(params: Any, tx: optax.GradientTransformation, *, average: bool) -> TrainState:
+    """The state before the first step."""
+    copy = jax.tree.map(jnp.copy, params) if average else None
+    return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32), copy)
+
+
+def update(state: TrainState, gradients: Any, tx: optax.GradientTransformation, *, ema: float) -> TrainState:
+    """One step of the optimizer. The average follows the params by 1 - ema, faster in the first steps so that it forgets the start."""
+    changes, opt_state = tx.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, changes)
+    average = state.average
+    if average is not None:
+        keep = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step)).astype(jnp.float32)
+        average = jax.tree.map(lambda old, new: old + (1 - keep).astype(old.dtype) * (new - old), average, params)
+    return TrainState(params, opt_state, state.step + 1, average)
+
+
+def shardings(state: Any, mesh: Mesh) -> Any:
+    """Where every array of an (abstract) TrainState lies on `mesh`: parameters, their moments and average by PLACES, the rest everywhere.
+
+    A dimension that its mesh axis does not divide stays whole.
+    """
+
+    def place(name: str, leaf: Any) -> NamedSharding:
+        axes = next((axes for suffix, axes in PLACES.items() if name.endswith(suffix) and len(axes) == len(leaf.shape)), ())
+        spec = [axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(axes, leaf.shape)]
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return unflatten({name: place(name, leaf) for name, leaf in flatten(state).items()}, state)

@@ -1,0 +1,280 @@
+"""Training the transformer: code shards in, a model folder out.
+
+    config.data, config.text_model
+      -> config.out/{metrics.jsonl, tensorboard/, curves.png, checkpoints/, model/{config.json, model.safetensors, text.model}}
+
+A run goes on from its newest checkpoint. The batch of a step depends on (seed, step) alone, so on the same devices a run that
+was stopped gives the same weights, bit for bit, as one that never was. The model folder is written with every checkpoint, so that it
+can be asked while the training goes on.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ringvision.checkpoint import Checkpoints, flatten, load_model, read_config, save_model, specs, unflatten
+from ringvision.config import TrainConfig
+from ringvision.data.loader import Loader
+from ringvision.data.packing import Batch
+from ringvision.data.shards import Shards
+from ringvision.data.stream import Weaver
+from ringvision.data.text import TextTokenizer
+from ringvision.errors import UserError
+from ringvision.mesh import make_mesh, parse_mesh
+from ringvision.models.transformer import Transformer
+from ringvision.ops.layout import order
+from ringvision.ops.losses import chunked_cross_entropy
+from ringvision.train.exam import mark, table
+from ringvision.train.record import Record
+from ringvision.train.state import TrainState, optimizer, schedule, shardings, start, update
+from ringvision.vocabulary import Vocabulary
+
+CURVES = ("loss", "answer_accuracy", "eval/all", "gradient_norm", "learning_rate", "tokens_per_second")
+Metrics = dict[str, jax.Array]
+
+
+def train(config: TrainConfig, *, stop_at: int | None = None, quiet: bool = False) -> TrainState:
+    """Train until config.steps, or until step `stop_at` to go on another day. -> the state, which is also on disk.
+
+    UserError where data, text model and model do not fit together, the mesh does not divide a batch, or the loss is no longer
+    a number (the last checkpoint is then from before that).
+    """
+    out = Path(config.out)
+    mesh = make_mesh(**parse_mesh(config.mesh))
+    weaver, loader = open_data(config)
+    put = placer(config, mesh)
+    graphdef, tx = describe(config), optimizer(config)
+    checkpoints = Checkpoints(out / "checkpoints")
+    if (latest := checkpoints.latest()) is not None:
+        state = checkpoints.restore(abstract_state(config, tx, mesh), latest)
+    else:
+        state = first_state(config, tx, mesh, weaver)
+    step_fn = compile_step(graphdef, tx, config, mesh, state)
+    examine = open_exams(config, weaver, graphdef, mesh, put)
+
+    step, last = int(state.step), min(config.steps, stop_at or config.steps)
+    with Record(out, step=step, quiet=quiet) as record:
+        (out / "run.json").write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+        record.say(f"{config.name}: {count(state.params):,} parameters on {mesh.size} devices, from step {step} to {last}")
+        batches = loader.batches(step)
+        window, rate = Window(), schedule(config)
+        while step < last:
+            batch = next(batches)
+            state, metrics = step_fn(state, put(batch))
+            step += 1
+            window.add(metrics, batch)
+            if step % config.log_every == 0 or step == last:
+                record.write(step, {**window.close(step), "learning_rate": float(rate(step - 1))})
+            if examine and (step % config.eval_every == 0 or step == last):
+                scores, asked = examine(state)
+                record.write(step, {f"eval/{name}": score for name, score in scores.items()})
+                record.say(table(scores, asked))
+                window.restart()
+            if step % config.checkpoint_every == 0 or step == last:
+                window.check(step)
+                checkpoints.save(step, state)
+                export(out / "model", config, weaver, loader.shards, state)
+                record.curves_png(out / "curves.png", CURVES)
+                window.restart()
+        batches.close()
+    return state
+
+
+# ---------------------------------------------------------------------------------------------------------- the step
+
+
+def loss_fn(params: Any, batch: Batch, *, graphdef: Any, mesh: Mesh, chunk: int) -> tuple[jax.Array, Metrics]:
+    """-> (mean loss over the batch's weights, {"answer_accuracy": share of that weight whose target has the highest logit})."""
+    model: Transformer = nnx.merge(graphdef, params)
+    hidden = model.hidden(batch.tokens, batch.positions, batch.segment_ids, mesh=mesh)
+    loss, weight, correct = chunked_cross_entropy(hidden, model.head(), batch.targets, batch.loss_weights, chunk=chunk)
+    weight = jax.numpy.maximum(weight, 1e-6)
+    return loss / weight, {"answer_accuracy": correct / weight}
+
+
+def train_step(
+    state: TrainState, batch: Batch, *, graphdef: Any, tx: optax.GradientTransformation, mesh: Mesh, chunk: int, ema: float
+) -> tuple[TrainState, Metrics]:
+    """One step: a pure function of the state and the batch."""
+    grad_fn = jax.value_and_grad(partial(loss_fn, graphdef=graphdef, mesh=mesh, chunk=chunk), has_aux=True)
+    (loss, metrics), gradients = grad_fn(state.params, batch)
+    state = update(state, gradients, tx, ema=ema)
+    return state, {"loss": loss, **metrics, "gradient_norm": optax.global_norm(gradients)}
+
+
+def compile_step(
+    graphdef: Any, tx: optax.GradientTransformation, config: TrainConfig, mesh: Mesh, state: TrainState
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The step jitted: the old state's memory becomes the new one's, and outputs lie where the inputs lay, so it compiles once."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    step = partial(train_step, graphdef=graphdef, tx=tx, mesh=mesh, chunk=config.loss_chunk, ema=config.ema)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings(state, mesh), whole))
+
+
+# ------------------------------------------------------------------------------------------------- beginning a run
+
+
+def open_data(config: TrainConfig) -> tuple[Weaver, Loader]:
+    """The weaver and the batches of a run. UserError where shards, text model and transformer do not fit together."""
+    text = TextTokenizer(config.text_model)
+    shards = Shards(config.data)
+    vocabulary = Vocabulary(text.size, shards.info.num_codes, text.bos, text.eos, text.vision_start, text.vision_end)
+    if config.model.vocab_size < vocabulary.size:
+        raise UserError(
+            f"model.vocab_size is {config.model.vocab_size}; {config.text_model} has {text.size} pieces and {config.data}"
+            f" {shards.info.num_codes} codes, so give at least {vocabulary.size}"
+        )
+    weaver = Weaver(text, Vocabulary.from_dict({**vocabulary.to_dict(), "vision_size": config.model.vocab_size - text.size}))
+    return weaver, open_loader(config, shards, weaver, config.seed)
+
+
+def open_loader(config: TrainConfig, shards: Shards, weaver: Weaver, seed: int) -> Loader:
+    return Loader(
+        shards, weaver, length=config.length, rows=config.rows, seed=seed,
+        turns_min=config.turns_min, turns_max=config.turns_max, vision_weight=config.vision_weight,
+    )  # fmt: skip
+
+
+def open_exams(
+    config: TrainConfig, weaver: Weaver, graphdef: Any, mesh: Mesh, put: Callable[[Any], Any]
+) -> Callable[[TrainState], tuple[dict[str, float], dict[str, int]]] | None:
+    """A function that marks the model (the averaged one where there is one) on config.eval_data; None where there is nothing to mark."""
+    if config.eval_data is None or not config.eval_every:
+        return None
+    shards = Shards(config.eval_data)
+    if shards.info.hash != (trained := Shards(config.data).info).hash:
+        raise UserError(f"{config.eval_data} was tokenized by {shards.info.tokenizer}, {config.data} by {trained.tokenizer}; use one tokenizer for both")
+    exams = open_loader(config, shards, weaver, seed=0).exams(config.eval_examples)
+    return lambda state: mark(exams, exported(state), graphdef, mesh, put)
+
+
+def describe(config: TrainConfig) -> Any:
+    """The graph of the model, without arrays."""
+    return nnx.split(nnx.eval_shape(lambda: Transformer(config.model, rngs=nnx.Rngs(0))))[0]
+
+
+def _start(config: TrainConfig, tx: optax.GradientTransformation) -> TrainState:
+    _, params = nnx.split(Transformer(config.model, rngs=nnx.Rngs(config.seed)))
+    return start(params, tx, average=config.ema > 0)
+
+
+def abstract_state(config: TrainConfig, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The state's shapes, dtypes and shardings, without arrays."""
+    shapes = jax.eval_shape(partial(_start, config, tx))
+    return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings(shapes, mesh))
+
+
+def first_state(config: TrainConfig, tx: optax.GradientTransformation, mesh: Mesh, weaver: Weaver) -> TrainState:
+    """The state before step 1: random weights by config.seed, or those of the model folder config.init_from."""
+    places = shardings(jax.eval_shape(partial(_start, config, tx)), mesh)
+    state = jax.jit(partial(_start, config, tx), out_shardings=places)()
+    if config.init_from is None:
+        return state
+    settings = read_config(config.init_from)
+    if settings.get("vocabulary") != json.loads(json.dumps(weaver.vocabulary.to_dict())):
+        raise UserError(f"{config.init_from} has another vocabulary than this run; use its text model, its tokenizer and its vocab_size")
+    params = unflatten(load_model(config.init_from, specs(state.params)), state.params)
+    params = jax.device_put(params, places.params)
+    return jax.jit(partial(start, tx=tx, average=config.ema > 0), out_shardings=places)(params)
+
+
+def placer(config: TrainConfig, mesh: Mesh) -> Callable[[Any], Any]:
+    """A function that lays arrays [rows, length] on the mesh: rows over data and fsdp, length over the ring, in stripes so that every
+    device has as much to attend to as the others. UserError where the mesh does not divide a batch."""
+    groups, ring = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["context"]
+    if config.rows % groups or config.length % ring:
+        raise UserError(
+            f"a batch of {config.rows} x {config.length} on data x fsdp = {groups} and context = {ring}; give rows and length that these divide"
+        )
+    place = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), "context"))
+    stripes = order(config.length, ring, "striped")
+
+    def put(tree: Any) -> Any:
+        laid_out = jax.tree.map(lambda array: array[:, stripes] if ring > 1 else array, tree)
+        return jax.tree.map(lambda array: jax.make_array_from_callback(array.shape, place, lambda index: array[index]), laid_out)
+
+    return put
+
+
+# ------------------------------------------------------------------------------------------- what a run leaves behind
+
+
+def exported(state: TrainState) -> Any:
+    """The parameters that go into the model folder: the average where there is one."""
+    return state.params if state.average is None else state.average
+
+
+def export(folder: Path, config: TrainConfig, weaver: Weaver, shards: Shards, state: TrainState) -> None:
+    """Write the model folder that `ringvision ask --model` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / "text.model.partial"
+    aside.write_bytes(weaver.text.serialized)
+    os.replace(aside, folder / "text.model")
+    settings = {
+        "kind": "assistant",
+        "name": config.name,
+        "transformer": config.model.to_dict(),
+        "vocabulary": weaver.vocabulary.to_dict(),
+        "stream": weaver.format.to_dict(),
+        "video_tokenizer": config.tokenizer,
+        "video_tokenizer_hash": shards.info.hash,
+        "fps": shards.info.fps,
+        "trained": {"steps": int(state.step), "tokens": int(state.step) * config.rows * config.length},
+    }
+    save_model(folder, settings, {name: np.asarray(array) for name, array in flatten(exported(state)).items()})
+
+
+def count(params: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+class Window:
+    """The metrics between two lines of the record, fetched from the devices only when the line is written."""
+
+    def __init__(self) -> None:
+        self._metrics: list[Metrics] = []
+        self._newest: Metrics = {}
+        self._filled, self._slots = 0, 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Start the clock anew, so that what is not training does not count as training."""
+        self._began, self._steps, self._tokens = time.monotonic(), 0, 0
+
+    def add(self, metrics: Metrics, batch: Batch) -> None:
+        jax.block_until_ready(self._newest)  # one step ahead is enough
+        self._newest = metrics
+        self._metrics.append(metrics)
+        tokens = int(np.count_nonzero(batch.segment_ids))
+        self._steps, self._tokens = self._steps + 1, self._tokens + tokens
+        self._filled, self._slots = self._filled + tokens, self._slots + batch.tokens.size
+
+    def close(self, step: int) -> dict[str, float]:
+        """The means since the last line. UserError where the newest loss is no number."""
+        self.check(step)
+        values = {name: float(np.mean([metrics[name] for metrics in self._metrics])) for name in self._newest}
+        seconds = time.monotonic() - self._began
+        if self._steps:
+            values |= {"seconds_per_step": seconds / self._steps, "tokens_per_second": self._tokens / seconds}
+        values["fill"] = self._filled / self._slots
+        self._metrics, self._filled, self._slots = [], 0, 0
+        self.restart()
+        return values
+
+    def check(self, step: int) -> None:
+        """UserError where the newest loss or gradient is no finite number."""
+        for name, value in self._newest.items():
+            if not np.isfinite(value):
+                raise UserError(f"{name} is {float(value)} at step {step}; go back to the last checkpoint with a lower lr or clip_norm")
