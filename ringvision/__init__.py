@@ -1,0 +1,43 @@
+"""Ask a video: an hour of it as one token stream, read whole by a transformer whose attention is spread around a ring of devices.
+
+    import ringvision as rv
+    assistant = rv.load()                                        # the shipped model
+    reply = assistant.ask(["clip.mp4"], "Which digit was on the card?")
+    for piece in reply:                                          # the answer as it is generated
+        print(piece, end="", flush=True)
+
+Each name below is imported when it is first used: `import ringvision` itself brings in neither jax nor a model.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ringvision.errors import UserError
+
+if TYPE_CHECKING:
+    from ringvision.infer.assistant import load
+    from ringvision.infer.model import load_model
+    from ringvision.ops.ring import ring_attention
+    from ringvision.video_tokenizer import load_video_tokenizer
+
+__version__ = "0.1.0"
+__all__ = ["UserError", "load", "load_model", "load_video_tokenizer", "ring_attention"]
+
+_HOMES = {
+    "load": "ringvision.infer.assistant",
+    "load_model": "ringvision.infer.model",
+    "load_video_tokenizer": "ringvision.video_tokenizer",
+    "ring_attention": "ringvision.ops.ring",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ringvision' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,7 @@
+"""`python -m ringvision` is `ringvision`."""
+
+import sys
+
+from ringvision.cli import main
+
+sys.exit(main())
