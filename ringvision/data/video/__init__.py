@@ -1,0 +1,12 @@
+"""Video files in, square frames out: `probe` tells what a file is, `sample` reads it by the clock in batches.
+
+container.py, mp4.py   what the file is, by its bytes           info.py    VideoInfo, Limits, VideoError
+sample.py              the public functions                     times.py   which frame is shown when
+process.py, child.py   the decoding process, both ends          decode.py  what runs in it: decord, PyAV
+"""
+
+from ringvision.data.video.info import Limits, VideoError, VideoInfo
+from ringvision.data.video.sample import FrameBatch, probe, sample
+from ringvision.data.video.times import sample_times
+
+__all__ = ["FrameBatch", "Limits", "VideoError", "VideoInfo", "probe", "sample", "sample_times"]

@@ -1,0 +1,155 @@
+"""The decoding process: `python -m ringvision.data.video.child PARENT`, started by process.py and kept for many videos.
+
+Requests come in on stdin, one JSON object a line. Answers go out on stdout as records of KIND (1 byte), length (4 bytes,
+little-endian) and that many bytes: I a header (JSON), F a picture (float64 seconds, then uint8 pixels), B the end of a batch,
+D the end of the video, S stopped as asked, U decord is unsuited (JSON), E an error (JSON). Never pickle: what is decoded
+here may have been made to take this process over. A batch is only begun when the parent has granted one ("more").
+
+It holds itself to the limits of each request (address space, processor time), opens no network where the system lets it say so,
+and ends itself when its parent is gone, however it went.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import select
+import signal
+import struct
+import sys
+import threading
+import time
+from typing import Any
+
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+
+
+def main() -> None:
+    out = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    _leave_network()
+    parent = int(sys.argv[1])
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    serve(Requests(0), out)
+
+
+def serve(requests: "Requests", out: int) -> None:
+    """Answers requests until stdin ends."""
+    from ringvision.data.video.info import VideoError
+
+    while (request := requests.wait()) is not None:
+        if "path" not in request:  # "more" or "stop" that came after the last record of a video
+            if "stop" in request:
+                _send(out, b"S")
+            continue
+        try:
+            _answer(request, requests, out)
+        except VideoError as error:
+            _send(out, b"E", _json({"message": str(error), "kind": error.kind}))
+        except MemoryError:
+            message = f"{request['name']} needs more than {request['limits']['memory'] >> 20} MB to decode; scale it down first"
+            _send(out, b"E", _json({"message": message, "kind": "limit"}))
+        except BrokenPipeError:
+            return
+        except Exception as error:
+            message = f"{request['name']} cannot be decoded ({type(error).__name__}: {error}); it may be damaged: copy or download it again"
+            _send(out, b"E", _json({"message": " ".join(message.split()), "kind": "damaged"}))
+
+
+def _answer(request: dict[str, Any], requests: "Requests", out: int) -> None:
+    from ringvision.data.video.decode import Unsuited, Video
+    from ringvision.data.video.info import Limits
+
+    limits = Limits(**request["limits"])
+    threads = request["threads"]
+    _allow(limits, threads)
+    video = Video(request["path"], request["name"], request["demuxer"], limits)
+    _send(out, b"I", _json(video.info.to_dict()))
+    if request["fps"] is None:
+        _send(out, b"D")
+        return
+    decoder = request["decoder"]
+    if decoder == "auto":
+        decoder = "decord" if video.suits_decord() else "av"
+    end = float("inf") if request["end"] is None else request["end"]
+    pictures = video.pictures(decoder, request["fps"], request["size"], request["start"], end, request["first"], threads)
+    granted, batch, filled = request["granted"], request["batch"], 0
+    try:
+        for _, seconds, picture in pictures:
+            while granted == 0 or requests.ready():
+                message = requests.wait()
+                if message is None or "stop" in message:
+                    _send(out, b"S")
+                    return
+                granted += message["more"]
+            _send(out, b"F", struct.pack("<d", seconds) + picture.tobytes())
+            filled += 1
+            if filled == batch:
+                _send(out, b"B")
+                granted, filled = granted - 1, 0
+            _allow(limits, threads)
+        _send(out, b"D")
+    except Unsuited as reason:
+        _send(out, b"U", _json({"message": str(reason)}))
+
+
+class Requests:
+    """JSON lines from a file descriptor."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor, self.buffer = descriptor, b""
+
+    def ready(self) -> bool:
+        """Whether `wait` would return at once."""
+        return b"\n" in self.buffer or bool(select.select([self.descriptor], [], [], 0)[0])
+
+    def wait(self) -> dict[str, Any] | None:
+        """The next request; None when there will be no more."""
+        while b"\n" not in self.buffer:
+            data = os.read(self.descriptor, 1 << 16)
+            if not data:
+                return None
+            self.buffer += data
+        line, self.buffer = self.buffer.split(b"\n", 1)
+        return json.loads(line)
+
+
+def _send(out: int, kind: bytes, body: bytes = b"") -> None:
+    rest = memoryview(kind + struct.pack("<I", len(body)) + body)
+    while rest:
+        rest = rest[os.write(out, rest) :]
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _allow(limits: Any, threads: int) -> None:
+    """Renews the allowance: so much address space, and so much processor time until the next picture."""
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (limits.memory, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        until = int(time.process_time() + limits.seconds_a_frame * threads) + 2
+        resource.setrlimit(resource.RLIMIT_CPU, (until, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
+def _leave_network() -> None:
+    """A network namespace of its own, with nothing in it, where the system allows that; goes on without otherwise."""
+    with contextlib.suppress(Exception):
+        unshare = ctypes.CDLL(None, use_errno=True).unshare
+        if unshare(CLONE_NEWNET) != 0 and os.geteuid() != 0:
+            unshare(CLONE_NEWUSER | CLONE_NEWNET)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Files to sampled square pictures: runs in the decoding child only (see child.py), with decord or with PyAV.
+
+`header(path)` gives a VideoInfo; `pictures(...)` yields (k, seconds, uint8 [size, size, 3]) for sample k = 0, 1, ... Both decoders
+choose by the container's clock and give the same frames for the same times; decord is the quicker to seek, PyAV the one that reads
+everything. decord is not asked where it is known to give wrong frames without a word: edit lists that hide frames,
+streams that do not begin with a key frame, several video tracks, AVI with B-frames, time stamps that do not increase.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+from PIL import Image
+
+from ringvision.data.video.info import Limits, VideoError, VideoInfo
+from ringvision.data.video.mp4 import Track, video_track
+from ringvision.data.video.times import TOLERANCE, end_slack, sample_times, shown_at
+
+DECORD_READS = {"h264", "hevc", "vp8", "vp9", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg"}
+DECORD_OPENS = {"mov", "matroska", "avi", "flv"}
+Picture = tuple[int, float, np.ndarray]
+
+
+class Unsuited(Exception):
+    """decord cannot be trusted with this file; PyAV reads it."""
+
+
+class Video:
+    """One opened file: its header, and the pictures in it."""
+
+    def __init__(self, path: str, name: str, demuxer: str, limits: Limits) -> None:
+        """Opens the header and checks it against `limits`; `name` is how messages call the file. Raises VideoError."""
+        self.path, self.name, self.demuxer, self.limits = path, name, demuxer, limits
+        self.track = (video_track(path) if demuxer == "mov" else None) or Track()
+        if max(self.track.width, self.track.height) > limits.max_side or self.track.width * self.track.height > limits.max_pixels:
+            limits.check(name, VideoInfo(path, self.track.width, self.track.height, 0, 0.0, 0.0, 0, "", demuxer))
+        with self._open() as container:
+            stream = self._stream(container)
+            self.several = len(container.streams.video) > 1
+            self.info = self._info(container, stream)
+            limits.check(name, self.info)
+            self.begins_with_key = self._begins_with_key(container, stream)
+
+    def _open(self) -> Any:
+        try:
+            return av.open(self.path, format=self.demuxer, options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        except (av.error.FFmpegError, ValueError, MemoryError) as error:
+            reason = (getattr(error, "strerror", None) or str(error)).lower()
+            raise VideoError(
+                f"{self.name} cannot be opened as {self.demuxer} ({reason}); it is cut short or damaged: copy or download it again"
+            ) from None
+
+    def _stream(self, container: Any) -> Any:
+        for stream in container.streams.video:
+            if not stream.disposition & av.stream.Disposition.attached_pic:
+                stream.thread_type = "AUTO"
+                return stream
+        raise VideoError(f"{self.name} has no video in it, only {_what_else(container)}; give a file with a video track", "not-video")
+
+    def _info(self, container: Any, stream: Any) -> VideoInfo:
+        duration = 0.0
+        if stream.duration and stream.time_base:
+            duration = float(stream.duration * stream.time_base)
+        elif container.duration:
+            duration = container.duration / av.time_base
+            if self.demuxer == "matroska" and stream.start_time:  # its Duration is the last stamp, whatever the first
+                duration -= float(stream.start_time * stream.time_base)
+        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        frames = stream.frames or round(duration * fps)
+        context = stream.codec_context
+        width, height = context.width, context.height
+        if width <= 0 or height <= 0:
+            raise VideoError(f"{self.name} does not say how large its pictures are; it is damaged, or holds no picture", "damaged")
+        if self.track.rotation in (90, 270):
+            width, height = height, width
+        codec = context.codec.canonical_name if context.codec else context.name
+        return VideoInfo(self.path, width, height, frames, max(duration, 0.0), fps, self.track.rotation, codec, self.demuxer)
+
+    def _begins_with_key(self, container: Any, stream: Any) -> bool:
+        for packet in container.demux(stream):
+            if packet.size:
+                return bool(packet.is_keyframe)
+        raise VideoError(f"{self.name} holds no frames; record or download it again", "damaged")
+
+    def suits_decord(self) -> bool:
+        return (
+            self.demuxer in DECORD_OPENS
+            and self.info.codec in DECORD_READS
+            and not self.several
+            and not self.track.hides_frames
+            and self.begins_with_key
+        )
+
+    def pictures(self, decoder: str, fps: float, size: int, start: float, end: float, first: int, threads: int) -> Iterator[Picture]:
+        """Samples k = first, first+1, ... at start + k/fps seconds, before `end`; `decoder` is decord or av.
+
+        Raises Unsuited where decord's own account of the file is not to be trusted, VideoError where nothing can be decoded.
+        """
+        if decoder == "decord":
+            yield from self._by_decord(fps, size, start, end, first, threads)
+        else:
+            yield from self._by_av(fps, size, start, end, first, threads)
+
+    def _by_decord(self, fps: float, size: int, start: float, end: float, first: int, threads: int) -> Iterator[Picture]:
+        import decord
+
+        try:
+            reader = decord.VideoReader(self.path, ctx=decord.cpu(0), num_threads=threads)
+            stamps = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))), np.float64)
+        except Exception as error:  # whatever decord cannot open, PyAV may
+            raise Unsuited(str(error)) from None
+        starts = stamps[:, 0]
+        if not np.isfinite(stamps).all() or starts[0] < 0 or (np.diff(starts) <= 0).any():
+            raise Unsuited("time stamps that do not increase")
+        starts = starts - starts[0]
+        length = float(stamps[-1, 1] - stamps[0, 0])
+        if length <= starts[-1]:
+            length = float(starts[-1]) + self._usual()
+        self._check_length(len(starts), length)
+        times = sample_times(min(length, end) - start, fps) + start if start < length else np.zeros(0)
+        held, picture = -1, np.zeros(0, np.uint8)
+        for k, index in list(enumerate(shown_at(starts, times).tolist()))[first:]:
+            if index != held:
+                try:
+                    picture, held = square(reader[index].asnumpy(), size), index
+                except Exception as error:
+                    raise Unsuited(str(error)) from None
+            yield k, float(times[k]), picture
+
+    def _by_av(self, fps: float, size: int, start: float, end: float, first: int, threads: int) -> Iterator[Picture]:
+        k, count, zero = first, 0, 0.0
+        held: Any = None
+        shown, until = 0.0, 0.0
+        slack = end_slack(fps)
+        with self._open() as container:
+            stream = self._stream(container)
+            stream.codec_context.thread_count = threads
+            usual = self._usual()
+            for frame in _frames(container, stream):
+                now = frame.time if frame.time is not None else until + zero
+                if held is None:
+                    zero = now
+                count, now = count + 1, now - zero
+                if held is not None and now <= shown:  # a stamp that goes back: shown one usual step later
+                    now = shown + usual
+                self._check_length(count, now)
+                if held is not None:
+                    picture = None
+                    while start + k / fps < now - TOLERANCE and start + k / fps < end - slack:
+                        picture = _rgb(held, size) if picture is None else picture
+                        yield k, start + k / fps, picture
+                        k += 1
+                held, shown = frame, now
+                until = now + (float(frame.duration * frame.time_base) if frame.duration and frame.time_base else usual)
+                if start + k / fps >= end - slack:
+                    return
+            if held is None:
+                raise VideoError(f"{self.name}: none of its frames can be decoded; it is damaged: copy or download it again")
+            picture = None
+            while start + k / fps < min(until, end) - slack or (k == 0 and start == 0):
+                picture = _rgb(held, size) if picture is None else picture
+                yield k, start + k / fps, picture
+                k += 1
+
+    def _usual(self) -> float:
+        """How long a frame is shown, in seconds, where nothing says."""
+        return 1 / self.info.fps if self.info.fps else 0.04
+
+    def _check_length(self, frames: int, duration: float) -> None:
+        """The header may lie: what is really there is held to the same limits."""
+        if frames > self.limits.max_frames or duration > self.limits.max_duration:
+            info = self.info
+            real = VideoInfo(info.path, info.width, info.height, frames, duration, info.fps, info.rotation, info.codec, info.container)
+            self.limits.check(self.name, real)
+
+
+def square(picture: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [H, W, 3] -> [size, size, 3]: the middle square, averaged down (each new pixel the mean of what it covers) or blown up."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    kind = Image.Resampling.BOX if side >= 2 * size else Image.Resampling.BILINEAR
+    middle = np.ascontiguousarray(picture[top : top + side, left : left + side])
+    return np.asarray(Image.fromarray(middle).resize((size, size), kind))
+
+
+def _rgb(frame: Any, size: int) -> np.ndarray:
+    picture = frame.to_ndarray(format="rgb24")
+    turns = round(frame.rotation / 90) % 4
+    return square(np.rot90(picture, turns) if turns else picture, size)
+
+
+def _frames(container: Any, stream: Any) -> Iterator[Any]:
+    """Decoded frames in the order of showing; a packet that cannot be decoded is passed over, as players do."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.error.FFmpegError:  # reading stops here; what came before stands
+            packet = None
+        if packet is None:
+            break
+        with contextlib.suppress(av.error.InvalidDataError):
+            yield from packet.decode()
+    with contextlib.suppress(av.error.FFmpegError):
+        yield from stream.decode(None)
+
+
+def _what_else(container: Any) -> str:
+    kinds = sorted({stream.type for stream in container.streams})
+    return " and ".join(kinds) if kinds else "nothing that is known"

@@ -1,0 +1,78 @@
+"""What is known of a video before it is decoded, what is allowed, and the error that says why one is not read.
+
+Imports nothing heavy: the decoding child and the process that asks for frames share it.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ringvision.errors import UserError
+
+
+class VideoError(UserError):
+    """A video that is not read: one line that names it, says what is wrong and what to do.
+
+    `kind` is one word for statistics: missing, empty, truncated, not-video, refused, limit, damaged, deadline or crash.
+    """
+
+    def __init__(self, message: str, kind: str = "damaged") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """A video's header: `width` and `height` in pixels as shown (after `rotation`, in degrees), `duration` in seconds.
+
+    `num_frames` is what the container says, or else duration x fps; `fps` is the average. 0 where nothing is known.
+    """
+
+    path: str
+    width: int
+    height: int
+    num_frames: int
+    duration: float
+    fps: float
+    rotation: int
+    codec: str
+    container: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a video may ask for. A file over a limit is refused before anything of it is decoded.
+
+    `seconds_a_frame` is the longest wait for one more sampled frame, after which the decoder is killed;
+    `memory` is the decoding process's address space in bytes.
+    """
+
+    max_side: int = 8192
+    max_pixels: int = 4096 * 4096
+    max_frames: int = 2_000_000
+    max_duration: float = 12 * 3600.0
+    seconds_a_frame: float = 30.0
+    memory: int = 4 << 30
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise UserError(f"Limits: {name} is {value}; give a number above 0")
+
+    def check(self, name: str, info: VideoInfo) -> None:
+        """Raises VideoError where `info` is over a limit; `name` is how the file is called in the message."""
+        width, height = info.width, info.height
+        if max(width, height) > self.max_side or width * height > self.max_pixels:
+            raise VideoError(
+                f"{name} is {width}x{height}; at most {self.max_side} pixels a side and {self.max_pixels} in all are read: "
+                "scale it down first",
+                "limit",
+            )
+        if info.num_frames > self.max_frames:
+            raise VideoError(f"{name} says it has {info.num_frames} frames; at most {self.max_frames} are read: cut it into parts", "limit")
+        if info.duration > self.max_duration:
+            raise VideoError(
+                f"{name} says it lasts {info.duration:.0f} seconds; at most {self.max_duration:.0f} are read: cut it into parts", "limit"
+            )
