@@ -1,0 +1,122 @@
+"""The mesh of devices: four axes, and which of them each kind of array is spread over.
+
+    data, fsdp   split the batch; fsdp also splits the parameters
+    tensor       splits heads, the feed-forward width and the vocabulary
+    context      splits the length: the ring
+
+In: how many devices each axis gets, from code or from text such as `context=4,data=2`. Out: a `jax.sharding.Mesh` and the shardings of
+arrays on it. Everything above says what an array's axes *are* ("batch", "length", ...); only `Rules` says where they go.
+"""
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from ringvision.errors import UserError
+
+AXES = ("data", "fsdp", "tensor", "context")
+
+
+def make_mesh(
+    *, data: int = 1, fsdp: int = 1, tensor: int = 1, context: int | None = None, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh over `devices` (None: all there are) with the axes of `AXES`.
+
+    `context=None` takes all that the other axes leave. UserError where the axes do not fill the devices exactly.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    for name, size in (("data", data), ("fsdp", fsdp), ("tensor", tensor), ("context", context)):
+        if size is not None and size < 1:
+            raise UserError(f"mesh axis {name}={size}: expected at least 1")
+    others = data * fsdp * tensor
+    if context is None:
+        context = len(devices) // others
+        if context * others != len(devices):
+            raise UserError(
+                f"data={data} x fsdp={fsdp} x tensor={tensor} does not divide {len(devices)} devices: "
+                f"choose axes whose product does, and context takes the rest"
+            )
+    elif others * context != len(devices):
+        raise UserError(
+            f"data={data} x fsdp={fsdp} x tensor={tensor} x context={context} is {others * context}, but there are {len(devices)} devices: "
+            f"expected a product of {len(devices)}"
+        )
+    return jax.make_mesh((data, fsdp, tensor, context), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+    """`"context=4,data=2"` -> `{"context": 4, "data": 2}`, for `make_mesh(**...)`; an empty text gives an empty dict.
+
+    UserError where a part is not AXIS=NUMBER, names no axis, or names one twice.
+    """
+    axes: dict[str, int] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, number = (piece.strip() for piece in part.partition("="))
+        if name not in AXES:
+            close = difflib.get_close_matches(name, AXES, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"the axes are {', '.join(AXES)}"
+            raise UserError(f"mesh {text!r}: there is no axis {name!r}; {hint}")
+        if not equals or not (number.isascii() and number.isdigit()) or int(number) < 1:
+            raise UserError(f"mesh {text!r}: {part!r} does not say how many devices; write {name}=N with N at least 1, as in {name}=4")
+        if name in axes:
+            raise UserError(f"mesh {text!r}: axis {name} is given twice; give it once")
+        axes[name] = int(number)
+    return axes
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Logical axis -> the mesh axes that it is spread over."""
+
+    batch: tuple[str, ...] = ("data", "fsdp")
+    length: tuple[str, ...] = ("context",)
+    heads: tuple[str, ...] = ("tensor",)
+    kv_heads: tuple[str, ...] = ("tensor",)
+    embed: tuple[str, ...] = ("fsdp",)
+    """The model width of a parameter; an activation's width is not split: say None."""
+    hidden: tuple[str, ...] = ("tensor",)
+    vocab: tuple[str, ...] = ("tensor",)
+
+    def spec(self, *logical: str | None) -> PartitionSpec:
+        """The PartitionSpec of an array with these axes (None: not split).
+
+        ValueError where two of them would be spread over the same mesh axis, or one has no rule.
+        """
+        taken: dict[str, str] = {}
+        parts: list[str | tuple[str, ...] | None] = []
+        for name in logical:
+            if name is not None and name not in self.__dataclass_fields__:
+                raise ValueError(f"no rule for the logical axis {name!r}; there are {', '.join(self.__dataclass_fields__)}")
+            mesh_axes: tuple[str, ...] = () if name is None else getattr(self, name)
+            for axis in mesh_axes:
+                if axis in taken:
+                    raise ValueError(f"axes {logical}: {taken[axis]!r} and {name!r} would both be spread over the mesh axis {axis!r}")
+                taken[axis] = str(name)
+            parts.append(mesh_axes[0] if len(mesh_axes) == 1 else mesh_axes or None)
+        return PartitionSpec(*parts)
+
+
+RULES = Rules()
+
+
+def spec(mesh: Mesh | AbstractMesh, *logical: str | None, rules: Rules = RULES) -> PartitionSpec:
+    """`rules.spec(*logical)` without the mesh axes that this mesh does not have: a mesh may consist of `context` alone."""
+    parts = []
+    for part in rules.spec(*logical):
+        present = tuple(axis for axis in ((part,) if isinstance(part, str) else part or ()) if axis in mesh.shape)
+        parts.append(present[0] if len(present) == 1 else present or None)
+    return PartitionSpec(*parts)
+
+
+def sharding(mesh: Mesh, *logical: str | None, rules: Rules = RULES) -> NamedSharding:
+    """Where an array with these logical axes lies on the mesh: `sharding(mesh, "batch", "length")` for tokens."""
+    return NamedSharding(mesh, spec(mesh, *logical, rules=rules))
+
+
+def spread(mesh: Mesh | AbstractMesh, logical: str, rules: Rules = RULES) -> int:
+    """Over how many devices an array's logical axis is spread."""
+    return math.prod(mesh.shape.get(axis, 1) for axis in getattr(rules, logical))

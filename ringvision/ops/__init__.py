@@ -1,0 +1,1 @@
+"""The arithmetic under the model: attention round the ring, rotary positions, losses. Arrays in, arrays out."""

@@ -1,0 +1,93 @@
+"""Attention of new tokens to a cache that is spread over the ring. The cache never moves: the queries, which are few, go to every device,
+each attends to its own share, and the partial results merge by their log-sum-exp (a pmax and a psum).
+
+In: queries of new tokens, spread over `context` or on every device; keys and values of the cache, spread over `context` along their
+slots. Out: output and log-sum-exp over the whole cache, ready to be merged with attention to anything else. Forward only.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh
+
+from ringvision.mesh import spec
+from ringvision.ops import attention
+from ringvision.ops.attention import Partial, Rule, Tokens
+from ringvision.ops.inputs import check_heads, check_length, make_rule, make_tokens, resolve_mesh
+
+AXIS = "context"
+
+
+def cached_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    mesh: Mesh | AbstractMesh | None = None,
+    q_positions: jax.Array,
+    k_positions: jax.Array,
+    q_segment_ids: jax.Array,
+    k_segment_ids: jax.Array,
+    window: int | None = None,
+    scale: float | None = None,
+) -> Partial:
+    """q [B, T, N, H] of new tokens, k and v [B, S, K, H] of the cache -> out float32 [B, T, N, H], natural lse float32 [B, N, T].
+
+    Causal by positions. positions and segment_ids: int [B, T] and [B, S]; segment 0 is an empty slot or padding. S is a multiple of the
+    mesh axis `context`. Where T is too, the result is spread over `context` like a block of prefill, otherwise every device has it all.
+    UserError for shapes, types or a mesh that do not fit.
+    """
+    mesh = resolve_mesh(mesh)
+    check_heads(q, k, v, mesh)
+    check_length("k", k.shape[1], mesh)
+    q_tokens = make_tokens("q_", q_positions, q_segment_ids, q.shape[:2])
+    k_tokens = make_tokens("k_", k_positions, k_segment_ids, k.shape[:2])
+    return _attend(q, k, v, q_tokens, k_tokens, mesh, make_rule(q, True, window, scale))
+
+
+@partial(jax.jit, static_argnames=("mesh", "rule"))
+def _attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens: Tokens, mesh: Mesh | AbstractMesh, rule: Rule
+) -> Partial:
+    devices = mesh.shape[AXIS]
+    scatter = q.shape[1] % devices == 0
+
+    def local(q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens: Tokens) -> Partial:
+        q, k, v = attention.group(q, k.shape[2]), attention.heads_first(k), attention.heads_first(v)
+        out, lse = attention.forward(q, k, v, q_tokens, k_tokens, rule)
+        if devices > 1:
+            out, lse = _merge_devices(out, lse, scatter)
+        return attention.ungroup(out), lse.reshape(lse.shape[0], -1, lse.shape[-1])
+
+    if all(size == 1 for size in mesh.shape.values()):
+        return local(q, k, v, q_tokens, k_tokens)
+    keys, length = spec(mesh, "batch", "length", "kv_heads", None), "length" if scatter else None
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(
+            spec(mesh, "batch", None, "heads", None),
+            keys,
+            keys,
+            Tokens(spec(mesh, "batch", None), spec(mesh, "batch", None)),
+            Tokens(spec(mesh, "batch", "length"), spec(mesh, "batch", "length")),
+        ),
+        out_specs=(spec(mesh, "batch", length, "heads", None), spec(mesh, "batch", "heads", length)),
+        check_vma=False,
+    )(q, k, v, q_tokens, k_tokens)
+
+
+def _merge_devices(out: jax.Array, lse: jax.Array, scatter: bool) -> Partial:
+    """out [B, K, G, T, H] and lse [B, K, G, T] over each device's keys -> over all keys; with `scatter` each device keeps its share of T."""
+    largest = attention.finite(jax.lax.pmax(lse, AXIS))
+    weight = jnp.exp(lse - largest)
+    weighted = jnp.concatenate([out * weight[..., None], weight[..., None]], axis=-1)
+    if scatter:
+        weighted = jax.lax.psum_scatter(weighted, AXIS, scatter_dimension=3, tiled=True)
+        share = weighted.shape[3]
+        largest = jax.lax.dynamic_slice_in_dim(largest, jax.lax.axis_index(AXIS) * share, share, axis=3)
+    else:
+        weighted = jax.lax.psum(weighted, AXIS)
+    out, total = weighted[..., :-1], weighted[..., -1]
+    return out / jnp.where(total == 0, 1, total)[..., None], largest + jnp.log(total)
