@@ -7,7 +7,7 @@ and a share for the turns wanted, then each row takes or gives up turns until it
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -75,8 +75,8 @@ class Loader:
         too_long = int((self._sizes + min(sample, default=0) > length).sum())
         if too_long:
             raise UserError(
-                f"{too_long} of {len(shards)} videos in {shards.folder} (the longest of {self._sizes.max()} tokens) leave no room for a question"
-                f" in rows of {length}; make rows longer"
+                f"{too_long} of {len(shards)} videos in {shards.folder} (the longest of {self._sizes.max()} tokens) leave no room for"
+                f" a question in rows of {length}; make rows longer"
             )
         self._plans = self._plan()
         self._planned: list[list[tuple[int, int, int]]] = []
@@ -97,7 +97,7 @@ class Loader:
                 start += len(example.tokens)
         return fill(examples, places, self.length, self.rows)
 
-    def batches(self, first: int, *, depth: int = 2) -> Iterator[Batch]:
+    def batches(self, first: int, *, depth: int = 2) -> Generator[Batch, None, None]:
         """The batches of steps first, first+1, … without end, built in a thread up to `depth` ahead."""
         ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=depth)
         stop = threading.Event()

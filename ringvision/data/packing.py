@@ -12,12 +12,15 @@ its row with, so the loss of a batch equals that of the same examples one to a r
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
 
 from ringvision.data.stream import Example
 from ringvision.errors import UserError
+
+Array = Any  # numpy where a batch is made, jax where it is used
 
 
 @jax.tree_util.register_dataclass
@@ -30,11 +33,11 @@ class Batch:
     loss_weights float32: how much predicting the target counts; those of an example sum to its weight (1 for one of weight 1).
     """
 
-    tokens: np.ndarray | jax.Array
-    targets: np.ndarray | jax.Array
-    positions: np.ndarray | jax.Array
-    segment_ids: np.ndarray | jax.Array
-    loss_weights: np.ndarray | jax.Array
+    tokens: Array
+    targets: Array
+    positions: Array
+    segment_ids: Array
+    loss_weights: Array
 
 
 Place = tuple[int, int]  # (row, where in it the example starts)

@@ -66,7 +66,8 @@ class ShardWriter:
         """codes int [T, h, w] in [0, num_codes), times [T] in seconds."""
         codes, times = np.asarray(codes), np.asarray(times, np.float32)
         if codes.ndim != 3 or codes.shape[1:] != self.info.grid or times.shape != codes.shape[:1] or not len(codes):
-            raise UserError(f"codes {codes.shape} and times {times.shape}; give codes [T, {self.info.grid[0]}, {self.info.grid[1]}] and times [T]")
+            h, w = self.info.grid
+            raise UserError(f"codes {codes.shape} and times {times.shape}; give codes [T, {h}, {w}] and times [T], T of at least 1")
         if codes.min() < 0 or codes.max() >= self.info.num_codes:
             raise UserError(f"codes from {codes.min()} to {codes.max()}; the tokenizer {self.info.tokenizer} has {self.info.num_codes}")
         self._videos.append((codes.astype(np.uint16), times, int(seed)))
@@ -137,13 +138,14 @@ class Shards:
             name, frames = self._files[number]["name"], self._files[number]["frames"]
             arrays = self._read(name, ("codes", "times"))
             if arrays["codes"].shape != (frames, *self.info.grid) or arrays["times"].shape != (frames,):
-                raise UserError(f"{self.folder / name} holds codes {arrays['codes'].shape}, {INDEX} says {frames} frames of {self.info.grid}")
+                found = arrays["codes"].shape
+                raise UserError(f"{self.folder / name} holds codes {found}, {INDEX} says {frames} frames of {self.info.grid}")
             self._loaded[number] = arrays
         return self._loaded[number]
 
     def _read(self, name: str, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
         try:
-            with np.load(self.folder / name, allow_pickle=False) as arrays:
+            with (self.folder / name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {key: arrays[key] for key in keys}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{self.folder / name} is missing or damaged ({error}); write the folder again") from error
@@ -161,7 +163,8 @@ def _read_index(folder: Path) -> tuple[ShardsInfo, list[dict[str, Any]]]:
 
 
 def _write_index(folder: Path, info: ShardsInfo, files: list[dict[str, Any]]) -> None:
-    index = {**asdict(info), "videos": sum(file["videos"] for file in files), "frames": sum(file["frames"] for file in files), "files": files}
+    totals = {name: sum(file[name] for file in files) for name in ("videos", "frames")}
+    index = {**asdict(info), **totals, "files": files}
     aside = folder / (INDEX + ".partial")
     aside.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     os.replace(aside, folder / INDEX)

@@ -36,7 +36,7 @@ def mark(
 
 def table(scores: dict[str, float], asked: dict[str, int]) -> str:
     """One line: every kind with its score and number of questions."""
-    return "  right: " + "  ".join(f"{kind} {score:.0%} of {asked[kind]}" for kind, score in scores.items())
+    return "right: " + "  ".join(f"{kind} {score:.0%} of {asked[kind]}" for kind, score in scores.items())
 
 
 @partial(jax.jit, static_argnames=("graphdef", "mesh", "count"))

@@ -37,15 +37,17 @@ class Record:
         self._lines = self._file.open("a", encoding="utf-8")
         self._board = tensorboardX.SummaryWriter(str(self.directory / "tensorboard"), purge_step=step + 1 if step else None, flush_secs=20)
 
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Record scalars (python or numpy numbers; names may hold slashes) at `step`. Steps do not decrease."""
+    def write(self, step: int, scalars: Mapping[str, float], line: str | None = None) -> None:
+        """Record scalars (python or numpy numbers; names may hold slashes) at `step`. Steps do not decrease.
+
+        line: said on stderr in their place.
+        """
         values = {name: float(value) for name, value in scalars.items()}
         self._lines.write(json.dumps({"step": int(step), "time": round(time.time(), 1), **values}) + "\n")
         self._lines.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, int(step))
-        if not self.quiet:
-            print(f"step {step}  " + "  ".join(f"{name} {_short(value)}" for name, value in values.items()), file=sys.stderr, flush=True)
+        self.say(f"step {step}  " + (line or "  ".join(f"{name} {_short(value)}" for name, value in values.items())))
 
     def say(self, line: str) -> None:
         """One plain line on stderr, for what is not a scalar."""
@@ -54,7 +56,7 @@ class Record:
 
     def read(self, name: str) -> tuple[list[int], list[float]]:
         """-> (steps, values) of one scalar over the whole run, the part before a resume included."""
-        pairs = [(record["step"], record[name]) for record in read_metrics(self.directory) if name in record]
+        pairs = [(int(record["step"]), record[name]) for record in read_metrics(self.directory) if name in record]
         return [step for step, _ in pairs], [value for _, value in pairs]
 
     def curves_png(self, path: str | os.PathLike[str], names: Sequence[str]) -> None:

@@ -43,7 +43,8 @@ class TrainState:
 
 def schedule(config: TrainConfig) -> optax.Schedule:
     """The learning rate by step: from 0 up to lr over warmup_steps, then down to min_lr at `steps` along a cosine."""
-    return optax.warmup_cosine_decay_schedule(0.0, config.lr, config.warmup_steps, max(config.steps, config.warmup_steps + 1), config.min_lr)
+    steps = max(config.steps, config.warmup_steps + 1)
+    return optax.warmup_cosine_decay_schedule(0.0, config.lr, config.warmup_steps, steps, config.min_lr)
 
 
 def optimizer(config: TrainConfig) -> optax.GradientTransformation:

@@ -52,7 +52,8 @@ def train(config: TrainConfig, *, stop_at: int | None = None, quiet: bool = Fals
     a number (the last checkpoint is then from before that).
     """
     out = Path(config.out)
-    mesh = make_mesh(**parse_mesh(config.mesh))
+    axes: dict[str, Any] = {**parse_mesh(config.mesh)}
+    mesh = make_mesh(**axes)
     weaver, loader = open_data(config)
     put = placer(config, mesh)
     graphdef, tx = describe(config), optimizer(config)
@@ -79,8 +80,7 @@ def train(config: TrainConfig, *, stop_at: int | None = None, quiet: bool = Fals
                 record.write(step, {**window.close(step), "learning_rate": float(rate(step - 1))})
             if examine and (step % config.eval_every == 0 or step == last):
                 scores, asked = examine(state)
-                record.write(step, {f"eval/{name}": score for name, score in scores.items()})
-                record.say(table(scores, asked))
+                record.write(step, {f"eval/{name}": score for name, score in scores.items()}, table(scores, asked))
                 window.restart()
             if step % config.checkpoint_every == 0 or step == last:
                 window.check(step)
@@ -153,9 +153,12 @@ def open_exams(
     """A function that marks the model (the averaged one where there is one) on config.eval_data; None where there is nothing to mark."""
     if config.eval_data is None or not config.eval_every:
         return None
-    shards = Shards(config.eval_data)
-    if shards.info.hash != (trained := Shards(config.data).info).hash:
-        raise UserError(f"{config.eval_data} was tokenized by {shards.info.tokenizer}, {config.data} by {trained.tokenizer}; use one tokenizer for both")
+    shards, trained = Shards(config.eval_data), Shards(config.data).info
+    if shards.info.hash != trained.hash:
+        raise UserError(
+            f"{config.eval_data} was tokenized by {shards.info.tokenizer} ({shards.info.hash[:8]}), {config.data} by {trained.tokenizer}"
+            f" ({trained.hash[:8]}); tokenize both with one tokenizer"
+        )
     exams = open_loader(config, shards, weaver, seed=0).exams(config.eval_examples)
     return lambda state: mark(exams, exported(state), graphdef, mesh, put)
 
@@ -196,7 +199,8 @@ def placer(config: TrainConfig, mesh: Mesh) -> Callable[[Any], Any]:
     groups, ring = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["context"]
     if config.rows % groups or config.length % ring:
         raise UserError(
-            f"a batch of {config.rows} x {config.length} on data x fsdp = {groups} and context = {ring}; give rows and length that these divide"
+            f"a batch of {config.rows} x {config.length} on data x fsdp = {groups} and context = {ring};"
+            " give rows and length that these divide"
         )
     place = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), "context"))
     stripes = order(config.length, ring, "striped")

@@ -1,0 +1,57 @@
+"""Little video files for tests, whose frame i is grey of brightness 20 + 2i, so that a decoded picture tells which frame it is."""
+
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+FPS = 30
+
+
+def write_clip(
+    path: Path,
+    *,
+    codec: str = "libx264",
+    frames: int = 90,
+    rate: Fraction | int = FPS,
+    milliseconds: list[int] | None = None,
+    options: dict[str, str] | None = None,
+    rotation: int | None = None,
+    size: tuple[int, int] = (96, 64),
+    pictures: np.ndarray | None = None,
+    pixels: str = "yuv420p",
+    container: str | None = None,
+) -> Path:
+    """`size` is (width, height); `milliseconds` gives every frame a time stamp; `rotation` is for the display matrix, counter-clockwise."""
+    width, height = size
+    with av.open(str(path), "w", format=container) as file:
+        stream = file.add_stream(codec, rate=rate, options={"threads": "1", **(options or {"g": "30", "bf": "3"})})
+        stream.width, stream.height, stream.pix_fmt = width, height, pixels
+        if milliseconds is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if rotation is not None:
+            stream.set_display_rotation(rotation)
+        for i in range(frames):
+            picture = np.full((height, width, 3), 20 + 2 * i, np.uint8) if pictures is None else pictures[i]
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            if milliseconds is not None:
+                frame.pts, frame.time_base = milliseconds[i], Fraction(1, 1000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+def frame_numbers(pictures: np.ndarray) -> np.ndarray:
+    """Which frames of a clip these are: uint8 [n, H, W, 3] -> int [n]."""
+    return np.round((pictures.mean((1, 2, 3)) - 19.5) / 2 - 0.05).astype(int)
+
+
+def with_edit_list(clip: Path, path: Path, *, begin: int, milliseconds: int) -> Path:
+    """A copy of an mp4 whose one edit shows `milliseconds` from `begin` (in the media's time scale), as `ffmpeg -ss -c copy` writes."""
+    data = bytearray(clip.read_bytes())
+    at = data.index(b"elst")
+    data[at + 12 : at + 20] = struct.pack(">Ii", milliseconds, begin)
+    path.write_bytes(data)
+    return path

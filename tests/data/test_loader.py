@@ -1,0 +1,119 @@
+"""Batches depend on seed and step alone, waste little, and hold every video once an epoch."""
+
+import dataclasses
+import itertools
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from ringvision.data.loader import Loader, ask_world
+from ringvision.data.packing import Batch, fill_ratio
+from ringvision.data.shards import Shards
+from ringvision.data.stream import Weaver
+from ringvision.data.world import Question
+from ringvision.errors import UserError
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+def loader(shards: Shards, weaver: Weaver, **options: int) -> Loader:
+    return Loader(shards, weaver, **{"length": 256, "rows": 4, "seed": 3, **options})
+
+
+def test_a_batch_is_the_same_whatever_was_asked_before(shards: Shards, weaver: Weaver) -> None:
+    one, other = loader(shards, weaver), loader(shards, weaver)
+    in_order = [one.batch(step) for step in range(6)]
+    assert all(same(other.batch(step), in_order[step]) for step in (5, 0, 3))
+    assert not same(in_order[0], in_order[1])
+    assert not same(loader(shards, weaver, seed=4).batch(0), in_order[0])
+    ahead = one.batches(2)
+    assert all(same(batch, expected) for batch, expected in zip(itertools.islice(ahead, 4), in_order[2:], strict=True))
+    ahead.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "batches"]
+
+
+def test_little_is_wasted(shards: Shards, weaver: Weaver) -> None:
+    source = loader(shards, weaver, length=512, rows=8)
+    assert np.mean([fill_ratio(source.batch(step)) for step in range(8)]) > 0.97
+
+
+def documents(batch: Batch) -> list[list[int]]:
+    rows = zip(batch.tokens, batch.segment_ids, strict=True)
+    return [tokens[segments == one].tolist() for tokens, segments in rows for one in range(1, segments.max() + 1)]
+
+
+def test_an_epoch_holds_every_video_once(shards: Shards, weaver: Weaver) -> None:
+    source, seen = loader(shards, weaver), [0] * len(shards)
+    videos = {tuple(weaver.video(*shards.video(index))): index for index in range(len(shards))}
+    for step in range(40):
+        for tokens in documents(source.batch(step)):
+            end = tokens.index(weaver.vocabulary.vision_end[0]) + 1
+            seen[videos[tuple(tokens[1:end])]] += 1
+    assert min(seen) > 3
+    assert max(seen) - min(seen) <= 1
+
+
+def test_turns_are_the_scenes_own_questions_and_as_many_as_wanted(shards: Shards, weaver: Weaver) -> None:
+    source = loader(shards, weaver, turns_min=2, turns_max=3)
+    asked = {tuple(weaver.question(q.text)) for seed in range(40) for q in ask_world(seed)}
+    for step in range(4):
+        batch = source.batch(step)
+        for tokens in documents(batch):
+            turns = tokens.count(weaver.vocabulary.eos)
+            assert 1 <= turns <= 3
+            parts = weaver.text.decode(tokens[tokens.index(weaver.vocabulary.vision_end[0]) + 1 :])
+            assert parts.count("USER:") == turns
+    assert all(len(turn.question) and tuple(turn.question) in asked for turn in source.turns(0))
+
+
+def test_every_answer_counts_the_same(shards: Shards, weaver: Weaver) -> None:
+    batch = loader(shards, weaver).batch(0)
+    assert batch.loss_weights.sum() == pytest.approx((batch.targets == weaver.vocabulary.eos).sum(), rel=1e-5)
+
+
+def test_exams_ask_every_kind(shards: Shards, weaver: Weaver) -> None:
+    exams = loader(shards, weaver).exams(50)
+    kinds = [kind for exam in exams for kind in exam.kinds]
+    assert len(kinds) == 50
+    assert max(map(kinds.count, set(kinds))) <= 2 + min(map(kinds.count, set(kinds)))
+    for exam in exams:
+        for number in range(len(exam.kinds)):
+            here = exam.answers == number
+            assert exam.batch.targets[here][-1] == weaver.vocabulary.eos
+            assert exam.batch.loss_weights[here].sum() == pytest.approx(1)
+    again = loader(shards, weaver).exams(50)
+    assert all(same(one.batch, other.batch) for one, other in zip(exams, again, strict=True))
+
+
+def test_scenes_without_questions_are_left_out(shards: Shards, weaver: Weaver) -> None:
+    def ask(seed: int) -> list[Question]:
+        return [Question("shape", "What?", "square")] if seed % 2 else []
+
+    source = Loader(shards, weaver, length=256, rows=4, ask=ask)
+    assert all(tokens.count(weaver.vocabulary.eos) == 1 for step in range(3) for tokens in documents(source.batch(step)))
+
+
+def test_errors_say_what_to_do(shards: Shards, weaver: Weaver) -> None:
+    with pytest.raises(UserError, match="make rows longer"):
+        loader(shards, weaver, length=64)
+    with pytest.raises(UserError, match="give 1 <= turns_min"):
+        loader(shards, weaver, turns_min=3, turns_max=2)
+
+    def broken(seed: int) -> list[Question]:
+        raise RuntimeError("no such scene")
+
+    source = loader(shards, weaver)
+    source.turns = broken  # type: ignore[method-assign,assignment]
+    with pytest.raises(RuntimeError, match="no such scene"):
+        next(source.batches(0))
+
+
+def test_stampless_videos_are_measured_too(shards: Shards, weaver: Weaver) -> None:
+    plain = dataclasses.replace(weaver, format=dataclasses.replace(weaver.format, stamps=False))
+    for one in (weaver, plain):
+        sizes = loader(shards, one)._sizes
+        assert sizes.tolist() == [len(one.videos([shards.video(index)])) for index in range(len(shards))]
