@@ -216,9 +216,9 @@ class Checkpoints:
     def restore(self, like: Any, step: int | None = None) -> Any:
         """The tree of `step` (the latest when None), in the form of `like`.
 
-        like: the same tree with arrays or `jax.ShapeDtypeStruct`s as leaves; a leaf with a sharding comes back with that sharding, a numpy array
-        as numpy, a Python number as a Python number. UserError where there is no such step, where a file's checksum is wrong, or where
-        names, shapes or dtypes differ from `like`'s.
+        like: the same tree with arrays or `jax.ShapeDtypeStruct`s as leaves; a leaf with a sharding comes back with that sharding, a
+        numpy array as numpy, a Python number as a Python number. UserError where there is no such step, where a file's checksum is
+        wrong, or where names, shapes or dtypes differ from `like`'s.
         """
         import orbax.checkpoint as ocp
 
@@ -248,7 +248,8 @@ class Checkpoints:
         except (ValueError, KeyError, OSError) as error:
             raise UserError(f"{path} is damaged ({error}); remove it, and the run resumes from the step before") from error
         if damaged:
-            raise UserError(f"{path} is damaged: {', '.join(damaged[:3])} changed since it was saved; remove it, and the run resumes from the step before")
+            changed = ", ".join(damaged[:3])
+            raise UserError(f"{path} is damaged: {changed} changed since it was saved; remove it, and the run resumes from the step before")
         return record
 
     def _path(self, step: int) -> Path:

@@ -5,6 +5,7 @@ named), 2 the request was wrong (one line says why and what to do), 130 interrup
 """
 
 import argparse
+import contextlib
 import difflib
 import hashlib
 import importlib.util
@@ -181,19 +182,17 @@ def _start_jax(devices: int | None) -> None:
     """Set up jax before its first use: where compiled programs are kept, and on a CPU how many devices it makes of it."""
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    if not getattr(jax.config, "jax_compilation_cache_dir", None):
         jax.config.update("jax_compilation_cache_dir", str(_cache_folder(jax.__version__)))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     if devices is None:
         return
-    try:
+    with contextlib.suppress(RuntimeError):  # jax has started already in this process: what it has must do
         jax.config.update("jax_num_cpu_devices", devices)
-    except RuntimeError:  # jax has started already in this process: what it has must do
-        pass
-    there = jax.device_count()
+    there, kind = jax.device_count(), jax.default_backend()
     if there < devices:
-        raise UserError(f"--devices {devices} was asked for, but there are {there} {jax.default_backend()} devices here; ask for {there} or fewer")
+        raise UserError(f"{devices} devices were asked for, but there are {there} of kind {kind} here; ask for {there} or fewer")
 
 
 def _mesh(options: argparse.Namespace) -> Any:
@@ -231,7 +230,7 @@ def _devices(mesh: Any) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="ringvision", description="Ask a video: it is read once, whole, by a transformer spread around a ring of devices.")
+    parser = _Parser(prog="ringvision", description="Ask a video: it is read once, whole, by a transformer on a ring of devices.")
     parser.add_argument("--version", action="version", version=f"ringvision {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
 
@@ -310,7 +309,7 @@ class _Parser(argparse.ArgumentParser):
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="DIR", help="a model folder (default: the shipped one)")
     parser.add_argument("--devices", type=_count_of, metavar="N", help="spread the work over N devices; a CPU is made into N of them")
-    parser.add_argument("--mesh", metavar="AXES", help='which axis gets how many of them, as "context=4,data=2" (default: all on context, the ring)')
+    parser.add_argument("--mesh", metavar="AXES", help="which axis gets how many: context=4,data=2 (default: all on context, the ring)")
 
 
 def _add_tokenizer(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,10 @@ import numpy as np
 from ringvision import shipped
 from ringvision.errors import UserError
 
-PACKAGES = ("ringvision", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "safetensors", "sentencepiece", "decord", "av", "gradio")
+PACKAGES = (
+    *("ringvision", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
+    *("safetensors", "sentencepiece", "decord", "av", "gradio"),
+)
 
 
 def examine() -> dict[str, Any]:
@@ -51,10 +54,11 @@ def examine() -> dict[str, Any]:
 def describe(report: dict[str, Any]) -> str:
     """The report as lines of `name  value`."""
     devices, memory = report["devices"] or {}, report["memory"] or {}
+    kinds = ", ".join(devices.get("kinds", []))
     lines = [
         f"python      {report['python']} on {report['platform']}",
         "packages    " + ", ".join(f"{name} {version or 'missing'}" for name, version in report["packages"].items()),
-        f"devices     {devices.get('count', 0)} {devices.get('platform', '')} ({', '.join(devices.get('kinds', []))}), {os.cpu_count()} cores",
+        f"devices     {devices.get('count', 0)} {devices.get('platform', '')} ({kinds}), {os.cpu_count()} cores",
         f"memory      {memory.get('available_gib', 0):.1f} of {memory.get('total_gib', 0):.1f} GiB available",
     ]
     h264 = report["codecs"]["h264"]

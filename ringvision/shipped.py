@@ -33,7 +33,7 @@ def tokenizer(name: str) -> Path:
         if (place / "config.json").is_file():
             return place
     have = ", ".join(sorted(path.parent.name for path in folder("tokenizers").glob("*/config.json"))) or "none"
-    raise UserError(f"no video tokenizer {name!r}: shipped are {have}; give one of these, or a folder with config.json and model.safetensors")
+    raise UserError(f"no video tokenizer {name!r}: shipped are {have}; give one of these, or a folder that holds one")
 
 
 def default_tokenizer() -> Path:
