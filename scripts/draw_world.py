@@ -3,7 +3,8 @@
     python scripts/draw_world.py runs/demo/films --videos 24000
 
 Writes `films-00000.npz` and so on: frames uint8 [N, 64, 64, 3], lengths [videos], seeds [videos]. A file that is there already is
-left alone, so a run that was stopped goes on where it stopped. `--held-out` draws from the seeds that training never sees.
+left alone, so a run that was stopped goes on where it stopped. `--held-out` draws from the seeds that training never sees;
+`--frames FILE.npy` also gathers the frames of the first ten files for the tokenizer's training.
 """
 
 import argparse
@@ -22,6 +23,15 @@ def draw(path: Path, seeds: range) -> None:
     os.replace(aside, path)
 
 
+def gather(films: list[Path], out: Path) -> None:
+    """The frames of some files, shuffled, as one array uint8 [F, 64, 64, 3]."""
+    frames = np.concatenate([np.load(path)["frames"] for path in films])
+    np.random.default_rng(0).shuffle(frames)
+    aside = out.with_suffix(".part.npy")
+    np.save(aside, frames)
+    os.replace(aside, out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -29,6 +39,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--chunk", type=int, default=500, help="videos a file")
     parser.add_argument("--held-out", action="store_true")
+    parser.add_argument("--frames", type=Path, help="gather frames for the tokenizer's training here")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     first = arguments.first + (HELD_OUT if arguments.held_out else 0)
@@ -37,6 +48,8 @@ def main() -> None:
         if not path.exists():
             draw(path, range(first + begin, first + min(begin + arguments.chunk, arguments.videos)))
             print(path, flush=True)
+    if arguments.frames and not arguments.frames.exists():
+        gather(sorted(arguments.out.glob("films-?????.npz"))[:10], arguments.frames)
 
 
 if __name__ == "__main__":
