@@ -58,7 +58,10 @@ class Video:
             if not stream.disposition & av.stream.Disposition.attached_pic:
                 stream.thread_type = "AUTO"
                 return stream
-        raise VideoError(f"{self.name} has no video in it, only {_what_else(container)}; give a file with a video track", "not-video")
+        others = " and ".join(sorted({stream.type for stream in container.streams}))
+        if not others:
+            raise VideoError(f"{self.name} holds no frames; record or download it again")
+        raise VideoError(f"{self.name} has no video in it, only {others}; give a file with a video track", "not-video")
 
     def _info(self, container: Any, stream: Any) -> VideoInfo:
         duration = 0.0
@@ -140,7 +143,8 @@ class Video:
             stream.codec_context.thread_count = threads
             usual = self._usual()
             for frame in _frames(container, stream):
-                now = frame.time if frame.time is not None else until + zero
+                now = self._clock(frame)
+                now = until + zero if now is None else now
                 if held is None:
                     zero = now
                 count, now = count + 1, now - zero
@@ -165,6 +169,12 @@ class Video:
                 yield k, start + k / fps, picture
                 k += 1
 
+    def _clock(self, frame: Any) -> float | None:
+        """When a frame is shown, in the container's seconds. AVI keeps no such thing, only the order of decoding."""
+        if self.demuxer == "avi":
+            return None if frame.dts is None else float(frame.dts * frame.time_base)
+        return frame.time
+
     def _usual(self) -> float:
         """How long a frame is shown, in seconds, where nothing says."""
         return 1 / self.info.fps if self.info.fps else 0.04
@@ -182,9 +192,11 @@ def square(picture: np.ndarray, size: int) -> np.ndarray:
     height, width = picture.shape[:2]
     side = min(height, width)
     left, top = (width - side) // 2, (height - side) // 2
+    middle = Image.fromarray(np.ascontiguousarray(picture[top : top + side, left : left + side]))
+    if side % size == 0:  # exact means, rounded once
+        return np.asarray(middle.reduce(side // size))
     kind = Image.Resampling.BOX if side >= 2 * size else Image.Resampling.BILINEAR
-    middle = np.ascontiguousarray(picture[top : top + side, left : left + side])
-    return np.asarray(Image.fromarray(middle).resize((size, size), kind))
+    return np.asarray(middle.resize((size, size), kind))
 
 
 def _rgb(frame: Any, size: int) -> np.ndarray:
@@ -207,8 +219,3 @@ def _frames(container: Any, stream: Any) -> Iterator[Any]:
             yield from packet.decode()
     with contextlib.suppress(av.error.FFmpegError):
         yield from stream.decode(None)
-
-
-def _what_else(container: Any) -> str:
-    kinds = sorted({stream.type for stream in container.streams})
-    return " and ".join(kinds) if kinds else "nothing that is known"
