@@ -47,9 +47,9 @@ def evaluate_world(
     progress: TextIO | None = sys.stderr,
     wrong: list[tuple[Example, str]] | None = None,
 ) -> dict[str, Any]:
-    """-> {"overall": accuracy, "examples", "chance", "blind", "kinds": {kind: {"accuracy", "examples", "chance", "blind"}}}, scores in [0, 1].
+    """-> {"overall": accuracy, "examples", "chance", "blind", "kinds": {kind: {"accuracy", "examples", "chance", "blind"}}}.
 
-    `examples` are spread evenly over `kinds`, at most one of a kind from a scene; "overall" and its neighbours are means over examples.
+    Scores are in [0, 1]. `examples` are spread evenly over `kinds`, at most one of a kind from a scene; "overall" and its neighbours are means over examples.
     A scene is written as H.264 into a temporary folder and asked all its questions in turn. `wrong`, a list, receives each example
     that was answered wrongly and the answer given. UserError for fewer examples than kinds.
     """
@@ -71,10 +71,10 @@ def evaluate_world(
         kind: {"accuracy": _mean(right[kind]), "examples": len(right[kind]), "chance": chance(kind), "blind": _mean(blind_right[kind])}
         for kind in kinds
     }
-    overall = {
-        name: sum(score[name] * score["examples"] for score in scores.values()) / len(chosen) for name in ("accuracy", "chance", "blind")
-    }
-    return {"overall": overall["accuracy"], "examples": len(chosen), "chance": overall["chance"], "blind": overall["blind"], "kinds": scores}
+    accuracy, even, blindly = (
+        sum(score[name] * score["examples"] for score in scores.values()) / len(chosen) for name in ("accuracy", "chance", "blind")
+    )
+    return {"overall": accuracy, "examples": len(chosen), "chance": even, "blind": blindly, "kinds": scores}
 
 
 def choose_examples(examples: int, seed: int, kinds: Sequence[str] = KINDS) -> list[Example]:

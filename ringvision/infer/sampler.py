@@ -27,7 +27,7 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"temperature {self.temperature} was given; expected a finite number from 0 (always the likeliest token) upward")
+            raise UserError(f"temperature {self.temperature} was given; expected a number from 0 (always the likeliest token) upward")
         if self.top_k < 0:
             raise UserError(f"top_k {self.top_k} was given; expected a whole number of tokens, or 0 for all of them")
         if not 0 < self.top_p <= 1:

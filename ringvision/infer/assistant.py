@@ -1,0 +1,297 @@
+"""The assistant: a video file and a question in, an answer out, piece by piece.
+
+    file ─sample→ frames ─video tokenizer→ codes ─weave→ tokens ─prefill→ session ─question→ decode → text
+
+A video is read once. Its codes and the session that read it are remembered under what they depend on (model, tokenizer, the
+bytes of the file, sampling), as many as fit a bound in bytes; the next question starts from there.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from ringvision import shipped
+from ringvision.data.stream import StreamFormat, Video, Weaver, stamp
+from ringvision.data.text import TextTokenizer
+from ringvision.data.video import probe, sample, sample_times
+from ringvision.errors import UserError
+from ringvision.infer.generate import Generator, Session
+from ringvision.infer.memory import Memory
+from ringvision.infer.model import Model, load_model
+from ringvision.infer.sampler import Sampler
+from ringvision.video_tokenizer import VideoTokenizer, load_video_tokenizer
+
+PathLike = str | os.PathLike[str]
+Progress = Callable[[str, int, int], None]
+FRAMES_AT_ONCE = 16
+LEAST_ANSWER = 16
+"""Tokens of the context that a video and a question must leave for the answer."""
+HEADROOM = 256
+"""Tokens for question and answer that a session has room for at least, so that a longer second question need not read the video again."""
+
+
+class Reply:
+    """An answer on its way: iterate for pieces of text as they are generated, or take `.text`, which waits for the last.
+
+    frames, video_tokens, devices: what was read, known from the start. tokens: ids generated so far, the closing eos included.
+    timings: seconds spent in decode, tokenize, prefill and, when the answer is complete, generate.
+    """
+
+    def __init__(self, *, frames: int, video_tokens: int, devices: int, timings: dict[str, float]) -> None:
+        self.frames, self.video_tokens, self.devices, self.timings = frames, video_tokens, devices, timings
+        self.tokens: list[int] = []
+        self._said = ""
+        self._coming: Iterator[str] = iter(())
+
+    def __iter__(self) -> Iterator[str]:
+        """The pieces that are still to come."""
+        for piece in self._coming:
+            if not self._said:
+                piece = piece.lstrip()  # the answer stands after a space
+            self._said += piece
+            if piece:
+                yield piece
+
+    @property
+    def text(self) -> str:
+        """The whole answer; generates what is still missing of it."""
+        for _ in self:
+            pass
+        return self._said.strip()
+
+
+class Assistant:
+    """A model, its text tokenizer and its video tokenizer, ready to be asked. `load` makes one from a folder.
+
+    remember: bytes of sessions (caches, over all devices) kept for further questions; codes are kept within an eighth of that.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        text: TextTokenizer,
+        tokenizer: VideoTokenizer,
+        stream: StreamFormat | None = None,
+        *,
+        remember: int = 1 << 30,
+    ) -> None:
+        if model.vocabulary is None:
+            raise UserError("this model has no vocabulary, so it cannot be asked; give a folder of kind assistant")
+        if tokenizer.num_codes != model.vocabulary.num_codes or text.size > model.vocabulary.text_size:
+            raise UserError(
+                f"the model knows {model.vocabulary.text_size} text pieces and {model.vocabulary.num_codes} codes, its tokenizers give "
+                f"{text.size} and {tokenizer.num_codes}; give the tokenizers that it was trained with"
+            )
+        self.model, self.text, self.tokenizer = model, text, tokenizer
+        self.weaver = Weaver(text, model.vocabulary, stream or StreamFormat())
+        self.eos = model.vocabulary.eos
+        self.generator = Generator(model, limit=text.size)
+        self._sessions: Memory[tuple[Session, int]] = Memory(remember)
+        self._codes: Memory[Video] = Memory(remember // 8)
+
+    def ask(
+        self,
+        videos: PathLike | Sequence[PathLike],
+        question: str,
+        fps: float = 1.0,
+        *,
+        sampler: Sampler | None = None,
+        max_tokens: int = 128,
+        progress: Progress | None = None,
+    ) -> Reply:
+        """Reads the videos (one path or several), unless they are remembered, and the question; the answer comes as the reply is iterated.
+
+        progress: called with (what, done, of) while frames and tokens are read. UserError for an empty question, a file that is not a
+        video, a question or a video longer than the model can read (decided before anything is decoded), or a max_tokens below 1.
+        """
+        paths = [videos] if isinstance(videos, (str, os.PathLike)) else list(videos)
+        self._check_request(paths, question, fps, max_tokens)
+        asked = self.weaver.question(question)
+        keys = [self._key(path, fps) for path in paths]
+        timings = {"decode": 0.0, "tokenize": 0.0, "prefill": 0.0}
+        session, frames = self._take_session(keys, len(asked), max_tokens) or (None, 0)
+        if session is None:
+            self._check_fit(paths, question, fps)
+            read = [self._read_video(path, key, fps, timings, progress) for path, key in zip(paths, keys)]
+            frames = sum(len(codes) for codes, _ in read)
+            session = self._prefill(self.weaver.videos(read), len(asked), max_tokens, timings, progress)
+        before = session.length
+        room = self.model.config.max_length - before - len(asked)
+        if room < 1:
+            self._remember(keys, session, before, frames)
+            raise UserError(
+                f"the question has {len(asked)} tokens, beside this video there is room for {room + len(asked) - 1}: shorten it"
+            )
+        reply = Reply(frames=frames, video_tokens=before - 1, devices=self.model.mesh.size, timings=timings)
+        reply._coming = self._answer(reply, session, asked, keys, sampler or Sampler(), min(max_tokens, room))
+        next(reply._coming)
+        return reply
+
+    def _answer(
+        self, reply: Reply, session: Session, asked: np.ndarray, keys: list[Any], sampler: Sampler, max_tokens: int
+    ) -> Iterator[str]:
+        """First "" when the question is read, then pieces of text. However it ends, the session goes back to where the video ended."""
+        before, stream, began = session.length, self.text.stream(), time.perf_counter()
+        try:
+            self.generator.read(session, asked)
+            assert session.logits is not None
+            session.logits.block_until_ready()
+            reply.timings["prefill"] += time.perf_counter() - began
+            yield ""
+            began = time.perf_counter()
+            for token in self.generator.generate(session, sampler, max_tokens, {self.eos}):
+                reply.tokens.append(token)
+                yield stream.push(token)
+            reply.timings["generate"] = time.perf_counter() - began
+            yield stream.finish()
+        finally:
+            self._remember(keys, session, before, reply.frames)
+
+    def _remember(self, keys: list[Any], session: Session, length: int, frames: int) -> None:
+        if session.cache.k.is_deleted():
+            return  # interrupted while the cache was being handed on
+        self.generator.rewind(session, length)
+        self._sessions.keep(tuple(keys), (session, frames), session.nbytes)
+
+    def _take_session(self, keys: list[Any], asked: int, max_tokens: int) -> tuple[Session, int] | None:
+        """A session that has read these videos and has room for the question and its answer."""
+        found = self._sessions.take(tuple(keys))
+        if found is None or found[0].cache.room < self.generator.room_for(asked, generate=max_tokens):
+            return None
+        return found
+
+    def _read_video(self, path: PathLike, key: Any, fps: float, timings: dict[str, float], progress: Progress | None) -> Video:
+        """codes [T, h, w] and times [T] of the sampled frames."""
+        video = self._codes.take(key)
+        if video is None:
+            codes, times = [], []
+            expected, began = len(sample_times(probe(path).duration, fps)), time.perf_counter()
+            for batch in sample(path, fps=fps, size=self.tokenizer.size, batch=FRAMES_AT_ONCE):
+                decoded = time.perf_counter()
+                codes.append(self.tokenizer.encode(batch.frames))
+                times.append(batch.times)
+                timings["decode"] += decoded - began
+                timings["tokenize"] += time.perf_counter() - decoded
+                if progress is not None:
+                    progress("frames", sum(map(len, times)), expected)
+                began = time.perf_counter()
+            timings["decode"] += time.perf_counter() - began
+            video = np.concatenate(codes), np.concatenate(times)
+        self._codes.keep(key, video, video[0].nbytes)
+        return video
+
+    def _prefill(self, tokens: np.ndarray, asked: int, max_tokens: int, timings: dict[str, float], progress: Progress | None) -> Session:
+        """A session that has read bos and the videos."""
+        if len(tokens) + asked >= self.model.config.max_length:
+            raise UserError(f"the video became {len(tokens)} tokens, more than its header said and than the model reads: lower --fps")
+        began = time.perf_counter()
+        after = max(HEADROOM, self.generator.room_for(asked, generate=max_tokens))
+        session = self.generator.begin(self.generator.room_for(len(tokens)) + after)
+        step = self.generator.blocks[0] * 4
+        for start in range(0, len(tokens), step):
+            self.generator.read(session, tokens[start : start + step])
+            if progress is not None:
+                progress("tokens", session.length, len(tokens))
+        assert session.logits is not None
+        session.logits.block_until_ready()
+        timings["prefill"] += time.perf_counter() - began
+        return session
+
+    def _check_request(self, paths: list[PathLike], question: str, fps: float, max_tokens: int) -> None:
+        if not paths:
+            raise UserError("no video was given; give the path of at least one video file")
+        if not question.strip():
+            raise UserError("the question is empty; ask something about the video")
+        if not 0 < fps < float("inf"):
+            raise UserError(f"--fps {fps:g} was given; expected the frames to look at in each second, above 0")
+        if max_tokens < 1:
+            raise UserError(f"max_tokens {max_tokens} was given; expected at least 1")
+        limit, asked = self.model.config.max_length, len(self.weaver.question(question))
+        # The shortest video is one frame.
+        least = self._video_tokens([np.zeros(1)]) + min(LEAST_ANSWER, max_tokens)
+        if asked + least > limit:
+            raise UserError(f"the question has {asked} tokens; of the {limit} that the model reads it may have {limit - least}: shorten it")
+
+    def _check_fit(self, paths: list[PathLike], question: str, fps: float) -> None:
+        """UserError where the videos, sampled at `fps`, leave no room for question and answer: how many frames fit, which fps would."""
+        durations = [probe(path).duration for path in paths]
+        fixed = len(self.weaver.question(question)) + LEAST_ANSWER
+        longest = self.model.config.max_length
+
+        def need(rate: float) -> int:
+            return fixed + self._video_tokens([sample_times(duration, rate) for duration in durations])
+
+        if need(fps) <= longest:
+            return
+        frames = sum(len(sample_times(duration, fps)) for duration in durations)
+        names = ", ".join(Path(path).name for path in paths)
+        fitting = self.weaver.frames_that_fit(longest, question, grid=self.tokenizer.grid, fps=fps, answer_tokens=LEAST_ANSWER)
+        line = (
+            f"{names}: {frames} frames at {fps:g} a second do not fit the {longest} tokens that the model reads; about {fitting} frames do"
+        )
+        rate = fps * fitting / frames
+        for _ in range(200):
+            rounded = _round_down(rate)
+            if need(rounded) <= longest:
+                raise UserError(f"{line}: ask with --fps {rounded:g} or less")
+            if all(len(sample_times(duration, rounded)) == 1 for duration in durations):
+                break
+            rate = rounded * 0.97
+        raise UserError(f"{line}: give fewer videos at once")
+
+    def _video_tokens(self, times: list[np.ndarray]) -> int:
+        """How many tokens bos and videos with frames at these times are."""
+        height, width = self.tokenizer.grid
+        return len(self.weaver.videos([(np.zeros((1, height, width), np.int32), one[:1]) for one in times])) + sum(
+            sum(self._frame_tokens(float(moment)) for moment in one[1:]) for one in times
+        )
+
+    def _frame_tokens(self, moment: float) -> int:
+        codes = self.tokenizer.codes_per_frame
+        return codes + 1 + (len(self.text.encode(stamp(moment))) if self.weaver.format.stamps else 0)
+
+    def _key(self, path: PathLike, fps: float) -> tuple[Any, ...]:
+        try:
+            stat = os.stat(path)
+            content = _sha256(os.fspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        except OSError as error:
+            probe(path)  # says what is wrong with it, as for any other file
+            raise UserError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
+        return self.model.hash, self.tokenizer.hash, content, float(fps)
+
+
+def load(dir: PathLike | None = None, mesh: Mesh | None = None) -> Assistant:
+    """The assistant in a model folder (the shipped one when None), on `mesh` (all devices on the axis `context` when None).
+
+    UserError for a folder that lacks something, or whose parts do not fit together.
+    """
+    place = shipped.model() if dir is None else Path(dir)
+    model = load_model(place, mesh)
+    settings = model.settings
+    missing = [name for name in ("vocabulary", "video_tokenizer") if not settings.get(name)]
+    if missing or not (place / "text.model").is_file():
+        raise UserError(f"{place} lacks {', '.join(missing) or 'text.model'}, so it cannot be asked; give the folder of an assistant")
+    name = str(settings["video_tokenizer"])
+    own = place / name
+    tokenizer = load_video_tokenizer(own if (own / "config.json").is_file() else shipped.tokenizer(name))
+    return Assistant(model, TextTokenizer(place / "text.model"), tokenizer, StreamFormat.from_dict(settings.get("stream", {})))
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: str, size: int, modified: int, inode: int) -> str:
+    """SHA-256 of a file's bytes; read again when size, time or place on the disk changed."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _round_down(rate: float) -> float:
+    """To two significant digits."""
+    digits = 1 - int(np.floor(np.log10(rate)))
+    return float(np.floor(rate * 10**digits + 1e-9) / 10**digits)

@@ -1,0 +1,191 @@
+"""From a real video file to a streamed answer; a video is read once; what cannot be answered is said in one line beforehand."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from ringvision.data.video import probe
+from ringvision.errors import UserError
+from ringvision.infer import assistant as module
+from ringvision.infer.assistant import Assistant, load
+from ringvision.infer.sampler import Sampler
+from ringvision.mesh import make_mesh
+
+QUESTION = "What colour was the circle?"
+
+
+def _load(folder: Path, devices: int) -> Assistant:
+    return load(folder, make_mesh(context=devices, devices=jax.devices()[:devices]))
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> Assistant:
+    return _load(folder, 1)
+
+
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the test fail where a video is decoded or a file probed."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("the video was read again")
+
+    monkeypatch.setattr(module, "sample", fail)
+    monkeypatch.setattr(module, "probe", fail)
+
+
+def test_an_answer_and_how_it_came_about(alone: Assistant, clips: list[Path]) -> None:
+    seen: list[tuple[str, int, int]] = []
+    reply = alone.ask(str(clips[0]), QUESTION, max_tokens=12, progress=lambda *step: seen.append(step))
+    assert reply.frames == round(probe(clips[0]).duration)
+    assert reply.video_tokens > reply.frames * alone.tokenizer.codes_per_frame
+    assert reply.devices == 1
+    assert set(reply.timings) == {"decode", "tokenize", "prefill"}
+    assert seen[0] == ("frames", reply.frames, reply.frames)
+    assert seen[-1][0] == "tokens"
+    pieces = list(reply)
+    assert "".join(pieces).strip() == reply.text == alone.text.decode(reply.tokens).strip()
+    assert 1 <= len(reply.tokens) <= 12
+    assert max(reply.tokens) < alone.text.size
+    assert all(spent > 0 for spent in reply.timings.values())
+    assert "generate" in reply.timings
+    assert list(reply) == []
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_every_ring_gives_the_same_answer(folder: Path, alone: Assistant, clips: list[Path], devices: int) -> None:
+    spread = _load(folder, devices)
+    for question in (QUESTION, "When was the card shown?"):
+        expected, found = alone.ask(clips, question, max_tokens=10), spread.ask(clips, question, max_tokens=10)
+        assert found.text == expected.text
+        assert found.tokens == expected.tokens
+        assert (found.devices, found.frames, found.video_tokens) == (devices, expected.frames, expected.video_tokens)
+
+
+def test_a_video_is_read_once(folder: Path, clips: list[Path], tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    assistant = _load(folder, 1)
+    first = assistant.ask(clips[0], QUESTION, max_tokens=8)
+    tokens = (first.text, first.tokens)[1]
+    copy = tmp_path / "the same film.mp4"
+    shutil.copy(clips[0], copy)
+    request.getfixturevalue("unread")
+    other = assistant.ask([copy], "Which came first, the red circle or the blue cross?", max_tokens=8)
+    assert other.text is not None
+    assert other.frames == first.frames
+    again = assistant.ask(clips[0], QUESTION, max_tokens=8)
+    assert (again.text, again.tokens) == (first.text, tokens)
+    assert again.timings["decode"] == again.timings["tokenize"] == 0
+
+
+def test_other_sampling_or_other_bytes_are_read_anew(alone: Assistant, clips: list[Path], tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
+    shutil.copy(clips[0], film)
+    one = alone.ask(film, QUESTION, max_tokens=2)
+    assert alone.ask(film, QUESTION, fps=0.5, max_tokens=2).frames == -(-one.frames // 2)
+    shutil.copy(clips[1], film)
+    assert alone.ask(film, QUESTION, max_tokens=2).frames == round(probe(clips[1]).duration)
+
+
+def test_an_abandoned_answer_loses_nothing(folder: Path, clips: list[Path], request: pytest.FixtureRequest) -> None:
+    assistant = _load(folder, 1)
+    reply = assistant.ask(clips[0], QUESTION, max_tokens=8)
+    expected = reply.text
+    request.getfixturevalue("unread")
+    abandoned = assistant.ask(clips[0], QUESTION, max_tokens=8)
+    next(iter(abandoned))
+    del abandoned
+    assert assistant.ask(clips[0], QUESTION, max_tokens=8).text == expected
+
+
+def test_two_answers_at_once(folder: Path, clips: list[Path]) -> None:
+    assistant = _load(folder, 1)
+    expected = assistant.ask(clips[0], QUESTION, max_tokens=8).text
+    one, other = (assistant.ask(clips[0], QUESTION, max_tokens=8) for _ in range(2))
+    assert (other.text, one.text) == (expected, expected)
+
+
+def test_without_memory_codes_are_made_again(folder: Path, clips: list[Path]) -> None:
+    whole = _load(folder, 1)
+    forgetful = Assistant(whole.model, whole.text, whole.tokenizer, remember=0)
+    for _ in range(2):
+        reply = forgetful.ask(clips[0], QUESTION, max_tokens=4)
+        assert reply.text is not None
+        assert reply.timings["decode"] > 0
+
+
+def test_a_longer_second_question_compiles_nothing(folder: Path, clips: list[Path]) -> None:
+    assistant = _load(folder, 1)
+    assert assistant.ask(clips[0], "What?", max_tokens=4).text is not None
+    compiled = assistant.generator._step._cache_size(), assistant.generator._read._cache_size()
+    assert assistant.ask(clips[0], QUESTION + " Tell me, please, at once.", max_tokens=9).text is not None
+    assert assistant.ask(clips[1], QUESTION, max_tokens=4).text is not None
+    assert (assistant.generator._step._cache_size(), assistant.generator._read._cache_size()) == compiled
+
+
+def test_a_seed_decides_a_drawn_answer(alone: Assistant, clips: list[Path]) -> None:
+    def draw(seed: int) -> list[int]:
+        reply = alone.ask(clips[0], QUESTION, sampler=Sampler(temperature=2.0, seed=seed), max_tokens=10)
+        assert reply.text is not None
+        return reply.tokens
+
+    assert draw(1) == draw(1) != draw(2)
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize(
+    ("videos", "question", "said"),
+    [([], QUESTION, "no video"), (["x.mp4"], "  ", "the question is empty"), (["x.mp4"], "Why? " * 400, "the question has")],
+)
+def test_impossible_requests_are_refused_before_any_file_is_opened(alone: Assistant, videos: list[str], question: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        alone.ask(videos, question)
+
+
+def test_a_video_too_long_says_which_fps_fits(alone: Assistant, clips: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("decoded before it was refused")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "sample", fail)
+        with pytest.raises(UserError, match=r"--fps ([\d.]+)") as raised:
+            alone.ask(clips[0], QUESTION, fps=7.0)
+    assert clips[0].name in str(raised.value)
+    assert "frames" in str(raised.value)
+    fitting = float(str(raised.value).split("--fps ")[1].split()[0])
+    assert alone.ask(clips[0], QUESTION, fps=fitting, max_tokens=16).frames >= 2
+    with pytest.raises(UserError, match="fewer videos"):
+        alone.ask(clips * 40, QUESTION)
+
+
+def test_no_file_and_no_video(alone: Assistant, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.mp4"):
+        alone.ask(tmp_path / "absent.mp4", QUESTION)
+    text = tmp_path / "text.mp4"
+    text.write_text("not a video")
+    with pytest.raises(UserError, match=r"text\.mp4"):
+        alone.ask(text, QUESTION)
+    with pytest.raises(UserError, match="max_tokens"):
+        alone.ask(text, QUESTION, max_tokens=0)
+    with pytest.raises(UserError, match="fps"):
+        alone.ask(text, QUESTION, fps=0)
+
+
+def test_a_folder_that_is_no_assistant(folder: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    config = broken / "config.json"
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps({**settings, "video_tokenizer": "none-such"}))
+    with pytest.raises(UserError, match="none-such"):
+        load(broken)
+    config.write_text(json.dumps({name: value for name, value in settings.items() if name != "video_tokenizer"}))
+    with pytest.raises(UserError, match="lacks video_tokenizer"):
+        load(broken)
+    (broken / "text.model").unlink()
+    config.write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"text\.model"):
+        load(broken)

@@ -1,0 +1,101 @@
+"""A model folder becomes logits, the same on any mesh; a folder that is wrong says everything that is wrong with it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ringvision import checkpoint
+from ringvision.errors import UserError
+from ringvision.infer.model import Model, load_model
+from ringvision.mesh import make_mesh
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> Model:
+    return load_model(folder, make_mesh(context=1, devices=jax.devices()[:1]))
+
+
+def _tokens(model: Model, batch: int, length: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, model.config.vocab_size, (batch, length))
+
+
+@pytest.mark.parametrize(("axes", "devices"), [({"context": 2}, 2), ({"context": 8}, 8), ({"context": 4, "data": 2}, 8)])
+@pytest.mark.parametrize("length", [1, 13])
+def test_logits_do_not_depend_on_the_mesh(folder: Path, alone: Model, axes: dict[str, int], devices: int, length: int) -> None:
+    spread = load_model(folder, make_mesh(**axes, devices=jax.devices()[:devices]))
+    tokens = _tokens(alone, 3, length)
+    expected, found = alone.logits(tokens), spread.logits(tokens)
+    assert found.shape == (3, length, alone.config.vocab_size)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), atol=1e-4)
+
+
+def test_positions_and_segments_default_to_one_document_a_row(folder: Path) -> None:
+    model = load_model(folder, make_mesh(context=2, devices=jax.devices()[:2]))
+    tokens = _tokens(model, 1, 9)
+    given = model.logits(tokens, np.arange(9)[None], np.ones((1, 9), int))
+    np.testing.assert_array_equal(np.asarray(model.logits(tokens)), np.asarray(given))
+    two = model.logits(tokens, np.array([[0, 1, 2, 3, 0, 1, 2, 3, 4]]), np.array([[1] * 4 + [2] * 5]))
+    np.testing.assert_allclose(np.asarray(two[:, 4:]), np.asarray(model.logits(tokens[:, 4:])), atol=1e-5)
+
+
+def test_all_devices_by_default(folder: Path) -> None:
+    model = load_model(folder)
+    assert model.mesh.shape["context"] == len(jax.devices())
+    assert len(model.hash) == 64
+    assert model.hash == load_model(folder).hash
+
+
+def test_wrong_tokens_are_refused(alone: Model) -> None:
+    with pytest.raises(UserError, match="another vocabulary"):
+        alone.logits([[alone.config.vocab_size]])
+    with pytest.raises(UserError, match="integers"):
+        alone.logits([[0.5]])
+    with pytest.raises(UserError, match="positions of shape"):
+        alone.logits([[1, 2]], positions=[[0]])
+
+
+def _copy(folder: Path, place: Path) -> Path:
+    shutil.copytree(folder, place)
+    return place
+
+
+def test_every_wrong_tensor_is_named_in_one_line(folder: Path, tmp_path: Path) -> None:
+    broken = _copy(folder, tmp_path / "broken")
+    arrays = checkpoint.load_model(broken)
+    del arrays["norm.scale"]
+    arrays["embed.table"] = arrays["embed.table"][:, :5]
+    checkpoint.save_model(broken, checkpoint.read_config(broken), arrays)
+    with pytest.raises(UserError, match="norm.scale") as raised:
+        load_model(broken)
+    assert "embed.table" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kind": "vqgan"}, "kind"),
+        ({"transformer": None}, "transformer"),
+        ({"transformer": {"vocab_size": 3}}, "missing"),
+        (
+            {"vocabulary": {"text_size": 9, "num_codes": 9, "bos": 1, "eos": 2, "vision_start": [3], "vision_end": [4]}},
+            "the vocabulary has 20 ids",
+        ),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(folder: Path, tmp_path: Path, change: dict[str, object], said: str) -> None:
+    broken = _copy(folder, tmp_path / "broken")
+    config = broken / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+    with pytest.raises(UserError, match=said):
+        load_model(broken)
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        load_model(tmp_path / "nowhere")
