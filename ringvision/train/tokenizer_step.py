@@ -24,6 +24,7 @@ from ringvision.models.vqgan import VQGAN
 
 CODEBOOK_DECAY = 0.99  # of the running means: about a hundred steps
 DEAD_BELOW = 0.05  # of the use that a row would have if all were used alike
+FRESH = 0.1  # of the same: a row that starts again and is never chosen is dead 69 steps later
 FINAL_LR = 0.02  # of the peak, at the end of the cosine
 
 
@@ -132,8 +133,8 @@ def update_codebook(
     dead = counts < DEAD_BELOW * fair
     error = jnp.sum((z - z_q).reshape(-1, width) ** 2, axis=-1)
     fresh = latents[jax.random.categorical(key, jnp.log(error + 1e-12), shape=(size,))]
-    counts = jnp.where(dead, fair, counts)
-    sums = jnp.where(dead[:, None], fair * fresh, sums)
+    counts = jnp.where(dead, FRESH * fair, counts)
+    sums = jnp.where(dead[:, None], FRESH * fair * fresh, sums)
     return sums / counts[:, None], counts, sums, jnp.sum(dead)
 
 
