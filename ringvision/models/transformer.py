@@ -16,9 +16,12 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from ringvision.mesh import make_mesh
+from ringvision.models.cache import Cache
 from ringvision.models.layers import Attention, Embedding, FeedForward, RMSNorm, Unembedding, blockwise
 from ringvision.models.presets import PRESETS, TransformerConfig
-from ringvision.ops.ring import ring_attention
+from ringvision.ops.attention import attend, merge
+from ringvision.ops.cached import cached_attention
+from ringvision.ops.ring import ring_attention, ring_attention_with_lse
 from ringvision.ops.rope import rope
 
 __all__ = ["PRESETS", "Transformer", "TransformerConfig"]
@@ -56,23 +59,72 @@ class Transformer(nnx.Module):
         tokens, positions, segment_ids: int32 [B, L], in any order along L that positions tell; segment 0 is padding. L is a multiple of
         the mesh axis `context`. `mesh=None`: one device. Returns [B, L, D] in the parameters' dtype.
         """
-        config = self.config
-        mesh = mesh or make_mesh(context=1, devices=jax.devices()[:1])
+        mesh = mesh or _one_device()
         graphdef, stacked = nnx.split(self.layers)
 
         def block(x: jax.Array, layer_params: nnx.State) -> tuple[jax.Array, None]:
             layer = nnx.merge(graphdef, layer_params)
-            q, k, v = layer.attention.project(layer.attention_norm(x))
-            q = rope(q, positions, theta=config.rope_theta, scaling=config.rope_scaling)
-            k = rope(k, positions, theta=config.rope_theta, scaling=config.rope_scaling)
+            q, k, v = self._queries_keys_values(layer, x, positions)
             heads = ring_attention(q, k, v, mesh=mesh, positions=positions, segment_ids=segment_ids)
-            x = x + layer.attention.combine(heads)
-            return x + self._feed_forward(layer, x, mesh), None
+            return self._rest_of_block(layer, x, heads, mesh), None
 
-        if config.remat == "block":
+        if self.config.remat == "block":
             block = jax.checkpoint(block, prevent_cse=False)
         x, _ = jax.lax.scan(block, self.embed(tokens), stacked)
         return self.norm(x)
+
+    def extend(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segment_ids: jax.Array,
+        cache: Cache,
+        *,
+        mesh: Mesh | None = None,
+        fresh: bool = False,
+    ) -> tuple[jax.Array, Cache]:
+        """Read T more tokens after those in the cache: a block of a prompt, or the one token that was just decoded.
+
+        tokens, positions, segment_ids: int32 [B, T]; T is 1 or a multiple of the mesh axis `context`; padding (segment 0) may stand
+        anywhere in a block. `fresh` promises that the cache is empty and spares looking into it. Returns hidden [B, T, D] after the last
+        norm and the cache with the tokens in it. Where they did not fit (see `Cache.room`), hidden is NaN.
+
+        A block attends to itself round the ring and to what came before in the cache, where queries travel and keys stay; the two parts
+        are merged by their log-sum-exps. The cache is read during the scan and written once after it.
+        """
+        mesh = mesh or _one_device()
+        graphdef, stacked = nnx.split(self.layers)
+
+        def block(x: jax.Array, scanned: tuple[nnx.State, jax.Array | None, jax.Array | None]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            layer_params, old_k, old_v = scanned
+            layer = nnx.merge(graphdef, layer_params)
+            q, k, v = self._queries_keys_values(layer, x, positions)
+            new = k.astype(cache.k.dtype), v.astype(cache.v.dtype)
+            k, v = (part.astype(q.dtype) for part in new)  # as they will be read from the cache
+            if tokens.shape[1] == 1:
+                part = attend(
+                    q, k, v, q_positions=positions, k_positions=positions, q_segment_ids=segment_ids, k_segment_ids=segment_ids
+                )
+            else:
+                part = ring_attention_with_lse(q, k, v, mesh=mesh, positions=positions, segment_ids=segment_ids)
+            if old_k is not None:
+                before = cached_attention(
+                    q,
+                    old_k.astype(q.dtype),
+                    old_v.astype(q.dtype),
+                    mesh=mesh,
+                    q_positions=positions,
+                    k_positions=cache.positions,
+                    q_segment_ids=segment_ids,
+                    k_segment_ids=cache.segment_ids,
+                )
+                part = merge(part, before)
+            return self._rest_of_block(layer, x, part[0], mesh), new
+
+        scanned = (stacked, None, None) if fresh else (stacked, cache.k, cache.v)
+        x, (k, v) = jax.lax.scan(block, self.embed(tokens), scanned)
+        cache = cache.append(k, v, positions, segment_ids, mesh=mesh)
+        return jnp.where(cache.overflowed, jnp.nan, self.norm(x)), cache
 
     def head(self) -> jax.Array:
         """[D, V]: hidden states times this are the logits."""
@@ -89,9 +141,19 @@ class Transformer(nnx.Module):
         hidden = self.hidden(tokens, positions, segment_ids, mesh=mesh)
         return jnp.einsum("BLD,DV->BLV", hidden, self.head(), preferred_element_type=jnp.float32)
 
-    def _feed_forward(self, layer: Layers, x: jax.Array, mesh: Mesh) -> jax.Array:
-        def apply(part: jax.Array) -> jax.Array:
-            return layer.feed_forward(layer.feed_forward_norm(part))
+    def _queries_keys_values(self, layer: Layers, x: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        q, k, v = layer.attention.project(layer.attention_norm(x))
+        theta, scaling = self.config.rope_theta, self.config.rope_scaling
+        return rope(q, positions, theta=theta, scaling=scaling), rope(k, positions, theta=theta, scaling=scaling), v
 
+    def _rest_of_block(self, layer: Layers, x: jax.Array, heads: jax.Array, mesh: Mesh) -> jax.Array:
+        def feed_forward(part: jax.Array) -> jax.Array:
+            return part + layer.feed_forward(layer.feed_forward_norm(part))
+
+        x = x + layer.attention.combine(heads)
         chunk = self.config.feed_forward_chunk
-        return apply(x) if chunk is None else blockwise(apply, x, chunk=chunk, context=mesh.shape["context"])
+        return feed_forward(x) if chunk is None else blockwise(feed_forward, x, chunk=chunk, context=mesh.shape["context"])
+
+
+def _one_device() -> Mesh:
+    return make_mesh(context=1, devices=jax.devices()[:1])

@@ -1,0 +1,200 @@
+"""Reading with a cache equals reading at once, in any blocks, on any number of devices; and what a cache promises about its slots."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hugging_face import load
+
+from ringvision.errors import UserError
+from ringvision.mesh import make_mesh
+from ringvision.models.cache import Cache, shardings
+from ringvision.models.transformer import Transformer, TransformerConfig
+
+FIXTURES = Path(__file__).parent.parent / "fixtures" / "hf_llama"
+CONFIG = TransformerConfig(vocab_size=61, embed_dim=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, hidden_dim=40)
+
+
+class Reader:
+    """A model on a mesh with `extend` compiled once for fresh blocks, once for later ones and once for single tokens."""
+
+    def __init__(self, model: Transformer, mesh):
+        self.graphdef, self.params = nnx.split(model)
+        self.config, self.mesh = model.config, mesh
+        self.extend = jax.jit(self._extend, static_argnames="fresh", donate_argnames="cache", out_shardings=(None, shardings(mesh)))
+
+    def _extend(self, params, tokens, positions, segment_ids, cache, fresh):
+        model = nnx.merge(self.graphdef, params)
+        hidden, cache = model.extend(tokens, positions, segment_ids, cache, mesh=self.mesh, fresh=fresh)
+        return jnp.einsum("BTD,DV->BTV", hidden, model.head()), cache
+
+    def read(self, tokens, cache, *, start=0, fresh=False, segment_ids=None, order=None):
+        """Logits [B, T, V] in the tokens' own order, and the cache. `order` is how they are laid out on the devices."""
+        order = np.arange(tokens.shape[1]) if order is None else order
+        segment_ids = np.ones_like(tokens) if segment_ids is None else segment_ids
+        positions = np.broadcast_to(start + np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+        rows = (x[:, order] for x in (tokens, positions, segment_ids))
+        logits, cache = self.extend(self.params, *rows, cache, fresh=fresh)
+        return np.asarray(logits)[:, np.argsort(order)], cache
+
+
+def make(config: TransformerConfig = CONFIG) -> Transformer:
+    graphdef, params = nnx.split(Transformer(config, rngs=nnx.Rngs(0)))
+    keys = iter(jax.random.split(jax.random.key(1), 99))
+    return nnx.merge(graphdef, jax.tree.map(lambda x: 0.2 * jax.random.normal(next(keys), x.shape) + (x.ndim < 3) * (x == 1), params))
+
+
+def ring(devices: int):
+    return make_mesh(context=devices, devices=jax.devices()[:devices])
+
+
+TOKENS = np.random.default_rng(0).integers(0, 61, (2, 44)).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make()
+
+
+@pytest.fixture(scope="module")
+def whole(model):
+    """Logits of all 44 tokens read at once on one device."""
+    return np.asarray(jax.jit(model.logits)(TOKENS))
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_blocks_then_single_tokens_equal_one_pass(model, whole, devices):
+    """Two blocks of 16 (laid out in any order), then twelve tokens one at a time: more than once round the ring."""
+    reader = Reader(model, ring(devices))
+    cache = Cache.empty(CONFIG, 2, 48, reader.mesh)
+    order = np.random.default_rng(1).permutation(16)
+    first, cache = reader.read(TOKENS[:, :16], cache, fresh=True, order=order)
+    second, cache = reader.read(TOKENS[:, 16:32], cache, start=16, order=order)
+    parts = [first, second]
+    for t in range(32, 44):
+        logits, cache = reader.read(TOKENS[:, t : t + 1], cache, start=t)
+        parts.append(logits)
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=2e-5)
+    np.testing.assert_array_equal(np.sort(np.asarray(cache.positions)[:, np.asarray(cache.segment_ids[0]) > 0]), [np.arange(44)] * 2)
+    assert int(np.ptp(cache.fill)) <= 1 and int(cache.fill.sum()) == 44
+    assert reader.extend._cache_size() == 3
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_another_question_about_the_same_video(model, whole, devices):
+    """A block with padding behind it and inside it; answer; forget; ask again, in another block; answer."""
+    reader = Reader(model, ring(devices))
+    cache = Cache.empty(CONFIG, 2, 48, reader.mesh)
+    _, cache = reader.read(TOKENS[:, :16], cache, fresh=True)
+    kept = cache.room
+    other = (TOKENS + 7) % 61
+    for question in (other, TOKENS):
+        block = np.zeros((2, 16), np.int32)
+        real = np.zeros_like(block)
+        block[:, :11], real[:, :11] = question[:, 16:27], 1
+        logits, cache = reader.read(block, cache, start=16, segment_ids=real)
+        cache = cache.truncate(27)
+        answer, cache = reader.read(question[:, 27:28], cache, start=27)
+        again, cache = reader.read(question[:, 28:29], cache, start=28)
+        if question is TOKENS:
+            np.testing.assert_allclose(np.concatenate([logits[:, :11], answer, again], axis=1), whole[:, 16:29], atol=2e-5)
+        cache = cache.truncate(16)
+        assert cache.room == kept and int((cache.segment_ids > 0).sum()) == 32
+
+
+def test_every_mesh_axis_at_once(model, whole):
+    reader = Reader(model, make_mesh(data=2, tensor=2, context=2))
+    cache = Cache.empty(CONFIG, 2, 40, reader.mesh)
+    first, cache = reader.read(TOKENS[:, :32], cache, fresh=True)
+    second, cache = reader.read(TOKENS[:, 32:33], cache, start=32)
+    np.testing.assert_allclose(np.concatenate([first, second], axis=1), whole[:, :33], atol=2e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("variant", ["untied", "tied", "llama3"])
+def test_greedy_answers_equal_hugging_face(variant, devices):
+    if devices > 1 and variant != "untied":
+        devices = 2
+    model, data = load(FIXTURES / variant)
+    reader = Reader(model, ring(devices))
+    prompt, expected = data["greedy_prompt_ids"].astype(np.int32), data["greedy_sequences"]
+    block, real = np.zeros((2, 16), np.int32), np.zeros((2, 16), np.int32)
+    block[:, :12], real[:, :12] = prompt, 1
+    logits, cache = reader.read(block, Cache.empty(model.config, 2, 32, reader.mesh), segment_ids=real, fresh=True)
+    tokens = [logits[:, 11].argmax(-1)]
+    while len(tokens) < 16:
+        logits, cache = reader.read(tokens[-1][:, None].astype(np.int32), cache, start=11 + len(tokens))
+        tokens.append(logits[:, 0].argmax(-1))
+    np.testing.assert_array_equal(np.concatenate([prompt, np.stack(tokens, axis=1)], axis=1), expected)
+
+
+def test_a_row_that_has_ended_stays_out_of_the_way(model, whole):
+    """Row 0 passes segment 0 from token 18 on; row 1 goes on as if alone."""
+    reader = Reader(model, ring(2))
+    logits, cache = reader.read(TOKENS[:, :16], Cache.empty(CONFIG, 2, 32, reader.mesh), fresh=True)
+    for t in range(16, 22):
+        alive = np.array([[int(t < 18)], [1]], np.int32)
+        logits, cache = reader.read(TOKENS[:, t : t + 1], cache, start=t, segment_ids=alive)
+        np.testing.assert_allclose(logits[1], whole[1, t : t + 1], atol=2e-5)
+        assert np.isfinite(logits).all()
+    np.testing.assert_array_equal((np.asarray(cache.segment_ids) > 0).sum(axis=1), [18, 22])
+
+
+def test_segments_stay_apart_across_blocks(model):
+    """Two documents one after the other: the second, read in a later block and token by token, does not see the first."""
+    reader = Reader(model, ring(2))
+    ids = np.ones((1, 8), np.int32)
+    _, cache = reader.read(TOKENS[:1, :8], Cache.empty(CONFIG, 1, 32, reader.mesh), fresh=True)
+    first, cache = reader.read(TOKENS[:1, 8:16], cache, segment_ids=2 * ids)
+    second, cache = reader.read(TOKENS[:1, 16:17], cache, start=8, segment_ids=2 * ids[:, :1])
+    np.testing.assert_allclose(np.concatenate([first, second], axis=1), model.logits(jnp.asarray(TOKENS[:1, 8:17])), atol=2e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_full_cache_says_so_and_loses_nothing(model, devices):
+    reader = Reader(model, ring(devices))
+    _, cache = reader.read(TOKENS[:, :16], Cache.empty(CONFIG, 2, 17, reader.mesh), fresh=True)
+    assert cache.length == 17 + devices - 1
+    keys = np.asarray(cache.k)
+    assert cache.room == cache.length - 16
+    logits, cache = reader.read(TOKENS[:, 16:32], cache, start=16)
+    assert np.isnan(logits).all() and bool(cache.overflowed)
+    np.testing.assert_array_equal(cache.k, keys)
+    cache = cache.truncate(16)
+    assert not bool(cache.overflowed)
+    for t in range(16, 16 + cache.room):
+        logits, cache = reader.read(TOKENS[:, t : t + 1], cache, start=t)
+        assert np.isfinite(logits).all()
+    assert cache.room == 0
+    logits, cache = reader.read(TOKENS[:, 30:31], cache, start=30)
+    assert np.isnan(logits).all()
+
+
+def test_a_cache_of_half_precision_is_close(model, whole):
+    reader = Reader(model, ring(2))
+    first, cache = reader.read(TOKENS[:, :16], Cache.empty(CONFIG, 2, 32, reader.mesh, jnp.bfloat16), fresh=True)
+    second, cache = reader.read(TOKENS[:, 16:32], cache, start=16)
+    assert cache.k.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.concatenate([first, second], axis=1), whole[:, :32], atol=0.1)
+
+
+def test_without_a_mesh(model, whole):
+    cache = Cache.empty(CONFIG, 2, 20)
+    rows = TOKENS[:, :20], np.broadcast_to(np.arange(20, dtype=np.int32), (2, 20)), np.ones((2, 20), np.int32)
+    hidden, cache = model.extend(*(jnp.asarray(x) for x in rows), cache, fresh=True)
+    np.testing.assert_allclose(hidden @ model.head(), whole[:, :20], atol=2e-5)
+
+
+def test_what_does_not_fit_is_refused(model):
+    with pytest.raises(UserError, match="0 rows of 5"):
+        Cache.empty(CONFIG, 0, 5)
+    mesh = ring(2)
+    cache = Cache.empty(replace(CONFIG, num_layers=1), 1, 8, mesh)
+    new = jnp.zeros((1, 1, 3, 2, 8)), jnp.zeros((1, 1, 3, 2, 8)), jnp.zeros((1, 3), jnp.int32), jnp.ones((1, 3), jnp.int32)
+    with pytest.raises(UserError, match="block of 3 tokens for a cache on 2 devices"):
+        partial(cache.append, mesh=mesh)(*new)

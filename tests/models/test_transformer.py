@@ -1,0 +1,173 @@
+"""The transformer against a plain float64 Llama, against Hugging Face's outputs, and against itself computed another way."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import llama_reference
+import numpy as np
+import pytest
+from flax import nnx
+from hugging_face import load
+
+from ringvision.checkpoint import flatten
+from ringvision.errors import UserError
+from ringvision.mesh import make_mesh
+from ringvision.models.transformer import PRESETS, Transformer, TransformerConfig
+
+FIXTURES = Path(__file__).parent.parent / "fixtures" / "hf_llama"
+SMALL = TransformerConfig(vocab_size=97, embed_dim=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, hidden_dim=48)
+
+
+def make(config: TransformerConfig = SMALL, std: float = 0.2) -> Transformer:
+    """A model with weights large enough that its logits are about 1 and its attention is not flat."""
+    model = Transformer(config, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(model)
+    keys = iter(jax.random.split(jax.random.key(1), 99))
+    return nnx.merge(graphdef, jax.tree.map(lambda x: std * jax.random.normal(next(keys), x.shape) + (x.ndim < 3) * (x == 1), params))
+
+
+def packed_rows(length: int = 32):
+    """Two rows: one of three segments and padding, one of a single segment. Tokens, positions, segment ids."""
+    tokens = np.random.default_rng(0).integers(0, 97, (2, length)).astype(np.int32)
+    cuts = (0, length // 4, length // 2 + 3, length - 5, length)
+    positions, segment_ids = np.zeros_like(tokens), np.zeros_like(tokens)
+    for number, (start, end) in enumerate(zip(cuts, cuts[1:])):
+        positions[0, start:end] = np.arange(end - start)
+        segment_ids[0, start:end] = (number + 1) % 4
+    positions[1], segment_ids[1] = np.arange(length), 1
+    return jnp.asarray(tokens), jnp.asarray(positions), jnp.asarray(segment_ids)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_logits_against_float64(tied):
+    model = make(replace(SMALL, tie_embeddings=tied))
+    rows = packed_rows()
+    expected = llama_reference.logits(flatten(nnx.state(model)), model.config, *rows)
+    np.testing.assert_allclose(model.logits(*rows), expected, atol=2e-5)
+    assert expected.std() > 0.3
+
+
+@pytest.mark.parametrize("variant", ["untied", "tied", "llama3"])
+def test_logits_against_hugging_face(variant):
+    model, data = load(FIXTURES / variant)
+    np.testing.assert_allclose(model.logits(jnp.asarray(data["input_ids"])), data["logits"], atol=1e-4)
+
+
+def test_left_padding_against_hugging_face():
+    model, data = load(FIXTURES / "untied")
+    mask = data["leftpad_attention_mask"]
+    logits = model.logits(*(jnp.asarray(x) for x in (data["leftpad_input_ids"], data["leftpad_position_ids"], mask)))
+    np.testing.assert_allclose(logits[mask == 1], data["leftpad_logits"][mask == 1], atol=1e-4)
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_the_ring_gives_the_same_logits(devices):
+    model, rows = make(), packed_rows()
+    mesh = make_mesh(context=devices, devices=jax.devices()[:devices])
+    order = np.random.default_rng(1).permutation(32)
+    shuffled = model.logits(*(x[:, order] for x in rows), mesh=mesh)
+    np.testing.assert_allclose(shuffled, model.logits(*rows)[:, order], atol=1e-5)
+
+
+def test_every_mesh_axis_at_once_gives_the_same_logits():
+    model, rows = make(), packed_rows()
+    mesh = make_mesh(data=2, tensor=2, context=2)
+    np.testing.assert_allclose(jax.jit(lambda *rows: model.logits(*rows, mesh=mesh))(*rows), model.logits(*rows), atol=1e-5)
+
+
+def test_segments_do_not_see_one_another():
+    model = make()
+    tokens, positions, segment_ids = packed_rows()
+    changed = tokens.at[0, 0].set((tokens[0, 0] + 1) % 97)
+    before, after = model.logits(tokens, positions, segment_ids), model.logits(changed, positions, segment_ids)
+    same = np.asarray(segment_ids[0]) != 1
+    np.testing.assert_array_equal(before[0, same], after[0, same])
+    assert np.abs(before[0, ~same] - after[0, ~same]).max() > 1e-3
+    alone = model.logits(tokens[:1, 8:19])
+    np.testing.assert_allclose(before[0, 8:19], alone[0], atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("devices", "change"),
+    [(1, {"remat": "block"}), (1, {"feed_forward_chunk": 8}), (2, {"remat": "block", "feed_forward_chunk": 5}), (2, {"feed_forward_chunk": 64})],
+)
+def test_memory_savers_change_neither_values_nor_gradients(devices, change):
+    mesh, rows = make_mesh(context=devices, devices=jax.devices()[:devices]), packed_rows()
+    graphdef, params = nnx.split(make())
+    saving, _ = nnx.split(make(replace(SMALL, **change)))
+
+    def loss(params, graphdef):
+        return jnp.mean(jnp.square(nnx.merge(graphdef, params).logits(*rows, mesh=mesh)))
+
+    run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    (value, gradient), (saving_value, saving_gradient) = run(params, graphdef), run(params, saving)
+    np.testing.assert_allclose(value, saving_value, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.max(jnp.abs(a)))), gradient, saving_gradient)
+
+
+def test_padding_has_no_part_in_the_gradient():
+    graphdef, params = nnx.split(make())
+    tokens, positions, segment_ids = packed_rows()
+    tokens = jnp.where(tokens == 96, 0, tokens).at[0, -5:].set(96)
+    gradient = jax.grad(lambda p: jnp.sum(nnx.merge(graphdef, p).logits(tokens, positions, segment_ids)[0, :-5] ** 2))(params)
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(gradient))
+    assert not np.asarray(gradient["embed"]["table"][...])[96].any()
+
+
+def test_names_and_shapes_of_the_weights():
+    shapes = {name: x.shape for name, x in flatten(nnx.state(nnx.eval_shape(lambda: Transformer(SMALL, rngs=nnx.Rngs(0))))).items()}
+    assert shapes == {
+        "embed.table": (97, 32),
+        "layers.attention_norm.scale": (2, 32),
+        "layers.attention.query": (2, 32, 4, 8),
+        "layers.attention.key": (2, 32, 2, 8),
+        "layers.attention.value": (2, 32, 2, 8),
+        "layers.attention.output": (2, 4, 8, 32),
+        "layers.feed_forward_norm.scale": (2, 32),
+        "layers.feed_forward.gate": (2, 32, 48),
+        "layers.feed_forward.up": (2, 32, 48),
+        "layers.feed_forward.down": (2, 48, 32),
+        "norm.scale": (32,),
+        "unembed.kernel": (32, 97),
+    }
+
+
+def test_a_large_model_costs_nothing_to_describe():
+    model = nnx.eval_shape(lambda: Transformer(PRESETS["lwm-7b"], rngs=nnx.Rngs(0), dtype=jnp.bfloat16))
+    leaves = jax.tree.leaves(nnx.state(model))
+    assert 6.7e9 < sum(leaf.size for leaf in leaves) < 6.9e9 and {leaf.dtype for leaf in leaves} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_initial_weights():
+    params = flatten(nnx.state(Transformer(PRESETS["small"], rngs=nnx.Rngs(0))))
+    for name, std in (("embed.table", 0.02), ("layers.attention.query", 0.02), ("layers.attention.output", 0.02 / 12**0.5)):
+        assert abs(float(params[name].std()) / std - 1) < 0.05, name
+    assert not np.array_equal(params["layers.feed_forward.gate"], params["layers.feed_forward.up"])
+
+
+def test_lower_precision_stays_close():
+    rows = packed_rows()
+    graphdef, params = nnx.split(make())
+    half = nnx.merge(graphdef, jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)).logits(*rows)
+    assert half.dtype == jnp.float32
+    np.testing.assert_allclose(half, nnx.merge(graphdef, params).logits(*rows), atol=0.15)
+
+
+def test_config_there_and_back():
+    for config in PRESETS.values():
+        assert TransformerConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(UserError, match=r"unknown fields \['depth'\] and missing fields \['num_layers'\]"):
+        values = SMALL.to_dict() | {"depth": 2}
+        del values["num_layers"]
+        TransformerConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"num_layers": 0}, {"num_kv_heads": 3}, {"head_dim": 7}, {"feed_forward_chunk": 0}, {"remat": "all"}, {"rope_theta": 0.0}],
+)
+def test_impossible_configs_are_refused(change):
+    with pytest.raises(UserError, match=next(iter(change))):
+        replace(SMALL, **change)
