@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ringvision.data.shards import ShardsInfo, ShardWriter
-from ringvision.shipped import tokenizer_folder
+from ringvision import shipped
 from ringvision.video_tokenizer import load_video_tokenizer
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--tokenizer", required=True)
     arguments = parser.parse_args()
-    tokenizer = load_video_tokenizer(tokenizer_folder(arguments.tokenizer))
+    tokenizer = load_video_tokenizer(shipped.tokenizer(arguments.tokenizer))
     info = ShardsInfo(tokenizer.name, tokenizer.hash, tokenizer.grid, tokenizer.num_codes, 1.0)
     with ShardWriter(arguments.out, info, videos_per_file=1 << 30) as writer:
         there = len(writer)

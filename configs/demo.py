@@ -1,0 +1,43 @@
+"""The shipped model: answers questions about the videos of data/world, at one frame a second.
+
+    ringvision train demo
+
+An hour and a quarter on two cores. What it scored stands in demos/model/MODEL_CARD.md. Data, text model and video tokenizer come
+from scripts/make_demo_model.sh, which runs this in its place.
+"""
+
+from ringvision.config import TrainConfig
+from ringvision.models.transformer import TransformerConfig
+
+config = TrainConfig(
+    name="demo",
+    out="runs/demo/model",
+    model=TransformerConfig(
+        vocab_size=640 + 1024 + 2,
+        embed_dim=256,
+        num_layers=8,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=64,
+        hidden_dim=640,
+        max_length=16384,
+    ),
+    data="runs/demo/codes",
+    eval_data="runs/demo/held-codes",
+    text_model="runs/demo/text.model",
+    tokenizer="world-16",
+    length=512,
+    rows=8,
+    steps=6000,
+    lr=1.5e-3,
+    min_lr=5e-5,
+    warmup_steps=200,
+    weight_decay=0.05,
+    ema=0.998,
+    turns_max=10,
+    mesh="context=1",
+    checkpoint_every=250,
+    log_every=25,
+    eval_every=250,
+    eval_examples=900,
+)

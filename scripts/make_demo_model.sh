@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Makes what is shipped, from nothing: draws the world, trains the text tokenizer, the video tokenizer and the model, and measures them.
+#
+#   scripts/make_demo_model.sh [RUNS]        RUNS: where the work is kept (default runs/demo; the configs name that folder)
+#
+# Safe to stop at any moment and to start again: every part goes on where it was. On two cores: about four hours (MODEL_CARD.md says
+# what each part took). Needs .venv (make test).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+runs=${1:-runs/demo}
+python=.venv/bin/python
+
+say() { printf '\n--- %s\n' "$*"; }
+
+say "videos of the world"
+$python scripts/draw_world.py "$runs/held" --videos 500 --held-out
+$python scripts/draw_world.py "$runs/films" --videos 24000 --frames "$runs/frames.npy"
+
+say "text tokenizer"
+[ -f "$runs/text.model" ] || $python scripts/train_text_tokenizer.py "$runs/text.model"
+
+say "video tokenizer"
+.venv/bin/ringvision train-tokenizer configs/tokenizer_world16.py
+mkdir -p tokenizers/world-16
+cp "$runs"/tokenizer/tokenizer/* tokenizers/world-16/
+
+say "codes"
+$python scripts/tokenize_world.py "$runs/held" "$runs/held-codes" --tokenizer tokenizers/world-16
+$python scripts/tokenize_world.py "$runs/films" "$runs/codes" --tokenizer tokenizers/world-16
+
+say "model"
+.venv/bin/ringvision train configs/demo.py
+mkdir -p demos/model
+cp "$runs"/model/model/* demos/model/
+
+say "scores and cards"
+.venv/bin/ringvision evaluate world --examples 800 --json > "$runs/world.json"
+$python scripts/write_cards.py "$runs"

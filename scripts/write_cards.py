@@ -1,0 +1,120 @@
+"""Writes the cards of what is shipped from what the runs recorded: tokenizers/world-16/ and demos/model/.
+
+    python scripts/write_cards.py runs/demo
+
+In: the runs' metrics.jsonl and run.json, world.json (`ringvision evaluate world --json`). Out: MODEL_CARD.md and curves.png in both folders.
+Every number in a card comes from one of these files.
+"""
+
+import argparse
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ringvision.config import load_config
+from ringvision.train.record import Record, read_metrics
+
+TOKENIZER, MODEL = Path("tokenizers/world-16"), Path("demos/model")
+
+
+def hours(run: Path) -> float:
+    """Time spent in steps, from the recorded seconds a step; pauses between two starts of a run do not count."""
+    records = [record for record in read_metrics(run) if "seconds_per_step" in record]
+    steps = [record["step"] for record in records]
+    return sum((b - a) * r["seconds_per_step"] for a, b, r in zip([0, *steps], steps, records, strict=False)) / 3600
+
+
+def last(run: Path, name: str) -> float:
+    return [record[name] for record in read_metrics(run) if name in record][-1]
+
+
+def made_with() -> str:
+    packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "optax"))
+    return f"{packages}, Python {platform.python_version()}, two cores of a CPU, float32"
+
+
+def tokenizer_card(run: Path) -> str:
+    config = load_config("configs/tokenizer_world16.py")
+    shape = config.vqgan
+    return f"""# world-16
+
+A VQGAN for frames of {shape.resolution}x{shape.resolution} pixels: {shape.grid[0] * shape.grid[1]} codes a frame ({shape.grid[0]}x{shape.grid[1]}), \
+each one of {shape.codebook_size}. An hour of video at one frame a second is {3600 * shape.grid[0] * shape.grid[1]:,} codes.
+
+| | |
+|---|---|
+| trained on | single frames of videos that `ringvision.data.world` draws: coloured shapes over dull textures, cards with a digit, after H.264 |
+| for | {int(last(run, "step")):,} steps of {config.batch} frames, {hours(run):.1f} hours |
+| with | {made_with()}; seed {config.seed}; `configs/tokenizer_world16.py` |
+| PSNR, held-out frames | {last(run, "psnr"):.1f} dB |
+| codes in use, held-out frames | {last(run, "used"):.0%} (perplexity {last(run, "perplexity"):.0f}) |
+| licence | Apache-2.0, like the project |
+
+**Knows** the world's six colours, four shapes, ten digits and dull backgrounds. **Does not know** faces, text, fine detail, or anything else that
+a camera sees: real video comes back as patches of about the right colour. For real video bring a tokenizer that was trained on it.
+
+Loss weights: L1 + L2, more where there is an edge ({config.edge_weight}), commitment {config.codebook_weight}; the codebook follows running means, and rows
+that nobody uses are started again. Adversarial loss: {"from step " + str(config.adversarial_start) if config.adversarial_start is not None else "not used in this run"}.
+
+![loss and quality over steps](curves.png)
+"""
+
+
+def model_card(run: Path, scores: dict[str, Any]) -> str:
+    settings = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    shape = settings["model"]
+    rows = "\n".join(
+        f"| {kind} | {score['accuracy']:.1%} | {score['examples']} | {score['chance']:.1%} | {score['blind']:.1%} |"
+        for kind, score in scores["kinds"].items()
+    )
+    parameters = (MODEL / "model.safetensors").stat().st_size // 4
+    return f"""# The shipped model
+
+A transformer of {parameters / 1e6:.1f}M parameters ({shape["num_layers"]} layers of width {shape["embed_dim"]}, {shape["num_heads"]} heads, \
+{shape["num_kv_heads"]} of them with keys and values) that reads the codes of [world-16](../../tokenizers/world-16/MODEL_CARD.md) at one frame a second, \
+each frame after its second, and answers questions about what it saw.
+
+| | |
+|---|---|
+| trained on | videos of `ringvision.data.world`, 4 to 16 seconds, seeds from 0; several questions about each |
+| for | {int(last(run, "step")):,} steps of {settings["rows"]} x {settings["length"]} tokens, {hours(run):.1f} hours |
+| with | {made_with()}; seed {settings["seed"]}; `configs/demo.py` |
+| licence | Apache-2.0, like the project |
+
+## Scores
+
+`ringvision evaluate world --examples {scores["examples"]}`: scenes that training never drew, written as H.264 files and read back. *Chance* is an even guess among the
+possible answers; *blind* is the best answer that the question's words alone suggest, learned from 4,000 training scenes.
+
+| kind | right | examples | chance | blind |
+|---|---|---|---|---|
+{rows}
+| **all** | **{scores["overall"]:.1%}** | {scores["examples"]} | {scores["chance"]:.1%} | {scores["blind"]:.1%} |
+
+**Knows** the world's colours, shapes, digits, directions, order and times, asked in the words that `ringvision/data/world/questions.py` uses.
+**Does not know** other words, other videos, or videos much longer than the 16 seconds that it was trained on: it will answer, and be wrong.
+
+![loss and accuracy over steps](curves.png)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path)
+    runs = parser.parse_args().runs
+    scores = json.loads((runs / "world.json").read_text(encoding="utf-8"))
+    for run, folder, card, curves in (
+        (runs / "tokenizer", TOKENIZER, tokenizer_card(runs / "tokenizer"), ("loss", "l1", "psnr", "used", "perplexity", "dead")),
+        (runs / "model", MODEL, model_card(runs / "model", scores), ("loss", "answer_accuracy", "eval/all", "learning_rate")),
+    ):
+        (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+        last_step = int(last(run, "step"))
+        with Record(run, step=last_step, quiet=True) as record:
+            record.curves_png(folder / "curves.png", curves)
+        print(folder / "MODEL_CARD.md")
+
+
+if __name__ == "__main__":
+    main()
