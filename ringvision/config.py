@@ -68,6 +68,7 @@ class TrainConfig:
     init_from: a model folder whose weights the run starts with. `*_every` counts steps; 0 turns evaluation off. eval_data: a folder of
     held-out shards, on which `eval_examples` questions are marked. About each video between `turns_min` and `turns_max` questions are asked.
     ema: how much of its past a moving average of the weights keeps (0.999; 0: no average); what is averaged is what is exported.
+    embed_codebook: the codes' embeddings begin as a projection of the video tokenizer's codebook instead of at random.
     """
 
     name: str
@@ -99,6 +100,7 @@ class TrainConfig:
     turns_min: int = 1
     turns_max: int = 8
     ema: float = 0.0
+    embed_codebook: bool = False
 
     def __post_init__(self) -> None:
         check = _Checks(self)
@@ -209,7 +211,7 @@ def _first_sentence(box: str) -> str:
     lines = [re.sub(r"^[│|]\s?|\s*[│|]$", "", line.strip()) for line in box.splitlines()]
     paragraph: list[str] = []
     for line in lines:
-        if re.match(r"^[╭╰─+-]{3}", line):
+        if re.match(r"[╭╰─]", line):
             if paragraph:
                 break
             continue

@@ -24,6 +24,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ringvision import shipped
 from ringvision.checkpoint import Checkpoints, flatten, load_model, read_config, save_model, specs, unflatten
 from ringvision.config import TrainConfig
 from ringvision.data.loader import Loader
@@ -184,12 +185,30 @@ def first_state(config: TrainConfig, tx: optax.GradientTransformation, mesh: Mes
     places = shardings(jax.eval_shape(partial(_start, config, tx)), mesh)
     state = jax.jit(partial(_start, config, tx), out_shardings=places)()
     if config.init_from is None:
-        return state
+        return state if not config.embed_codebook else _with_codebook(state, config, tx, weaver, places)
     settings = read_config(config.init_from)
     if settings.get("vocabulary") != json.loads(json.dumps(weaver.vocabulary.to_dict())):
         raise UserError(f"{config.init_from} has another vocabulary than this run; use its text model, its tokenizer and its vocab_size")
     params = unflatten(load_model(config.init_from, specs(state.params)), state.params)
     params = jax.device_put(params, places.params)
+    return jax.jit(partial(start, tx=tx, average=config.ema > 0), out_shardings=places)(params)
+
+
+def _with_codebook(state: TrainState, config: TrainConfig, tx: optax.GradientTransformation, weaver: Weaver, places: Any) -> TrainState:
+    """The state with the codes' embeddings drawn from the video tokenizer's codebook, so that codes that look alike begin alike.
+
+    A random projection of the standardised codebook, of the same spread as the random rows that it replaces.
+    """
+    codebook = load_model(shipped.tokenizer(config.tokenizer))["codebook"]
+    codebook = (codebook - codebook.mean(0)) / codebook.std(0)
+    table = np.array(state.params["embed"]["table"][...])
+    first = weaver.vocabulary.code_offset
+    if len(codebook) != weaver.vocabulary.num_codes:
+        raise UserError(f"{config.tokenizer} has {len(codebook)} codes, {config.data} has {weaver.vocabulary.num_codes}; tokenize the data with it")
+    random = np.random.default_rng([config.seed, 4])
+    projection = random.standard_normal((codebook.shape[1], table.shape[1])) / math.sqrt(codebook.shape[1])
+    table[first : first + len(codebook)] = (codebook @ projection) * table.std()
+    params = unflatten({**flatten(state.params), "embed.table": jax.device_put(table, places.params["embed"]["table"].get_value())}, state.params)
     return jax.jit(partial(start, tx=tx, average=config.ema > 0), out_shardings=places)(params)
 
 
