@@ -12,13 +12,15 @@ Letters: B batch, T queries, S keys and values, N query heads, K KV heads, G = N
 Inside, heads come first: queries [B, K, G, T, H], keys and values [B, K, S, H], lse [B, K, G, T].
 """
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-TILE = 512
-"""Queries or keys of a tile: a block no longer than this is one tile."""
+LARGEST_TILE, SMALLEST_TILE = 512, 128
+SCORES_OF_A_TILE = 2**20
+"""Over batch and heads: 4 MB of float32, which a core's cache still holds. Larger ones cost a CPU two to three times the time."""
 
 
 class Tokens(NamedTuple):
@@ -43,12 +45,12 @@ Partial = tuple[jax.Array, jax.Array]
 def allowed(q_tokens: Tokens, k_tokens: Tokens, rule: Rule) -> jax.Array:
     """bool [B, T, S]. Causal, positions 0 1 0 1 2 0, segments 1 1 2 2 2 0 (two documents and padding), window 2:
 
-        1 0 0 0 0 0
-        1 1 0 0 0 0
-        0 0 1 0 0 0
-        0 0 1 1 0 0
-        0 0 0 1 1 0
-        0 0 0 0 0 0
+    1 0 0 0 0 0
+    1 1 0 0 0 0
+    0 0 1 0 0 0
+    0 0 1 1 0 0
+    0 0 0 1 1 0
+    0 0 0 0 0 0
     """
     q_segments, k_segments = q_tokens.segment_ids[:, :, None], k_tokens.segment_ids[:, None, :]
     mask = (q_segments == k_segments) & (k_segments != 0)
@@ -137,13 +139,21 @@ def accumulator(x: jax.Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
+def tile_size(q: jax.Array) -> int:
+    """How many queries, and how many keys, make a tile for grouped queries of this batch and these heads."""
+    size, heads = LARGEST_TILE, math.prod(q.shape[:3])
+    while size > SMALLEST_TILE and heads * size**2 > SCORES_OF_A_TILE:
+        size //= 2
+    return size
+
+
 def forward(q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens: Tokens, rule: Rule) -> Partial:
     """Grouped queries, heads-first keys and values -> out [B, K, G, T, H], lse [B, K, G, T], float32."""
-    length = q.shape[3]
-    if length <= TILE and k.shape[2] <= TILE:
+    length, size = q.shape[3], tile_size(q)
+    if length <= size and k.shape[2] <= size:
         return _forward_tile(q, k, v, allowed(q_tokens, k_tokens, rule), rule)
-    q_tiles = (_cut(q, 3), *(_cut(x, 1) for x in q_tokens))
-    k_tiles = (_cut(k, 2), _cut(v, 2), *(_cut(x, 1) for x in k_tokens))
+    q_tiles = (_cut(q, 3, size), *(_cut(x, 1, size) for x in q_tokens))
+    k_tiles = (_cut(k, 2, size), _cut(v, 2, size), *(_cut(x, 1, size) for x in k_tokens))
 
     def row(q_tile: tuple[jax.Array, ...]) -> Partial:
         q, *q_tokens = q_tile
@@ -174,11 +184,11 @@ def backward(
 
     `lse` is over all the keys, of this block and of others; `delta` [B, K, G, T] is `sum(d_out * out, -1)` with the out over all of them.
     """
-    length, keys = q.shape[3], k.shape[2]
-    if length <= TILE and keys <= TILE:
+    length, keys, size = q.shape[3], k.shape[2], tile_size(q)
+    if length <= size and keys <= size:
         return _backward_tile(q, k, v, allowed(q_tokens, k_tokens, rule), rule, lse, d_out, delta)
-    q_tiles = (_cut(q, 3), _cut(lse, 3), _cut(d_out, 3), _cut(delta, 3), *(_cut(x, 1) for x in q_tokens))
-    k_tiles = (_cut(k, 2), _cut(v, 2), *(_cut(x, 1) for x in k_tokens))
+    q_tiles = (*(_cut(x, 3, size) for x in (q, lse, d_out, delta)), *(_cut(x, 1, size) for x in q_tokens))
+    k_tiles = (_cut(k, 2, size), _cut(v, 2, size), *(_cut(x, 1, size) for x in k_tokens))
 
     def column(dq: jax.Array, k_tile: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         k, v, *k_tokens = k_tile
@@ -233,9 +243,9 @@ def _product(letters: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(letters, a, b, precision=precision, preferred_element_type=accumulator(a))
 
 
-def _cut(x: jax.Array, axis: int) -> jax.Array:
+def _cut(x: jax.Array, axis: int, size: int) -> jax.Array:
     """Axis `axis` in tiles, which come first; the last one is filled up with zeros (segment 0, so nobody sees it)."""
-    size = min(TILE, x.shape[axis])
+    size = min(size, x.shape[axis])
     padding = [(0, 0)] * x.ndim
     padding[axis] = (0, -x.shape[axis] % size)
     x = jnp.pad(x, padding)

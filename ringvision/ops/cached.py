@@ -47,9 +47,7 @@ def cached_attention(
 
 
 @partial(jax.jit, static_argnames=("mesh", "rule"))
-def _attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens: Tokens, mesh: Mesh | AbstractMesh, rule: Rule
-) -> Partial:
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens: Tokens, mesh: Mesh | AbstractMesh, rule: Rule) -> Partial:
     devices = mesh.shape[AXIS]
     scatter = q.shape[1] % devices == 0
 
@@ -79,7 +77,7 @@ def _attend(
 
 
 def _merge_devices(out: jax.Array, lse: jax.Array, scatter: bool) -> Partial:
-    """out [B, K, G, T, H] and lse [B, K, G, T] over each device's keys -> over all keys; with `scatter` each device keeps its share of T."""
+    """out [B, K, G, T, H] and lse [B, K, G, T] over each device's keys -> over all; with `scatter` each keeps its share of T."""
     largest = attention.finite(jax.lax.pmax(lse, AXIS))
     weight = jnp.exp(lse - largest)
     weighted = jnp.concatenate([out * weight[..., None], weight[..., None]], axis=-1)

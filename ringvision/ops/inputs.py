@@ -48,7 +48,7 @@ def check_length(name: str, length: int, mesh: Mesh | AbstractMesh) -> None:
     devices = spread(mesh, "length")
     if length % devices:
         padded = -(-length // devices) * devices
-        raise UserError(f"{name} of length {length}: expected a multiple of the mesh axis context={devices}; pad to {padded} with segment 0")
+        raise UserError(f"{name} of length {length}: expected a multiple of the mesh's context={devices}; pad to {padded} with segment 0")
 
 
 def make_tokens(name: str, positions: jax.Array | None, segment_ids: jax.Array | None, shape: tuple[int, int]) -> Tokens:

@@ -15,11 +15,12 @@ Only KV heads travel; positions and segment ids, a few bytes a token, are gather
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from ringvision.errors import UserError
 from ringvision.mesh import spec
@@ -91,7 +92,7 @@ def _prepare(
     mesh = resolve_mesh(mesh)
     check_heads(q, k, v, mesh)
     if k.shape[1] != q.shape[1]:
-        raise UserError(f"k of length {k.shape[1]}: expected q's, {q.shape[1]}; cached_attention takes queries and keys of different lengths")
+        raise UserError(f"k of length {k.shape[1]}: expected q's, {q.shape[1]}; cached_attention takes keys of another length")
     check_length("q", q.shape[1], mesh)
     return mesh, make_tokens("", positions, segment_ids, q.shape[:2]), make_rule(q, causal, window, scale)
 
@@ -120,14 +121,14 @@ _attention.defvjp(_attention_forward, _attention_backward)
 
 @partial(jax.jit, static_argnames=("mesh", "rule"))
 def _forward(q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, mesh: AnyMesh, rule: Rule) -> Partial:
-    queries, keys, per_token = spec(mesh, "batch", "length", "heads", None), spec(mesh, "batch", "length", "kv_heads", None), _per_token(mesh)
+    queries, keys, per_token, per_row = _specs(mesh)
 
     def local(q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens) -> Partial:
         q, k, v = attention.group(q, k.shape[2]), attention.heads_first(k), attention.heads_first(v)
         out, lse = _forward_ring(q, jnp.stack([k, v]), tokens, mesh.shape[AXIS], rule)
         return attention.ungroup(out), lse.reshape(lse.shape[0], -1, lse.shape[-1])
 
-    return _on_mesh(local, mesh, (queries, keys, keys, per_token), (queries, spec(mesh, "batch", "heads", "length")))(q, k, v, tokens)
+    return _on_mesh(local, mesh, (queries, keys, keys, per_token), (queries, per_row))(q, k, v, tokens)
 
 
 @partial(jax.jit, static_argnames=("mesh", "rule"))
@@ -142,11 +143,9 @@ def _backward(
     mesh: AnyMesh,
     rule: Rule,
 ) -> Gradients:
-    queries, keys, per_token = spec(mesh, "batch", "length", "heads", None), spec(mesh, "batch", "length", "kv_heads", None), _per_token(mesh)
+    queries, keys, per_token, per_row = _specs(mesh)
 
-    def local(
-        q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, out: jax.Array, lse: jax.Array, d_out: jax.Array
-    ) -> Gradients:
+    def local(q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, out: jax.Array, lse: jax.Array, d_out: jax.Array) -> Gradients:
         kv_heads = k.shape[2]
         q, out, d_out = (attention.group(x, kv_heads) for x in (q, out, d_out))
         delta = (d_out.astype(lse.dtype) * out.astype(lse.dtype)).sum(axis=-1)
@@ -154,16 +153,23 @@ def _backward(
         dq, (dk, dv) = _backward_ring(q, kv, tokens, mesh.shape[AXIS], rule, lse.reshape(delta.shape), d_out, delta)
         return attention.ungroup(dq), attention.heads_first(dk), attention.heads_first(dv)
 
-    specs = (queries, keys, keys, per_token, queries, spec(mesh, "batch", "heads", "length"), queries)
-    return _on_mesh(local, mesh, specs, (queries, keys, keys))(q, k, v, tokens, out, lse, d_out)
+    in_specs = (queries, keys, keys, per_token, queries, per_row, queries)
+    return _on_mesh(local, mesh, in_specs, (queries, keys, keys))(q, k, v, tokens, out, lse, d_out)
 
 
-def _per_token(mesh: AnyMesh) -> Tokens:
-    return Tokens(spec(mesh, "batch", "length"), spec(mesh, "batch", "length"))
+def _specs(mesh: AnyMesh) -> tuple[PartitionSpec, PartitionSpec, Tokens, PartitionSpec]:
+    """Of q, of k and v, of the tokens, and of lse."""
+    per_token = spec(mesh, "batch", "length")
+    return (
+        spec(mesh, "batch", "length", "heads", None),
+        spec(mesh, "batch", "length", "kv_heads", None),
+        Tokens(per_token, per_token),
+        spec(mesh, "batch", "heads", "length"),
+    )
 
 
-def _on_mesh(local, mesh: AnyMesh, in_specs: tuple, out_specs: tuple):
-    """One device needs no mesh, and then compiles faster."""
+def _on_mesh(local: Callable, mesh: AnyMesh, in_specs: tuple, out_specs: tuple) -> Callable:
+    """One device needs no mesh, and compiles faster without."""
     if math.prod(mesh.shape.values()) == 1:
         return local
     return jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
@@ -174,7 +180,7 @@ def _hop(x: jax.Array, devices: int) -> jax.Array:
     return jax.lax.ppermute(x, AXIS, [(i, (i + 1) % devices) for i in range(devices)])
 
 
-def _visitors(tokens: Tokens, devices: int):
+def _visitors(tokens: Tokens, devices: int) -> Callable[[int | jax.Array], Tokens]:
     """hop number -> the Tokens of the keys that are visiting after that many hops."""
     everyone = Tokens(*(jax.lax.all_gather(x, AXIS) for x in tokens))
     here = jax.lax.axis_index(AXIS)
