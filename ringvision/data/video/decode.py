@@ -56,7 +56,8 @@ class Video:
     def _stream(self, container: Any) -> Any:
         for stream in container.streams.video:
             if not stream.disposition & av.stream.Disposition.attached_pic:
-                stream.thread_type = "AUTO"
+                if stream.codec_context is not None:
+                    stream.thread_type = "AUTO"
                 return stream
         others = " and ".join(sorted({stream.type for stream in container.streams}))
         if not others:
@@ -74,6 +75,8 @@ class Video:
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         frames = stream.frames or round(duration * fps)
         context = stream.codec_context
+        if context is None:
+            raise VideoError(f"{self.name}: its codec is not known here, or it is damaged; re-encode it: ffmpeg -i IN -c:v libx264 OUT.mp4")
         width, height = context.width, context.height
         if width <= 0 or height <= 0:
             raise VideoError(f"{self.name} does not say how large its pictures are; it is damaged, or holds no picture", "damaged")

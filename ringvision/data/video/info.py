@@ -53,7 +53,7 @@ class Limits:
     max_pixels: int = 4096 * 4096
     max_frames: int = 2_000_000
     max_duration: float = 12 * 3600.0
-    seconds_a_frame: float = 30.0
+    seconds_a_frame: float = 60.0
     memory: int = 4 << 30
 
     def __post_init__(self) -> None:
