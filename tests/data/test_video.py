@@ -12,7 +12,7 @@ from clips import frame_numbers, with_edit_list, write_clip
 from ringvision.data.video import Limits, VideoError, probe, sample, sample_times
 from ringvision.data.video.container import identify
 from ringvision.data.video.decode import square
-from ringvision.data.video.process import POOL, DecodeProcess
+from ringvision.data.video.process import MOST_VIDEOS, POOL, DecodeProcess
 from ringvision.data.video.times import shown_at
 from ringvision.errors import UserError
 
@@ -269,6 +269,9 @@ def test_one_process_serves_many_videos(clip):
     for _ in range(20):
         list(sample(clip))
     assert POOL.idle[-1].child.pid == before
+    POOL.idle[-1].videos = MOST_VIDEOS - 1
+    list(sample(clip))
+    assert not Path(f"/proc/{before}").exists()
     assert time.monotonic() - began < 20
 
 

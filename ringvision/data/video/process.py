@@ -23,6 +23,7 @@ from ringvision.data.video.info import VideoError
 
 PIPE_BYTES = 1 << 20
 KEPT = 4
+MOST_VIDEOS = 500
 KINDS = b"IFBDSUE"
 
 
@@ -52,6 +53,7 @@ class DecodeProcess:
         )
         assert self.child.stdin is not None
         assert self.child.stdout is not None
+        self.videos = 0
         self.requests, self.answers = self.child.stdin.fileno(), self.child.stdout.fileno()
         with contextlib.suppress(ImportError, AttributeError, OSError):
             import fcntl
@@ -157,8 +159,10 @@ class Pool:
             raise VideoError(message, "crash") from None
 
     def give(self, process: DecodeProcess) -> None:
+        """Takes back a child that is ready for another video. decord loses a little memory with each, so a child serves MOST_VIDEOS."""
+        process.videos += 1
         with self.lock:
-            if len(self.idle) < KEPT and self.owner == os.getpid():
+            if len(self.idle) < KEPT and process.videos < MOST_VIDEOS and self.owner == os.getpid():
                 self.idle.append(process)
                 return
         process.kill()
