@@ -51,8 +51,8 @@ def check_length(name: str, length: int, mesh: Mesh | AbstractMesh) -> None:
         raise UserError(f"{name} of length {length}: expected a multiple of the mesh's context={devices}; pad to {padded} with segment 0")
 
 
-def make_tokens(name: str, positions: jax.Array | None, segment_ids: jax.Array | None, shape: tuple[int, int]) -> Tokens:
-    """int32 positions (None: 0, 1, 2, ...) and segment ids (None: all 1) of `shape` [B, T]. UserError for other shapes and types."""
+def make_tokens(name: str, positions: jax.Array | None, segment_ids: jax.Array | None, shape: tuple[int, ...]) -> Tokens:
+    """int32 positions (None: 0, 1, 2, ...) and segment ids (None: all 1) of `shape` (B, T). UserError for other shapes and types."""
     if positions is None:
         positions = jnp.broadcast_to(jnp.arange(shape[1], dtype=jnp.int32), shape)
     if segment_ids is None:

@@ -30,7 +30,7 @@ from ringvision.ops.inputs import check_heads, check_length, make_rule, make_tok
 
 AXIS = "context"
 AnyMesh = Mesh | AbstractMesh
-Gradients = tuple[jax.Array, jax.Array, jax.Array]
+Three = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def ring_attention(
@@ -142,10 +142,10 @@ def _backward(
     d_out: jax.Array,
     mesh: AnyMesh,
     rule: Rule,
-) -> Gradients:
+) -> Three:
     queries, keys, per_token, per_row = _specs(mesh)
 
-    def local(q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, out: jax.Array, lse: jax.Array, d_out: jax.Array) -> Gradients:
+    def local(q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, out: jax.Array, lse: jax.Array, d_out: jax.Array) -> Three:
         kv_heads = k.shape[2]
         q, out, d_out = (attention.group(x, kv_heads) for x in (q, out, d_out))
         delta = (d_out.astype(lse.dtype) * out.astype(lse.dtype)).sum(axis=-1)
@@ -157,13 +157,12 @@ def _backward(
     return _on_mesh(local, mesh, in_specs, (queries, keys, keys))(q, k, v, tokens, out, lse, d_out)
 
 
-def _specs(mesh: AnyMesh) -> tuple[PartitionSpec, PartitionSpec, Tokens, PartitionSpec]:
+def _specs(mesh: AnyMesh) -> tuple[PartitionSpec, PartitionSpec, PartitionSpec, PartitionSpec]:
     """Of q, of k and v, of the tokens, and of lse."""
-    per_token = spec(mesh, "batch", "length")
     return (
         spec(mesh, "batch", "length", "heads", None),
         spec(mesh, "batch", "length", "kv_heads", None),
-        Tokens(per_token, per_token),
+        spec(mesh, "batch", "length"),
         spec(mesh, "batch", "heads", "length"),
     )
 
@@ -231,7 +230,7 @@ def _backward_ring(
         more, travelling = block(visitor, visitors(1))
         dq, visitor = dq + more, upcoming
 
-        def step(carry: tuple[jax.Array, ...], hops: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
+        def step(carry: Three, hops: jax.Array) -> tuple[Three, None]:
             visitor, travelling, dq = carry
             upcoming, arrived = _hop(visitor, devices), _hop(travelling, devices)
             more, fresh = block(visitor, visitors(hops))
