@@ -1,0 +1,227 @@
+"""The VQGAN against the implementations that it must be able to stand in for, from weights and outputs that they wrote themselves."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ringvision.checkpoint import flatten, unflatten
+from ringvision.errors import UserError
+from ringvision.models.discriminator import Discriminator, hinge_loss
+from ringvision.models.vqgan import VQGAN, VQGANConfig, depth_to_space, nearest, space_to_depth
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+NORM = {"scale": "scale", "bias": "bias"}
+CONV = {"kernel": "kernel", "bias": "bias"}
+
+
+def lwm_names(config: VQGANConfig) -> dict[str, str]:
+    """our name -> LWM's, module by module. Both number the decoder's levels from the lowest resolution."""
+    names = {"codebook": "quantize/embeddings"}
+
+    def module(ours: str, theirs: str, leaves: dict[str, str]) -> None:
+        names.update({f"{ours}.{leaf}": f"{theirs}/{other}" for leaf, other in leaves.items()})
+
+    def block(ours: str, theirs: str) -> None:
+        for number in (1, 2):
+            module(f"{ours}.norm{number}", f"{theirs}/GroupNorm_{number - 1}", NORM)
+            module(f"{ours}.conv{number}", f"{theirs}/Conv_{number - 1}", CONV)
+        module(f"{ours}.shortcut", f"{theirs}/Conv_2", CONV)
+
+    for side, kind, blocks in (("encoder", "Downsampl", config.num_res_blocks), ("decoder", "Upsampl", config.num_res_blocks + 1)):
+        module(f"{side}.conv_in", f"{side}/Conv_0", CONV)
+        module(f"{side}.conv_out", f"{side}/Conv_1", CONV)
+        module(f"{side}.norm_out", f"{side}/GroupNorm_0", NORM)
+        for number in (1, 2):
+            block(f"{side}.middle.block{number}", f"{side}/MidBlock_0/ResnetBlock_{number - 1}")
+        for level in range(len(config.channel_mults)):
+            for index in range(blocks):
+                block(f"{side}.levels.{level}.blocks.{index}", f"{side}/{kind}ingBlock_{level}/ResnetBlock_{index}")
+            resample = "Downsample_0" if side == "encoder" else "Upsample_0"
+            module(f"{side}.levels.{level}.resample.conv", f"{side}/{kind}ingBlock_{level}/{resample}/Conv_0", CONV)
+    module("quant_conv", "quant_conv", CONV)
+    module("post_quant_conv", "post_quant_conv", CONV)
+    return names
+
+
+def vqgan_jax_names(config: VQGANConfig) -> dict[str, str]:
+    """our name -> vqgan-jax's, which numbers the decoder's levels from the highest resolution."""
+    names, levels = {"codebook": "quantize/embedding/embedding"}, len(config.channel_mults)
+
+    def module(ours: str, theirs: str, leaves: dict[str, str]) -> None:
+        names.update({f"{ours}.{leaf}": f"{theirs}/{other}" for leaf, other in leaves.items()})
+
+    def block(ours: str, theirs: str) -> None:
+        for number in (1, 2):
+            module(f"{ours}.norm{number}", f"{theirs}/norm{number}", NORM)
+            module(f"{ours}.conv{number}", f"{theirs}/conv{number}", CONV)
+        module(f"{ours}.shortcut", f"{theirs}/nin_shortcut", CONV)
+
+    def attention(ours: str, theirs: str) -> None:
+        module(f"{ours}.norm", f"{theirs}/norm", NORM)
+        for part, other in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "proj_out")):
+            module(f"{ours}.{part}", f"{theirs}/{other}", CONV)
+
+    for side, blocks in (("encoder", config.num_res_blocks), ("decoder", config.num_res_blocks + 1)):
+        for name in ("conv_in", "conv_out"):
+            module(f"{side}.{name}", f"{side}/{name}", CONV)
+        module(f"{side}.norm_out", f"{side}/norm_out", NORM)
+        for number in (1, 2):
+            block(f"{side}.middle.block{number}", f"{side}/mid/block_{number}")
+        attention(f"{side}.middle.attention", f"{side}/mid/attn_1")
+        for level in range(levels):
+            theirs = f"encoder/down_{level}" if side == "encoder" else f"decoder/up_{levels - 1 - level}"
+            for index in range(blocks):
+                block(f"{side}.levels.{level}.blocks.{index}", f"{theirs}/block_{index}")
+                attention(f"{side}.levels.{level}.attentions.{index}", f"{theirs}/attn_{index}")
+            resample = "downsample" if side == "encoder" else "upsample"
+            module(f"{side}.levels.{level}.resample.conv", f"{theirs}/{resample}/conv", CONV)
+    module("quant_conv", "quant_conv", CONV)
+    module("post_quant_conv", "post_quant_conv", CONV)
+    return names
+
+
+def lwm_config(values: dict) -> VQGANConfig:
+    return VQGANConfig(
+        resolution=values["resolution"],
+        channels=values["hidden_channels"],
+        channel_mults=values["channel_mult"],
+        num_res_blocks=values["num_res_blocks"],
+        attention_resolutions=values["attn_resolutions"],
+        mid_attention=not values["no_attn_mid_block"],
+        z_channels=values["z_channels"],
+        embed_dim=values["quantized_embed_dim"],
+        codebook_size=values["num_embeddings"],
+    )
+
+
+def vqgan_jax_config(values: dict) -> VQGANConfig:
+    return VQGANConfig(
+        resolution=values["resolution"],
+        channels=values["ch"],
+        channel_mults=values["ch_mult"],
+        num_res_blocks=values["num_res_blocks"],
+        attention_resolutions=values["attn_resolutions"],
+        mid_attention=True,
+        z_channels=values["z_channels"],
+        embed_dim=values["embed_dim"],
+        codebook_size=values["n_embed"],
+        clip=False,
+    )
+
+
+def loaded(family: str, config_of, names_of) -> tuple[VQGAN, dict[str, np.ndarray]]:
+    """The network with the fixture's weights, every one of them used and each exactly once; and the expected arrays."""
+    folder = FIXTURES / family
+    config = config_of(json.loads((folder / "config.json").read_text()))
+    graph, params = nnx.split(VQGAN(config, rngs=nnx.Rngs(0)))
+    with np.load(folder / "weights.npz") as file:
+        theirs = dict(file)
+    ours, names = flatten(params), names_of(config)
+    assert sorted(names[name] for name in ours) == sorted(theirs)
+    assert all(ours[name].shape == theirs[names[name]].shape for name in ours)
+    with np.load(folder / "io.npz") as file:
+        expected = dict(file)
+    return nnx.merge(graph, unflatten({name: jnp.asarray(theirs[names[name]]) for name in ours}, params)), expected
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+def test_lwm(jitted: bool) -> None:
+    model, expected = loaded("lwm_vqgan", lwm_config, lwm_names)
+    graph, params = nnx.split(model)
+
+    def run(function):
+        call = lambda params, x: function(nnx.merge(graph, params), x)  # noqa: E731
+        return lambda x: (jax.jit(call) if jitted else call)(params, x)
+
+    z = run(VQGAN.latents)(expected["images"])
+    np.testing.assert_allclose(z, expected["latents_pre_quant"], atol=1e-4)
+    codes = np.asarray(run(VQGAN.encode)(expected["images"]))
+    sure = expected["code_margin"] > 1e-3
+    assert sure.all() and codes.dtype == np.int32
+    np.testing.assert_array_equal(codes[sure], expected["codes"][sure])
+    z_q = run(VQGAN.embed)(expected["codes"])
+    np.testing.assert_allclose(z_q, expected["quantized"], atol=1e-6)
+    np.testing.assert_allclose(run(VQGAN.decode)(z_q), expected["decoded"], atol=1e-3)
+    np.testing.assert_allclose(run(lambda m, x: m.decode(x, clip=False))(z_q), expected["decoded_before_clip"], atol=1e-3)
+    np.testing.assert_allclose(run(VQGAN.decode)(model.embed(expected["random_codes"])), expected["random_decoded"], atol=1e-3)
+
+
+def test_vqgan_jax() -> None:
+    model, expected = loaded("vqgan_jax", vqgan_jax_config, vqgan_jax_names)
+    z = model.latents(expected["images"])
+    np.testing.assert_allclose(z, expected["latents_pre_quant"], atol=1e-4)
+    z_q, codes = model.quantize(z)
+    sure = expected["code_margin"] > 1e-3
+    np.testing.assert_array_equal(np.asarray(codes).reshape(2, -1)[sure], expected["indices"][sure])
+    np.testing.assert_array_equal(z_q, expected["quant_states"])
+    assert np.abs(expected["reconstruction"]).max() > 2  # so that a clip would be seen
+    np.testing.assert_allclose(model.decode(z_q), expected["reconstruction"], atol=1e-3)
+    random = model.embed(expected["random_indices"].reshape(1, 16, 16))
+    np.testing.assert_allclose(model.decode(random), expected["random_decoded"], atol=1e-3)
+
+
+def test_published_sizes() -> None:
+    """The whole networks, without allocating them: LWM's is known to have 146.2 million parameters."""
+    lwm = VQGANConfig(256, channels=128, channel_mults=(1, 2, 2, 4, 6), num_res_blocks=2, z_channels=64, embed_dim=64, codebook_size=8192)
+    shapes = jax.eval_shape(lambda: nnx.split(VQGAN(lwm, rngs=nnx.Rngs(0)))[1])
+    assert lwm.grid == (16, 16) and round(sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6, 1) == 146.2
+    dalle = VQGANConfig(256, channels=128, channel_mults=(1, 1, 2, 2, 4), num_res_blocks=2, attention_resolutions=(16,), mid_attention=True,
+                        z_channels=256, embed_dim=256, codebook_size=16384, clip=False)  # fmt: skip
+    model = nnx.eval_shape(lambda: VQGAN(dalle, rngs=nnx.Rngs(0)))
+    assert [len(level.attentions) for level in model.encoder.levels] == [0, 0, 0, 0, 2]
+    assert [len(level.attentions) for level in model.decoder.levels] == [3, 0, 0, 0, 0]
+
+
+def test_patches_come_back_in_their_places() -> None:
+    images = np.arange(2 * 8 * 12 * 3, dtype=np.float32).reshape(2, 8, 12, 3)
+    cells = space_to_depth(jnp.asarray(images), 4)
+    assert cells.shape == (2, 2, 3, 48)
+    np.testing.assert_array_equal(cells[1, 1, 2].reshape(4, 4, 3), images[1, 4:8, 8:12])
+    np.testing.assert_array_equal(depth_to_space(cells, 4), images)
+
+
+def test_patched_network_has_the_grid_it_says() -> None:
+    config = VQGANConfig(32, channels=8, channel_mults=(1, 2), z_channels=8, embed_dim=4, codebook_size=16, patch_size=4, norm_groups=4)
+    model = VQGAN(config, rngs=nnx.Rngs(0))
+    images = jax.random.uniform(jax.random.key(0), (3, 32, 32, 3), minval=-1, maxval=1)
+    codes = model.encode(images)
+    assert config.pixels_per_code == 8 and codes.shape == (3, *config.grid) == (3, 4, 4)
+    assert model.decode(model.embed(codes)).shape == images.shape
+
+
+def test_nearest_row_by_brute_force() -> None:
+    random = np.random.default_rng(0)
+    z, codebook = random.normal(size=(5, 7, 3)).astype(np.float32), random.normal(size=(11, 3)).astype(np.float32)
+    distances = ((z[..., None, :] - codebook) ** 2).sum(-1)
+    np.testing.assert_array_equal(nearest(jnp.asarray(z), jnp.asarray(codebook)), distances.argmin(-1))
+
+
+def test_config_round_trip_and_refusals() -> None:
+    config = VQGANConfig(64, channel_mults=(1, 2), attention_resolutions=(32,), norm_groups=16)
+    assert VQGANConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    with pytest.raises(UserError, match="pixels"):
+        VQGANConfig(60, patch_size=4)
+    with pytest.raises(UserError, match="norm_groups"):
+        VQGANConfig(64, channels=40)
+    with pytest.raises(UserError, match="channel_mults"):
+        VQGANConfig(64, channel_mults=())
+    with pytest.raises(UserError, match="codebook_size is 0"):
+        VQGANConfig(64, codebook_size=0)
+    with pytest.raises(UserError, match="no field codebok_size"):
+        VQGANConfig.from_dict({"codebok_size": 3})
+
+
+def test_discriminator_judges_pieces() -> None:
+    judge = Discriminator(channels=8, rngs=nnx.Rngs(0))
+    images = jax.random.uniform(jax.random.key(0), (2, 64, 64, 3))
+    logits = judge(images)
+    assert logits.shape == (2, 8, 8)
+    changed = judge(images.at[:, :8, :8].set(0))
+    # GroupNorm lets everything see the mean of the whole image, so far pieces move too, but less than the piece that was painted over.
+    assert abs(changed - logits)[:, 0, 0].min() > abs(changed - logits)[:, 4:, 4:].max()
+    assert hinge_loss(jnp.array([2.0]), jnp.array([-2.0])) == 0 and hinge_loss(jnp.array([0.0]), jnp.array([0.0])) == 1
