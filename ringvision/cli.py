@@ -15,7 +15,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -75,7 +75,8 @@ def _ask(options: argparse.Namespace) -> int:
     assistant = load(options.model, mesh=mesh)
     loaded = time.perf_counter() - started
     _say(f"model ready on {_devices(mesh)} after {loaded:.1f} s")
-    reply = assistant.ask(options.videos, options.question, fps=options.fps, sampler=sampler)
+    settings = {"fps": options.fps, "sampler": sampler, "max_tokens": options.max_tokens, "progress": _progress()}
+    reply = assistant.ask(options.videos, options.question, **settings)
     read = time.perf_counter() - started - loaded
     _say(f"read {_count(reply.frames, 'frame')} at {options.fps:g} a second: {_count(reply.video_tokens, 'token')} of video, {read:.1f} s")
     for piece in reply:
@@ -95,7 +96,12 @@ def _tokenize(options: argparse.Namespace) -> int:
     _start_jax(None)
     from ringvision.tokenize import tokenize_videos
 
-    result = tokenize_videos(options.inputs, options.out, tokenizer=_tokenizer(options.tokenizer), fps=options.fps)
+    def progress(source: str, row: Mapping[str, Any]) -> None:
+        outcome = _count(row["frames"], "frame") if row["status"] == "done" else f"{row['status']}: {row['message']}"
+        _say(f"{source}: {outcome}")
+
+    settings = {"fps": options.fps, "retry_failed": options.retry_failed, "progress": progress}
+    result = tokenize_videos(options.inputs, options.out, tokenizer=_tokenizer(options.tokenizer), **settings)
     if options.json:
         _print_json(result)
     else:
@@ -243,6 +249,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens only; 0 for all")
     ask.add_argument("--top-p", type=float, default=1.0, help="draw from the fewest tokens that reach this probability")
     ask.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    ask.add_argument("--max-tokens", type=_count_of, default=128, metavar="N", help="the longest answer (default 128)")
     _add_json(ask)
     ask.set_defaults(carry_out=_ask)
 
@@ -250,6 +257,7 @@ def _parser() -> argparse.ArgumentParser:
     tokenize.add_argument("inputs", nargs="+", metavar="INPUT", help="video files, or folders of them")
     tokenize.add_argument("--out", required=True, metavar="DIR")
     _add_tokenizer(tokenize)
+    tokenize.add_argument("--retry-failed", action="store_true", help="try those again that failed before")
     _add_json(tokenize)
     tokenize.set_defaults(carry_out=_tokenize)
 
@@ -356,6 +364,17 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _progress() -> Callable[[str, int, int], None] | None:
+    """On a terminal, one line that is written over as frames and tokens are read; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(what: str, done: int, of: int) -> None:
+        print(f"\r\x1b[K{f'{what}: {done} of {of}' if done < of else ''}", end="", file=sys.stderr, flush=True)
+
+    return show
 
 
 def _print_json(value: Any) -> None:

@@ -27,20 +27,26 @@ def model() -> Path:
     return _named(folder("demos") / "model", "config.json", "pass --model DIR, or make one with scripts/make_demo_model.sh")
 
 
+def tokenizers() -> dict[str, Path]:
+    """Name -> folder of every video tokenizer that is shipped."""
+    return {path.parent.name: path.parent for path in sorted(folder("tokenizers").glob("*/config.json"))}
+
+
 def tokenizer(name: str) -> Path:
-    """A shipped video tokenizer, or any folder: `name` is looked up under tokenizers/, then taken as a path."""
-    for place in (folder("tokenizers") / name, Path(name)):
-        if (place / "config.json").is_file():
-            return place
-    have = ", ".join(sorted(path.parent.name for path in folder("tokenizers").glob("*/config.json"))) or "none"
-    raise UserError(f"no video tokenizer {name!r}: shipped are {have}; give one of these, or a folder that holds one")
+    """A video tokenizer: a shipped one of this name, or the folder of this path."""
+    known = tokenizers()
+    if name in known:
+        return known[name]
+    if (Path(name) / "config.json").is_file():
+        return Path(name)
+    raise UserError(f"no video tokenizer {name!r}: shipped are {', '.join(known) or 'none'}; give one of these, or a folder that holds one")
 
 
 def default_tokenizer() -> Path:
     """The only tokenizer that is shipped, or the one that the shipped model uses where there are several."""
-    found = sorted(path.parent for path in folder("tokenizers").glob("*/config.json"))
-    if len(found) == 1:
-        return found[0]
+    known = tokenizers()
+    if len(known) == 1:
+        return next(iter(known.values()))
     config = json.loads((model() / "config.json").read_text(encoding="utf-8"))
     return tokenizer(config["video_tokenizer"])
 

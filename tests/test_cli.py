@@ -1,0 +1,227 @@
+"""The command line: what it prints where, its exit status, and one clear line for every mistake."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from tiny_assistant import write_assistant, write_clip
+
+from ringvision import cli
+
+ROOT = Path(__file__).parents[1]
+TOKENIZER_CONFIG = """
+from ringvision.config import TokenizerTrainConfig
+from ringvision.models.vqgan import VQGANConfig
+config = TokenizerTrainConfig(name="a", out="b", vqgan=VQGANConfig(), data="c", steps=500)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def devices() -> int:
+    """jax has started, with the eight devices of the test process: no command here makes others."""
+    return jax.device_count()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_assistant(tmp_path_factory.mktemp("assistant"))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clips") / "clip.mp4")
+
+
+def ringvision(*arguments: str | Path, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "ringvision", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, **settings)
+
+
+@pytest.mark.parametrize("command", [[], ["ask"], ["tokenize"], ["reconstruct"], ["train"], ["evaluate", "world"], ["demo"], ["doctor"]])
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*command, "--help"])
+    assert not caught.value.code
+    assert capsys.readouterr().out.startswith(" ".join(["usage: ringvision", *command]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "COMMAND"),
+        (["asj"], "did you mean ask?"),
+        (["zzzzzz"], "there are ask, tokenize"),
+        (["ask", "clip.mp4"], "QUESTION"),
+        (["ask", "clip.mp4", "why?", "--devcies", "2"], "did you mean --devices?"),
+        (["ask", "clip.mp4", "why?", "--devices", "0"], "expected a whole number from 1 upward"),
+        (["ask", "clip.mp4", "why?", "--devices", "4096"], "4096 devices were asked for"),
+        (["ask", "clip.mp4", "why?", "--fps", "nan"], "expected a number above 0"),
+        (["ask", "clip.mp4", "why?", "--mesh", "contxt=2"], "did you mean context?"),
+        (["ask", "clip.mp4", "why?", "--devices", "4", "--mesh", "context=3"], "4 devices"),
+        (["ask", "clip.mp4", "why?", "--temperature", "-1"], "temperature -1"),
+        (["ask", "clip.mp4", "why?", "--model", "nowhere"], "nowhere"),
+        (["tokenize", "clip.mp4"], "--out"),
+        (["tokenize", "clip.mp4", "--out", "x", "--tokenizer", "nowhere"], "nowhere"),
+        (["evaluate", "wrld"], "did you mean world?"),
+        (["train", "no_such_config"], "no_such_config"),
+        (["demo", "--port", "x"], "--port"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_status_2(arguments, says, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("ringvision: ")
+    assert err.count("\n") == 1
+    assert says in err
+    assert os.listdir(tmp_path) == []
+
+
+def test_ask_streams_the_answer_and_says_what_it_does(model, clip, capsys):
+    request = ["ask", str(clip), "What colour was the circle?", "--model", str(model), "--max-tokens", "12"]
+    assert cli.main([*request, "--devices", "1", "--json"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert alone.keys() == {"answer", "tokens", "frames", "video_tokens", "devices", "seconds"}
+    assert alone["devices"] == 1
+    assert alone["frames"] > 1
+    assert {"load", "total"} <= alone["seconds"].keys()
+
+    assert cli.main([*request, "--devices", "4", "--json"]) == 0
+    ring = json.loads(capsys.readouterr().out)
+    assert (ring["devices"], ring["tokens"], ring["answer"]) == (4, alone["tokens"], alone["answer"])
+
+    assert cli.main([*request, "--mesh", "context=2"]) == 0
+    out, err = capsys.readouterr()
+    assert out.strip() == alone["answer"]
+    assert "2 cpu devices, a ring of 2" in err
+    assert f"{alone['frames']} frames" in err
+    assert f"{alone['video_tokens']} tokens" in err
+
+
+def test_devices_are_made_of_a_cpu(model, clip, tmp_path):
+    """In a process of its own, with a cache of its own: jax starts with what --devices says."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    done = ringvision("ask", clip, "Which digit?", "--model", model, "--devices", "3", "--max-tokens", "2", "--json", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["devices"] == 3
+    assert "a ring of 3" in done.stderr
+    assert list(tmp_path.glob("ringvision/jax-*/*")), "compiled programs are kept for the next time"
+
+
+@pytest.mark.parametrize(("failed", "status"), [(0, 0), (1, 1)])
+def test_tokenize_names_what_failed_and_says_so_by_its_status(failed, status, capsys, monkeypatch, model):
+    def tokenize_videos(inputs, out, tokenizer, fps, retry_failed, progress):
+        assert (inputs, out, tokenizer, fps, retry_failed) == (["a", "b"], "codes", model / "eyes", 2.0, False)
+        progress("a", {"status": "done", "frames": 1, "message": None})
+        if failed:
+            progress("b", {"status": "failed", "frames": None, "message": "not a video"})
+        return {"done": 2 - failed, "failed": failed, "pending": 0, "frames": np.int64(7), "seconds": 0.5}
+
+    monkeypatch.setattr("ringvision.tokenize.tokenize_videos", tokenize_videos)
+    request = ["tokenize", "a", "b", "--out", "codes", "--tokenizer", str(model / "eyes"), "--fps", "2"]
+    assert cli.main([*request, "--json"]) == status
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"done": 2 - failed, "failed": failed, "pending": 0, "frames": 7, "seconds": 0.5}
+    assert ("b: failed: not a video" in err) == bool(failed)
+    assert cli.main(request) == status
+    assert capsys.readouterr().out.startswith(f"{2 - failed} done, {failed} failed, 0 pending, 7 frames")
+
+
+def test_reconstruct_reports_numbers(capsys, monkeypatch, model):
+    result = {"frames": 3, "psnr": 21.5, "ssim": float("nan"), "seconds": 0.1}
+    monkeypatch.setattr("ringvision.evaluate.reconstruction.reconstruct", lambda video, out, tokenizer, fps: result)
+    request = ["reconstruct", "in.mp4", "out.mp4", "--tokenizer", str(model / "eyes")]
+    assert cli.main([*request, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"frames": 3, "psnr": 21.5, "ssim": None, "seconds": 0.1}
+    assert cli.main(request) == 0
+    assert "psnr                 21.5" in capsys.readouterr().out
+
+
+def test_evaluate_world_prints_each_kind_beside_chance_and_blind(capsys, monkeypatch, model):
+    score = {"accuracy": 0.9, "examples": 4, "chance": 0.25, "blind": 0.3}
+    result = {"overall": 0.9, "examples": 4, "chance": 0.25, "blind": 0.3, "kinds": {"colour": score}}
+    asked = {}
+
+    def evaluate_world(assistant, **settings):
+        asked.update(settings)
+        return result
+
+    monkeypatch.setattr("ringvision.evaluate.world.evaluate_world", evaluate_world)
+    request = ["evaluate", "world", "--model", str(model), "--examples", "4", "--seed", "9", "--devices", "1"]
+    assert cli.main([*request, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == result
+    assert asked == {"examples": 4, "seed": 9, "fps": 1.0}
+    assert cli.main(request) == 0
+    assert "colour                  90.0%    25.0%    30.0%        4" in capsys.readouterr().out
+
+
+def test_train_takes_typed_overrides_and_the_right_kind_of_config(capsys, monkeypatch, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(TOKENIZER_CONFIG)
+    trained = []
+    monkeypatch.setattr("ringvision.train.tokenizer.train_tokenizer", trained.append)
+    assert cli.main(["train-tokenizer", str(path), "--lr", "0.5", "--vqgan.channels", "32"]) == 0
+    assert (trained[0].lr, trained[0].vqgan.channels) == (0.5, 32)
+    assert dataclasses.replace(trained[0], lr=1e-3).steps == 500
+    assert cli.main(["train-tokenizer", str(path), "--stps", "5"]) == 2
+    assert "did you mean --steps?" in capsys.readouterr().err
+    assert cli.main(["train", str(path)]) == 2
+    assert "use `ringvision train-tokenizer" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["train-tokenizer", str(path), "--help"])
+    assert "--vqgan.channels" in capsys.readouterr().out
+    assert len(trained) == 1
+
+
+def test_doctor_finds_what_works(capsys):
+    assert cli.main(["doctor", "--json"]) in (0, 1)
+    report = json.loads(capsys.readouterr().out)
+    assert report["packages"]["jax"]
+    assert report["devices"]["count"] == 8
+    assert report["memory"]["total_gib"] > 0.5
+    assert report["codecs"]["av"]
+    assert 0 <= report["codecs"]["h264"] < 10
+    assert all(len(file["sha256"]) == 64 for file in report["shipped"])
+    cli.main(["doctor"])
+    assert "written and read back" in capsys.readouterr().out
+
+
+def test_ctrl_c_is_one_line_and_status_130(tmp_path):
+    path = tmp_path / "slow.py"
+    path.write_text("import sys, time\nprint('ready', file=sys.stderr, flush=True)\ntime.sleep(60)\n")
+    command = [sys.executable, "-m", "ringvision", "train", str(path)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "ringvision: interrupted; the same command goes on from the last thing it saved\n"
+
+
+def test_a_reader_that_leaves_is_no_traceback():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "ringvision", "doctor"], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(write)
+    assert done.stderr == ""
+    assert done.returncode == 1
+
+
+def test_memory_that_runs_out_is_one_line(capsys, monkeypatch):
+    def run(arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "_run", run)
+    assert cli.main(["doctor"]) == 2
+    assert "--fps" in capsys.readouterr().err
