@@ -45,8 +45,10 @@ class Video:
             self.begins_with_key = self._begins_with_key(container, stream)
 
     def _open(self) -> Any:
+        # PyAV 19 dropped this setting: it escapes what is not UTF-8 by itself.
+        tolerant = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
         try:
-            return av.open(self.path, format=self.demuxer, options={"protocol_whitelist": "file"}, metadata_errors="replace")
+            return av.open(self.path, format=self.demuxer, options={"protocol_whitelist": "file"}, **tolerant)
         except (av.error.FFmpegError, ValueError, MemoryError) as error:
             reason = (getattr(error, "strerror", None) or str(error)).lower()
             raise VideoError(
