@@ -36,8 +36,9 @@ config = TrainConfig(
     ema=0.998,
     turns_max=10,
     mesh="context=1",
+    embed_codebook=True,
     checkpoint_every=250,
     log_every=25,
-    eval_every=250,
-    eval_examples=900,
+    eval_every=500,
+    eval_examples=270,
 )

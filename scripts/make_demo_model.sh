@@ -33,6 +33,9 @@ say "model"
 mkdir -p demos/model
 cp "$runs"/model/model/* demos/model/
 
+say "sample clips"
+$python scripts/make_clips.py demos/clips
+
 say "scores and cards"
 .venv/bin/ringvision evaluate world --examples 800 --json > "$runs/world.json"
 $python scripts/write_cards.py "$runs"
