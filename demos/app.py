@@ -4,6 +4,7 @@
 """
 
 import html
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 
+from ringvision.data.stream import stamp
 from ringvision.data.video import probe, sample, sample_times
 from ringvision.errors import UserError
 from ringvision.infer.assistant import Assistant, load
@@ -38,7 +40,11 @@ CSS = """
 
 
 def page(assistant: Assistant, clips: Path = CLIPS) -> gr.Blocks:
-    """The page over one assistant, not yet serving. clips: a folder of .mp4 files offered as examples; it may be empty."""
+    """The page over one assistant, not yet serving.
+
+    clips: a folder of .mp4 files offered as examples (there may be none); its clips.json, where there is one, knows what to ask about
+    each: {"name.mp4": {"ask": {question: answer}}}.
+    """
 
     def look(video: str | None, fps: float) -> tuple[list[tuple[Any, str]], str]:
         if not video:
@@ -48,7 +54,7 @@ def page(assistant: Assistant, clips: Path = CLIPS) -> gr.Blocks:
             number = len(sample_times(info.duration, fps))
             every = -(-number // FRAMES_SHOWN)
             pictures = [
-                (frame, f"{time:.1f} s".replace(".0 ", " "))
+                (frame, f"{stamp(time)} s")
                 for batch in sample(video, fps=fps / every, size=FRAME_SIZE)
                 for frame, time in zip(batch.frames, batch.times, strict=True)
             ]
@@ -75,12 +81,7 @@ def page(assistant: Assistant, clips: Path = CLIPS) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=2):
                 video = gr.Video(label="Video", sources=["upload"], include_audio=True, height=320, buttons=[])
-                examples = sorted(clips.glob("*.mp4"))
-                if examples:
-                    labels = [clip.stem.replace("-", " ").replace("_", " ") for clip in examples]
-                    gr.Examples(
-                        [[str(clip)] for clip in examples], [video], example_labels=labels, label="Examples", api_visibility="private"
-                    )
+                example_place = gr.Column()
                 fps = gr.Slider(0.1, 8, value=1, step=0.1, label="Frames a second", info="More see quick things; fewer fit a longer video.")
             with gr.Column(scale=3):
                 question = gr.Textbox(label="Question", placeholder="What appeared, and when?", max_length=2000, submit_btn="Ask")
@@ -90,12 +91,22 @@ def page(assistant: Assistant, clips: Path = CLIPS) -> gr.Blocks:
                 with gr.Accordion("How the answer is chosen", open=False):
                     why = "0 always gives the likeliest answer; more gives others a chance."
                     temperature = gr.Slider(0, 1.5, value=0, step=0.05, label="Temperature", info=why)
+        if examples := _examples(clips):
+            with example_place:
+                gr.Examples(examples, [video, question], label="Examples", examples_per_page=12, api_visibility="private")
         seen = gr.Markdown(elem_id="seen")
         frames = gr.Gallery(label="What the model sees", columns=8, height="auto", object_fit="contain", interactive=False, buttons=[])
 
         gr.on([video.change, fps.release], look, [video, fps], [frames, seen], api_name="look", **model_turn)
         question.submit(ask, [video, question, fps, temperature], [answer, status], api_name="ask", **model_turn)
     return blocks.queue(max_size=WAITING, default_concurrency_limit=1)
+
+
+def _examples(clips: Path) -> list[list[str]]:
+    """[clip, question] for each clip and the first thing to ask about it."""
+    notes = clips / "clips.json"
+    known = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
+    return [[str(clip), next(iter(known.get(clip.name, {}).get("ask", QUESTIONS)))] for clip in sorted(clips.glob("*.mp4"))]
 
 
 @contextmanager

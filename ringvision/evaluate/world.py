@@ -49,9 +49,9 @@ def evaluate_world(
 ) -> dict[str, Any]:
     """-> {"overall": accuracy, "examples", "chance", "blind", "kinds": {kind: {"accuracy", "examples", "chance", "blind"}}}.
 
-    Scores are in [0, 1]. `examples` are spread evenly over `kinds`, at most one of a kind from a scene; "overall" and its neighbours are means over examples.
-    A scene is written as H.264 into a temporary folder and asked all its questions in turn. `wrong`, a list, receives each example
-    that was answered wrongly and the answer given. UserError for fewer examples than kinds.
+    Scores are in [0, 1]; "overall" and its neighbours are means over examples, which are spread evenly over `kinds`, at most one of
+    a kind from a scene. A scene is written as H.264 into a temporary folder and asked all its questions in turn. `wrong`, a list,
+    receives each example that was answered wrongly and the answer given. UserError for fewer examples than kinds.
     """
     chosen = choose_examples(examples, seed, kinds)
     blind = BlindModel(question for scene in range(blind_scenes) for question in questions(make_scene(scene)))

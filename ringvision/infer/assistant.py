@@ -10,7 +10,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,11 @@ class Reply:
     timings: seconds spent in decode, tokenize, prefill and, when the answer is complete, generate.
     """
 
-    def __init__(self, *, frames: int, video_tokens: int, devices: int, timings: dict[str, float]) -> None:
-        self.frames, self.video_tokens, self.devices, self.timings = frames, video_tokens, devices, timings
-        self.tokens: list[int] = []
-        self._said = ""
-        self._coming: Iterator[str] = iter(())
+    def __init__(
+        self, coming: Iterator[str], tokens: list[int], *, frames: int, video_tokens: int, devices: int, timings: dict[str, float]
+    ) -> None:
+        self.tokens, self.frames, self.video_tokens, self.devices, self.timings = tokens, frames, video_tokens, devices, timings
+        self._coming, self._said = coming, ""
 
     def __iter__(self) -> Iterator[str]:
         """The pieces that are still to come."""
@@ -118,8 +118,12 @@ class Assistant:
         timings = {"decode": 0.0, "tokenize": 0.0, "prefill": 0.0}
         session, frames = self._take_session(keys, len(asked), max_tokens) or (None, 0)
         if session is None:
-            self._check_fit(paths, question, fps)
-            read = [self._read_video(path, key, fps, timings, progress) for path, key in zip(paths, keys)]
+            durations = [probe(path).duration for path in paths]
+            self._check_fit(paths, durations, question, fps)
+            read = [
+                self._read_video(path, key, fps, len(sample_times(duration, fps)), timings, progress)
+                for path, key, duration in zip(paths, keys, durations)
+            ]
             frames = sum(len(codes) for codes, _ in read)
             session = self._prefill(self.weaver.videos(read), len(asked), max_tokens, timings, progress)
         before = session.length
@@ -129,32 +133,44 @@ class Assistant:
             raise UserError(
                 f"the question has {len(asked)} tokens, beside this video there is room for {room + len(asked) - 1}: shorten it"
             )
-        reply = Reply(frames=frames, video_tokens=before - 1, devices=self.model.mesh.size, timings=timings)
-        reply._coming = self._answer(reply, session, asked, keys, sampler or Sampler(), min(max_tokens, room))
-        next(reply._coming)
-        return reply
+        tokens: list[int] = []
+        back = partial(self._remember, keys, session, before, frames)
+        coming = self._answer(session, asked, sampler or Sampler(), min(max_tokens, room), tokens, timings, back)
+        next(coming)
+        return Reply(coming, tokens, frames=frames, video_tokens=before - 1, devices=self.model.mesh.size, timings=timings)
 
     def _answer(
-        self, reply: Reply, session: Session, asked: np.ndarray, keys: list[Any], sampler: Sampler, max_tokens: int
+        self,
+        session: Session,
+        asked: np.ndarray,
+        sampler: Sampler,
+        max_tokens: int,
+        tokens: list[int],
+        timings: dict[str, float],
+        back: Callable[[], None],
     ) -> Iterator[str]:
-        """First "" when the question is read, then pieces of text. However it ends, the session goes back to where the video ended."""
-        before, stream, began = session.length, self.text.stream(), time.perf_counter()
+        """First "" when the question is read, then pieces of text, and their ids into `tokens`. However it ends, `back` is called.
+
+        It must not know the reply: an answer that nobody waits for any more ends when its reply is dropped, which a circle would delay.
+        """
+        stream, began = self.text.stream(), time.perf_counter()
         try:
             self.generator.read(session, asked)
             assert session.logits is not None
             session.logits.block_until_ready()
-            reply.timings["prefill"] += time.perf_counter() - began
+            timings["prefill"] += time.perf_counter() - began
             yield ""
             began = time.perf_counter()
             for token in self.generator.generate(session, sampler, max_tokens, {self.eos}):
-                reply.tokens.append(token)
+                tokens.append(token)
                 yield stream.push(token)
-            reply.timings["generate"] = time.perf_counter() - began
+            timings["generate"] = time.perf_counter() - began
             yield stream.finish()
         finally:
-            self._remember(keys, session, before, reply.frames)
+            back()
 
     def _remember(self, keys: list[Any], session: Session, length: int, frames: int) -> None:
+        """Takes the session back to where the video ended, and keeps it."""
         if session.cache.k.is_deleted():
             return  # interrupted while the cache was being handed on
         self.generator.rewind(session, length)
@@ -167,12 +183,14 @@ class Assistant:
             return None
         return found
 
-    def _read_video(self, path: PathLike, key: Any, fps: float, timings: dict[str, float], progress: Progress | None) -> Video:
-        """codes [T, h, w] and times [T] of the sampled frames."""
+    def _read_video(
+        self, path: PathLike, key: Any, fps: float, expected: int, timings: dict[str, float], progress: Progress | None
+    ) -> Video:
+        """codes [T, h, w] and times [T] of the sampled frames, about `expected` of them."""
         video = self._codes.take(key)
         if video is None:
             codes, times = [], []
-            expected, began = len(sample_times(probe(path).duration, fps)), time.perf_counter()
+            began = time.perf_counter()
             for batch in sample(path, fps=fps, size=self.tokenizer.size, batch=FRAMES_AT_ONCE):
                 decoded = time.perf_counter()
                 codes.append(self.tokenizer.encode(batch.frames))
@@ -219,9 +237,8 @@ class Assistant:
         if asked + least > limit:
             raise UserError(f"the question has {asked} tokens; of the {limit} that the model reads it may have {limit - least}: shorten it")
 
-    def _check_fit(self, paths: list[PathLike], question: str, fps: float) -> None:
+    def _check_fit(self, paths: list[PathLike], durations: list[float], question: str, fps: float) -> None:
         """UserError where the videos, sampled at `fps`, leave no room for question and answer: how many frames fit, which fps would."""
-        durations = [probe(path).duration for path in paths]
         fixed = len(self.weaver.question(question)) + LEAST_ANSWER
         longest = self.model.config.max_length
 

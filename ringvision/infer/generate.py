@@ -20,11 +20,11 @@ from ringvision.errors import UserError
 from ringvision.infer.model import Model
 from ringvision.infer.sampler import Sampler, choose
 from ringvision.models.cache import Cache, shardings
-from ringvision.models.transformer import Transformer
+from ringvision.models.transformer import Transformer, TransformerConfig
 
 BLOCKS = (1024, 256, 64)
 """Tokens that prefill reads at a time, largest first."""
-SHORTEST_CACHE = 512
+SHORTEST_CACHE = 2048
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Generator:
         while length < tokens:
             length *= 2
         dtype = self.model.params["embed"]["table"].dtype
-        return Session(Cache.empty(self.model.config, self.rows, length, self.model.mesh, dtype))
+        return Session(_maker(self.model.config, self.rows, length, self.model.mesh, dtype)())
 
     def room_for(self, *parts: int, generate: int = 0) -> int:
         """Slots that reading parts of so many tokens one after another, and then generating, takes at most."""
@@ -128,6 +128,12 @@ def _compiled(graphdef: Any, mesh: Mesh, limit: int | None) -> tuple[Any, Any, A
         jax.jit(partial(_choose, limit=limit)),
         jax.jit(Cache.truncate, donate_argnums=0, out_shardings=spread),
     )
+
+
+@lru_cache(maxsize=32)
+def _maker(config: TransformerConfig, rows: int, length: int, mesh: Mesh, dtype: Any) -> Any:
+    """Makes empty caches of one shape."""
+    return jax.jit(lambda: Cache.empty(config, rows, length, mesh, dtype), out_shardings=shardings(mesh))
 
 
 def _extend(

@@ -1,6 +1,8 @@
 """The page, driven as a browser drives it: over HTTP, on this machine alone."""
 
+import gc
 import importlib.util
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +16,8 @@ from ringvision import shipped
 from ringvision.infer.assistant import Assistant, load
 from ringvision.mesh import make_mesh
 
+# Gradio leaves event loops open; they are found in the client's teardown, not in somebody else's test.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored:pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 QUESTION = "What colour was the circle?"
 
 
@@ -37,6 +41,7 @@ def assistant(tmp_path_factory: pytest.TempPathFactory) -> Assistant:
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
     write_clip(folder / "a-small_clip.mp4")
+    (folder / "clips.json").write_text(json.dumps({"a-small_clip.mp4": {"ask": {"Which digit was on the card?": "4"}}}))
     return folder
 
 
@@ -49,6 +54,7 @@ def client(app: ModuleType, assistant: Assistant, clips: Path, tmp_path_factory:
         assert address.startswith("http://127.0.0.1:")
         yield gradio_client.Client(address, verbose=False)
         blocks.close()
+        gc.collect()
 
 
 def _file(path: Path) -> object:
@@ -73,8 +79,10 @@ def test_the_frames_that_the_model_sees_are_shown(client: gradio_client.Client, 
     assert [frame["caption"] for frame in frames][:2] == ["0 s", "1 s"]
     assert f"the model sees {len(frames)} frames, all shown" in seen
     few, seen = client.predict(_file(clips / "a-small_clip.mp4"), 8.0, api_name="/look")
-    assert len(few) <= 48 < int(seen.split("the model sees ")[1].split()[0])
-    assert "one in 2 shown" in seen
+    number = int(seen.split("the model sees ")[1].split()[0])
+    every = -(-number // 48)
+    assert len(few) == -(-number // every) <= 48
+    assert f"one in {every} shown" in seen
 
 
 @pytest.mark.parametrize(("content", "question", "said"), [("not a video", QUESTION, "fake.mp4"), (None, "  ", "the question is empty")])
@@ -103,3 +111,10 @@ def test_nothing_is_fetched_from_elsewhere(client: gradio_client.Client) -> None
         text = page.read().decode()
     assert "fonts.googleapis" not in text
     assert "RingVision" in text
+
+
+def test_examples_come_with_a_question(app: ModuleType, clips: Path, tmp_path: Path) -> None:
+    assert app._examples(clips) == [[str(clips / "a-small_clip.mp4"), "Which digit was on the card?"]]
+    assert app._examples(tmp_path) == []
+    (tmp_path / "mine.mp4").touch()
+    assert app._examples(tmp_path) == [[str(tmp_path / "mine.mp4"), app.QUESTIONS[0]]]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ringvision.errors import UserError
+from ringvision.infer import generate
 from ringvision.infer.generate import Generator
 from ringvision.infer.model import Model, load_model
 from ringvision.infer.sampler import Sampler
@@ -112,10 +113,11 @@ def test_a_seed_decides_a_draw(generator: Generator, model: Model) -> None:
     assert draw(1) == draw(1) != draw(2)
 
 
-def test_no_room_is_said_before_anything_is_read(generator: Generator, model: Model) -> None:
+def test_no_room_is_said_before_anything_is_read(generator: Generator, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "SHORTEST_CACHE", 64)
     session = generator.begin(1)
     with pytest.raises(UserError, match="begin one with more room"):
-        generator.read(session, _prompt(model, 520))
+        generator.read(session, _prompt(model, 600))
     with pytest.raises(UserError, match="the model reads at most"):
         generator.read(session, _prompt(model, model.config.max_length + 1))
     with pytest.raises(UserError, match="nothing was read"):
