@@ -21,8 +21,7 @@ say "text tokenizer"
 
 say "video tokenizer"
 .venv/bin/ringvision train-tokenizer configs/tokenizer_world16.py
-mkdir -p tokenizers/world-16
-cp "$runs"/tokenizer/tokenizer/* tokenizers/world-16/
+$python scripts/ship.py "$runs/tokenizer/tokenizer" tokenizers/world-16
 
 say "codes"
 $python scripts/tokenize_world.py "$runs/held" "$runs/held-codes" --tokenizer tokenizers/world-16
@@ -30,8 +29,7 @@ $python scripts/tokenize_world.py "$runs/films" "$runs/codes" --tokenizer tokeni
 
 say "model"
 .venv/bin/ringvision train configs/demo.py
-mkdir -p demos/model
-cp "$runs"/model/model/* demos/model/
+$python scripts/ship.py "$runs/model/model" demos/model
 
 say "sample clips"
 $python scripts/make_clips.py demos/clips

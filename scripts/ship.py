@@ -1,0 +1,39 @@
+"""Copies what a run made to where it is shipped from, stored in half the bytes.
+
+    python scripts/ship.py runs/demo/tokenizer/tokenizer tokenizers/world-16
+    python scripts/ship.py runs/demo/model/model demos/model
+
+Weights are stored as float16 and computed with in float32. Nothing is written when a weight does not fit float16.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from ringvision import shipped
+from ringvision.checkpoint import load_model, read_config, save_model
+from ringvision.errors import UserError
+from ringvision.video_tokenizer import load_video_tokenizer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("dest", type=Path)
+    arguments = parser.parse_args()
+    settings, arrays = read_config(arguments.source), load_model(arguments.source)
+    halves = {name: array.astype(np.float16) if array.dtype == np.float32 else array for name, array in arrays.items()}
+    if lost := [name for name, array in halves.items() if not np.isfinite(array).all()]:
+        raise UserError(f"{', '.join(lost)} hold weights beyond float16; ship {arguments.source} as it is")
+    if "video_tokenizer" in settings:
+        settings["video_tokenizer_hash"] = load_video_tokenizer(shipped.tokenizer(settings["video_tokenizer"])).hash
+    save_model(arguments.dest, settings, halves)
+    for text in arguments.source.glob("text.model"):
+        shutil.copy2(text, arguments.dest / text.name)
+    print(f"{arguments.dest}: {sum(array.nbytes for array in halves.values()) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
