@@ -12,10 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ringvision import shipped
 from ringvision.checkpoint import load_model, read_config, save_model
 from ringvision.errors import UserError
-from ringvision.video_tokenizer import load_video_tokenizer
 
 
 def main() -> None:
@@ -27,8 +25,6 @@ def main() -> None:
     halves = {name: array.astype(np.float16) if array.dtype == np.float32 else array for name, array in arrays.items()}
     if lost := [name for name, array in halves.items() if not np.isfinite(array).all()]:
         raise UserError(f"{', '.join(lost)} hold weights beyond float16; ship {arguments.source} as it is")
-    if "video_tokenizer" in settings:
-        settings["video_tokenizer_hash"] = load_video_tokenizer(shipped.tokenizer(settings["video_tokenizer"])).hash
     save_model(arguments.dest, settings, halves)
     for text in arguments.source.glob("text.model"):
         shutil.copy2(text, arguments.dest / text.name)

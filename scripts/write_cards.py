@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ringvision.checkpoint import load_model
 from ringvision.config import load_config
 from ringvision.train.record import Record, read_metrics
 
@@ -69,7 +70,7 @@ def model_card(run: Path, scores: dict[str, Any]) -> str:
         f"| {kind} | {score['accuracy']:.1%} | {score['examples']} | {score['chance']:.1%} | {score['blind']:.1%} |"
         for kind, score in scores["kinds"].items()
     )
-    parameters = (MODEL / "model.safetensors").stat().st_size // 4
+    parameters = sum(array.size for array in load_model(MODEL).values())
     return f"""# The shipped model
 
 A transformer of {parameters / 1e6:.1f}M parameters ({shape["num_layers"]} layers of width {shape["embed_dim"]}, {shape["num_heads"]} heads, \
