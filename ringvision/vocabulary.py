@@ -99,7 +99,9 @@ class Vocabulary:
         known = set(cls.__dataclass_fields__)
         unknown, missing = set(values) - known, known - {"vision_size"} - set(values)
         if unknown or missing:
-            raise UserError(f"a vocabulary with unknown fields {sorted(unknown)} and missing fields {sorted(missing)}: expected {sorted(known)}")
+            raise UserError(
+                f"a vocabulary with unknown fields {sorted(unknown)} and missing fields {sorted(missing)}: expected {sorted(known)}"
+            )
         return cls(**values)
 
 

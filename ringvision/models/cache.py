@@ -36,9 +36,7 @@ class Cache:
     fill: jax.Array
 
     @classmethod
-    def empty(
-        cls, config: TransformerConfig, batch: int, length: int, mesh: Mesh | None = None, dtype: jnp.dtype = jnp.float32
-    ) -> "Cache":
+    def empty(cls, config: TransformerConfig, batch: int, length: int, mesh: Mesh | None = None, dtype: jnp.dtype = jnp.float32) -> "Cache":
         """Room for `length` tokens a row (rounded up to a multiple of the mesh axis `context`), made where it will stay."""
         if batch < 1 or length < 1:
             raise UserError(f"a cache for {batch} rows of {length} tokens: both must be at least 1")
@@ -106,7 +104,8 @@ class Cache:
         specs = _specs(mesh)
         length = None if single else "length"
         stacked, rows = spec(mesh, None, "batch", length, "kv_heads", None), spec(mesh, "batch", length)
-        return jax.shard_map(write, mesh=mesh, in_specs=(specs, (stacked, stacked, rows, rows), specs.fill), out_specs=specs)(self, new, turn)
+        in_specs = (specs, (stacked, stacked, rows, rows), specs.fill)
+        return jax.shard_map(write, mesh=mesh, in_specs=in_specs, out_specs=specs)(self, new, turn)
 
     def truncate(self, length: int | jax.Array) -> "Cache":
         """Forget every token whose position is `length` or more, and take back the slots behind the last token that stays on each

@@ -39,7 +39,10 @@ class TransformerConfig:
             if getattr(self, name) < 1:
                 raise UserError(f"a transformer with {name}={getattr(self, name)}: expected at least 1")
         if self.num_heads % self.num_kv_heads:
-            raise UserError(f"num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}: every key head serves as many query heads")
+            raise UserError(
+                f"num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}: "
+                f"expected as many query heads to each key/value head"
+            )
         if self.head_dim % 2:
             raise UserError(f"head_dim={self.head_dim} is odd: rotary positions turn its two halves against each other, so it must be even")
         if self.feed_forward_chunk is not None and self.feed_forward_chunk < 1:
@@ -92,6 +95,4 @@ PRESETS: dict[str, TransformerConfig] = {
     "13b": _llama(5120, 40, 40, 13824),
     "30b": _llama(6656, 60, 52, 17920),
 }
-PRESETS["lwm-7b"] = replace(
-    PRESETS["7b"], vocab_size=32000 + 8448, rope_theta=50e6, max_length=2**20, feed_forward_chunk=1024
-)
+PRESETS["lwm-7b"] = replace(PRESETS["7b"], vocab_size=32000 + 8448, rope_theta=50e6, max_length=2**20, feed_forward_chunk=1024)

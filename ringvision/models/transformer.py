@@ -26,6 +26,9 @@ from ringvision.ops.rope import rope
 
 __all__ = ["PRESETS", "Transformer", "TransformerConfig"]
 
+Pair = tuple[jax.Array, jax.Array]
+"""Keys and values."""
+
 
 class Layers(nnx.Module):
     """All blocks at once: each parameter is `[num_layers, ...]`."""
@@ -95,23 +98,21 @@ class Transformer(nnx.Module):
         mesh = mesh or _one_device()
         graphdef, stacked = nnx.split(self.layers)
 
-        def block(x: jax.Array, scanned: tuple[nnx.State, jax.Array | None, jax.Array | None]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            layer_params, old_k, old_v = scanned
+        def block(x: jax.Array, scanned: tuple[nnx.State, Pair | None]) -> tuple[jax.Array, Pair]:
+            layer_params, old = scanned
             layer = nnx.merge(graphdef, layer_params)
             q, k, v = self._queries_keys_values(layer, x, positions)
             new = k.astype(cache.k.dtype), v.astype(cache.v.dtype)
             k, v = (part.astype(q.dtype) for part in new)  # as they will be read from the cache
             if tokens.shape[1] == 1:
-                part = attend(
-                    q, k, v, q_positions=positions, k_positions=positions, q_segment_ids=segment_ids, k_segment_ids=segment_ids
-                )
+                part = attend(q, k, v, q_positions=positions, k_positions=positions, q_segment_ids=segment_ids, k_segment_ids=segment_ids)
             else:
                 part = ring_attention_with_lse(q, k, v, mesh=mesh, positions=positions, segment_ids=segment_ids)
-            if old_k is not None:
+            if old is not None:
                 before = cached_attention(
                     q,
-                    old_k.astype(q.dtype),
-                    old_v.astype(q.dtype),
+                    old[0].astype(q.dtype),
+                    old[1].astype(q.dtype),
                     mesh=mesh,
                     q_positions=positions,
                     k_positions=cache.positions,
@@ -121,7 +122,7 @@ class Transformer(nnx.Module):
                 part = merge(part, before)
             return self._rest_of_block(layer, x, part[0], mesh), new
 
-        scanned = (stacked, None, None) if fresh else (stacked, cache.k, cache.v)
+        scanned = (stacked, None if fresh else (cache.k, cache.v))
         x, (k, v) = jax.lax.scan(block, self.embed(tokens), scanned)
         cache = cache.append(k, v, positions, segment_ids, mesh=mesh)
         return jnp.where(cache.overflowed, jnp.nan, self.norm(x)), cache
