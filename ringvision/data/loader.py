@@ -52,13 +52,14 @@ class Loader:
     """Builds batches of `rows` x `length` from `shards`.
 
     seed: of the order of videos and of what is asked. turns_min, turns_max: how many questions about a video. vision_weight: see
-    `Weaver.example`. ask: all questions of a scene (the world's). UserError where a video and its shortest question are longer
-    than a row, or the folder is empty.
+    `Weaver.example`, as for question_weight. most_frames: longer videos are left out (0: none are). ask: all questions of a scene (the
+    world's). UserError where a video and its shortest question are longer than a row, or the folder is empty.
     """
 
     def __init__(
         self, shards: Shards, weaver: Weaver, *, length: int, rows: int, seed: int = 0,
-        turns_min: int = 1, turns_max: int = 8, vision_weight: float = 0.0, ask: Ask = ask_world,
+        turns_min: int = 1, turns_max: int = 8, vision_weight: float = 0.0, question_weight: float = 0.0, most_frames: int = 0,
+        ask: Ask = ask_world,
     ) -> None:  # fmt: skip
         if not 1 <= turns_min <= turns_max:
             raise UserError(f"turns_min={turns_min}, turns_max={turns_max}; give 1 <= turns_min <= turns_max")
@@ -66,7 +67,10 @@ class Loader:
             raise UserError(f"{shards.folder} holds no videos; write some")
         self.shards, self.weaver = shards, weaver
         self.length, self.rows, self.seed = length, rows, seed
-        self.turns_min, self.turns_max, self.vision_weight = turns_min, turns_max, vision_weight
+        self.turns_min, self.turns_max, self.vision_weight, self.question_weight = turns_min, turns_max, vision_weight, question_weight
+        self._videos = np.flatnonzero(shards.lengths <= (most_frames or np.inf))
+        if not len(self._videos):
+            raise UserError(f"{shards.folder} holds no video of at most {most_frames} frames; raise most_frames")
         self._ask = ask
         self.turns = lru_cache(maxsize=1 << 14)(self._turns)
         self._sizes = self._video_sizes()
@@ -186,7 +190,8 @@ class Loader:
 
     def _example(self, video: int, turns: Sequence[Turn]) -> Example:
         woven = self.weaver.videos([self.shards.video(video)])
-        return self.weaver.continued(woven, [(turn.question, turn.answer) for turn in turns], vision_weight=self.vision_weight)
+        parts = [(turn.question, turn.answer) for turn in turns]
+        return self.weaver.continued(woven, parts, vision_weight=self.vision_weight, question_weight=self.question_weight)
 
     def _turns(self, seed: int) -> tuple[Turn, ...]:
         return tuple(Turn(q.kind, self.weaver.question(q.text), self.weaver.answer(q.answer)) for q in self._ask(seed))
@@ -218,7 +223,7 @@ class Loader:
                 item = next(fresh, None)
                 if item is None:
                     random = np.random.default_rng([self.seed, 0, epoch])
-                    videos = random.permutation(len(self.shards))
+                    videos = random.permutation(self._videos)
                     wanted = random.integers(self.turns_min, self.turns_max + 1, len(videos))
                     sizes = np.minimum(self._sizes[videos] + wanted * self._share, self.length)
                     fresh = iter(zip(videos.tolist(), wanted.tolist(), sizes.tolist(), strict=True))

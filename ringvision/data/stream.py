@@ -99,14 +99,20 @@ class Weaver:
         """bos, videos, question: int32 [n]; the model goes on with the answer and eos."""
         return np.concatenate([self.videos(videos), self.question(question)])
 
-    def example(self, videos: Sequence[Video], turns: Sequence[Turn], *, vision_weight: float = 0.0) -> Example:
+    def example(
+        self, videos: Sequence[Video], turns: Sequence[Turn], *, vision_weight: float = 0.0, question_weight: float = 0.0
+    ) -> Example:
         """A document of videos and turns. Loss is on answers and their eos; every answer counts 1 however long it is.
 
-        vision_weight: how much all codes, eof and eov together count beside one answer.
+        vision_weight: how much all codes, eof and eov together count beside one answer. question_weight: how much each question counts
+        beside its answer; what may be asked of a video says much about it.
         """
-        return self.continued(self.videos(videos), [(self.question(q), self.answer(a)) for q, a in turns], vision_weight=vision_weight)
+        parts = [(self.question(q), self.answer(a)) for q, a in turns]
+        return self.continued(self.videos(videos), parts, vision_weight=vision_weight, question_weight=question_weight)
 
-    def continued(self, videos: np.ndarray, turns: Sequence[tuple[np.ndarray, np.ndarray]], *, vision_weight: float = 0.0) -> Example:
+    def continued(
+        self, videos: np.ndarray, turns: Sequence[tuple[np.ndarray, np.ndarray]], *, vision_weight: float = 0.0, question_weight: float = 0.0
+    ) -> Example:
         """The same from parts that `videos`, `question` and `answer` gave."""
         tokens = np.concatenate([videos, *(part for turn in turns for part in turn)])
         loss_mask = np.zeros(len(tokens), np.float32)
@@ -117,6 +123,7 @@ class Weaver:
         for question, answer in turns:
             start = at + len(question)
             at = start + len(answer)
+            loss_mask[start - len(question) : start] = question_weight / len(question)
             loss_mask[start:at] = 1.0 / len(answer)
             answers.append((start, at))
         return Example(tokens, loss_mask, weight=float(len(turns)) if turns else 1.0, answers=tuple(answers))
