@@ -197,8 +197,8 @@ class Checkpoints:
             self._remove(final)
             os.rename(partial, final)
             _sync(self.folder)
-            for old in self.steps()[: -self.keep]:
-                self._remove(self._path(old))
+            for earlier in self.steps()[: -self.keep]:
+                self._remove(self._path(earlier))
         _together(f"checkpoint {step} is whole")
         return final
 

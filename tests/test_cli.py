@@ -212,7 +212,8 @@ def test_ctrl_c_is_one_line_and_status_130(tmp_path):
 def test_a_reader_that_leaves_is_no_traceback():
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run([sys.executable, "-m", "ringvision", "doctor"], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    command = [sys.executable, "-m", "ringvision", "doctor"]
+    done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
     os.close(write)
     assert done.stderr == ""
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""What an installation gets: declared dependencies, pinned versions, the shipped folders in the wheel, and a set-up that explains itself."""
+"""What an installation gets: declared dependencies, pinned versions, what is shipped in the wheel; and a set-up that explains itself."""
 
 import ast
 import importlib.metadata

@@ -46,7 +46,7 @@ class Video:
 
     def _open(self) -> Any:
         # PyAV 19 dropped this setting: it escapes what is not UTF-8 by itself.
-        tolerant = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+        tolerant: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
         try:
             return av.open(self.path, format=self.demuxer, options={"protocol_whitelist": "file"}, **tolerant)
         except (av.error.FFmpegError, ValueError, MemoryError) as error:
