@@ -42,6 +42,9 @@ class StreamFormat:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "StreamFormat":
+        """UserError that names the fields that a format does not have."""
+        if unknown := sorted(set(values) - set(StreamFormat.__dataclass_fields__)):
+            raise UserError(f"a stream format has no field {', '.join(unknown)}; it has {', '.join(StreamFormat.__dataclass_fields__)}")
         return StreamFormat(**values)
 
 
