@@ -81,12 +81,12 @@ class VideoTokenizer:
         return np.asarray(self._params["codebook"][...])
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
-        """frames [T, size, size, 3], uint8 or float in the network's range -> codes int32 [T, h, w]. Memory: one batch of activations."""
+        """frames [T, size, size, 3], uint8 or float in [-1, 1] -> codes int32 [T, h, w]. Memory: one batch of activations."""
         frames = np.asarray(frames)
         shape = (self.size, self.size, self.config.in_channels)
         if frames.ndim != 4 or frames.shape[1:] != shape or not (frames.dtype == np.uint8 or np.issubdtype(frames.dtype, np.floating)):
             raise UserError(
-                f"frames of {frames.dtype} {list(frames.shape)}; expected uint8, or float in [-1, 1], of [T, {', '.join(map(str, shape))}]: "
+                f"frames of {frames.dtype} {list(frames.shape)}; expected uint8, or floats in [-1, 1], [T, {', '.join(map(str, shape))}]; "
                 f"sample the video at size {self.size}"
             )
         return self._batched(self._encode, frames if frames.dtype == np.uint8 else frames.astype(np.float32), self.grid, np.int32)
@@ -107,7 +107,9 @@ class VideoTokenizer:
         if codes.ndim != 3 or codes.shape[1:] != self.grid or not np.issubdtype(codes.dtype, np.integer):
             raise UserError(f"codes of {codes.dtype} {list(codes.shape)}; expected integers of [T, {self.grid[0]}, {self.grid[1]}]")
         if codes.size and (codes.min() < 0 or codes.max() >= self.num_codes):
-            raise UserError(f"codes run from {codes.min()} to {codes.max()}; this tokenizer's run from 0 to {self.num_codes - 1}: use the one that made them")
+            raise UserError(
+                f"codes run from {codes.min()} to {codes.max()}; this tokenizer's from 0 to {self.num_codes - 1}: use the one that made them"
+            )
         return codes.astype(np.int32)
 
     def _batched(self, function: Callable[[Any, np.ndarray], Any], items: np.ndarray, shape: tuple[int, ...], dtype: Any) -> np.ndarray:

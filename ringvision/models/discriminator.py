@@ -5,6 +5,8 @@ Translation with Conditional Adversarial Networks", CVPR 2017). It takes 4x4 pix
 shipped tokenizer does: at full resolution it would cost more than the network that it judges.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -16,7 +18,7 @@ class Discriminator(nnx.Module):
     """Three convolutions and a last one to a logit; a logit sees 26 pixels on a side."""
 
     def __init__(self, *, in_channels: int = 3, channels: int = 32, norm_groups: int = 8, rngs: nnx.Rngs):
-        norm = dict(groups=norm_groups, eps=1e-6)
+        norm: dict[str, Any] = {"groups": norm_groups, "eps": 1e-6}
         self.conv_in = Convolution(in_channels, channels, 6, stride=4, rngs=rngs)
         self.conv1 = Convolution(channels, 2 * channels, 3, rngs=rngs)
         self.norm1 = GroupNorm(2 * channels, **norm, rngs=rngs)

@@ -13,6 +13,7 @@ Axes: N images, H W pixels, h w codes, C channels of whatever is meant, K rows o
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -92,8 +93,8 @@ class Level(nnx.Module):
     """One resolution: residual blocks, an attention after each where `attention`, then a change of resolution or none."""
 
     def __init__(self, widths: Sequence[int], attention: bool, resample: nnx.Module | None, config: VQGANConfig, rngs: nnx.Rngs):
-        norm = dict(groups=config.norm_groups, eps=config.norm_eps)
-        self.blocks = nnx.List([ResidualBlock(before, after, **norm, rngs=rngs) for before, after in zip(widths, widths[1:], strict=False)])
+        norm: dict[str, Any] = {"groups": config.norm_groups, "eps": config.norm_eps}
+        self.blocks = nnx.List([ResidualBlock(before, after, **norm, rngs=rngs) for before, after in pairwise(widths)])
         self.attentions = nnx.List([Attention2D(after, **norm, rngs=rngs) for after in widths[1:] if attention])
         self.resample = resample
 
@@ -109,7 +110,7 @@ class Middle(nnx.Module):
     """Two residual blocks at the lowest resolution, attention between them where the config says so."""
 
     def __init__(self, width: int, config: VQGANConfig, rngs: nnx.Rngs):
-        norm = dict(groups=config.norm_groups, eps=config.norm_eps)
+        norm: dict[str, Any] = {"groups": config.norm_groups, "eps": config.norm_eps}
         self.block1 = ResidualBlock(width, width, **norm, rngs=rngs)
         self.attention = Attention2D(width, **norm, rngs=rngs) if config.mid_attention else None
         self.block2 = ResidualBlock(width, width, **norm, rngs=rngs)
@@ -206,7 +207,7 @@ class VQGAN(nnx.Module):
 
 
 def nearest(z: jax.Array, codebook: jax.Array) -> jax.Array:
-    """z [..., C], codebook [K, C] -> int32 [...]: the nearest row; the first of equals. |z|^2 is the same for all rows, so it is left out."""
+    """z [..., C], codebook [K, C] -> int32 [...]: the nearest row, the first of equals. |z|^2 is the same for all rows: left out."""
     products = jnp.einsum("...c,kc->...k", z, codebook, precision=jax.lax.Precision.HIGHEST)
     return jnp.argmin(jnp.sum(codebook**2, axis=-1) - 2 * products, axis=-1).astype(jnp.int32)
 

@@ -90,7 +90,7 @@ def batch_of(frames: np.ndarray, config: TokenizerTrainConfig, step: int) -> np.
 
 
 def evaluator(training: TokenizerTraining) -> Callable[[TokenizerState, np.ndarray], tuple[dict[str, float], np.ndarray]]:
-    """-> evaluate(state, frames) -> ({psnr dB, used (share of the codebook), perplexity}, picture uint8: originals over reconstructions)."""
+    """-> evaluate(state, frames) -> {psnr (dB), used (share of the codebook), perplexity}, picture: originals over reconstructions."""
     batch, size = training.config.batch, training.config.vqgan.codebook_size
 
     @jax.jit

@@ -139,7 +139,7 @@ def update_codebook(
 
 
 def edge_weights(images: jax.Array, strength: float) -> jax.Array:
-    """images [N, H, W, 3] in [-1, 1] -> [N, H, W, 1]: 1 where it is flat, up to 1 + strength at and beside a full step of brightness or colour."""
+    """images [N, H, W, 3] in [-1, 1] -> [N, H, W, 1]: 1 where it is flat, up to 1 + strength at and beside an edge."""
     if strength == 0:
         return jnp.ones((*images.shape[:3], 1))
     down = jnp.pad(jnp.diff(images, axis=1), ((0, 0), (0, 1), (0, 0), (0, 0)))
