@@ -1,0 +1,116 @@
+"""Attention of one block to another, by tiles, and the merge of results over different keys."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dense import Problem, dense_attention, make_problem, relative
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ringvision.ops import attention
+from ringvision.ops.attention import Tokens, attend, group, heads_first, merge, ungroup
+
+
+def keys_of(problem: Problem, part: slice) -> Problem:
+    changes = {name: getattr(problem, name)[:, part] for name in ("k", "v", "k_positions", "k_segment_ids")}
+    return Problem(**(vars(problem) | changes))
+
+
+def run(p: Problem, **options):
+    tokens = {name: getattr(p, name) for name in ("q_positions", "k_positions", "q_segment_ids", "k_segment_ids")}
+    return attend(p.q, p.k, p.v, **tokens, **options)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    monkeypatch.setattr(attention, "tile_size", lambda q: 16)
+
+
+def test_the_reference_itself_against_finite_differences():
+    problem = make_problem(batch=1, length=8, width=4, segments=False)
+    expected, step = dense_attention(problem), 1e-2
+
+    def loss() -> float:
+        return float((dense_attention(problem)["out"] * problem.d_out).sum())
+
+    for name in ("q", "k", "v"):
+        array = getattr(problem, name)
+        for index in ((0, 5, 0, 1), (0, 2, 1, 3)):
+            kept = array[index]
+            array[index] = kept + step
+            up, high = loss(), float(array[index])
+            array[index] = kept - step
+            down, low = loss(), float(array[index])
+            array[index] = kept
+            assert (up - down) / (high - low) == pytest.approx(expected[f"d{name}"][index], rel=1e-3, abs=1e-5)
+
+
+def test_the_rows_of_the_docstring():
+    positions, segments = np.array([[0, 1, 0, 1, 2, 0]]), np.array([[1, 1, 2, 2, 2, 0]])
+    rows = attention.allowed(Tokens(positions, segments), Tokens(positions, segments), attention.Rule(True, 2, 1.0))[0]
+    drawn = [line.split() for line in attention.allowed.__doc__.splitlines() if line.strip() and set(line.strip()) <= set("01 ")]
+    assert np.array_equal(rows, np.array(drawn) == "1")
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("keys", [slice(None), slice(0, 37), slice(30, 61)])
+def test_tiles_that_do_not_divide_the_block(small_tiles, causal, keys):
+    """50 queries, and keys of other lengths, in tiles of 16; forward and backward."""
+    whole = make_problem(length=64, segments=True)
+    problem = keys_of(whole.ordered(np.arange(64)), keys)
+    for name in ("q", "d_out", "q_positions", "q_segment_ids"):
+        setattr(problem, name, getattr(whole, name)[:, 14:])
+    expected = dense_attention(problem, causal=causal)
+    out, lse = jax.jit(lambda: run(problem, causal=causal))()
+    assert np.abs(out - expected["out"]).max() < 2e-6
+    assert np.array_equal(np.isneginf(lse), np.isneginf(expected["lse"]))
+
+    @jax.jit
+    def backward(out, lse):
+        q, d_out, out = (group(x, 2) for x in (problem.q, problem.d_out, out))
+        q_tokens = Tokens(problem.q_positions, problem.q_segment_ids)
+        k_tokens = Tokens(problem.k_positions, problem.k_segment_ids)
+        rule = attention.Rule(causal, None, 0.25)
+        k, v, lse = heads_first(problem.k), heads_first(problem.v), lse.reshape(q.shape[:-1])
+        dq, dk, dv = attention.backward(q, k, v, q_tokens, k_tokens, rule, lse, d_out, (d_out * out).sum(-1))
+        return {"dq": ungroup(dq), "dk": heads_first(dk), "dv": heads_first(dv)}
+
+    for name, array in backward(out, lse).items():
+        assert relative(array, expected[name]) < 1e-5, name
+
+
+def test_the_scores_never_exist_as_a_whole():
+    problem = make_problem(batch=1, length=4096, heads=1, kv_heads=1, width=2)
+    traced = str(jax.make_jaxpr(lambda: run(problem))())
+    assert "512,512" in traced
+    assert "4096,4096" not in traced
+
+
+def test_merging_parts_gives_the_whole():
+    problem = make_problem(segments=True)
+    parts = [run(keys_of(problem, part)) for part in (slice(0, 10), slice(10, 40), slice(40, 64))]
+    expected = dense_attention(problem)
+    for first, second, third in ((0, 1, 2), (2, 0, 1)):
+        out, lse = merge(merge(parts[first], parts[second]), parts[third])
+        assert np.abs(out - expected["out"]).max() < 2e-6
+        seen = np.isfinite(expected["lse"])
+        assert np.abs(np.asarray(lse)[seen] - expected["lse"][seen]).max() < 2e-6
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-200, 200, width=32) | st.just(-np.inf), min_size=2, max_size=2))
+def test_merge_never_makes_nan(pair):
+    out = jnp.ones((1, 1, 1, 1))
+    merged, lse = merge(*((out, jnp.full((1, 1, 1), value, jnp.float32)) for value in pair))
+    assert lse[0, 0, 0] == pytest.approx(np.logaddexp(*pair), abs=1e-4)
+    assert merged[0, 0, 0, 0] == pytest.approx(0 if max(pair) == -np.inf else 1, abs=1e-6)
+
+
+def test_tiles_shrink_with_batch_and_heads():
+    def size(*shape: int) -> int:
+        return attention.tile_size(jax.ShapeDtypeStruct(shape, jnp.float32))
+
+    assert size(1, 1, 1, 9999, 64) == 512
+    assert size(4, 2, 2, 9999, 64) == 256
+    assert size(64, 8, 4, 9999, 64) == 128

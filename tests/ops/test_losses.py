@@ -1,0 +1,118 @@
+"""Chunked cross-entropy against the whole table of logits in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ringvision.errors import UserError
+from ringvision.mesh import make_mesh, sharding
+from ringvision.ops.losses import chunked_cross_entropy
+
+B, L, D, V = 2, 24, 8, 40
+
+
+def problem():
+    random = np.random.default_rng(0)
+    hidden, head = random.normal(size=(B, L, D)).astype(np.float32), random.normal(size=(D, V)).astype(np.float32)
+    weights = random.uniform(size=(B, L)).astype(np.float32) * (random.uniform(size=(B, L)) > 0.3)
+    return hidden, head, random.integers(0, V, size=(B, L)).astype(np.int32), weights
+
+
+def definition(hidden, head, targets, weights):
+    logits = hidden.astype(np.float64) @ head.astype(np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    loss = -np.take_along_axis(log_p, targets[..., None], -1)[..., 0]
+    d_logits = weights[..., None] * (np.exp(log_p) - np.eye(V)[targets])
+    return {
+        "sums": ((weights * loss).sum(), weights.sum(), (weights * (logits.argmax(-1) == targets)).sum()),
+        "hidden": d_logits @ head.T.astype(np.float64),
+        "head": np.einsum("BLD,BLV->DV", hidden.astype(np.float64), d_logits),
+        "weights": loss,
+    }
+
+
+@pytest.mark.parametrize("chunk", [6, 7, 24, 100])
+def test_sums_and_gradients(chunk):
+    hidden, head, targets, weights = problem()
+    expected = definition(hidden, head, targets, weights)
+
+    def loss(hidden, head, weights):
+        return chunked_cross_entropy(hidden, head, targets, weights, chunk=chunk)
+
+    assert np.allclose(loss(hidden, head, weights), expected["sums"], rtol=1e-5)
+    sums, pull_back = jax.vjp(loss, hidden, head, weights)
+    assert np.allclose(sums, expected["sums"], rtol=1e-5)
+    gradients = pull_back((jnp.float32(2), jnp.float32(0), jnp.float32(0)))
+    for name, gradient in zip(("hidden", "head", "weights"), gradients):
+        assert np.abs(gradient - 2 * expected[name]).max() < 1e-5 * np.abs(expected[name]).max(), name
+
+
+def test_a_mean_by_the_weights():
+    """Dividing by the sum of weights sends a cotangent to both sums."""
+    hidden, head, targets, weights = problem()
+
+    def mean(weights):
+        total, count, _ = chunked_cross_entropy(hidden, head, targets, weights, chunk=8)
+        return total / count
+
+    losses = definition(hidden, head, targets, weights)["weights"]
+    expected = (losses - mean(weights)) / weights.sum()
+    assert np.abs(jax.grad(mean)(weights) - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_the_logits_never_exist_as_a_whole():
+    hidden, head, targets, weights = problem()
+
+    def loss(hidden, head):
+        return chunked_cross_entropy(hidden, head, targets, weights, chunk=6)[0]
+
+    traced = str(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(hidden, head))
+    assert f"[{B},6,{V}]" in traced
+    assert f"{L},{V}]" not in traced
+
+
+def test_half_precision():
+    hidden, head, targets, weights = problem()
+    hidden, head = np.asarray(hidden, jnp.bfloat16), np.asarray(head, jnp.bfloat16)
+    expected = definition(hidden.astype(np.float32), head.astype(np.float32), targets, weights)
+    total, pull_back = jax.vjp(lambda *a: chunked_cross_entropy(*a, targets, weights, chunk=6)[0], hidden, head)
+    assert total.dtype == jnp.float32
+    assert float(total) == pytest.approx(expected["sums"][0], rel=1e-4)
+    for name, gradient in zip(("hidden", "head"), pull_back(jnp.float32(1))):
+        assert gradient.dtype == jnp.bfloat16
+        assert np.abs(gradient.astype(np.float32) - expected[name]).max() < 2e-2 * np.abs(expected[name]).max()
+
+
+def test_spread_over_the_ring():
+    """Every device works on its part of every chunk: hidden states are not gathered."""
+    mesh = make_mesh(context=4, devices=jax.devices()[:4])
+    arrays = problem()
+    places = (("batch", "length", None), (None, None), ("batch", "length"), ("batch", "length"))
+    spread = [jax.device_put(array, sharding(mesh, *place)) for array, place in zip(arrays, places)]
+
+    def loss(hidden, head, targets, weights):
+        return chunked_cross_entropy(hidden, head, targets, weights, chunk=8)[0]
+
+    step = jax.jit(jax.value_and_grad(loss)).lower(*spread).compile()
+    total, d_hidden = step(*spread)
+    expected = definition(*arrays)
+    assert float(total) == pytest.approx(expected["sums"][0], rel=1e-5)
+    assert np.abs(d_hidden - expected["hidden"]).max() < 1e-5 * np.abs(expected["hidden"]).max()
+    assert d_hidden.sharding.is_equivalent_to(spread[0].sharding, 3)
+    assert "all-gather" not in step.as_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head": np.zeros((9, V), np.float32)}, r"hidden \(2, 24, 8\) and head \(9, 40\)"),
+        ({"targets": np.zeros((2, 23), np.int32)}, r"targets of shape \(2, 23\).*\(2, 24\)"),
+        ({"weights": np.zeros((24,), np.float32)}, r"weights of shape \(24,\)"),
+        ({"chunk": 0}, "chunk=0"),
+    ],
+)
+def test_bad_input_is_named(changes, message):
+    arguments = dict(zip(("hidden", "head", "targets", "weights"), problem())) | {"chunk": 6} | changes
+    with pytest.raises(UserError, match=message):
+        chunked_cross_entropy(**arguments)

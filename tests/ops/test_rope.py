@@ -1,0 +1,65 @@
+"""Rotary positions against their definition in float64."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ringvision.errors import UserError
+from ringvision.ops.rope import RopeScaling, frequencies, rope
+
+
+def definition(x: np.ndarray, positions: np.ndarray, theta: float) -> np.ndarray:
+    """Channel i and channel i + H/2 as one complex number, turned by position * theta^(-2i/H)."""
+    half = x.shape[-1] // 2
+    turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * positions[..., None, None] * theta ** (-np.arange(half) / half))
+    return np.concatenate([turned.real, turned.imag], axis=-1)
+
+
+@pytest.mark.parametrize("theta", [1e4, 5e7])
+def test_definition(theta):
+    random = np.random.default_rng(0)
+    x, positions = random.normal(size=(2, 16, 3, 8)).astype(np.float32), random.integers(0, 2000, size=(2, 16))
+    turned = rope(jnp.asarray(x), positions, theta=theta)
+    assert turned.dtype == jnp.float32
+    assert np.abs(turned - definition(x.astype(np.float64), positions, theta)).max() < 5e-4  # float32 angles: 2000 radians to 1e-4
+
+
+def test_products_depend_on_the_difference_of_positions():
+    random = np.random.default_rng(1)
+    q, k = (random.normal(size=(1, 1, 1, 16)).astype(np.float32) for _ in range(2))
+    products = [float((rope(q, np.array([[at]]), theta=1e4) * rope(k, np.array([[at - 7]]), theta=1e4)).sum()) for at in (7, 50, 600)]
+    assert products == pytest.approx([products[0]] * 3, abs=1e-3)
+    assert np.array_equal(rope(q, np.array([[0]]), theta=1e4), q)
+
+
+def test_half_precision_keeps_its_type_and_float32_angles():
+    x = np.ones((1, 1, 1, 8), jnp.bfloat16)
+    turned = rope(x, np.array([[1001]]), theta=1e4)
+    assert turned.dtype == jnp.bfloat16
+    assert np.abs(turned.astype(np.float32) - definition(np.ones((1, 1, 1, 8)), np.array([[1001]]), 1e4)).max() < 1e-2
+
+
+def test_scaling_slows_the_slow_and_keeps_the_fast():
+    plain = frequencies(64, 5e5)
+    scaled = frequencies(64, 5e5, RopeScaling(factor=8, low_frequency=1, high_frequency=4, trained_length=8192))
+    turns = 8192 * plain / (2 * np.pi)
+    assert np.array_equal(scaled[turns > 4], plain[turns > 4])
+    assert np.allclose(scaled[turns < 1], plain[turns < 1] / 8, rtol=1e-6)
+    between = (turns > 1) & (turns < 4)
+    smooth = (turns[between] - 1) / 3
+    assert between.any()
+    assert np.allclose(scaled[between], (1 - smooth) * plain[between] / 8 + smooth * plain[between], rtol=1e-5)
+
+
+def test_linear_interpolation():
+    linear = RopeScaling(factor=4, low_frequency=float("inf"), high_frequency=float("inf"))
+    assert np.allclose(frequencies(16, 1e4, linear), frequencies(16, 1e4) / 4, rtol=1e-6)
+
+
+def test_bad_input_is_named():
+    with pytest.raises(UserError, match="head_dim=7"):
+        rope(np.zeros((1, 1, 1, 7), np.float32), np.zeros((1, 1), np.int32), theta=1e4)
+    with pytest.raises(UserError, match=r"factor=0\.5"):
+        RopeScaling(factor=0.5)
+    with pytest.raises(UserError, match="low_frequency=5"):
+        RopeScaling(factor=2, low_frequency=5, high_frequency=4)

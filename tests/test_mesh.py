@@ -1,0 +1,77 @@
+"""Meshes, the text that describes one, and where arrays lie on it."""
+
+import jax
+import pytest
+from jax.sharding import PartitionSpec
+
+from ringvision.errors import UserError
+from ringvision.mesh import AXES, Rules, make_mesh, parse_mesh, sharding, spec, spread
+
+
+def test_context_takes_what_is_left():
+    assert dict(make_mesh().shape) == {"data": 1, "fsdp": 1, "tensor": 1, "context": 8}
+    assert make_mesh(data=2, tensor=2).shape["context"] == 2
+    assert make_mesh(devices=jax.devices()[:3]).shape["context"] == 3
+    assert make_mesh().axis_names == AXES
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"data": 3}, "does not divide 8 devices"),
+        ({"context": 4}, "is 4, but there are 8 devices"),
+        ({"data": 4, "context": 4}, "is 16, but there are 8 devices"),
+        ({"data": 16}, "does not divide 8 devices"),
+        ({"tensor": 0}, "tensor=0: expected at least 1"),
+    ],
+)
+def test_a_mesh_that_the_devices_do_not_fill(axes, message):
+    with pytest.raises(UserError, match=message):
+        make_mesh(**axes)
+
+
+def test_parse():
+    assert parse_mesh("context=4,data=2") == {"context": 4, "data": 2}
+    assert parse_mesh(" context = 4 , ") == {"context": 4}
+    assert parse_mesh("") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("contxt=4", "did you mean context"),
+        ("zzz=4", "the axes are data, fsdp, tensor, context"),
+        ("context", "write context=N"),
+        ("context=four", "write context=N"),
+        ("context=0", "at least 1"),
+        ("context=-2", "write context=N"),
+        ("context=2,context=4", "given twice"),
+    ],
+)
+def test_a_text_that_describes_no_mesh(text, message):
+    with pytest.raises(UserError, match=message):
+        parse_mesh(text)
+
+
+def test_shardings():
+    mesh = make_mesh(data=2, tensor=2)
+    assert sharding(mesh, "batch", "length").spec == PartitionSpec(("data", "fsdp"), "context")
+    assert sharding(mesh, "embed", "hidden").spec == PartitionSpec("fsdp", "tensor")
+    assert sharding(mesh, "batch", "length", None).spec == PartitionSpec(("data", "fsdp"), "context", None)
+    assert spread(mesh, "batch") == 2
+
+
+def test_axes_that_a_mesh_lacks_are_left_out():
+    ring = jax.sharding.AbstractMesh((8,), ("context",))
+    assert spec(ring, "batch", "length", "heads") == PartitionSpec(None, "context", None)
+    assert spread(ring, "batch") == 1
+
+
+def test_a_collision_raises():
+    with pytest.raises(ValueError, match="'heads' and 'hidden' would both be spread over the mesh axis 'tensor'"):
+        Rules().spec("heads", "hidden")
+    with pytest.raises(ValueError, match="'batch' and 'embed'"):
+        Rules().spec("batch", "embed")
+    with pytest.raises(ValueError, match="no rule for the logical axis 'width'"):
+        Rules().spec("width")
+    assert Rules(embed=()).spec("batch", "embed") == PartitionSpec(("data", "fsdp"), None)
