@@ -108,7 +108,7 @@ class VideoTokenizer:
             raise UserError(f"codes of {codes.dtype} {list(codes.shape)}; expected integers of [T, {self.grid[0]}, {self.grid[1]}]")
         if codes.size and (codes.min() < 0 or codes.max() >= self.num_codes):
             raise UserError(
-                f"codes run from {codes.min()} to {codes.max()}; this tokenizer's from 0 to {self.num_codes - 1}: use the one that made them"
+                f"codes run from {codes.min()} to {codes.max()}; this tokenizer's from 0 to {self.num_codes - 1}: use the one they are of"
             )
         return codes.astype(np.int32)
 
