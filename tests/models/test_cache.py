@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hugging_face import load
 
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
 from ringvision.models.cache import Cache, shardings
 from ringvision.models.transformer import Transformer, TransformerConfig
+
+from .hugging_face import load
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "hf_llama"
 CONFIG = TransformerConfig(vocab_size=61, embed_dim=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, hidden_dim=40)

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import llama_reference
 import numpy as np
 import pytest
 from flax import nnx
-from hugging_face import load
 
 from ringvision.checkpoint import flatten
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
 from ringvision.models.transformer import PRESETS, Transformer, TransformerConfig
+
+from . import llama_reference
+from .hugging_face import load
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "hf_llama"
 SMALL = TransformerConfig(vocab_size=97, embed_dim=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, hidden_dim=48)
