@@ -68,8 +68,9 @@ class TrainConfig:
     init_from: a model folder whose weights the run starts with. `*_every` counts steps; 0 turns evaluation off. eval_data: a folder of
     held-out shards, on which `eval_examples` questions are marked. About each video between `turns_min` and `turns_max` questions are asked.
     ema: how much of its past a moving average of the weights keeps (0.999; 0: no average); what is averaged is what is exported.
-    vision_weight, question_weight: how much predicting a video's codes, and each question, counts beside an answer. most_frames: longer videos
-    are left out (0: none). embed_codebook: the codes' embeddings begin as a projection of the video tokenizer's codebook instead of at random.
+    vision_weight, question_weight: how much predicting a video's codes, and each question, counts beside an answer.
+    grow_from, grow_steps: at first only pieces of at most `grow_from` frames of a video are shown, and longer ones from step to step until
+    after `grow_steps` videos are whole (0: whole from the start). embed_codebook: the codes' embeddings begin as a projection of the video tokenizer's codebook instead of at random.
     """
 
     name: str
@@ -91,7 +92,8 @@ class TrainConfig:
     loss_chunk: int = 512
     vision_weight: float = 0.0
     question_weight: float = 0.0
-    most_frames: int = 0
+    grow_from: int = 0
+    grow_steps: int = 0
     mesh: str = ""
     seed: int = 0
     checkpoint_every: int = 1000
@@ -109,7 +111,7 @@ class TrainConfig:
         check = _Checks(self)
         check.filled("name", "out", "data", "text_model", "tokenizer")
         check.at_least(1, "length", "rows", "steps", "loss_chunk", "checkpoint_every", "log_every")
-        check.at_least(0, "min_lr", "warmup_steps", "weight_decay", "vision_weight", "question_weight", "most_frames", "seed", "eval_every")
+        check.at_least(0, "min_lr", "warmup_steps", "weight_decay", "vision_weight", "question_weight", "grow_from", "grow_steps", "seed", "eval_every")
         check.at_least(1, "eval_examples", "turns_min")
         check.that(self.turns_max >= self.turns_min, f"turns_max is {self.turns_max}, expected at least turns_min, which is {self.turns_min}")
         check.that(0 <= self.ema < 1, f"ema is {self.ema}, expected from 0 to below 1")

@@ -19,7 +19,19 @@ from ringvision.data.shards import Shards
 from ringvision.data.stream import Example, Weaver, stamp
 from ringvision.errors import UserError
 
-Ask = Callable[[int], Sequence[world.Question]]  # a scene's seed -> all that is asked about it
+Ask = Callable[[int, int, int], Sequence[world.Question]]  # a scene's seed, first second and seconds seen -> all that is asked about it
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The frames `first` to `first + count - 1` of a video."""
+
+    video: int
+    first: int
+    count: int
+
+
+Planned = tuple[Piece, int, int]  # what is shown, turns wanted, the row it goes to (or, before it has one, its size)
 
 
 @dataclass(frozen=True)
@@ -44,22 +56,25 @@ class Exam:
     kinds: tuple[str, ...]
 
 
-def ask_world(seed: int) -> Sequence[world.Question]:
-    return world.questions(world.make_scene(seed))
+def ask_world(seed: int, first: int, count: int) -> Sequence[world.Question]:
+    scene = world.make_scene(seed)
+    return world.questions(scene if (first, count) == (0, int(scene.duration)) else scene.clip(first, count))
 
 
 class Loader:
     """Builds batches of `rows` x `length` from `shards`.
 
-    seed: of the order of videos and of what is asked. turns_min, turns_max: how many questions about a video. vision_weight: see
-    `Weaver.example`, as for question_weight. most_frames: longer videos are left out (0: none are). ask: all questions of a scene (the
+    seed: of the order of videos and of what is asked. turns_min, turns_max: how many questions about a video are planned; where a row has room left, the
+    videos that are asked least are asked more, where it has not enough, the most asked are asked less. vision_weight: see
+    `Weaver.example`, as for question_weight. grow_from, grow_steps: at step 0 at most `grow_from` frames in a row are
+    shown of a video, a random piece of it, and more from step to step until after grow_steps all are; 0 shows all from the start. ask: all questions of a scene (the
     world's). UserError where a video and its shortest question are longer than a row, or the folder is empty.
     """
 
     def __init__(
         self, shards: Shards, weaver: Weaver, *, length: int, rows: int, seed: int = 0,
-        turns_min: int = 1, turns_max: int = 8, vision_weight: float = 0.0, question_weight: float = 0.0, most_frames: int = 0,
-        ask: Ask = ask_world,
+        turns_min: int = 1, turns_max: int = 8, vision_weight: float = 0.0, question_weight: float = 0.0, grow_from: int = 0,
+        grow_steps: int = 0, ask: Ask = ask_world,
     ) -> None:  # fmt: skip
         if not 1 <= turns_min <= turns_max:
             raise UserError(f"turns_min={turns_min}, turns_max={turns_max}; give 1 <= turns_min <= turns_max")
@@ -68,28 +83,27 @@ class Loader:
         self.shards, self.weaver = shards, weaver
         self.length, self.rows, self.seed = length, rows, seed
         self.turns_min, self.turns_max, self.vision_weight, self.question_weight = turns_min, turns_max, vision_weight, question_weight
-        self._videos = np.flatnonzero(shards.lengths <= (most_frames or np.inf))
-        if not len(self._videos):
-            raise UserError(f"{shards.folder} holds no video of at most {most_frames} frames; raise most_frames")
+        self.grow_from, self.grow_steps = grow_from, grow_steps
         self._ask = ask
         self.turns = lru_cache(maxsize=1 << 14)(self._turns)
-        self._sizes = self._video_sizes()
-        sample = [turn.size for index in range(min(64, len(shards))) for turn in self.turns(int(shards.seeds[index]))]
+        self._frame_ends, self._starts = self._frame_sizes()
+        sample = [turn.size for index in range(min(64, len(shards))) for turn in self.turns(self._whole(index))]
         self._share = int(np.ceil(np.mean(sample))) if sample else 0
-        too_long = int((self._sizes + min(sample, default=0) > length).sum())
+        sizes = np.array([self._size(self._whole(index)) for index in range(len(shards))])
+        too_long = int((sizes + min(sample, default=0) > length).sum())
         if too_long:
             raise UserError(
-                f"{too_long} of {len(shards)} videos in {shards.folder} (the longest of {self._sizes.max()} tokens) leave no room for"
+                f"{too_long} of {len(shards)} videos in {shards.folder} (the longest of {sizes.max()} tokens) leave no room for"
                 f" a question in rows of {length}; make rows longer"
             )
         self._plans = self._plan()
-        self._planned: list[list[tuple[int, int, int]]] = []
+        self._planned: list[list[Planned]] = []
         self._planning = threading.Lock()
 
     def batch(self, step: int) -> Batch:
         """The batch of step 0, 1, …; the same for the same seed, whatever was asked before."""
         random = np.random.default_rng([self.seed, 1, step])
-        rows: list[list[tuple[int, int]]] = [[] for _ in range(self.rows)]
+        rows: list[list[tuple[Piece, int]]] = [[] for _ in range(self.rows)]
         for video, wanted, row in self._plan_of(step):
             rows[row].append((video, wanted))
         examples, places = [], []
@@ -141,13 +155,13 @@ class Loader:
         asked: dict[str, int] = {}
         chosen: list[tuple[Example, str]] = []
         for index in range(examples):
-            video = index % len(self.shards)
-            turns = self.turns(int(self.shards.seeds[video]))
+            video = self._whole(index % len(self.shards))
+            turns = self.turns(video)
             if not turns:
                 continue
             order = random.permutation(len(turns))
             turn = turns[min(order, key=lambda i: asked.get(turns[i].kind, 0))]
-            if self._sizes[video] + turn.size <= self.length:
+            if self._size(video) + turn.size <= self.length:
                 asked[turn.kind] = asked.get(turn.kind, 0) + 1
                 chosen.append((self._example(video, [turn]), turn.kind))
         exams = []
@@ -163,74 +177,101 @@ class Loader:
             chosen = [pair for pair, found in zip(chosen, places, strict=True) if found is None]
         return exams
 
-    def _row(self, planned: list[tuple[int, int]], random: np.random.Generator) -> list[Example]:
+    def _row(self, planned: list[tuple[Piece, int]], random: np.random.Generator) -> list[Example]:
         """The examples of one row: turns are given up where they were planned too long, and added where there is room."""
         pools = []
         for video, _ in planned:
-            turns = self.turns(int(self.shards.seeds[video]))
+            turns = self.turns(video)
             pools.append([turns[index] for index in random.permutation(len(turns))])
         counts = [min(wanted, len(pool)) for (_, wanted), pool in zip(planned, pools, strict=True)]
-        room = self.length - sum(int(self._sizes[video]) for video, _ in planned)
+        room = self.length - sum(self._size(video) for video, _ in planned)
         room -= sum(turn.size for pool, count in zip(pools, counts, strict=True) for turn in pool[:count])
         while room < 0:
             most = max(range(len(counts)), key=counts.__getitem__)
             counts[most] -= 1
             room += pools[most][counts[most]].size
-        for index in sorted(range(len(counts)), key=counts.__getitem__):
-            pool = pools[index]
-            while counts[index] < min(self.turns_max, len(pool)):
-                after = counts[index]
-                fits = next((i for i in range(after, len(pool)) if pool[i].size <= room), None)
-                if fits is None:
-                    break
-                pool[after], pool[fits] = pool[fits], pool[after]
-                counts[index] += 1
-                room -= pool[after].size
+        growing = list(range(len(counts)))
+        while growing:
+            index = min(growing, key=counts.__getitem__)
+            pool, after = pools[index], counts[index]
+            fits = next((i for i in range(after, len(pool)) if pool[i].size <= room), None)
+            if fits is None:
+                growing.remove(index)
+                continue
+            pool[after], pool[fits] = pool[fits], pool[after]
+            counts[index] += 1
+            room -= pool[after].size
         return [self._example(video, pool[:count]) for (video, _), pool, count in zip(planned, pools, counts, strict=True) if count]
 
-    def _example(self, video: int, turns: Sequence[Turn]) -> Example:
-        woven = self.weaver.videos([self.shards.video(video)])
+    def _example(self, video: Piece, turns: Sequence[Turn]) -> Example:
+        codes, times = self.shards.video(video.video)
+        seen = slice(video.first, video.first + video.count)
+        woven = self.weaver.videos([(codes[seen], times[seen])])
         parts = [(turn.question, turn.answer) for turn in turns]
         return self.weaver.continued(woven, parts, vision_weight=self.vision_weight, question_weight=self.question_weight)
 
-    def _turns(self, seed: int) -> tuple[Turn, ...]:
-        return tuple(Turn(q.kind, self.weaver.question(q.text), self.weaver.answer(q.answer)) for q in self._ask(seed))
+    def _turns(self, video: Piece) -> tuple[Turn, ...]:
+        asked = self._ask(int(self.shards.seeds[video.video]), video.first, video.count)
+        return tuple(Turn(q.kind, self.weaver.question(q.text), self.weaver.answer(q.answer)) for q in asked)
 
-    def _video_sizes(self) -> np.ndarray:
-        """Tokens of bos and each video, int64 [videos]."""
+    def _whole(self, video: int) -> Piece:
+        return Piece(video, 0, int(self.shards.lengths[video]))
+
+    def _piece(self, video: int, most: float, random: np.random.Generator) -> Piece:
+        """The whole video where it has at most `most` frames, otherwise a random piece of at most so many."""
+        length = int(self.shards.lengths[video])
+        if length <= most:
+            return self._whole(video)
+        count = int(random.integers(1, int(most) + 1))
+        return Piece(video, int(random.integers(length - count + 1)), count)
+
+    def _most_frames(self, step: int) -> float:
+        if not self.grow_from or step >= self.grow_steps:
+            return np.inf
+        return self.grow_from + (int(self.shards.lengths.max()) - self.grow_from) * step / self.grow_steps
+
+    def _frame_sizes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of all frames before each frame of the folder, and the number of each video's first frame."""
         lengths, grid = self.shards.lengths, self.shards.info.grid
-        vocabulary = self.weaver.vocabulary
-        sizes = 1 + len(vocabulary.vision_start) + len(vocabulary.vision_end) + lengths * (grid[0] * grid[1] + 1)
+        sizes = np.full(int(lengths.sum()), grid[0] * grid[1] + 1)
         if self.weaver.format.stamps:
             times, which = np.unique(self.shards.times, return_inverse=True)
-            stamps = np.array([len(self.weaver.text.encode(stamp(time))) for time in times])[which]
-            sizes = sizes + np.add.reduceat(stamps, np.cumsum([0, *lengths[:-1]]))
-        return sizes
+            sizes += np.array([len(self.weaver.text.encode(stamp(time))) for time in times])[which]
+        return np.cumsum([0, *sizes]), np.cumsum([0, *lengths])
 
-    def _plan_of(self, step: int) -> list[tuple[int, int, int]]:
+    def _size(self, video: Piece) -> int:
+        """Tokens of bos and these frames."""
+        vocabulary, start = self.weaver.vocabulary, self._starts[video.video] + video.first
+        frames = self._frame_ends[start + video.count] - self._frame_ends[start]
+        return 1 + len(vocabulary.vision_start) + len(vocabulary.vision_end) + int(frames)
+
+    def _plan_of(self, step: int) -> list[Planned]:
         with self._planning:
             while len(self._planned) <= step:
                 self._planned.append(next(self._plans))
             return self._planned[step]
 
-    def _plan(self) -> Iterator[list[tuple[int, int, int]]]:
+    def _plan(self) -> Iterator[list[Planned]]:
         """For each step the (video, turns wanted, row) of its examples; what finds no room waits for the next step."""
-        epoch, waiting = 0, list[tuple[int, int, int]]()  # (video, turns wanted, size)
+        epoch, step, waiting = 0, 0, list[Planned]()
         capacity = self.rows * self.length
-        fresh: Iterator[tuple[int, int, int]] = iter(())
+        fresh: Iterator[tuple[int, int]] = iter(())
+        random = np.random.default_rng([self.seed, 0, epoch])
         while True:
             while sum(size for _, _, size in waiting) < 1.1 * capacity:
                 item = next(fresh, None)
                 if item is None:
                     random = np.random.default_rng([self.seed, 0, epoch])
-                    videos = random.permutation(self._videos)
+                    videos = random.permutation(len(self.shards))
                     wanted = random.integers(self.turns_min, self.turns_max + 1, len(videos))
-                    sizes = np.minimum(self._sizes[videos] + wanted * self._share, self.length)
-                    fresh = iter(zip(videos.tolist(), wanted.tolist(), sizes.tolist(), strict=True))
+                    fresh = iter(zip(videos.tolist(), wanted.tolist(), strict=True))
                     epoch += 1
                     continue
-                waiting.append(item)
+                video = self._piece(item[0], self._most_frames(step), random)
+                turns = item[1] if video == self._whole(item[0]) else min(item[1], video.count + 1)  # a short piece soon has no secrets left
+                waiting.append((video, turns, min(self._size(video) + turns * self._share, self.length)))
             places = place([size for _, _, size in waiting], self.length, self.rows)
             pairs = list(zip(waiting, places, strict=True))
             yield [(video, wanted, found[0]) for (video, wanted, _), found in pairs if found is not None]
             waiting = [item for item, found in pairs if found is None]
+            step += 1

@@ -138,14 +138,14 @@ def open_data(config: TrainConfig) -> tuple[Weaver, Loader]:
             f" {shards.info.num_codes} codes, so give at least {vocabulary.size}"
         )
     weaver = Weaver(text, Vocabulary.from_dict({**vocabulary.to_dict(), "vision_size": config.model.vocab_size - text.size}))
-    return weaver, open_loader(config, shards, weaver, config.seed, config.most_frames)
+    return weaver, open_loader(config, shards, weaver, config.seed, (config.grow_from, config.grow_steps))
 
 
-def open_loader(config: TrainConfig, shards: Shards, weaver: Weaver, seed: int, most_frames: int = 0) -> Loader:
+def open_loader(config: TrainConfig, shards: Shards, weaver: Weaver, seed: int, grow: tuple[int, int] = (0, 0)) -> Loader:
     return Loader(
         shards, weaver, length=config.length, rows=config.rows, seed=seed,
         turns_min=config.turns_min, turns_max=config.turns_max, vision_weight=config.vision_weight, question_weight=config.question_weight,
-        most_frames=most_frames,
+        grow_from=grow[0], grow_steps=grow[1],
     )  # fmt: skip
 
 

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from ringvision.data.loader import Loader, ask_world
+from ringvision.data.loader import Loader, Piece, ask_world
 from ringvision.data.packing import Batch, fill_ratio
 from ringvision.data.shards import Shards
 from ringvision.data.stream import Weaver
-from ringvision.data.world import Question
+from ringvision.data.world import Question, make_scene
 from ringvision.errors import UserError
 
 
@@ -37,8 +37,9 @@ def test_a_batch_is_the_same_whatever_was_asked_before(shards: Shards, weaver: W
 
 
 def test_little_is_wasted(shards: Shards, weaver: Weaver) -> None:
-    source = loader(shards, weaver, length=512, rows=8)
-    assert np.mean([fill_ratio(source.batch(step)) for step in range(8)]) > 0.97
+    for length, rows in ((512, 8), (256, 4)):
+        source = loader(shards, weaver, length=length, rows=rows, turns_max=6)
+        assert np.mean([fill_ratio(source.batch(step)) for step in range(8)]) > 0.97
 
 
 def documents(batch: Batch) -> list[list[int]]:
@@ -59,15 +60,15 @@ def test_an_epoch_holds_every_video_once(shards: Shards, weaver: Weaver) -> None
 
 def test_turns_are_the_scenes_own_questions_and_as_many_as_wanted(shards: Shards, weaver: Weaver) -> None:
     source = loader(shards, weaver, turns_min=2, turns_max=3)
-    asked = {tuple(weaver.question(q.text)) for seed in range(40) for q in ask_world(seed)}
+    asked = {tuple(weaver.question(q.text)) for seed in range(40) for q in ask_world(seed, 0, int(make_scene(seed).duration))}
     for step in range(4):
         batch = source.batch(step)
         for tokens in documents(batch):
             turns = tokens.count(weaver.vocabulary.eos)
-            assert 1 <= turns <= 3
+            assert 1 <= turns <= 10
             parts = weaver.text.decode(tokens[tokens.index(weaver.vocabulary.vision_end[0]) + 1 :])
             assert parts.count("USER:") == turns
-    assert all(len(turn.question) and tuple(turn.question) in asked for turn in source.turns(0))
+    assert all(len(turn.question) and tuple(turn.question) in asked for turn in source.turns(Piece(0, 0, int(shards.lengths[0]))))
 
 
 def test_every_answer_counts_the_same(shards: Shards, weaver: Weaver) -> None:
@@ -90,7 +91,7 @@ def test_exams_ask_every_kind(shards: Shards, weaver: Weaver) -> None:
 
 
 def test_scenes_without_questions_are_left_out(shards: Shards, weaver: Weaver) -> None:
-    def ask(seed: int) -> list[Question]:
+    def ask(seed: int, first: int, count: int) -> list[Question]:
         return [Question("shape", "What?", "square")] if seed % 2 else []
 
     source = Loader(shards, weaver, length=256, rows=4, ask=ask)
@@ -103,7 +104,7 @@ def test_errors_say_what_to_do(shards: Shards, weaver: Weaver) -> None:
     with pytest.raises(UserError, match="give 1 <= turns_min"):
         loader(shards, weaver, turns_min=3, turns_max=2)
 
-    def broken(seed: int) -> list[Question]:
+    def broken(video: Piece) -> list[Question]:
         raise RuntimeError("no such scene")
 
     source = loader(shards, weaver)
@@ -115,5 +116,32 @@ def test_errors_say_what_to_do(shards: Shards, weaver: Weaver) -> None:
 def test_stampless_videos_are_measured_too(shards: Shards, weaver: Weaver) -> None:
     plain = dataclasses.replace(weaver, format=dataclasses.replace(weaver.format, stamps=False))
     for one in (weaver, plain):
-        sizes = loader(shards, one)._sizes
-        assert sizes.tolist() == [len(one.videos([shards.video(index)])) for index in range(len(shards))]
+        source = loader(shards, one)
+        for index in range(len(shards)):
+            codes, times = shards.video(index)
+            assert source._size(Piece(index, 0, len(codes))) == len(one.videos([(codes, times)]))
+            assert source._size(Piece(index, 1, 2)) == len(one.videos([(codes[1:3], times[1:3])]))
+
+
+def test_pieces_grow_until_videos_are_whole(shards: Shards, weaver: Weaver) -> None:
+    source = loader(shards, weaver, grow_from=1, grow_steps=60)
+    eof, eov = weaver.vocabulary.eof, weaver.vocabulary.eov
+
+    def frames(step: int) -> list[int]:
+        return [tokens.count(eof) + tokens.count(eov) for tokens in documents(source.batch(step))]
+
+    assert set(frames(0)) == {1}
+    assert max(frames(20)) < 8 < max(frames(59))
+    whole = {tuple(weaver.video(*shards.video(index))) for index in range(len(shards))}
+    # What was planned before the last step of growth may still come after it.
+    for tokens in documents(source.batch(64)):
+        assert tuple(tokens[1 : tokens.index(weaver.vocabulary.vision_end[0]) + 1]) in whole
+    again = loader(shards, weaver, grow_from=1, grow_steps=60)
+    assert same(again.batch(20), source.batch(20))
+
+
+def test_predicting_questions_and_codes_can_count_too(shards: Shards, weaver: Weaver) -> None:
+    plain, more = loader(shards, weaver).batch(0), loader(shards, weaver, question_weight=0.5, vision_weight=2.0).batch(0)
+    assert np.array_equal(plain.tokens, more.tokens)
+    assert more.loss_weights.sum() == pytest.approx(plain.loss_weights.sum(), rel=1e-5)
+    assert (more.loss_weights > 0).mean() > 3 * (plain.loss_weights > 0).mean()

@@ -29,7 +29,7 @@ def questions(scene: Scene) -> list[Question]:
     """All that is asked about `scene`, at most a few of a kind, in the order of KINDS; the same seed asks the same."""
     asked = []
     for position, (kind, (ask, most)) in enumerate({**_ASKERS, **_AUXILIARY_ASKERS}.items()):
-        random = np.random.default_rng([scene.seed, 3, position])
+        random = np.random.default_rng([scene.seed, 3, position, *([scene.first, int(scene.duration)] if scene.first else [])])
         found = [Question(kind, text, answer) for text, answer in ask(scene, random)]
         random.shuffle(found)  # type: ignore[arg-type]
         asked.extend(found[:most])
@@ -43,11 +43,6 @@ def chance(kind: str) -> float:
 
 def _seconds(second: int) -> str:
     return "1 second" if second == 1 else f"{second} seconds"
-
-
-def _first_second(moment: float) -> int:
-    """The first whole second that sees what happened at `moment`."""
-    return int(np.ceil(moment))
 
 
 def _choose(random: np.random.Generator, *wordings: str) -> str:
@@ -74,7 +69,7 @@ _COUNT_KEPT = {0: 0.45, 1: 0.19, 2: 0.26, 3: 1.0}
 
 def _count(scene: Scene, random: np.random.Generator) -> Generator:
     seconds: dict[int, list[int]] = {}
-    for second in range(int(scene.duration)):
+    for second in scene.seconds:
         if not any(card.visible(second) for card in scene.cards):
             seconds.setdefault(len(scene.things_at(second)), []).append(second)
     for number, choices in seconds.items():
@@ -96,6 +91,8 @@ def _order(scene: Scene, random: np.random.Generator) -> Generator:
     for _ in range(3):
         one, other = random.permutation(len(things))[:2]
         a, b = things[one], things[other]
+        if scene.first_seen(a) == scene.first_seen(b):
+            continue
         first = a if a.appears < b.appears else b
         yield (
             _choose(
@@ -113,16 +110,20 @@ _SECOND_KEPT = {0: 0.2, 1: 0.4, 2: 0.45, 3: 0.65, 4: 0.8}
 
 def _time(scene: Scene, random: np.random.Generator) -> Generator:
     for thing in scene.things:
-        second = _first_second(thing.appears)
-        if random.random() < _SECOND_KEPT.get(second, 1.0):
+        second = scene.first_seen(thing)
+        if random.random() < _SECOND_KEPT.get(second - scene.first, 1.0):
             yield _choose(random, f"When did the {thing.name} appear?", f"At what second did the {thing.name} come in?"), _seconds(second)
     if len(scene.cards) == 1:
-        yield _choose(random, "When was the card shown?", "At what second did the card appear?"), _seconds(_first_second(scene.cards[0].appears))
+        yield _choose(random, "When was the card shown?", "At what second did the card appear?"), _seconds(scene.first_seen(scene.cards[0]))
 
 
 def _after(scene: Scene, random: np.random.Generator) -> Generator:
     things = sorted(scene.things, key=lambda thing: thing.appears)
-    for thing, later in zip(things, things[1:], strict=False):
+    for thing in things:
+        came = [other for other in things if scene.first_seen(other) > scene.first_seen(thing)]
+        if not came:
+            continue
+        later = came[0]
         yield (
             _choose(random, f"What came next after the {thing.name}?", f"Which thing appeared right after the {thing.name}?"),
             f"the {later.name}",
@@ -150,7 +151,7 @@ def _change(scene: Scene, random: np.random.Generator) -> Generator:
 
 
 def _glance(scene: Scene, random: np.random.Generator) -> Generator:
-    for second in range(int(scene.duration)):
+    for second in scene.seconds:
         card = next((card for card in scene.cards if card.visible(second)), None)
         if card is not None:
             answer = f"a {card.colour} card with a {card.digit}"
@@ -160,8 +161,8 @@ def _glance(scene: Scene, random: np.random.Generator) -> Generator:
 
 
 def _events(scene: Scene, random: np.random.Generator) -> Generator:
-    happened = [(_first_second(thing.appears), thing.name) for thing in scene.things]
-    happened += [(_first_second(card.appears), f"{card.colour} card") for card in scene.cards]
+    happened = [(scene.first_seen(thing), thing.name) for thing in scene.things]
+    happened += [(scene.first_seen(card), f"{card.colour} card") for card in scene.cards]
     yield "What appeared, and when?", ", ".join(f"{second} {name}" for second, name in sorted(happened)) or "nothing"
 
 

@@ -5,7 +5,7 @@ Everything follows from a seed. Time is in seconds. Things appear, change colour
 Places are fractions of the picture: x to the right, y down.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -91,19 +91,50 @@ class Shot:
 
 @dataclass(frozen=True)
 class Scene:
-    """A whole video: its seed, its length in seconds, and what happens in it."""
+    """A video: its seed, the second at which it ends, and what happens in it. `first` is above 0 in a clip cut from a longer one."""
 
     seed: int
     duration: float
     shots: tuple[Shot, ...]
     things: tuple[Thing, ...] = field(default=())
     cards: tuple[Card, ...] = field(default=())
+    first: int = 0
+
+    @property
+    def seconds(self) -> range:
+        """The whole seconds at which it is looked at."""
+        return range(self.first, int(self.duration))
 
     def things_at(self, t: float) -> list[Thing]:
         """The things that can be seen at `t`, from left to right; none while a card is up."""
         if any(card.visible(t) for card in self.cards):
             return []
         return sorted((thing for thing in self.things if thing.visible(t)), key=lambda thing: thing.place(t)[0])
+
+    def clip(self, first: int, count: int) -> "Scene":
+        """What someone knows of it who sees only `count` whole seconds from `first` on; the clock goes on as it was.
+
+        What is there in the clip's first second appears then; a colour that was seen on one side of its change only never changed, and what
+        was seen once has no direction.
+        """
+        seconds = range(first, first + count)
+        things = []
+        for thing in self.things:
+            seen = [second for second in seconds if thing.visible(second)]
+            if not seen:
+                continue
+            colours = (thing.colour_at(seen[0]), thing.colour_at(seen[-1]))
+            if colours[0] == colours[1]:
+                thing = replace(thing, colour=colours[0], later_colour=None, changes=None)
+            if len(seen) == 1:
+                thing = replace(thing, direction=None)
+            things.append(thing)
+        cards = tuple(card for card in self.cards if any(card.visible(second) for second in seconds))
+        return replace(self, first=first, duration=float(first + count), things=tuple(things), cards=cards)
+
+    def first_seen(self, what: Thing | Card) -> int:
+        """The first whole second that sees it."""
+        return max(self.first, int(np.ceil(what.appears)))
 
     def shot_at(self, t: float) -> Shot:
         return next((shot for shot in self.shots if shot.begins <= t < shot.ends), self.shots[-1])

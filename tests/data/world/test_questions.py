@@ -69,3 +69,15 @@ def test_answers_agree_with_the_scene(asked):
     for seed, question in asked["change"][:200]:
         changed = [thing for thing in make_scene(seed).things if f"{thing.name} " in question.text]
         assert changed[0].later_colour == question.answer and question.answer in COLOURS
+
+
+def test_a_clip_asks_only_about_what_it_shows():
+    for seed in range(200):
+        scene = make_scene(seed)
+        clip = scene.clip(1, int(scene.duration) - 2)
+        names = {thing.name for thing in clip.things}
+        for question in questions(clip):
+            if question.kind in ("after", "order"):
+                assert question.answer.removeprefix("the ") in names
+            if question.kind == "time":
+                assert int(question.answer.split()[0]) in clip.seconds

@@ -76,3 +76,23 @@ def test_every_colour_shape_and_event_occurs(scenes):
     assert {card.digit for scene in scenes for card in scene.cards} == set(range(10))
     assert {len(scene.cards) for scene in scenes} == {0, 1, 2}
     assert max(len(scene.shots) for scene in scenes) >= 4
+
+
+def test_a_clip_is_what_is_seen_of_it(scenes):
+    rng = np.random.default_rng(0)
+    for scene in scenes:
+        count = int(rng.integers(1, scene.duration + 1))
+        clip = scene.clip(int(rng.integers(0, scene.duration - count + 1)), count)
+        for second in clip.seconds:
+            shown = [(thing.name, thing.colour_at(second)) for thing in scene.things_at(second)]
+            assert [colour for _, colour in shown] == [thing.colour_at(second) for thing in clip.things_at(second)]
+        for thing in clip.things:
+            seen = [second for second in clip.seconds if thing.visible(second)]
+            assert clip.first_seen(thing) == seen[0]
+            assert (thing.changes is not None) == (len({thing.colour_at(second) for second in seen}) == 2)
+            assert thing.direction is None or len(seen) > 1
+
+
+def test_the_whole_is_its_own_clip(scenes):
+    for scene in scenes:
+        assert scene.clip(0, int(scene.duration)) == scene
