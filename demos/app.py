@@ -14,7 +14,6 @@ from typing import Any
 
 import gradio as gr
 
-from ringvision.data.stream import stamp
 from ringvision.data.video import probe, sample, sample_times
 from ringvision.errors import UserError
 from ringvision.infer.assistant import Assistant, load
@@ -54,7 +53,7 @@ def page(assistant: Assistant, clips: Path = CLIPS) -> gr.Blocks:
             number = len(sample_times(info.duration, fps))
             every = -(-number // FRAMES_SHOWN)
             pictures = [
-                (frame, f"{stamp(time)} s")
+                (frame, f"{time:g} s")
                 for batch in sample(video, fps=fps / every, size=FRAME_SIZE)
                 for frame, time in zip(batch.frames, batch.times, strict=True)
             ]
@@ -120,22 +119,28 @@ def readable_errors(video: str) -> Iterator[None]:
 
 
 def serve(blocks: gr.Blocks, port: int | None, *, clips: Path = CLIPS, open_browser: bool = False, wait: bool = True) -> str:
-    """Serve the page on 127.0.0.1 and return its address; `wait` holds until it is interrupted. port None: any that is free."""
-    _, address, _ = blocks.launch(
-        server_name="127.0.0.1",
-        server_port=port,
-        inbrowser=open_browser,
-        share=False,
-        prevent_thread_lock=not wait,
-        quiet=not wait,
-        max_file_size=MAX_UPLOAD,
-        allowed_paths=[str(clips)],
-        enable_monitoring=False,
-        ssr_mode=False,
-        footer_links=[],
-        css=CSS,
-        theme=gr.themes.Base(primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-    )
+    """Serve the page on 127.0.0.1 and return its address; `wait` holds until it is interrupted. port None: any that is free.
+
+    UserError where the port is taken.
+    """
+    try:
+        _, address, _ = blocks.launch(
+            server_name="127.0.0.1",
+            server_port=port,
+            inbrowser=open_browser,
+            share=False,
+            prevent_thread_lock=not wait,
+            quiet=not wait,
+            max_file_size=MAX_UPLOAD,
+            allowed_paths=[str(clips)],
+            enable_monitoring=False,
+            ssr_mode=False,
+            footer_links=[],
+            css=CSS,
+            theme=gr.themes.Base(primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        )
+    except OSError as error:
+        raise UserError(f"the page cannot be served on port {port} ({error}); choose another with --port") from error
     return str(address)
 
 

@@ -43,7 +43,7 @@ def write_assistant(folder: Path) -> Path:
         "video_tokenizer": "eyes",
     }
     # Larger weights than a model starts training with: its logits lie apart, and its answers differ from question to question.
-    checkpoint.save_model(folder, settings, _weights(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))), 0.16))
+    checkpoint.save_model(folder, settings, _weights(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))), 0.3))
     return folder
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ringvision import shipped
-from ringvision.data.stream import StreamFormat, Video, Weaver, stamp
+from ringvision.data.stream import StreamFormat, Video, Weaver
 from ringvision.data.text import TextTokenizer
 from ringvision.data.video import probe, sample, sample_times
 from ringvision.errors import UserError
@@ -272,7 +272,7 @@ class Assistant:
 
     def _frame_tokens(self, moment: float) -> int:
         codes = self.tokenizer.codes_per_frame
-        return codes + 1 + (len(self.text.encode(stamp(moment))) if self.weaver.format.stamps else 0)
+        return codes + 1 + (len(self.weaver.stamp(moment)) if self.weaver.format.stamps else 0)
 
     def _key(self, path: PathLike, fps: float) -> tuple[Any, ...]:
         try:

@@ -24,7 +24,7 @@ from ringvision.models.transformer import Transformer, TransformerConfig
 
 BLOCKS = (1024, 256, 64)
 """Tokens that prefill reads at a time, largest first."""
-SHORTEST_CACHE = 2048
+SHORTEST_CACHE = 1024
 
 
 @dataclass
