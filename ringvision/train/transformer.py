@@ -46,15 +46,17 @@ CURVES = ("loss", "answer_accuracy", "eval/all", "gradient_norm", "learning_rate
 Metrics = dict[str, jax.Array]
 
 
-def train(config: TrainConfig, *, stop_at: int | None = None, quiet: bool = False) -> TrainState:
+def train(config: TrainConfig, *, stop_at: int | None = None, quiet: bool = False, mesh: Mesh | None = None) -> TrainState:
     """Train until config.steps, or until step `stop_at` to go on another day. -> the state, which is also on disk.
 
+    mesh: of the caller's own devices, in the place of config.mesh, which takes all there are.
     UserError where data, text model and model do not fit together, the mesh does not divide a batch, or the loss is no longer
     a number (the last checkpoint is then from before that).
     """
     out = Path(config.out)
-    axes: dict[str, Any] = {**parse_mesh(config.mesh)}
-    mesh = make_mesh(**axes)
+    if mesh is None:
+        axes: dict[str, Any] = {**parse_mesh(config.mesh)}
+        mesh = make_mesh(**axes)
     weaver, loader = open_data(config)
     put = placer(config, mesh)
     graphdef, tx = describe(config), optimizer(config)

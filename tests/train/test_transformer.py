@@ -1,0 +1,185 @@
+"""The transformer's training: packing changes nothing, stopping changes nothing, the mesh changes nothing; and what is wrong is said."""
+
+import dataclasses
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ringvision.checkpoint import flatten, load_model, read_config
+from ringvision.config import TrainConfig
+from ringvision.data.packing import pack
+from ringvision.data.shards import ShardsInfo, ShardWriter
+from ringvision.data.stream import Example
+from ringvision.data.text import train_text_tokenizer
+from ringvision.data.world import make_scene, questions
+from ringvision.errors import UserError
+from ringvision.mesh import make_mesh, parse_mesh
+from ringvision.models.transformer import Transformer, TransformerConfig
+from ringvision.train.record import read_metrics
+from ringvision.train.state import decays, optimizer, schedule, shardings
+from ringvision.train.transformer import describe, first_state, loss_fn, open_data, placer, train, train_step
+
+MODEL = TransformerConfig(640, 32, 2, 2, 1, 16, 48, max_length=256)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text model and shards of the world's first scenes, their codes random."""
+    folder = tmp_path_factory.mktemp("data")
+    sentences = [f"USER: {q.text} ASSISTANT: {q.answer}" for seed in range(60) for q in questions(make_scene(seed))]
+    train_text_tokenizer(sentences, folder / "text.model", 560)
+    random = np.random.default_rng(0)
+    with ShardWriter(folder / "codes", ShardsInfo("none", "0", (2, 2), 32, 1.0)) as writer:
+        for seed in range(24):
+            frames = int(make_scene(seed).duration)
+            writer.add(random.integers(0, 32, (frames, 2, 2)), np.arange(frames), seed)
+    return folder
+
+
+def config(data: Path, out: Path, **changes: Any) -> TrainConfig:
+    settings: dict[str, Any] = {
+        "name": "test", "out": str(out), "model": MODEL, "data": str(data / "codes"), "text_model": str(data / "text.model"),
+        "tokenizer": "none", "length": 192, "rows": 4, "steps": 4, "lr": 1e-2, "warmup_steps": 2, "loss_chunk": 64,
+        "log_every": 1, "eval_every": 0, "checkpoint_every": 2,
+    }  # fmt: skip
+    return TrainConfig(**{**settings, **changes})
+
+
+def one_device() -> jax.sharding.Mesh:
+    return make_mesh(context=1, devices=jax.devices()[:1])
+
+
+def same(one: Any, other: Any) -> bool:
+    return all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+def test_packed_and_unpacked_agree() -> None:
+    random = np.random.default_rng(0)
+    examples = []
+    for size, weight in ((30, 1.0), (17, 3.0), (40, 1.0), (9, 2.0), (25, 1.0)):
+        mask = (random.random(size) < 0.3).astype(np.float32)
+        mask[-1] = 1
+        examples.append(Example(random.integers(0, 640, size).astype(np.int32), mask, weight))
+    graphdef, params = nnx.split(Transformer(MODEL, rngs=nnx.Rngs(0)))
+    params = jax.tree.map(lambda x: 5 * x, params)  # attention far from even, so that a leak between examples would show
+    grad_fn = jax.jit(jax.value_and_grad(partial(loss_fn, graphdef=graphdef, mesh=one_device(), chunk=32), has_aux=True))
+    (loss, _), gradient = grad_fn(params, pack(examples, 64, 2))
+    (alone, _), gradient_alone = grad_fn(params, pack(examples, 40, 5))
+    assert float(loss) == pytest.approx(float(alone), rel=1e-5)
+    norm = math.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(gradient)))
+    for name, leaf in flatten(gradient).items():
+        np.testing.assert_allclose(leaf, flatten(gradient_alone)[name], rtol=0, atol=1e-5 * norm, err_msg=name)
+    # and by hand: every example's own mean, weighed
+    total = 0.0
+    for example in examples:
+        (mean, _), _ = grad_fn(params, pack([example], 40, 5))
+        total += float(mean) * example.weight
+    assert float(loss) == pytest.approx(total / sum(example.weight for example in examples), rel=1e-5)
+
+
+def test_two_steps_and_two_more_are_four_bit_for_bit(data: Path, tmp_path: Path) -> None:
+    mesh = make_mesh(data=2, context=2, devices=jax.devices()[:4])
+    straight = train(config(data, tmp_path / "straight", ema=0.9), quiet=True, mesh=mesh)
+    halted = train(config(data, tmp_path / "resumed", ema=0.9), stop_at=2, quiet=True, mesh=mesh)
+    assert (int(halted.step), int(straight.step)) == (2, 4)
+    resumed = train(config(data, tmp_path / "resumed", ema=0.9), quiet=True, mesh=mesh)
+    assert same(straight, resumed)
+    assert not same(straight.params, halted.params)
+    values = [[record["loss"] for record in read_metrics(tmp_path / name)] for name in ("straight", "resumed")]
+    assert values[0] == values[1]
+    assert len(values[0]) == 4
+
+
+def test_the_model_folder_holds_what_was_trained(data: Path, tmp_path: Path) -> None:
+    setup = config(data, tmp_path, ema=0.5, eval_data=str(data / "codes"), eval_every=4, eval_examples=20)
+    state = train(setup, quiet=True, mesh=one_device())
+    settings, arrays = read_config(tmp_path / "model", "assistant"), load_model(tmp_path / "model")
+    assert set(arrays) == set(flatten(state.average))
+    assert all(np.array_equal(arrays[name], leaf) for name, leaf in flatten(state.average).items())
+    assert TransformerConfig.from_dict(settings["transformer"]) == MODEL
+    assert settings["vocabulary"]["text_size"] + settings["vocabulary"]["vision_size"] == MODEL.vocab_size
+    assert (tmp_path / "model/text.model").read_bytes() == (data / "text.model").read_bytes()
+    last = read_metrics(tmp_path)[-1]
+    assert 0 <= last["eval/all"] <= 1
+    assert {"eval/colour", "eval/needle", "eval/time"} <= set(last)
+    assert (tmp_path / "curves.png").is_file()
+    assert json.loads((tmp_path / "run.json").read_text())["lr"] == setup.lr
+
+
+@pytest.mark.parametrize("mesh", ["context=8", "fsdp=2,tensor=2,context=2"])
+def test_the_mesh_changes_nothing(data: Path, tmp_path: Path, mesh: str) -> None:
+    model = dataclasses.replace(MODEL, num_kv_heads=2)
+    losses: list[list[list[float]]] = []
+    for devices in (one_device(), make_mesh(**parse_mesh(mesh))):
+        setup = config(data, tmp_path, model=model, mesh=mesh)
+        weaver, loader = open_data(setup)
+        tx = optimizer(setup)
+        state = first_state(setup, tx, devices, weaver)
+        put = placer(setup, devices)
+        step = jax.jit(partial(train_step, graphdef=describe(setup), tx=tx, mesh=devices, chunk=64, ema=0.0))
+        losses.append([])
+        for number in range(2):
+            state, metrics = step(state, put(loader.batch(number)))
+            losses[-1].append([float(metrics["loss"]), float(metrics["gradient_norm"])])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=2e-5)
+
+
+def test_a_run_can_begin_with_another_ones_model(data: Path, tmp_path: Path) -> None:
+    mesh = one_device()
+    first = train(config(data, tmp_path / "first"), stop_at=1, quiet=True, mesh=mesh)
+    setup = config(data, tmp_path / "second", init_from=str(tmp_path / "first/model"))
+    weaver, _ = open_data(setup)
+    assert same(first_state(setup, optimizer(setup), mesh, weaver).params, first.params)
+    other = dataclasses.replace(setup, model=dataclasses.replace(MODEL, vocab_size=648))
+    with pytest.raises(UserError, match="another vocabulary"):
+        train(other, quiet=True, mesh=mesh)
+    with pytest.raises(UserError, match="has shape"):
+        train(dataclasses.replace(setup, model=dataclasses.replace(MODEL, hidden_dim=64)), quiet=True, mesh=mesh)
+
+
+def test_the_loss_falls(data: Path, tmp_path: Path) -> None:
+    train(config(data, tmp_path, steps=24, lr=2e-2, checkpoint_every=100, log_every=4), quiet=True, mesh=one_device())
+    losses = [record["loss"] for record in read_metrics(tmp_path)]
+    assert losses[-1] < losses[0] - 2
+
+
+def test_what_decays_and_how_the_rate_goes(data: Path, tmp_path: Path) -> None:
+    _, params = nnx.split(nnx.eval_shape(lambda: Transformer(MODEL, rngs=nnx.Rngs(0))))
+    kept = {name for name, decay in flatten(decays(params)).items() if not decay}
+    assert kept == {"embed.table", "norm.scale", "layers.attention_norm.scale", "layers.feed_forward_norm.scale"}
+    rate = schedule(config(data, tmp_path, steps=100, warmup_steps=10, lr=1.0, min_lr=0.1))
+    assert [round(float(rate(step)), 3) for step in (0, 5, 10, 55, 100, 200)] == [0.0, 0.5, 1.0, 0.55, 0.1, 0.1]
+
+
+def test_every_large_parameter_and_its_moments_are_spread(data: Path, tmp_path: Path) -> None:
+    setup = config(data, tmp_path, mesh="fsdp=4,context=2")
+    weaver, _ = open_data(setup)
+    mesh = make_mesh(fsdp=4, context=2)
+    state = first_state(setup, optimizer(setup), mesh, weaver)
+    for name, leaf in flatten(state).items():
+        if leaf.ndim > 1 and not name.endswith("scale"):
+            assert leaf.addressable_shards[0].data.size * 4 == leaf.size, name
+    assert jax.tree.all(jax.tree.map(lambda leaf, place: leaf.sharding == place, state, shardings(state, mesh)))
+
+
+def test_errors_say_what_to_do(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="so give at least"):
+        train(config(data, tmp_path, model=dataclasses.replace(MODEL, vocab_size=64)), quiet=True)
+    with pytest.raises(UserError, match="give rows and length that these divide"):
+        train(config(data, tmp_path, rows=3, mesh="data=2,context=4"), quiet=True)
+    with pytest.raises(UserError, match=r"is (nan|inf) at step \d+; go back"):
+        train(config(data, tmp_path, lr=1e30, min_lr=0.0, steps=6, checkpoint_every=1), quiet=True, mesh=one_device())
+    assert not (tmp_path / "model").exists() or np.isfinite(load_model(tmp_path / "model")["norm.scale"]).all()
+    other = tmp_path / "other"
+    with ShardWriter(other, ShardsInfo("other", "1", (2, 2), 32, 1.0)) as writer:
+        writer.add(np.zeros((4, 2, 2), int), range(4), 0)
+    with pytest.raises(UserError, match="tokenize both with one tokenizer"):
+        train(config(data, tmp_path / "run", eval_data=str(other), eval_every=1), quiet=True, mesh=one_device())
