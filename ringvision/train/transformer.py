@@ -207,11 +207,14 @@ def _with_codebook(state: TrainState, config: TrainConfig, tx: optax.GradientTra
     table = np.array(state.params["embed"]["table"][...])
     first = weaver.vocabulary.code_offset
     if len(codebook) != weaver.vocabulary.num_codes:
-        raise UserError(f"{config.tokenizer} has {len(codebook)} codes, {config.data} has {weaver.vocabulary.num_codes}; tokenize the data with it")
+        raise UserError(
+            f"{config.tokenizer} has {len(codebook)} codes, {config.data} has {weaver.vocabulary.num_codes}; tokenize the data with it"
+        )
     random = np.random.default_rng([config.seed, 4])
     projection = random.standard_normal((codebook.shape[1], table.shape[1])) / math.sqrt(codebook.shape[1])
     table[first : first + len(codebook)] = (codebook @ projection) * table.std()
-    params = unflatten({**flatten(state.params), "embed.table": jax.device_put(table, places.params["embed"]["table"].get_value())}, state.params)
+    placed = jax.device_put(table, places.params["embed"]["table"].get_value())
+    params = unflatten({**flatten(state.params), "embed.table": placed}, state.params)
     return jax.jit(partial(start, tx=tx, average=config.ema > 0), out_shardings=places)(params)
 
 
