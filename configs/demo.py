@@ -22,6 +22,8 @@ config = TrainConfig(
         head_dim=64,
         hidden_dim=640,
         max_length=16384,
+        frame_period=2 + 16 + 1,
+        code_offset=640,
     ),
     data="runs/demo/codes",
     eval_data="runs/demo/held-codes",

@@ -16,7 +16,7 @@ import numpy as np
 from ringvision.data import world
 from ringvision.data.packing import Batch, fill, place
 from ringvision.data.shards import Shards
-from ringvision.data.stream import Example, Weaver, stamp
+from ringvision.data.stream import Example, Weaver
 from ringvision.errors import UserError
 
 Ask = Callable[[int, int, int], Sequence[world.Question]]  # a scene's seed, first second and seconds seen -> all that is asked about it
@@ -64,11 +64,11 @@ def ask_world(seed: int, first: int, count: int) -> Sequence[world.Question]:
 class Loader:
     """Builds batches of `rows` x `length` from `shards`.
 
-    seed: of the order of videos and of what is asked. turns_min, turns_max: how many questions about a video are planned; where a row has room left, the
-    videos that are asked least are asked more, where it has not enough, the most asked are asked less. vision_weight: see
-    `Weaver.example`, as for question_weight. grow_from, grow_steps: at step 0 at most `grow_from` frames in a row are
-    shown of a video, a random piece of it, and more from step to step until after grow_steps all are; 0 shows all from the start. ask: all questions of a scene (the
-    world's). UserError where a video and its shortest question are longer than a row, or the folder is empty.
+    seed: of the order of videos and of what is asked. turns_min, turns_max: how many questions about a video are planned; where a row
+    has room left, the videos that are asked least are asked more, where it has not enough, the most asked are asked less.
+    vision_weight, question_weight: see `Weaver.example`. grow_from, grow_steps: at step 0 at most `grow_from` frames in a row are shown
+    of a video, a random piece of it, and more from step to step until after grow_steps all are; 0 shows all from the start. ask: all
+    questions of a scene (the world's). UserError where a video and its shortest question are longer than a row, or the folder is empty.
     """
 
     def __init__(
@@ -236,7 +236,7 @@ class Loader:
         sizes = np.full(int(lengths.sum()), grid[0] * grid[1] + 1)
         if self.weaver.format.stamps:
             times, which = np.unique(self.shards.times, return_inverse=True)
-            sizes += np.array([len(self.weaver.text.encode(stamp(time))) for time in times])[which]
+            sizes += np.array([len(self.weaver.stamp(time)) for time in times])[which]
         return np.cumsum([0, *sizes]), np.cumsum([0, *lengths])
 
     def _size(self, video: Piece) -> int:
@@ -258,6 +258,7 @@ class Loader:
         fresh: Iterator[tuple[int, int]] = iter(())
         random = np.random.default_rng([self.seed, 0, epoch])
         while True:
+            waited = len(waiting)  # who waits once does not wait twice: an epoch stays an epoch
             while sum(size for _, _, size in waiting) < 1.1 * capacity:
                 item = next(fresh, None)
                 if item is None:
@@ -268,9 +269,10 @@ class Loader:
                     epoch += 1
                     continue
                 video = self._piece(item[0], self._most_frames(step), random)
-                turns = item[1] if video == self._whole(item[0]) else min(item[1], video.count + 1)  # a short piece soon has no secrets left
+                # a short piece soon has no secrets left
+                turns = item[1] if video == self._whole(item[0]) else min(item[1], video.count + 1)
                 waiting.append((video, turns, min(self._size(video) + turns * self._share, self.length)))
-            places = place([size for _, _, size in waiting], self.length, self.rows)
+            places = place([size for _, _, size in waiting], self.length, self.rows, before=waited)
             pairs = list(zip(waiting, places, strict=True))
             yield [(video, wanted, found[0]) for (video, wanted, _), found in pairs if found is not None]
             waiting = [item for item, found in pairs if found is None]

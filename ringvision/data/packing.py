@@ -43,14 +43,14 @@ class Batch:
 Place = tuple[int, int]  # (row, where in it the example starts)
 
 
-def place(lengths: Sequence[int], length: int, rows: int) -> list[Place | None]:
+def place(lengths: Sequence[int], length: int, rows: int, *, before: int = 0) -> list[Place | None]:
     """Where examples of these lengths go in `rows` rows of `length`: the longest first, each into the fullest row that takes it.
 
-    None for those that found no room. Deterministic: among equals the earlier example, then the lower row, goes first.
+    The first `before` of them are placed before the others. None for those that found no room. Deterministic: among equals the earlier example, then the lower row, goes first.
     """
     room = [length] * rows
     places: list[Place | None] = [None] * len(lengths)
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    for index in sorted(range(len(lengths)), key=lambda i: (i >= before, -lengths[i])):
         takers = [(left, row) for row, left in enumerate(room) if left >= lengths[index]]
         if takers:
             left, row = min(takers)

@@ -1,7 +1,7 @@
 """Video codes and text, woven into the one stream that the transformer reads.
 
-    bos <vision> 0 c c c c eof 1 c c c c eof 2 c c c c eov </vision> USER: what? ASSISTANT: this eos USER: and? ASSISTANT: that eos
-        └ stamp            └ stamp                                   └ first turn ────────────────┘ └ second turn ───────────────┘
+    bos <vision> 0 59 c c c c eof 1 0 c c c c eov </vision> USER: what? ASSISTANT: this eos USER: and? ASSISTANT: that eos
+                 └ minute, second     └ stamp                └ first turn ────────────────┘ └ second turn ───────────────┘
 
 In: codes [T, h, w], the time of each frame in seconds, turns of question and answer. Out: int32 tokens, and for training
 the weight of each as something to be predicted. The video comes first, so that what was computed for it serves every
@@ -26,7 +26,8 @@ Turn = tuple[str, str]  # (question, answer)
 class StreamFormat:
     """How things stand in the stream; part of a model, because it was trained on it.
 
-    stamps: before each frame its time in seconds, as text: `7`, or `7.5`. question holds `{question}` once; the answer stands
+    stamps: before each frame the minute and the second at which it is seen, a piece each, so that every frame takes as many tokens as the
+    next. question holds `{question}` once; the answer stands
     after one space.
     """
 
@@ -80,15 +81,30 @@ class Weaver:
         pieces: list[Any] = [self.vocabulary.vision_start]
         for index in range(frames):
             if self.format.stamps:
-                pieces.append(self.text.encode(stamp(times[index])))
+                pieces.append(self.stamp(times[index]))
             pieces.append(flat[index])
             pieces.append((self.vocabulary.eof if index + 1 < frames else self.vocabulary.eov,))
         pieces.append(self.vocabulary.vision_end)
         return np.concatenate([np.asarray(piece, np.int32) for piece in pieces])
 
     def videos(self, videos: Sequence[Video]) -> np.ndarray:
-        """bos and the videos one after another: all of a prompt that can be prefilled before the question is known."""
-        return np.concatenate([np.array([self.vocabulary.bos], np.int32), *(self.video(codes, times) for codes, times in videos)])
+        """bos and the videos one after another: all of a prompt that can be prefilled before the question is known.
+
+        Spaces before a further video let its frames begin where those of the first do, counted in frames.
+        """
+        tokens = np.array([self.vocabulary.bos], np.int32)
+        for codes, times in videos:
+            gap = (1 - len(tokens)) % self.period((codes.shape[1], codes.shape[2])) if codes.ndim == 3 else 0
+            tokens = np.concatenate([tokens, np.array(self.text.encode(" ") * gap, np.int32), self.video(codes, times)])
+        return tokens
+
+    def period(self, grid: tuple[int, int]) -> int:
+        """Tokens from one frame of grid (h, w) to the next: stamp, codes, eof."""
+        return grid[0] * grid[1] + 1 + (len(self.stamp(0.0)) if self.format.stamps else 0)
+
+    def stamp(self, seconds: float) -> list[int]:
+        """The tokens of a time: its minute and its second, always two below 100 minutes."""
+        return [token for part in stamp(seconds) for token in self.text.encode(str(part))]
 
     def question(self, question: str) -> np.ndarray:
         """What follows the videos, or the eos of the answer before: int32 [n]."""
@@ -135,13 +151,12 @@ class Weaver:
         """How many frames of grid (h, w), `fps` a second from 0, fit with a question and an answer into `length` tokens; 0 where none."""
         fixed = [1, len(self.vocabulary.vision_start), len(self.vocabulary.vision_end), len(self.question(question)), answer_tokens]
         room, frames, frame = length - sum(fixed), 0, grid[0] * grid[1] + 1
-        while (need := frame + (len(self.text.encode(stamp(frames / fps))) if self.format.stamps else 0)) <= room:
+        while (need := frame + (len(self.stamp(frames / fps)) if self.format.stamps else 0)) <= room:
             room -= need
             frames += 1
         return frames
 
 
-def stamp(seconds: float) -> str:
-    """A time as the stream writes it: to a tenth of a second, without a trailing zero: `7`, `7.5`."""
-    text = f"{max(0.0, float(seconds)):.1f}"
-    return text.removesuffix(".0")
+def stamp(seconds: float) -> tuple[int, int]:
+    """A time as the stream writes it: whole minutes, and the whole seconds since."""
+    return divmod(max(0, int(seconds + 1e-6)), 60)

@@ -31,6 +31,10 @@ class TransformerConfig:
     """The longest stream that the model was trained on, in tokens."""
     feed_forward_chunk: int | None = None
     """Positions of one device's share that the feed-forward layer handles at a time; None: all at once."""
+    frame_period: int = 0
+    """Tokens from one frame of a video to the next, where the stream keeps to that: a token from `code_offset` on is then also told its
+    place in the frame, position modulo period, by a learned row. 0: it has to find out."""
+    code_offset: int = 0
     remat: Literal["none", "block"] = "none"
     """"block": the backward pass recomputes each layer from its input, and only those inputs are kept."""
 
@@ -47,6 +51,8 @@ class TransformerConfig:
             raise UserError(f"head_dim={self.head_dim} is odd: rotary positions turn its two halves against each other, so it must be even")
         if self.feed_forward_chunk is not None and self.feed_forward_chunk < 1:
             raise UserError(f"feed_forward_chunk={self.feed_forward_chunk}: expected at least 1, or none to do without")
+        if self.frame_period < 0 or self.code_offset < 0:
+            raise UserError(f"frame_period={self.frame_period}, code_offset={self.code_offset}: expected at least 0")
         if self.remat not in ("none", "block"):
             raise UserError(f"remat={self.remat!r}: expected 'none' or 'block'")
         if self.rope_theta <= 0 or self.norm_eps <= 0:

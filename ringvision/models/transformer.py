@@ -51,6 +51,8 @@ class Transformer(nnx.Module):
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32):
         self.config = config
         self.embed = Embedding(config.vocab_size, config.embed_dim, dtype=dtype, rngs=rngs)
+        if config.frame_period:
+            self.cells = Embedding(config.frame_period, config.embed_dim, dtype=dtype, rngs=rngs)
         self.layers = Layers(config, dtype=dtype, rngs=rngs)
         self.norm = RMSNorm((config.embed_dim,), config.norm_eps, dtype)
         if not config.tie_embeddings:
@@ -73,7 +75,7 @@ class Transformer(nnx.Module):
 
         if self.config.remat == "block":
             block = jax.checkpoint(block, prevent_cse=False)
-        x, _ = jax.lax.scan(block, self.embed(tokens), stacked)
+        x, _ = jax.lax.scan(block, self._embed(tokens, positions), stacked)
         return self.norm(x)
 
     def extend(
@@ -123,9 +125,16 @@ class Transformer(nnx.Module):
             return self._rest_of_block(layer, x, part[0], mesh), new
 
         scanned = (stacked, None if fresh else (cache.k, cache.v))
-        x, (k, v) = jax.lax.scan(block, self.embed(tokens), scanned)
+        x, (k, v) = jax.lax.scan(block, self._embed(tokens, positions), scanned)
         cache = cache.append(k, v, positions, segment_ids, mesh=mesh)
         return jnp.where(cache.overflowed, jnp.nan, self.norm(x)), cache
+
+    def _embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+        x = self.embed(tokens)
+        if not self.config.frame_period:
+            return x
+        cells = self.cells(positions % self.config.frame_period)
+        return x + jnp.where((tokens >= self.config.code_offset)[..., None], cells, 0)
 
     def head(self) -> jax.Array:
         """[D, V]: hidden states times this are the logits."""

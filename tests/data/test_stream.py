@@ -9,14 +9,15 @@ from ringvision.data.stream import StreamFormat, Weaver, stamp
 from ringvision.errors import UserError
 
 CODES = np.arange(12).reshape(3, 2, 2)
-TIMES = [0.0, 1.0, 2.5]
+TIMES = [0.0, 1.0, 62.5]
 
 
 def test_a_video_is_stamps_codes_and_ends(weaver: Weaver) -> None:
     v, text = weaver.vocabulary, weaver.text
     codes = [v.code_offset + code for code in range(12)]
-    expected = [*v.vision_start, *text.encode("0"), *codes[:4], v.eof, *text.encode("1"), *codes[4:8], v.eof]
-    expected += [*text.encode("2.5"), *codes[8:], v.eov, *v.vision_end]
+    zero, one, two = (text.encode(digit) for digit in "012")
+    expected = [*v.vision_start, *zero, *zero, *codes[:4], v.eof, *zero, *one, *codes[4:8], v.eof]
+    expected += [*one, *two, *codes[8:], v.eov, *v.vision_end]
     tokens = weaver.video(CODES, TIMES)
     assert tokens.dtype == np.int32
     assert tokens.tolist() == expected
@@ -69,8 +70,20 @@ def test_frames_that_fit_are_the_most_that_do(weaver: Weaver, length: int) -> No
     assert need(frames + 1) > length
 
 
-def test_stamps_are_short() -> None:
-    assert [stamp(seconds) for seconds in (0, 7, 7.5, 7.04, 7.96, 120.25, -0.01)] == ["0", "7", "7.5", "7", "8", "120.2", "0"]
+def test_a_stamp_is_a_minute_and_a_second_of_one_piece_each(weaver: Weaver) -> None:
+    assert [stamp(seconds) for seconds in (0, 7, 7.9, 6.9999999, 75, 3599.5, -0.01)] == [(0, 0), (0, 7), (0, 7), (0, 7), (1, 15), (59, 59), (0, 0)]
+    assert {len(weaver.stamp(seconds)) for seconds in range(0, 6000, 7)} == {2}
+
+
+def test_frames_of_every_video_begin_in_step(weaver: Weaver) -> None:
+    """A token's position modulo the period tells its place in the frame, in the second video as in the first."""
+    v, period = weaver.vocabulary, weaver.period((2, 2))
+    assert period == 7
+    tokens = weaver.videos([(CODES, TIMES), (CODES[:1], TIMES[:1]), (CODES, TIMES)])
+    codes = np.flatnonzero((tokens >= v.code_offset) & (tokens < v.eof))
+    places = (codes % period).reshape(-1, 4)
+    assert (places == places[0]).all()
+    assert weaver.text.decode(tokens[tokens < v.text_size]).strip(" ").count("  ") <= period
 
 
 def test_errors_say_what_to_do(weaver: Weaver) -> None:

@@ -193,3 +193,15 @@ def test_config_there_and_back():
 def test_impossible_configs_are_refused(change):
     with pytest.raises(UserError, match=next(iter(change))):
         replace(SMALL, **change)
+
+
+def test_a_code_is_told_its_place_in_the_frame() -> None:
+    """The same code at another place of the frame is another input; text is not; and the order along L does not matter."""
+    config = replace(PRESETS["tiny"], vocab_size=40, frame_period=5, code_offset=30)
+    model = Transformer(config, rngs=nnx.Rngs(0))
+    plain = model.embed(jnp.array([[31, 31, 3, 3]]))
+    told = model._embed(jnp.array([[31, 31, 3, 3]]), jnp.array([[1, 2, 1, 2]]))
+    rows = model.cells.table[...]
+    np.testing.assert_allclose(told - plain, jnp.stack([rows[1], rows[2], rows[0] * 0, rows[0] * 0])[None], atol=1e-7)
+    wrapped = model._embed(jnp.array([[31]]), jnp.array([[6]]))
+    np.testing.assert_array_equal(wrapped, told[:, :1])
