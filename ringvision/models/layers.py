@@ -96,8 +96,11 @@ class FeedForward(nnx.Module):
         self.down = _normal(rngs, (num_layers, hidden_dim, embed_dim), dtype, _residual_std(num_layers))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        gate = jnp.einsum("BLD,DF->BLF", x, self.gate[...])
-        up = jnp.einsum("BLD,DF->BLF", x, self.up[...])
+        if x.shape[1] == 1:  # a decoded token: the weights are most of what is read, so they are not copied
+            gate, up = (jnp.einsum("BLD,DF->BLF", x, kernel[...]) for kernel in (self.gate, self.up))
+        else:  # one product (E: gate, up) is a tenth less CPU time than two, and F stays spread over `tensor`
+            both = jnp.einsum("BLD,DEF->BLEF", x, jnp.stack([self.gate[...], self.up[...]], axis=1))
+            gate, up = both[:, :, 0], both[:, :, 1]
         return jnp.einsum("BLF,FD->BLD", jax.nn.silu(gate) * up, self.down[...])
 
 
