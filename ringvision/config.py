@@ -66,11 +66,12 @@ class TrainConfig:
     tokenizers/ or a folder). A batch is `rows` rows of `length` tokens. The rate warms up to `lr` over `warmup_steps` and falls to `min_lr`
     along a cosine. mesh: "context=4,data=2"; what is not named is 1, and no mesh at all puts every device on `context`.
     init_from: a model folder whose weights the run starts with. `*_every` counts steps; 0 turns evaluation off. eval_data: a folder of
-    held-out shards, on which `eval_examples` questions are marked. About each video between `turns_min` and `turns_max` questions are asked.
+    held-out shards, on which `eval_examples` questions are marked. About each video `turns_min` to `turns_max` questions are asked.
     ema: how much of its past a moving average of the weights keeps (0.999; 0: no average); what is averaged is what is exported.
-    vision_weight, question_weight: how much predicting a video's codes, and each question, counts beside an answer.
-    grow_from, grow_steps: at first only pieces of at most `grow_from` frames of a video are shown, and longer ones from step to step until
-    after `grow_steps` videos are whole (0: whole from the start). embed_codebook: the codes' embeddings begin as a projection of the video tokenizer's codebook instead of at random.
+    vision_weight, question_weight: how much predicting a video's codes, and each question, counts beside an answer. grow_from, grow_steps:
+    at first only pieces of at most `grow_from` frames of a video are shown, and longer ones from step to step until after `grow_steps`
+    videos are whole (0: whole from the start). embed_codebook: the codes' embeddings begin as a projection of the video tokenizer's
+    codebook instead of at random.
     """
 
     name: str
@@ -111,9 +112,10 @@ class TrainConfig:
         check = _Checks(self)
         check.filled("name", "out", "data", "text_model", "tokenizer")
         check.at_least(1, "length", "rows", "steps", "loss_chunk", "checkpoint_every", "log_every")
-        check.at_least(0, "min_lr", "warmup_steps", "weight_decay", "vision_weight", "question_weight", "grow_from", "grow_steps", "seed", "eval_every")
+        check.at_least(0, "min_lr", "warmup_steps", "weight_decay", "vision_weight", "question_weight", "seed", "eval_every")
+        check.at_least(0, "grow_from", "grow_steps")
         check.at_least(1, "eval_examples", "turns_min")
-        check.that(self.turns_max >= self.turns_min, f"turns_max is {self.turns_max}, expected at least turns_min, which is {self.turns_min}")
+        check.that(self.turns_max >= self.turns_min, f"turns_max is {self.turns_max}, expected at least turns_min: {self.turns_min}")
         check.that(0 <= self.ema < 1, f"ema is {self.ema}, expected from 0 to below 1")
         check.that(self.lr > 0, f"lr is {self.lr}, expected more than 0")
         check.that(self.min_lr <= self.lr, f"min_lr is {self.min_lr}, expected at most lr, which is {self.lr}")

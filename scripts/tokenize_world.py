@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ringvision.data.shards import ShardsInfo, ShardWriter
 from ringvision import shipped
+from ringvision.data.shards import ShardsInfo, ShardWriter
 from ringvision.video_tokenizer import load_video_tokenizer
 
 

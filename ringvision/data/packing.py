@@ -46,7 +46,8 @@ Place = tuple[int, int]  # (row, where in it the example starts)
 def place(lengths: Sequence[int], length: int, rows: int, *, before: int = 0) -> list[Place | None]:
     """Where examples of these lengths go in `rows` rows of `length`: the longest first, each into the fullest row that takes it.
 
-    The first `before` of them are placed before the others. None for those that found no room. Deterministic: among equals the earlier example, then the lower row, goes first.
+    The first `before` of them are placed before the others. None for those that found no room. Deterministic:
+    among equals the earlier example, then the lower row, goes first.
     """
     room = [length] * rows
     places: list[Place | None] = [None] * len(lengths)

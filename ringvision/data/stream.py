@@ -130,7 +130,12 @@ class Weaver:
         return self.continued(self.videos(videos), parts, vision_weight=vision_weight, question_weight=question_weight)
 
     def continued(
-        self, videos: np.ndarray, turns: Sequence[tuple[np.ndarray, np.ndarray]], *, vision_weight: float = 0.0, question_weight: float = 0.0
+        self,
+        videos: np.ndarray,
+        turns: Sequence[tuple[np.ndarray, np.ndarray]],
+        *,
+        vision_weight: float = 0.0,
+        question_weight: float = 0.0,
     ) -> Example:
         """The same from parts that `videos`, `question` and `answer` gave."""
         tokens = np.concatenate([videos, *(part for turn in turns for part in turn)])

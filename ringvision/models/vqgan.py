@@ -30,6 +30,8 @@ class VQGANConfig:
 
     The encoder has `num_res_blocks` residual blocks a level and the decoder one more; between levels the map is halved
     (doubled), so a code covers `patch_size * 2 ** (len(channel_mults) - 1)` pixels on a side. `clip`: decode() clips to [-1, 1].
+    `local_codes`: the encoder sees each code's own pixels alone, so that a thing has the same codes whatever is elsewhere in the picture;
+    the decoder sees all of them.
     """
 
     resolution: int = 64
@@ -46,6 +48,7 @@ class VQGANConfig:
     norm_groups: int = 32
     norm_eps: float = 1e-6
     clip: bool = True
+    local_codes: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channel_mults", tuple(self.channel_mults))
@@ -185,7 +188,12 @@ class VQGAN(nnx.Module):
 
     def latents(self, images: jax.Array) -> jax.Array:
         """images float32 [N, H, W, 3] in [-1, 1] -> what is about to be quantized, [N, h, w, C]."""
-        return self.quant_conv(self.encoder(images))
+        if not self.config.local_codes:
+            return self.quant_conv(self.encoder(images))
+        size = self.config.pixels_per_code
+        n, h, w = images.shape[0], images.shape[1] // size, images.shape[2] // size
+        tiles = images.reshape(n, h, size, w, size, -1).transpose(0, 1, 3, 2, 4, 5).reshape(n * h * w, size, size, -1)
+        return self.quant_conv(self.encoder(tiles)).reshape(n, h, w, -1)
 
     def quantize(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """z [..., C] -> (z_q [..., C], codes int32 [...]): the nearest row of the codebook by Euclidean distance, and which."""

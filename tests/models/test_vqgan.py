@@ -1,5 +1,6 @@
 """The VQGAN against the implementations that it must be able to stand in for, from weights and outputs that they wrote themselves."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -196,11 +197,30 @@ def test_patches_come_back_in_their_places() -> None:
 
 def test_patched_network_has_the_grid_it_says() -> None:
     config = VQGANConfig(32, channels=8, channel_mults=(1, 2), z_channels=8, embed_dim=4, codebook_size=16, patch_size=4, norm_groups=4)
-    model = nnx.eval_shape(lambda: VQGAN(config, rngs=nnx.Rngs(0)))
+    graph, params = nnx.split(nnx.eval_shape(lambda: VQGAN(config, rngs=nnx.Rngs(0))))
     images = jax.ShapeDtypeStruct((3, 32, 32, 3), jnp.float32)
-    codes = jax.eval_shape(model.encode, images)
+    codes = jax.eval_shape(lambda params, images: nnx.merge(graph, params).encode(images), params, images)
     assert config.pixels_per_code == 8 and codes.shape == (3, *config.grid) == (3, 4, 4)
-    assert jax.eval_shape(lambda codes: model.decode(model.embed(codes)), codes).shape == images.shape
+
+    def decode(params, codes):
+        model = nnx.merge(graph, params)
+        return model.decode(model.embed(codes))
+
+    assert jax.eval_shape(decode, params, codes).shape == images.shape
+
+
+def test_local_codes_depend_on_their_own_pixels_alone() -> None:
+    config = VQGANConfig(32, channels=8, channel_mults=(1, 2), z_channels=8, embed_dim=4, codebook_size=16, patch_size=4, norm_groups=4)
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+    changed = images.copy()
+    changed[:, 8:16, 24:32] *= -1  # the square of code (1, 3)
+    for local in (True, False):
+        model = VQGAN(dataclasses.replace(config, local_codes=local), rngs=nnx.Rngs(0))
+        before, after = np.asarray(model.latents(images)), np.asarray(model.latents(changed))
+        assert before.shape == (2, 4, 4, 4)
+        differs = np.abs(before - after).max(axis=(0, 3)) > 1e-6
+        assert differs[1, 3]
+        assert differs.sum() == 1 if local else differs.all()
 
 
 def test_nearest_row_by_brute_force() -> None:

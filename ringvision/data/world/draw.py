@@ -41,7 +41,7 @@ def _render_one(scene: Scene, t: float, size: int) -> np.ndarray:
         for thing in scene.things:
             if thing.visible(t):
                 _draw_thing(picture, thing, t, size)
-    noise = np.random.default_rng([scene.seed, 2, int(round(t * 1000))]).standard_normal((size, size, 3), np.float32)
+    noise = np.random.default_rng([scene.seed, 2, round(t * 1000)]).standard_normal((size, size, 3), np.float32)
     return np.clip(picture + NOISE * noise + 0.5, 0, 255).astype(np.uint8)
 
 

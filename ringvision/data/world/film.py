@@ -29,7 +29,7 @@ def filmed(scene: Scene, *, size: int = 64, film_size: int = 128, crf: int = 20)
     _encode(scene, held, 1, film_size, crf)
     held.seek(0)
     step = film_size // size
-    with av.open(held) as container:
+    with av.open(held, "r") as container:
         pictures = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     means = pictures.reshape(len(pictures), size, step, size, step, 3).mean((2, 4), dtype=np.float32)
     return (means + 0.5).astype(np.uint8)
@@ -38,7 +38,7 @@ def filmed(scene: Scene, *, size: int = 64, film_size: int = 128, crf: int = 20)
 def _encode(scene: Scene, target: Any, fps: int, size: int, crf: int) -> None:
     import av
 
-    times = np.arange(int(round(scene.duration * fps))) / fps
+    times = np.arange(round(scene.duration * fps)) / fps
     with av.open(target, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": str(crf), "preset": "veryfast", "threads": "1"})
         stream.width = stream.height = size

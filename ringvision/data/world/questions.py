@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ringvision.data.world.scene import COLOURS, DIGITS, DIRECTIONS, MAX_SECONDS, SHAPES, Scene, Thing
+from ringvision.data.world.scene import COLOURS, DIGITS, DIRECTIONS, MAX_SECONDS, SHAPES, Scene
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def questions(scene: Scene) -> list[Question]:
     for position, (kind, (ask, most)) in enumerate({**_ASKERS, **_AUXILIARY_ASKERS}.items()):
         random = np.random.default_rng([scene.seed, 3, position, *([scene.first, int(scene.duration)] if scene.first else [])])
         found = [Question(kind, text, answer) for text, answer in ask(scene, random)]
-        random.shuffle(found)  # type: ignore[arg-type]
+        random.shuffle(found)
         asked.extend(found[:most])
     return asked
 
@@ -74,8 +74,8 @@ def _count(scene: Scene, random: np.random.Generator) -> Generator:
             seconds.setdefault(len(scene.things_at(second)), []).append(second)
     for number, choices in seconds.items():
         if random.random() < _COUNT_KEPT[number]:
-            second = _seconds(int(random.choice(choices)))
-            yield _choose(random, f"How many things were there at {second}?", f"How many things could be seen at {second}?"), str(number)
+            when = _seconds(int(random.choice(choices)))
+            yield _choose(random, f"How many things were there at {when}?", f"How many things could be seen at {when}?"), str(number)
 
 
 def _direction(scene: Scene, random: np.random.Generator) -> Generator:

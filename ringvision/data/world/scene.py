@@ -148,7 +148,9 @@ def make_scene(seed: int) -> Scene:
     card_spans = _choose_card_spans(random, spans)
     names = [(colour, shape) for colour in COLOURS for shape in SHAPES]
     random.shuffle(names)
-    shots, things, cards = [], [], []
+    shots: list[Shot] = []
+    things: list[Thing] = []
+    cards: list[Card] = []
     card_colours = list(random.permutation(list(COLOURS)))
     appearing: set[int] = set()
     for index, (first, last) in enumerate(spans):

@@ -56,7 +56,7 @@ def test_moving_things_cross_most_of_the_picture_in_their_direction(scenes):
         if thing.direction is None:
             assert thing.start == thing.end
             continue
-        seconds = [t for t in range(int(np.ceil(thing.appears)), int(np.ceil(thing.leaves)))]
+        seconds = range(int(np.ceil(thing.appears)), int(np.ceil(thing.leaves)))
         moved = np.subtract(thing.place(seconds[-1]), thing.place(seconds[0]))
         assert np.dot(moved, DIRECTIONS[thing.direction]) > 0.5
 
