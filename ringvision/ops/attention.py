@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 
 LARGEST_TILE, SMALLEST_TILE = 512, 128
-SCORES_OF_A_TILE = 2**20
-"""Over batch and heads: 4 MB of float32, which a core's cache still holds. Larger ones cost a CPU two to three times the time."""
+SCORES_OF_A_TILE = 2**19
+"""Over batch and heads: 2 MB of float32, which a core's cache still holds. Larger ones cost a CPU two to three times the time."""
 
 
 class Tokens(NamedTuple):

@@ -1,11 +1,15 @@
 """Rotary positions against their definition in float64."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ringvision.errors import UserError
-from ringvision.ops.rope import RopeScaling, frequencies, rope
+from ringvision.ops.rope import RopeScaling, frequencies
+from ringvision.ops.rope import rope as plain_rope
+
+rope = jax.jit(plain_rope, static_argnames="theta")
 
 
 def definition(x: np.ndarray, positions: np.ndarray, theta: float) -> np.ndarray:
