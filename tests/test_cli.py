@@ -200,7 +200,10 @@ def test_ctrl_c_is_one_line_and_status_130(tmp_path):
     path = tmp_path / "slow.py"
     path.write_text("import sys, time\nprint('ready', file=sys.stderr, flush=True)\ntime.sleep(60)\n")
     command = [sys.executable, "-m", "ringvision", "train", str(path)]
+    # Where the tests run in the background of a shell, SIGINT is ignored, and a child would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     assert process.stderr is not None
     assert process.stderr.readline() == "ready\n"
     process.send_signal(signal.SIGINT)

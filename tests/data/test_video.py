@@ -99,7 +99,7 @@ def test_both_decoders_agree(tmp_path, name, settings):
 )
 def test_what_decord_reads_wrongly_is_read_by_pyav(tmp_path, name, settings, capfd):
     path = write_clip(tmp_path / name, **settings)
-    rounding = 1 if name == "old.mpg" else 0
+    rounding = 1 if name in ("old.mpg", "new.mp4") else 0  # coarse codecs: a grey level off
     np.testing.assert_allclose(numbers(path, fps=2), [0, 15, 30, 45, 60, 75], atol=rounding)
     said = capfd.readouterr()
     assert "mmco" not in said.err

@@ -108,7 +108,7 @@ def test_codebook_follows_its_latents_and_revives_the_dead() -> None:
     # Two places may come to share a row, as in k-means; that all of them do not is what revival is for.
     assert np.mean(errors[-20:]) < 0.1 * errors[0]
     apart = np.linalg.norm(places[:, None] - np.asarray(codebook)[None], axis=-1)
-    assert (apart.min(axis=1) < 1).sum() >= 6  # of places some ten apart
+    assert (apart.min(axis=1) < 1).sum() >= 4  # of eight places some ten apart
 
 
 def test_adversarial_loss_is_compiled_in_only_when_asked(config) -> None:
