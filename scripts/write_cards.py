@@ -13,16 +13,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ringvision.checkpoint import load_model
+from ringvision.checkpoint import load_model, read_config
 from ringvision.config import load_config
 from ringvision.train.record import Record, read_metrics
 
 TOKENIZER, MODEL = Path("tokenizers/world-16"), Path("demos/model")
 
 
-def hours(run: Path) -> float:
+def hours(run: Path, until: float = float("inf")) -> float:
     """Time spent in steps, from the recorded seconds a step; pauses between two starts of a run do not count."""
-    records = [record for record in read_metrics(run) if "seconds_per_step" in record]
+    records = [record for record in read_metrics(run) if "seconds_per_step" in record and record["step"] <= until]
     steps = [record["step"] for record in records]
     return sum((b - a) * r["seconds_per_step"] for a, b, r in zip([0, *steps], steps, records, strict=False)) / 3600
 
@@ -70,6 +70,9 @@ def model_card(run: Path, scores: dict[str, Any]) -> str:
         f"| {kind} | {score['accuracy']:.1%} | {score['examples']} | {score['chance']:.1%} | {score['blind']:.1%} |"
         for kind, score in scores["kinds"].items()
     )
+    steps = read_config(MODEL)["trained"]["steps"]
+    seen = [kind for kind, score in scores["kinds"].items() if score["accuracy"] > score["blind"] + 0.1]
+    unseen = [kind for kind in scores["kinds"] if kind not in seen]
     parameters = sum(array.size for array in load_model(MODEL).values())
     return f"""# The shipped model
 
@@ -80,7 +83,7 @@ each frame after its second, and answers questions about what it saw.
 | | |
 |---|---|
 | trained on | videos of `ringvision.data.world`, 4 to 16 seconds, seeds from 0; several questions about each |
-| for | {int(last(run, "step")):,} steps of {settings["rows"]} x {settings["length"]} tokens, {hours(run):.1f} hours |
+| for | {steps:,} of the {settings["steps"]:,} planned steps of {settings["rows"]} x {settings["length"]} tokens, {hours(run, steps):.1f} hours |
 | with | {made_with()}; seed {settings["seed"]}; `configs/demo.py` |
 | licence | Apache-2.0, like the project |
 
@@ -94,8 +97,8 @@ possible answers; *blind* is the best answer that the question's words alone sug
 {rows}
 | **all** | **{scores["overall"]:.1%}** | {scores["examples"]} | {scores["chance"]:.1%} | {scores["blind"]:.1%} |
 
-**Knows** the world's colours, shapes, digits, directions, order and times, asked in the words that `ringvision/data/world/questions.py` uses.
-**Does not know** other words, other videos, or videos much longer than the 16 seconds that it was trained on: it will answer, and be wrong.
+**Looks at the video** (at least ten points above *blind*) for: {", ".join(seen) or "nothing yet"}. **Does not yet** for: {", ".join(unseen) or "none"}.
+It was asked in the words that `ringvision/data/world/questions.py` uses. It does not know other words, other videos, or videos much longer than the 16 seconds that it was trained on: it will answer, and be wrong.
 
 ![loss and accuracy over steps](curves.png)
 """
