@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 
 LARGEST_TILE, SMALLEST_TILE = 512, 128
-SCORES_OF_A_TILE = 2**19
-"""Over batch and heads: 2 MB of float32, which a core's cache still holds. Larger ones cost a CPU two to three times the time."""
+SCORES_OF_A_TILE = 2**18
+"""Over batch and heads: 1 MB of float32, which stays in a core's cache. Tiles of 4 MB cost a CPU up to twice the time."""
 
 
 class Tokens(NamedTuple):
@@ -222,7 +222,7 @@ def _forward_tile(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, rul
     largest = finite(scores.max(axis=-1))
     weights = jnp.exp(scores - largest[..., None])
     total = weights.sum(axis=-1)
-    out = _product("BKGQR,BKRH->BKGQH", weights.astype(v.dtype), v)
+    out = _product("BKPR,BKRH->BKPH", _rows(weights).astype(v.dtype), v).reshape(q.shape)
     return out / jnp.where(total == 0, 1, total)[..., None], largest + jnp.log(total)
 
 
@@ -230,15 +230,23 @@ def _backward_tile(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, rule: Rule, lse: jax.Array, d_out: jax.Array, delta: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     weights = jnp.exp(_scores(q, k, mask, rule) - finite(lse)[..., None])
-    d_out = d_out.astype(v.dtype)
-    dv = _product("BKGQR,BKGQH->BKRH", weights.astype(v.dtype), d_out)
-    d_weights = _product("BKGQH,BKRH->BKGQR", d_out, v)
-    d_scores = (weights * (d_weights - delta[..., None]) * rule.scale).astype(q.dtype)
-    return _product("BKGQR,BKRH->BKGQH", d_scores, k), _product("BKGQR,BKGQH->BKRH", d_scores, q), dv
+    d_out_rows = _rows(d_out).astype(v.dtype)
+    dv = _product("BKPR,BKPH->BKRH", _rows(weights).astype(v.dtype), d_out_rows)
+    d_weights = _product("BKPH,BKRH->BKPR", d_out_rows, v).reshape(weights.shape)
+    d_scores = _rows(weights * (d_weights - delta[..., None]) * rule.scale).astype(q.dtype)
+    dk = _product("BKPR,BKPH->BKRH", d_scores, _rows(q))
+    return _product("BKPR,BKRH->BKPH", d_scores, k).reshape(q.shape), dk, dv
 
 
 def _scores(q: jax.Array, k: jax.Array, mask: jax.Array, rule: Rule) -> jax.Array:
-    return jnp.where(mask[:, None, None], _product("BKGQH,BKRH->BKGQR", q, k) * rule.scale, -jnp.inf)
+    """[B, K, G, Q, R], -inf where a query does not see a key."""
+    scores = _product("BKPH,BKRH->BKPR", _rows(q), k) * rule.scale
+    return jnp.where(mask[:, None, None], scores.reshape(*q.shape[:-1], -1), -jnp.inf)
+
+
+def _rows(x: jax.Array) -> jax.Array:
+    """[B, K, G, Q, ...] -> [B, K, P, ...] with P = G Q: the heads that share keys are more rows of one product."""
+    return x.reshape(*x.shape[:2], -1, *x.shape[4:])
 
 
 def _product(letters: str, a: jax.Array, b: jax.Array) -> jax.Array:

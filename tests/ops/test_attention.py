@@ -114,5 +114,5 @@ def test_tiles_shrink_with_batch_and_heads():
         return attention.tile_size(jax.ShapeDtypeStruct(shape, jnp.float32))
 
     assert size(1, 1, 1, 9999, 64) == 512
-    assert size(2, 2, 2, 9999, 64) == 256
+    assert size(1, 2, 2, 9999, 64) == 256
     assert size(64, 8, 4, 9999, 64) == 128
