@@ -178,7 +178,10 @@ class Loader:
         return exams
 
     def _row(self, planned: list[tuple[Piece, int]], random: np.random.Generator) -> list[Example]:
-        """The examples of one row: turns are given up where they were planned too long, and added where there is room."""
+        """The examples of one row: turns are given up where they were planned too long, and added where there is room.
+
+        What tells most about a video is asked last, so that the other answers must be found in its frames and not in an earlier answer.
+        """
         pools = []
         for video, _ in planned:
             turns = self.turns(video)
@@ -201,7 +204,8 @@ class Loader:
             pool[after], pool[fits] = pool[fits], pool[after]
             counts[index] += 1
             room -= pool[after].size
-        return [self._example(video, pool[:count]) for (video, _), pool, count in zip(planned, pools, counts, strict=True) if count]
+        asked = [sorted(pool[:count], key=lambda turn: turn.kind in world.AUXILIARY) for pool, count in zip(pools, counts, strict=True)]
+        return [self._example(video, turns) for (video, _), turns in zip(planned, asked, strict=True) if turns]
 
     def _example(self, video: Piece, turns: Sequence[Turn]) -> Example:
         codes, times = self.shards.video(video.video)

@@ -20,6 +20,9 @@ class Convolution(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(c_out))
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        if x.shape[1:3] == (1, 1) and self.padding == "SAME":  # a single place: zeros all round it, and only the kernel's middle counts
+            middle = self.kernel.shape[0] // 2
+            return x @ self.kernel[...][middle, middle] + self.bias[...]
         strides, names = (self.stride,) * 2, ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x, self.kernel[...], strides, self.padding, dimension_numbers=names) + self.bias[...]
 

@@ -145,3 +145,15 @@ def test_predicting_questions_and_codes_can_count_too(shards: Shards, weaver: We
     assert np.array_equal(plain.tokens, more.tokens)
     assert more.loss_weights.sum() == pytest.approx(plain.loss_weights.sum(), rel=1e-5)
     assert (more.loss_weights > 0).mean() > 3 * (plain.loss_weights > 0).mean()
+
+
+def test_what_tells_most_is_asked_last(shards: Shards, weaver: Weaver) -> None:
+    source = loader(shards, weaver, length=512, turns_min=8, turns_max=12)
+    telling, mixed = {"What was there", "What appeared"}, 0
+    for step in range(3):
+        for tokens in documents(source.batch(step)):
+            asked = weaver.text.decode(tokens[tokens.index(weaver.vocabulary.vision_end[0]) + 1 :]).split("USER: ")[1:]
+            tells = [any(question.startswith(words) for words in telling) for question in asked]
+            assert tells == sorted(tells)
+            mixed += 0 < sum(tells) < len(tells)
+    assert mixed > 5

@@ -64,7 +64,7 @@ def _shape(scene: Scene, random: np.random.Generator) -> Generator:
 
 
 # How often each number of things can be asked about is far from even: the common ones are asked less.
-_COUNT_KEPT = {0: 0.45, 1: 0.19, 2: 0.26, 3: 1.0}
+_COUNT_KEPT = {0: 0.34, 1: 0.19, 2: 0.22, 3: 0.85}
 
 
 def _count(scene: Scene, random: np.random.Generator) -> Generator:
@@ -105,7 +105,7 @@ def _order(scene: Scene, random: np.random.Generator) -> Generator:
 
 
 # Short videos have only early seconds, so these would be right too often.
-_SECOND_KEPT = {0: 0.2, 1: 0.4, 2: 0.45, 3: 0.65, 4: 0.8}
+_SECOND_KEPT = {0: 0.12, 1: 0.45, 2: 0.45, 3: 0.4, 4: 0.5, 5: 0.55, 6: 0.7}
 
 
 def _time(scene: Scene, random: np.random.Generator) -> Generator:
@@ -114,7 +114,9 @@ def _time(scene: Scene, random: np.random.Generator) -> Generator:
         if random.random() < _SECOND_KEPT.get(second - scene.first, 1.0):
             yield _choose(random, f"When did the {thing.name} appear?", f"At what second did the {thing.name} come in?"), _seconds(second)
     if len(scene.cards) == 1:
-        yield _choose(random, "When was the card shown?", "At what second did the card appear?"), _seconds(scene.first_seen(scene.cards[0]))
+        second = scene.first_seen(scene.cards[0])
+        if random.random() < _SECOND_KEPT.get(second - scene.first, 1.0):
+            yield _choose(random, "When was the card shown?", "At what second did the card appear?"), _seconds(second)
 
 
 def _after(scene: Scene, random: np.random.Generator) -> Generator:

@@ -2,7 +2,8 @@
 
 Everything follows from a seed. Time is in seconds. Things appear, change colour and leave half-way between whole seconds
 (give or take `JITTER`), so a video sampled once a second sees each event in the same second wherever the codec puts its frames.
-Places are fractions of the picture: x to the right, y down.
+Places are fractions of the picture: x to the right, y down. At whole seconds things stand at one of three places a way (give or take
+`SWAY`), far enough from each other that none hides another; what moves is between two of them then, and things pass each other there.
 """
 
 from dataclasses import dataclass, field, replace
@@ -23,17 +24,23 @@ DIGITS = tuple(range(10))
 HELD_OUT = 1 << 40
 """The first seed that training never draws."""
 
-MIN_SECONDS, MAX_SECONDS = 4, 16
+MIN_SECONDS, MAX_SECONDS = 5, 12
 MAX_TOGETHER = 3
 JITTER = 0.2
+PLACES = (0.25, 0.5, 0.75)
+STEP = PLACES[1] - PLACES[0]
+SWAY = 0.012
+RADII = ((0.15, 0.17), (0.21, 0.23))
+"""Small things and large ones: from, to."""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A shape on its way from `start` to `end` while `appears <= t < leaves`.
+    """A shape that is there while `appears <= t < leaves`.
 
-    `changes` is the second at which its colour turns from `colour` to `later_colour`; None where it never does.
-    `direction` is a key of DIRECTIONS, or None for a thing that stays where it is.
+    `direction` is a key of DIRECTIONS, or None for a thing that stays where it is. What moves is at `start` in the first whole second that
+    sees it, a STEP further in the next, and so on as far as `end`, where it rests. `changes` is the moment at which its colour turns from
+    `colour` to `later_colour`; None where it never does.
     """
 
     shape: str
@@ -56,8 +63,10 @@ class Thing:
 
     def place(self, t: float) -> tuple[float, float]:
         """Centre at time `t`."""
-        along = (t - self.appears) / (self.leaves - self.appears)
-        return self.start[0] + along * (self.end[0] - self.start[0]), self.start[1] + along * (self.end[1] - self.start[1])
+        dx, dy = DIRECTIONS[self.direction] if self.direction else (0, 0)
+        way = max(abs(self.end[0] - self.start[0]), abs(self.end[1] - self.start[1]))
+        gone = min(STEP * (t - np.ceil(self.appears)), way)
+        return self.start[0] + dx * gone, self.start[1] + dy * gone
 
     def colour_at(self, t: float) -> str:
         if self.changes is not None and self.later_colour is not None and t >= self.changes:
@@ -115,7 +124,7 @@ class Scene:
         """What someone knows of it who sees only `count` whole seconds from `first` on; the clock goes on as it was.
 
         What is there in the clip's first second appears then; a colour that was seen on one side of its change only never changed, and what
-        was seen once has no direction.
+        was not seen to move has no direction.
         """
         seconds = range(first, first + count)
         things = []
@@ -126,8 +135,8 @@ class Scene:
             colours = (thing.colour_at(seen[0]), thing.colour_at(seen[-1]))
             if colours[0] == colours[1]:
                 thing = replace(thing, colour=colours[0], later_colour=None, changes=None)
-            if len(seen) == 1:
-                thing = replace(thing, direction=None)
+            if thing.direction and thing.place(seen[0]) == thing.place(seen[-1]):
+                thing = replace(thing, direction=None, start=thing.place(seen[0]), end=thing.place(seen[0]))
             things.append(thing)
         cards = tuple(card for card in self.cards if any(card.visible(second) for second in seconds))
         return replace(self, first=first, duration=float(first + count), things=tuple(things), cards=cards)
@@ -141,7 +150,7 @@ class Scene:
 
 
 def make_scene(seed: int) -> Scene:
-    """The scene of a seed: 4 to 16 seconds, one to four shots, up to eight things, at most two cards."""
+    """The scene of a seed: 5 to 12 seconds, one to four shots, up to eight things, at most two cards."""
     random = np.random.default_rng([seed, 1])
     seconds = int(random.integers(MIN_SECONDS, MAX_SECONDS + 1))
     spans = _spans(random, seconds)
@@ -215,7 +224,7 @@ def _make_things(random: np.random.Generator, first: int, last: int, names: list
     together = np.zeros(last - first, int)
     length = last - first
     crossing = length >= 3 and random.random() < 0.2
-    wanted = 2 if crossing else int(random.integers(1, 2 + min(3, length // 2)))
+    wanted = 2 if crossing else int(random.integers(1, 3 + min(2, length // 2)))
     for index in range(wanted):
         if not names:
             break
@@ -230,60 +239,58 @@ def _make_things(random: np.random.Generator, first: int, last: int, names: list
         leave = min(enter + stay, last)
         if together[enter - first : leave - first].max() >= MAX_TOGETHER:
             continue
-        together[enter - first : leave - first] += 1
-        appearing.add(enter)
         colour, shape = names.pop()
-        made.append(_make_thing(random, colour, shape, enter, leave, last, names, made, crossing))
+        thing = _make_thing(random, colour, shape, enter, leave, last, names, made, crossing)
+        if thing is not None:
+            made.append(thing)
+            together[enter - first : leave - first] += 1
+            appearing.add(enter)
     return made
 
 
 def _make_thing(
     random: np.random.Generator, colour: str, shape: str, enter: int, leave: int, shot_end: int, names: list[tuple[str, str]],
     others: list[Thing], crossing: bool,
-) -> Thing:  # fmt: skip
+) -> Thing | None:  # fmt: skip
+    """A thing that whole seconds from `enter` to `leave` - 1 see; None where there is no way that is free of the others."""
     appears = _edge(random, enter)
     leaves = leave - 0.3 if leave == shot_end else _edge(random, leave)
-    radius = float(random.uniform(0.16, 0.23))
+    radius = float(random.uniform(*RADII[int(random.integers(len(RADII)))]))
     direction = str(random.choice(list(DIRECTIONS))) if leave - enter >= 3 and (crossing or random.random() < 0.65) else None
     if crossing and others and direction:
         towards = {"left": "right", "right": "left", "up": "down", "down": "up"}
         direction = towards.get(others[0].direction or "", direction)
-    paths = [_path(random, direction, enter, leave, appears, leaves) for _ in range(8)]
-    start, end = max(paths, key=lambda path: _room(path, others, appears, leaves))
-    changes = later = None
+    sway = random.uniform(-SWAY, SWAY, 2)
+    made = Thing(shape, colour, radius, (0.5, 0.5), (0.5, 0.5), appears, leaves, direction)
+    for _ in range(12):
+        start, end = _path(random, direction, sway)
+        made = replace(made, start=start, end=end)
+        if not any(_meet(made, other, range(enter, leave)) for other in others):
+            break
+    else:
+        return None
     if leave - enter >= 3 and random.random() < 0.22:
         choices = [c for c in COLOURS if c != colour and (c, shape) in names]
         if choices:
             later = str(random.choice(choices))
             names.remove((later, shape))
-            changes = _edge(random, int(random.integers(enter + 1, leave)))
-    return Thing(shape, colour, radius, start, end, appears, leaves, direction, changes, later)
+            made = replace(made, later_colour=later, changes=_edge(random, int(random.integers(enter + 1, leave))))
+    return made
 
 
-Path = tuple[tuple[float, float], tuple[float, float]]
+def _path(random: np.random.Generator, direction: str | None, sway: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
+    """A random way through the picture, from one side to the other where there is a direction."""
+    x, y = (float(random.choice(PLACES)) for _ in range(2))
+    dx, dy = DIRECTIONS[direction] if direction else (0, 0)
+    start = (0.5 - dx * STEP if dx else x) + float(sway[0]), (0.5 - dy * STEP if dy else y) + float(sway[1])
+    return start, (start[0] + 2 * dx * STEP, start[1] + 2 * dy * STEP)
 
 
-def _path(random: np.random.Generator, direction: str | None, enter: int, leave: int, appears: float, leaves: float) -> Path:
-    """A random way through the picture: where a thing is when it appears and when it leaves."""
-    if direction is None:
-        place = (float(random.uniform(0.22, 0.78)), float(random.uniform(0.22, 0.78)))
-        return place, place
-    dx, dy = DIRECTIONS[direction]
-    # The first and last whole seconds see the thing near opposite edges; before and after, it slides in and out.
-    speed = 0.56 / (leave - 1 - enter)
-    across = float(random.uniform(0.22, 0.78))
-    x, y = (0.5 - dx * 0.28, across) if dx else (across, 0.5 - dy * 0.28)
-    before, after = (appears - enter) * speed, (leaves - enter) * speed
-    return (x + dx * before, y + dy * before), (x + dx * after, y + dy * after)
-
-
-def _room(path: Path, others: list[Thing], appears: float, leaves: float) -> float:
-    """The least distance, along `path`, to any other thing that is there at the time."""
-    (x0, y0), (x1, y1) = path
-    least = 1.0
-    for other in others:
-        for t in np.arange(np.ceil(max(appears, other.appears)), min(leaves, other.leaves)):
-            along = (float(t) - appears) / (leaves - appears)
-            x, y = other.place(float(t))
-            least = min(least, float(np.hypot(x0 + along * (x1 - x0) - x, y0 + along * (y1 - y0) - y)))
-    return least
+def _meet(one: Thing, other: Thing, seconds: range) -> bool:
+    """Whether the two touch, or nearly, in a whole second that sees both."""
+    for second in seconds:
+        if one.visible(second) and other.visible(second):
+            apart = np.subtract(one.place(second), other.place(second))
+            if np.abs(apart).max() < 1.5 * STEP:
+                return True
+    return False
