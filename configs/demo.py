@@ -1,6 +1,6 @@
 """The shipped model: answers questions about the videos of data/world, at one frame a second.
 
-    ringvision train demo
+    ringvision train demo --devices 2
 
 It begins with single frames and sees longer and longer pieces of the videos. Questions and codes are predicted too (a little), since
 what is asked of a video says what is in it, long before the model can answer. What it took and scored stands in
@@ -42,7 +42,7 @@ config = TrainConfig(
     question_weight=0.3,
     grow_from=1,
     grow_steps=1500,
-    mesh="context=1",
+    mesh="data=2",
     embed_codebook=True,
     checkpoint_every=250,
     log_every=25,

@@ -31,7 +31,7 @@ $python scripts/tokenize_world.py "$runs/held" "$runs/held-codes" --tokenizer to
 $python scripts/tokenize_world.py "$runs/films" "$runs/codes" --tokenizer tokenizers/world-16
 
 say "model"
-.venv/bin/ringvision train configs/demo.py
+.venv/bin/ringvision train configs/demo.py --devices 2
 $python scripts/ship.py "$runs/model/model" demos/model
 
 say "sample clips"

@@ -12,6 +12,7 @@ from flax import nnx
 
 from ringvision.checkpoint import flatten, unflatten
 from ringvision.errors import UserError
+from ringvision.models.convolution import Convolution
 from ringvision.models.discriminator import Discriminator, hinge_loss
 from ringvision.models.vqgan import VQGAN, VQGANConfig, depth_to_space, nearest, space_to_depth
 
@@ -255,3 +256,11 @@ def test_discriminator_judges_pieces() -> None:
     # GroupNorm lets everything see the mean of the whole image, so far pieces move too, but less than the piece that was painted over.
     assert abs(changed - logits)[:, 0, 0].min() > abs(changed - logits)[:, 4:, 4:].max()
     assert hinge_loss(jnp.array([2.0]), jnp.array([-2.0])) == 0 and hinge_loss(jnp.array([0.0]), jnp.array([0.0])) == 1
+
+
+def test_a_single_place_is_convolved_as_any_other() -> None:
+    """What lies round a single place is zeros, so the short way must give what a larger map of zeros gives there."""
+    convolution = Convolution(5, 7, 3, rngs=nnx.Rngs(3))
+    place = np.random.default_rng(3).standard_normal((4, 1, 1, 5)).astype(np.float32)
+    wide = np.pad(place, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    np.testing.assert_allclose(convolution(place), convolution(wide)[:, 1:2, 1:2], rtol=1e-5, atol=1e-6)
