@@ -65,6 +65,7 @@ class TrainConfig:
     data: the folder of code shards. text_model: the sentencepiece file. tokenizer: the video tokenizer that made the codes (a name under
     tokenizers/ or a folder). A batch is `rows` rows of `length` tokens. The rate warms up to `lr` over `warmup_steps` and falls to `min_lr`
     along a cosine. mesh: "context=4,data=2"; what is not named is 1, and no mesh at all puts every device on `context`.
+    optimizer: "adamw", or "muon", which takes steps of `muon_lr` (scheduled like lr) for the layers' matrices and AdamW for the rest.
     init_from: a model folder whose weights the run starts with. `*_every` counts steps; 0 turns evaluation off. eval_data: a folder of
     held-out shards, on which `eval_examples` questions are marked. About each video `turns_min` to `turns_max` questions are asked.
     ema: how much of its past a moving average of the weights keeps (0.999; 0: no average); what is averaged is what is exported.
@@ -90,6 +91,8 @@ class TrainConfig:
     clip_norm: float = 1.0
     b1: float = 0.9
     b2: float = 0.95
+    optimizer: str = "adamw"
+    muon_lr: float = 0.02
     loss_chunk: int = 512
     vision_weight: float = 0.0
     question_weight: float = 0.0
@@ -117,6 +120,8 @@ class TrainConfig:
         check.at_least(1, "eval_examples", "turns_min")
         check.that(self.turns_max >= self.turns_min, f"turns_max is {self.turns_max}, expected at least turns_min: {self.turns_min}")
         check.that(0 <= self.ema < 1, f"ema is {self.ema}, expected from 0 to below 1")
+        check.that(self.optimizer in ("adamw", "muon"), f"optimizer is {self.optimizer!r}, expected adamw or muon")
+        check.that(self.muon_lr > 0, f"muon_lr is {self.muon_lr}, expected more than 0")
         check.that(self.lr > 0, f"lr is {self.lr}, expected more than 0")
         check.that(self.min_lr <= self.lr, f"min_lr is {self.min_lr}, expected at most lr, which is {self.lr}")
         check.that(self.clip_norm > 0, f"clip_norm is {self.clip_norm}, expected more than 0")

@@ -40,6 +40,8 @@ def test_configs_are_frozen(config):
         ({"length": 10**9}, "max_length"),
         ({"data": ""}, "data is ''"),
         ({"clip_norm": 0.0}, "clip_norm"),
+        ({"optimizer": "adam"}, "optimizer is 'adam', expected adamw or muon"),
+        ({"muon_lr": 0.0}, "muon_lr is 0.0"),
         ({"mesh": "context=x"}, "context=x"),
         ({"mesh": "contxt=2"}, "contxt"),
     ],

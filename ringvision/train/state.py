@@ -1,7 +1,7 @@
 """What a training run carries from step to step, and how a gradient changes it.
 
-In: a TrainConfig. Out: `TrainState`, a plain pytree; the optimizer (AdamW: Loshchilov and Hutter, 2019) with its schedule; and where
-each array of the state lies on a mesh.
+In: a TrainConfig. Out: `TrainState`, a plain pytree; the optimizer (AdamW: Loshchilov and Hutter, 2019; Muon: Jordan, 2024) with its
+schedule; and where each array of the state lies on a mesh.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ringvision.checkpoint import flatten, unflatten
@@ -27,6 +28,17 @@ PLACES: dict[str, tuple[str | None, ...]] = {
     "layers.feed_forward.gate": (None, "fsdp", "tensor"),
     "layers.feed_forward.up": (None, "fsdp", "tensor"),
     "layers.feed_forward.down": (None, "tensor", "fsdp"),
+}
+
+# Which dimensions of a stacked matrix are its inputs, and which its outputs; the first dimension is the layer.
+MATRICES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "layers.attention.query": ((1,), (2, 3)),
+    "layers.attention.key": ((1,), (2, 3)),
+    "layers.attention.value": ((1,), (2, 3)),
+    "layers.attention.output": ((1, 2), (3,)),
+    "layers.feed_forward.gate": ((1,), (2,)),
+    "layers.feed_forward.up": ((1,), (2,)),
+    "layers.feed_forward.down": ((1,), (2,)),
 }
 
 
@@ -48,11 +60,23 @@ def schedule(config: TrainConfig) -> optax.Schedule:
 
 
 def optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Gradients clipped to clip_norm together, then AdamW; matrices decay, norms and the embedding table do not."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(schedule(config), b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decays),
-    )
+    """Gradients clipped to clip_norm together, then AdamW or, for the matrices of the layers, Muon; norms and tables do not decay."""
+    rate = schedule(config)
+    if config.optimizer == "adamw":
+        rule = optax.adamw(rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decays)
+    else:
+        rule = contrib.muon(
+            lambda step: rate(step) * (config.muon_lr / config.lr), weight_decay=config.weight_decay, muon_weight_dimension_numbers=matrices,
+            adam_learning_rate=rate, adam_b1=config.b1, adam_b2=config.b2,
+        )  # fmt: skip
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
+
+
+def matrices(params: Any) -> Any:
+    """The same tree with the axes that go in and out of each layer's matrices, which Muon makes orthogonal; None for all that is no matrix."""
+    names = flatten(params)
+    axes = {name: next((axes for suffix, axes in MATRICES.items() if name.endswith(suffix)), None) for name in names}
+    return unflatten({name: contrib.MuonDimensionNumbers(*found) if found else None for name, found in axes.items()}, params)
 
 
 def decays(params: Any) -> Any:

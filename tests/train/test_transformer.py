@@ -87,10 +87,11 @@ def test_packed_and_unpacked_agree() -> None:
 
 def test_two_steps_and_two_more_are_four_bit_for_bit(data: Path, tmp_path: Path) -> None:
     mesh = make_mesh(data=2, context=2, devices=jax.devices()[:4])
-    straight = train(config(data, tmp_path / "straight", ema=0.9), quiet=True, mesh=mesh)
-    halted = train(config(data, tmp_path / "resumed", ema=0.9), stop_at=2, quiet=True, mesh=mesh)
+    setup = config(data, tmp_path / "resumed", ema=0.9, optimizer="muon")
+    straight = train(dataclasses.replace(setup, out=str(tmp_path / "straight")), quiet=True, mesh=mesh)
+    halted = train(setup, stop_at=2, quiet=True, mesh=mesh)
     assert (int(halted.step), int(straight.step)) == (2, 4)
-    resumed = train(config(data, tmp_path / "resumed", ema=0.9), quiet=True, mesh=mesh)
+    resumed = train(setup, quiet=True, mesh=mesh)
     assert same(straight, resumed)
     assert not same(straight.params, halted.params)
     values = [[record["loss"] for record in read_metrics(tmp_path / name)] for name in ("straight", "resumed")]
@@ -114,12 +115,12 @@ def test_the_model_folder_holds_what_was_trained(data: Path, tmp_path: Path) -> 
     assert json.loads((tmp_path / "run.json").read_text())["lr"] == setup.lr
 
 
-@pytest.mark.parametrize("mesh", ["data=2,context=4", "fsdp=2,tensor=2,context=2"])
-def test_the_mesh_changes_nothing(data: Path, tmp_path: Path, mesh: str) -> None:
+@pytest.mark.parametrize(("mesh", "rule"), [("data=2,context=4", "adamw"), ("fsdp=2,tensor=2,context=2", "muon")])
+def test_the_mesh_changes_nothing(data: Path, tmp_path: Path, mesh: str, rule: str) -> None:
     model = dataclasses.replace(MODEL, num_kv_heads=2)
     losses: list[list[list[float]]] = []
     for devices in (one_device(), make_mesh(**parse_mesh(mesh))):
-        setup = config(data, tmp_path, model=model, mesh=mesh)
+        setup = config(data, tmp_path, model=model, mesh=mesh, optimizer=rule)
         weaver, loader = open_data(setup)
         tx = optimizer(setup)
         state = first_state(setup, tx, devices, weaver)
@@ -157,6 +158,25 @@ def test_what_decays_and_how_the_rate_goes(data: Path, tmp_path: Path) -> None:
     assert kept == {"embed.table", "norm.scale", "layers.attention_norm.scale", "layers.feed_forward_norm.scale"}
     rate = schedule(config(data, tmp_path, steps=100, warmup_steps=10, lr=1.0, min_lr=0.1))
     assert [round(float(rate(step)), 3) for step in (0, 5, 10, 55, 100, 200)] == [0.0, 0.5, 1.0, 0.55, 0.1, 0.1]
+
+
+def test_muon_moves_the_matrices_of_the_layers_evenly_in_every_direction(data: Path, tmp_path: Path) -> None:
+    _, params = nnx.split(Transformer(MODEL, rngs=nnx.Rngs(0)))
+    random = np.random.default_rng(0)
+    gradients = jax.tree.map(lambda leaf: jnp.asarray(random.standard_normal(leaf.shape) * 1e-3, leaf.dtype), params)
+    changes = {}
+    for rule in ("adamw", "muon"):
+        setup = config(data, tmp_path, optimizer=rule, muon_lr=0.5, weight_decay=0.0, warmup_steps=0)
+        tx = optimizer(setup)
+        changes[rule] = flatten(tx.update(gradients, tx.init(params), params)[0])
+    same_rule = {name for name in changes["muon"] if np.allclose(changes["muon"][name], changes["adamw"][name], atol=1e-6)}
+    assert same_rule == {name for name in changes["muon"] if name.endswith((".table", ".scale", "unembed.kernel"))}
+    inputs = {"query": 32, "key": 32, "value": 32, "output": 32, "gate": 32, "up": 32, "down": 48}
+    for part, size in inputs.items():
+        name = next(name for name in changes["muon"] if name.endswith("." + part))
+        for matrix in np.asarray(changes["muon"][name]).reshape(MODEL.num_layers, size, -1):
+            stretched = np.linalg.svd(matrix, compute_uv=False) / 0.5 / max(1, matrix.shape[1] / size) ** 0.5
+            assert 0.5 < stretched.min() <= stretched.max() < 1.3, (name, stretched)
 
 
 def test_every_large_parameter_and_its_moments_are_spread(data: Path, tmp_path: Path) -> None:
