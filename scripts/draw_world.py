@@ -1,10 +1,10 @@
 """Draws the videos that the shipped tokenizer and model learn from: films of the world, one frame a second.
 
-    python scripts/draw_world.py runs/demo/films --videos 24000
+    python scripts/draw_world.py runs/demo/films --videos 28000
 
 Writes `films-00000.npz` and so on: frames uint8 [N, 64, 64, 3], lengths [videos], seeds [videos]. A file that is there already is
 left alone, so a run that was stopped goes on where it stopped. `--held-out` draws from the seeds that training never sees;
-`--frames FILE.npy` also gathers the frames of the first ten files for the tokenizer's training.
+`--frames FILE.npy` also gathers the frames of the first sixteen files for the tokenizer's training.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def gather(films: list[Path], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--videos", type=int, default=24000)
+    parser.add_argument("--videos", type=int, default=28000)
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--chunk", type=int, default=500, help="videos a file")
     parser.add_argument("--held-out", action="store_true")
@@ -49,7 +49,7 @@ def main() -> None:
             draw(path, range(first + begin, first + min(begin + arguments.chunk, arguments.videos)))
             print(path, flush=True)
     if arguments.frames and not arguments.frames.exists():
-        gather(sorted(arguments.out.glob("films-?????.npz"))[:10], arguments.frames)
+        gather(sorted(arguments.out.glob("films-?????.npz"))[:16], arguments.frames)
 
 
 if __name__ == "__main__":

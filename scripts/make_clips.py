@@ -25,8 +25,8 @@ def crosses(scene: Scene) -> bool:
 
 
 CLIPS: dict[str, tuple[str, Callable[[Scene], bool]]] = {
-    "needle": ("needle", lambda scene: len(scene.cards) == 1 and scene.duration >= 14 and 4 < scene.cards[0].appears < 10),
-    "order": ("order", lambda scene: len(scene.things) >= 4 and scene.duration <= 12),
+    "needle": ("needle", lambda scene: len(scene.cards) == 1 and scene.duration >= 11 and 3 < scene.cards[0].appears < 8),
+    "order": ("order", lambda scene: len(scene.things) >= 4 and scene.duration <= 10),
     "crossing": ("direction", crosses),
     "change": ("change", lambda scene: scene.duration <= 10),
 }

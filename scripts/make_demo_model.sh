@@ -17,7 +17,7 @@ say() { printf '\n--- %s\n' "$*"; }
 
 say "videos of the world"
 $python scripts/draw_world.py "$runs/held" --videos 500 --held-out
-$python scripts/draw_world.py "$runs/films" --videos 24000 --frames "$runs/frames.npy"
+$python scripts/draw_world.py "$runs/films" --videos 28000 --frames "$runs/frames.npy"
 
 say "text tokenizer"
 [ -f "$runs/text.model" ] || $python scripts/train_text_tokenizer.py "$runs/text.model"

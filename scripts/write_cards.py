@@ -82,7 +82,7 @@ each frame after its second, and answers questions about what it saw.
 
 | | |
 |---|---|
-| trained on | videos of `ringvision.data.world`, 4 to 16 seconds, seeds from 0; several questions about each |
+| trained on | videos of `ringvision.data.world`, 5 to 12 seconds, seeds from 0; several questions about each |
 | for | {steps:,} of the {settings["steps"]:,} planned steps of {settings["rows"]} x {settings["length"]} tokens, {hours(run, steps):.1f} hours |
 | with | {made_with()}; seed {settings["seed"]}; `configs/demo.py` |
 | licence | Apache-2.0, like the project |
@@ -98,7 +98,7 @@ possible answers; *blind* is the best answer that the question's words alone sug
 | **all** | **{scores["overall"]:.1%}** | {scores["examples"]} | {scores["chance"]:.1%} | {scores["blind"]:.1%} |
 
 **Looks at the video** (at least ten points above *blind*) for: {", ".join(seen) or "nothing yet"}. **Does not yet** for: {", ".join(unseen) or "none"}.
-It was asked in the words that `ringvision/data/world/questions.py` uses. It does not know other words, other videos, or videos much longer than the 16 seconds that it was trained on: it will answer, and be wrong.
+It was asked in the words that `ringvision/data/world/questions.py` uses. It does not know other words, other videos, or videos much longer than the 12 seconds that it was trained on: it will answer, and be wrong.
 
 ![loss and accuracy over steps](curves.png)
 """
