@@ -68,10 +68,13 @@ def _run(arguments: list[str]) -> int:
 def _ask(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     mesh = _mesh(options)
+    from ringvision.data.video import probe
     from ringvision.infer.assistant import load
     from ringvision.infer.sampler import Sampler
 
     sampler = Sampler(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, seed=options.seed)
+    for video in options.videos:
+        probe(video)  # a file that is no video is refused before a model is loaded for it
     assistant = load(options.model, mesh=mesh)
     loaded = time.perf_counter() - started
     _say(f"model ready on {_devices(mesh)} after {loaded:.1f} s")
