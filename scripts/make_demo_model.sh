@@ -32,7 +32,8 @@ $python scripts/tokenize_world.py "$runs/films" "$runs/codes" --tokenizer tokeni
 
 say "model"
 .venv/bin/ringvision train configs/demo.py --devices 2
-$python scripts/ship.py "$runs/model/model" demos/model
+.venv/bin/ringvision train configs/demo_finish.py --devices 2
+$python scripts/ship.py "$runs/finish/model" demos/model
 
 say "sample clips"
 $python scripts/make_clips.py demos/clips

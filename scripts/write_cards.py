@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ringvision.checkpoint import load_model, read_config
+from ringvision.checkpoint import load_model
 from ringvision.config import load_config
 from ringvision.train.record import Record, read_metrics
 
@@ -63,14 +63,17 @@ that nobody uses are started again. Adversarial loss: {"from step " + str(config
 """
 
 
-def model_card(run: Path, scores: dict[str, Any]) -> str:
-    settings = json.loads((run / "run.json").read_text(encoding="utf-8"))
+def settings_of(run: Path) -> dict[str, Any]:
+    return json.loads((run / "run.json").read_text(encoding="utf-8"))
+
+
+def model_card(run: Path, finish: Path, scores: dict[str, Any]) -> str:
+    settings, finishing = settings_of(run), settings_of(finish)
     shape = settings["model"]
     rows = "\n".join(
         f"| {kind} | {score['accuracy']:.1%} | {score['examples']} | {score['chance']:.1%} | {score['blind']:.1%} |"
         for kind, score in scores["kinds"].items()
     )
-    steps = read_config(MODEL)["trained"]["steps"]
     seen = [kind for kind, score in scores["kinds"].items() if score["accuracy"] > score["blind"] + 0.1]
     unseen = [kind for kind in scores["kinds"] if kind not in seen]
     parameters = sum(array.size for array in load_model(MODEL).values())
@@ -83,8 +86,9 @@ each frame after its second, and answers questions about what it saw.
 | | |
 |---|---|
 | trained on | videos of `ringvision.data.world`, 5 to 12 seconds, seeds from 0; several questions about each |
-| for | {steps:,} of the {settings["steps"]:,} planned steps of {settings["rows"]} x {settings["length"]} tokens, {hours(run, steps):.1f} hours |
-| with | {made_with()}; seed {settings["seed"]}; `configs/demo.py` |
+| for | {int(last(run, "step")):,} steps of {settings["rows"]} x {settings["length"]} tokens, {hours(run):.1f} hours; then \
+{int(last(finish, "step")):,} more in which {", ".join(finishing["favour"])} were asked before the other kinds, {hours(finish):.1f} hours |
+| with | {made_with()}; seeds {settings["seed"]} and {finishing["seed"]}; `configs/demo.py`, `configs/demo_finish.py` |
 | licence | Apache-2.0, like the project |
 
 ## Scores
@@ -101,6 +105,10 @@ possible answers; *blind* is the best answer that the question's words alone sug
 It was asked in the words that `ringvision/data/world/questions.py` uses. It does not know other words, other videos, or videos much longer than the 12 seconds that it was trained on: it will answer, and be wrong.
 
 ![loss and accuracy over steps](curves.png)
+
+The last part:
+
+![loss and accuracy over the last steps](curves-finish.png)
 """
 
 
@@ -109,15 +117,19 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     runs = parser.parse_args().runs
     scores = json.loads((runs / "world.json").read_text(encoding="utf-8"))
-    for run, folder, card, curves in (
-        (runs / "tokenizer", TOKENIZER, tokenizer_card(runs / "tokenizer"), ("loss", "l1", "psnr", "used", "perplexity", "dead")),
-        (runs / "model", MODEL, model_card(runs / "model", scores), ("loss", "answer_accuracy", "eval/all", "learning_rate")),
+    tokenizer, model, finish = runs / "tokenizer", runs / "model", runs / "finish"
+    of_tokenizer = ("loss", "l1", "psnr", "used", "perplexity", "dead")
+    of_model = ("loss", "answer_accuracy", "eval/all", "learning_rate")
+    for card, text in ((TOKENIZER, tokenizer_card(tokenizer)), (MODEL, model_card(model, finish, scores))):
+        (card / "MODEL_CARD.md").write_text(text, encoding="utf-8")
+        print(card / "MODEL_CARD.md")
+    for run, picture, curves in (
+        (tokenizer, TOKENIZER / "curves.png", of_tokenizer),
+        (model, MODEL / "curves.png", of_model),
+        (finish, MODEL / "curves-finish.png", of_model),
     ):
-        (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-        last_step = int(last(run, "step"))
-        with Record(run, step=last_step, quiet=True) as record:
-            record.curves_png(folder / "curves.png", curves)
-        print(folder / "MODEL_CARD.md")
+        with Record(run, step=int(last(run, "step")), quiet=True) as record:
+            record.curves_png(picture, curves)
 
 
 if __name__ == "__main__":

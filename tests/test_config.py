@@ -68,6 +68,7 @@ def test_overrides_are_typed_and_reach_nested_fields():
     assert apply_overrides(TRAIN, []) == TRAIN
     assert apply_overrides(changed, ["--init-from", "None"]).init_from is None
     assert apply_overrides(TOKENIZER, ["--vqgan.channel-mults", "1", "2"]).vqgan.channel_mults == (1, 2)
+    assert apply_overrides(TRAIN, ["--favour", "after", "time"]).favour == ("after", "time")
 
 
 @pytest.mark.parametrize(

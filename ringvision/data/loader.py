@@ -67,23 +67,26 @@ class Loader:
     seed: of the order of videos and of what is asked. turns_min, turns_max: how many questions about a video are planned; where a row
     has room left, the videos that are asked least are asked more, where it has not enough, the most asked are asked less.
     vision_weight, question_weight: see `Weaver.example`. grow_from, grow_steps: at step 0 at most `grow_from` frames in a row are shown
-    of a video, a random piece of it, and more from step to step until after grow_steps all are; 0 shows all from the start. ask: all
-    questions of a scene (the world's). UserError where a video and its shortest question are longer than a row, or the folder is empty.
+    of a video, a random piece of it, and more from step to step until after grow_steps all are; 0 shows all from the start. favour: kinds
+    of questions that others wait for. ask: all questions of a scene (the world's). UserError where a video and its shortest question are longer than a row, the folder is empty, or a
+    favoured kind does not exist.
     """
 
     def __init__(
         self, shards: Shards, weaver: Weaver, *, length: int, rows: int, seed: int = 0,
         turns_min: int = 1, turns_max: int = 8, vision_weight: float = 0.0, question_weight: float = 0.0, grow_from: int = 0,
-        grow_steps: int = 0, ask: Ask = ask_world,
+        grow_steps: int = 0, favour: Sequence[str] = (), ask: Ask = ask_world,
     ) -> None:  # fmt: skip
         if not 1 <= turns_min <= turns_max:
             raise UserError(f"turns_min={turns_min}, turns_max={turns_max}; give 1 <= turns_min <= turns_max")
+        if unknown := [kind for kind in favour if kind not in (*world.KINDS, *world.AUXILIARY)]:
+            raise UserError(f"no kind of question to favour is called {unknown[0]!r}; there are {', '.join((*world.KINDS, *world.AUXILIARY))}")
         if not len(shards):
             raise UserError(f"{shards.folder} holds no videos; write some")
         self.shards, self.weaver = shards, weaver
         self.length, self.rows, self.seed = length, rows, seed
         self.turns_min, self.turns_max, self.vision_weight, self.question_weight = turns_min, turns_max, vision_weight, question_weight
-        self.grow_from, self.grow_steps = grow_from, grow_steps
+        self.grow_from, self.grow_steps, self.favour = grow_from, grow_steps, tuple(favour)
         self._ask = ask
         self.turns = lru_cache(maxsize=1 << 14)(self._turns)
         self._frame_ends, self._starts = self._frame_sizes()
@@ -185,7 +188,8 @@ class Loader:
         pools = []
         for video, _ in planned:
             turns = self.turns(video)
-            pools.append([turns[index] for index in random.permutation(len(turns))])
+            pool = [turns[index] for index in random.permutation(len(turns))]
+            pools.append(sorted(pool, key=lambda turn: turn.kind not in self.favour))
         counts = [min(wanted, len(pool)) for (_, wanted), pool in zip(planned, pools, strict=True)]
         room = self.length - sum(self._size(video) for video, _ in planned)
         room -= sum(turn.size for pool, count in zip(pools, counts, strict=True) for turn in pool[:count])

@@ -147,7 +147,7 @@ def open_loader(config: TrainConfig, shards: Shards, weaver: Weaver, seed: int, 
     return Loader(
         shards, weaver, length=config.length, rows=config.rows, seed=seed,
         turns_min=config.turns_min, turns_max=config.turns_max, vision_weight=config.vision_weight, question_weight=config.question_weight,
-        grow_from=grow[0], grow_steps=grow[1],
+        grow_from=grow[0], grow_steps=grow[1], favour=config.favour,
     )  # fmt: skip
 
 

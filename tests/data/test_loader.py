@@ -103,6 +103,8 @@ def test_errors_say_what_to_do(shards: Shards, weaver: Weaver) -> None:
         loader(shards, weaver, length=64)
     with pytest.raises(UserError, match="give 1 <= turns_min"):
         loader(shards, weaver, turns_min=3, turns_max=2)
+    with pytest.raises(UserError, match="called 'tme'; there are colour"):
+        loader(shards, weaver, favour=("tme",))
 
     def broken(video: Piece) -> list[Question]:
         raise RuntimeError("no such scene")
@@ -157,3 +159,15 @@ def test_what_tells_most_is_asked_last(shards: Shards, weaver: Weaver) -> None:
             assert tells == sorted(tells)
             mixed += 0 < sum(tells) < len(tells)
     assert mixed > 5
+
+
+def test_favoured_kinds_are_asked_before_others(shards: Shards, weaver: Weaver) -> None:
+    def ask(seed: int, first: int, count: int) -> list[Question]:
+        return [*(Question("shape", f"What {word}?", "square") for word in ("now", "then", "here", "there")), Question("time", "When?", "3")]
+
+    def share(*favour: str) -> float:
+        source = Loader(shards, weaver, length=256, rows=4, turns_max=1, favour=favour, ask=ask)
+        asked = ["When?" in weaver.text.decode(tokens) for step in range(3) for tokens in documents(source.batch(step))]
+        return sum(asked) / len(asked)
+
+    assert share() < 1 == share("time")
