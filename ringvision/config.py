@@ -69,10 +69,10 @@ class TrainConfig:
     init_from: a model folder whose weights the run starts with. `*_every` counts steps; 0 turns evaluation off. eval_data: a folder of
     held-out shards, on which `eval_examples` questions are marked. About each video `turns_min` to `turns_max` questions are asked.
     ema: how much of its past a moving average of the weights keeps (0.999; 0: no average); what is averaged is what is exported.
-    favour: kinds of questions that are asked before all others. vision_weight, question_weight: how much predicting a video's codes, and each question, counts beside an answer. grow_from, grow_steps:
-    at first only pieces of at most `grow_from` frames of a video are shown, and longer ones from step to step until after `grow_steps`
-    videos are whole (0: whole from the start). embed_codebook: the codes' embeddings begin as a projection of the video tokenizer's
-    codebook instead of at random.
+    favour: kinds of questions that are asked before all others. vision_weight, question_weight: how much predicting a video's codes, and
+    each question, counts beside an answer. grow_from, grow_steps: at first only pieces of at most `grow_from` frames of a video are shown,
+    and longer ones from step to step until after `grow_steps` videos are whole (0: whole from the start). embed_codebook: the codes'
+    embeddings begin as a projection of the video tokenizer's codebook instead of at random.
     """
 
     name: str

@@ -68,8 +68,8 @@ class Loader:
     has room left, the videos that are asked least are asked more, where it has not enough, the most asked are asked less.
     vision_weight, question_weight: see `Weaver.example`. grow_from, grow_steps: at step 0 at most `grow_from` frames in a row are shown
     of a video, a random piece of it, and more from step to step until after grow_steps all are; 0 shows all from the start. favour: kinds
-    of questions that others wait for. ask: all questions of a scene (the world's). UserError where a video and its shortest question are longer than a row, the folder is empty, or a
-    favoured kind does not exist.
+    of questions that others wait for. ask: all questions of a scene (the world's). UserError where a video and its shortest question are
+    longer than a row, the folder is empty, or there is no such kind to favour.
     """
 
     def __init__(
@@ -79,8 +79,9 @@ class Loader:
     ) -> None:  # fmt: skip
         if not 1 <= turns_min <= turns_max:
             raise UserError(f"turns_min={turns_min}, turns_max={turns_max}; give 1 <= turns_min <= turns_max")
-        if unknown := [kind for kind in favour if kind not in (*world.KINDS, *world.AUXILIARY)]:
-            raise UserError(f"no kind of question to favour is called {unknown[0]!r}; there are {', '.join((*world.KINDS, *world.AUXILIARY))}")
+        kinds = (*world.KINDS, *world.AUXILIARY)
+        if unknown := [kind for kind in favour if kind not in kinds]:
+            raise UserError(f"no kind of question to favour is called {unknown[0]!r}; there are {', '.join(kinds)}")
         if not len(shards):
             raise UserError(f"{shards.folder} holds no videos; write some")
         self.shards, self.weaver = shards, weaver

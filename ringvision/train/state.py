@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from optax import contrib
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from optax import contrib
 
 from ringvision.checkpoint import flatten, unflatten
 from ringvision.config import TrainConfig
@@ -66,14 +66,14 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
         rule = optax.adamw(rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decays)
     else:
         rule = contrib.muon(
-            lambda step: rate(step) * (config.muon_lr / config.lr), weight_decay=config.weight_decay, muon_weight_dimension_numbers=matrices,
-            adam_learning_rate=rate, adam_b1=config.b1, adam_b2=config.b2,
+            lambda step: rate(step) * (config.muon_lr / config.lr), weight_decay=config.weight_decay,
+            muon_weight_dimension_numbers=matrices, adam_learning_rate=rate, adam_b1=config.b1, adam_b2=config.b2,
         )  # fmt: skip
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
 
 
 def matrices(params: Any) -> Any:
-    """The same tree with the axes that go in and out of each layer's matrices, which Muon makes orthogonal; None for all that is no matrix."""
+    """The same tree with the axes that go in and out of each layer's matrices, whose steps Muon makes orthogonal; None for all else."""
     names = flatten(params)
     axes = {name: next((axes for suffix, axes in MATRICES.items() if name.endswith(suffix)), None) for name in names}
     return unflatten({name: contrib.MuonDimensionNumbers(*found) if found else None for name, found in axes.items()}, params)

@@ -163,7 +163,8 @@ def test_what_tells_most_is_asked_last(shards: Shards, weaver: Weaver) -> None:
 
 def test_favoured_kinds_are_asked_before_others(shards: Shards, weaver: Weaver) -> None:
     def ask(seed: int, first: int, count: int) -> list[Question]:
-        return [*(Question("shape", f"What {word}?", "square") for word in ("now", "then", "here", "there")), Question("time", "When?", "3")]
+        shapes = [Question("shape", f"What {word}?", "square") for word in ("now", "then", "here", "there")]
+        return [*shapes, Question("time", "When?", "3")]
 
     def share(*favour: str) -> float:
         source = Loader(shards, weaver, length=256, rows=4, turns_max=1, favour=favour, ask=ask)
