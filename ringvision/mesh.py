@@ -1,8 +1,9 @@
-"""The mesh of devices: four axes, and which of them each kind of array is spread over.
+"""The mesh of devices: five axes, and which of them each kind of array is spread over.
 
     data, fsdp   split the batch; fsdp also splits the parameters
     tensor       splits heads, the feed-forward width and the vocabulary
     context      splits the length: the ring
+    ulysses      splits each of the ring's shares of the length; for attention its devices exchange tokens for heads
 
 In: how many devices each axis gets, from code or from text such as `context=4,data=2`. Out: a `jax.sharding.Mesh` and the shardings of
 arrays on it. Everything above says what an array's axes *are* ("batch", "length", ...); only `Rules` says where they go.
@@ -18,34 +19,41 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from ringvision.errors import UserError
 
-AXES = ("data", "fsdp", "tensor", "context")
+AXES = ("data", "fsdp", "tensor", "context", "ulysses")
 
 
 def make_mesh(
-    *, data: int = 1, fsdp: int = 1, tensor: int = 1, context: int | None = None, devices: Sequence[jax.Device] | None = None
+    *,
+    data: int = 1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    context: int | None = None,
+    ulysses: int = 1,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
     """A mesh over `devices` (None: all there are) with the axes of `AXES`.
 
     `context=None` takes all that the other axes leave. UserError where the axes do not fill the devices exactly.
     """
     devices = list(jax.devices() if devices is None else devices)
-    for name, size in (("data", data), ("fsdp", fsdp), ("tensor", tensor), ("context", context)):
+    for name, size in (("data", data), ("fsdp", fsdp), ("tensor", tensor), ("context", context), ("ulysses", ulysses)):
         if size is not None and size < 1:
             raise UserError(f"mesh axis {name}={size}: expected at least 1")
-    others = data * fsdp * tensor
+    others = data * fsdp * tensor * ulysses
+    given = f"data={data} x fsdp={fsdp} x tensor={tensor}" + (f" x ulysses={ulysses}" if ulysses > 1 else "")
     if context is None:
         context = len(devices) // others
         if context * others != len(devices):
             raise UserError(
-                f"data={data} x fsdp={fsdp} x tensor={tensor} does not divide {len(devices)} devices: "
+                f"{given} does not divide {len(devices)} devices: "
                 f"choose axes whose product does, and context takes the rest"
             )
     elif others * context != len(devices):
         raise UserError(
-            f"data={data} x fsdp={fsdp} x tensor={tensor} x context={context} is {others * context}, but there are {len(devices)} devices: "
+            f"{given} x context={context} is {others * context}, but there are {len(devices)} devices: "
             f"expected a product of {len(devices)}"
         )
-    return jax.make_mesh((data, fsdp, tensor, context), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return jax.make_mesh((data, fsdp, tensor, context, ulysses), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def parse_mesh(text: str) -> dict[str, int]:
@@ -73,7 +81,7 @@ class Rules:
     """Logical axis -> the mesh axes that it is spread over."""
 
     batch: tuple[str, ...] = ("data", "fsdp")
-    length: tuple[str, ...] = ("context",)
+    length: tuple[str, ...] = ("context", "ulysses")
     heads: tuple[str, ...] = ("tensor",)
     kv_heads: tuple[str, ...] = ("tensor",)
     embed: tuple[str, ...] = ("fsdp",)

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ringvision.errors import UserError
 from ringvision.infer.model import Model
 from ringvision.infer.sampler import Sampler, choose
+from ringvision.mesh import spread
 from ringvision.models.cache import Cache, shardings
 from ringvision.models.transformer import Transformer, TransformerConfig
 
@@ -47,7 +48,7 @@ class Generator:
     def __init__(self, model: Model, *, limit: int | None = None, blocks: Sequence[int] = BLOCKS) -> None:
         self.model, mesh = model, model.mesh
         self.rows = mesh.shape["data"] * mesh.shape["fsdp"]  # the first row is read, the others are there because the mesh splits rows
-        ring = mesh.shape["context"]
+        ring = spread(mesh, "length")
         self.blocks = tuple(sorted({-(-size // ring) * ring for size in blocks}, reverse=True))
         self._read, self._step, self._choose, self._truncate = _compiled(model.graphdef, mesh, limit)
 
@@ -61,7 +62,7 @@ class Generator:
 
     def room_for(self, *parts: int, generate: int = 0) -> int:
         """Slots that reading parts of so many tokens one after another, and then generating, takes at most."""
-        ring = self.model.mesh.shape["context"]
+        ring = spread(self.model.mesh, "length")
         return sum(sum(block for block, _ in self._plan(part)) for part in parts) + -(-generate // ring) * ring
 
     def read(self, session: Session, tokens: np.ndarray) -> None:

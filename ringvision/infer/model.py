@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ringvision import checkpoint
 from ringvision.errors import UserError
-from ringvision.mesh import make_mesh
+from ringvision.mesh import make_mesh, spread
 from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.vocabulary import Vocabulary
 
@@ -81,7 +81,7 @@ class Model:
             given, expected = f"tokens from {tokens.min()} to {tokens.max()}", f"0 to {self.config.vocab_size - 1}"
             raise UserError(f"{given} were given; expected {expected}: were they made with another vocabulary?")
         rows = -batch % (self.mesh.shape["data"] * self.mesh.shape["fsdp"])
-        columns = -length % self.mesh.shape["context"]
+        columns = -length % spread(self.mesh, "length")
         padded = [np.pad(array, ((0, rows), (0, columns))) for array in (tokens, positions, segment_ids)]
         return self._logits(self.params, *padded)[:batch, :length]
 

@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ringvision.errors import UserError
-from ringvision.mesh import make_mesh, spec
+from ringvision.mesh import make_mesh, spec, spread
 from ringvision.models.presets import TransformerConfig
 
 
@@ -41,7 +41,7 @@ class Cache:
         if batch < 1 or length < 1:
             raise UserError(f"a cache for {batch} rows of {length} tokens: both must be at least 1")
         mesh = mesh or make_mesh(context=1, devices=jax.devices()[:1])
-        devices = mesh.shape["context"]
+        devices = spread(mesh, "length")
         length = -(-length // devices) * devices
         stacked = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
 

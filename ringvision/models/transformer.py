@@ -15,12 +15,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from ringvision.mesh import make_mesh
+from ringvision.mesh import make_mesh, spread
 from ringvision.models.cache import Cache
 from ringvision.models.layers import Attention, Embedding, FeedForward, RMSNorm, Unembedding, blockwise
 from ringvision.models.presets import PRESETS, TransformerConfig
-from ringvision.ops.attention import attend, merge
+from ringvision.ops.attention import merge
 from ringvision.ops.cached import cached_attention
+from ringvision.ops.kernels import attend
 from ringvision.ops.ring import ring_attention, ring_attention_with_lse
 from ringvision.ops.rope import rope
 
@@ -162,7 +163,7 @@ class Transformer(nnx.Module):
 
         x = x + layer.attention.combine(heads)
         chunk = self.config.feed_forward_chunk
-        return feed_forward(x) if chunk is None else blockwise(feed_forward, x, chunk=chunk, context=mesh.shape["context"])
+        return feed_forward(x) if chunk is None else blockwise(feed_forward, x, chunk=chunk, context=spread(mesh, "length"))
 
 
 def _one_device() -> Mesh:

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
-from ringvision.mesh import spec
-from ringvision.ops import attention
+from ringvision.mesh import spec, spread
+from ringvision.ops import attention, kernels
 from ringvision.ops.attention import Partial, Rule, Tokens
 from ringvision.ops.inputs import check_heads, check_length, make_rule, make_tokens, resolve_mesh
 
-AXIS = "context"
+AXES = ("context", "ulysses")
 
 
 def cached_attention(
@@ -31,6 +31,7 @@ def cached_attention(
     k_segment_ids: jax.Array,
     window: int | None = None,
     scale: float | None = None,
+    kernel: kernels.Name | None = None,
 ) -> Partial:
     """q [B, T, N, H] of new tokens, k and v [B, S, K, H] of the cache -> out float32 [B, T, N, H], natural lse float32 [B, N, T].
 
@@ -43,19 +44,33 @@ def cached_attention(
     check_length("k", k.shape[1], mesh)
     q_tokens = make_tokens("q_", q_positions, q_segment_ids, q.shape[:2])
     k_tokens = make_tokens("k_", k_positions, k_segment_ids, k.shape[:2])
-    return _attend(q, k, v, q_tokens, k_tokens, mesh, make_rule(q, True, window, scale))
+    return _attend(q, k, v, q_tokens, k_tokens, mesh, make_rule(q, True, window, scale), _kernel(kernel, mesh, q))
 
 
-@partial(jax.jit, static_argnames=("mesh", "rule"))
-def _attend(q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens: Tokens, mesh: Mesh | AbstractMesh, rule: Rule) -> Partial:
-    devices = mesh.shape[AXIS]
+def _kernel(name: kernels.Name | None, mesh: Mesh | AbstractMesh, q: jax.Array) -> kernels.Name:
+    """A single token makes no tiles: a product with all keys at once is as fast as memory is."""
+    return "xla" if name is None and q.shape[1] == 1 else kernels.choose(name, mesh, q)
+
+
+@partial(jax.jit, static_argnames=("mesh", "rule", "kernel"))
+def _attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    q_tokens: Tokens,
+    k_tokens: Tokens,
+    mesh: Mesh | AbstractMesh,
+    rule: Rule,
+    kernel: kernels.Name,
+) -> Partial:
+    devices, axes = spread(mesh, "length"), tuple(axis for axis in AXES if axis in mesh.shape)
     scatter = q.shape[1] % devices == 0
 
     def local(q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens: Tokens) -> Partial:
         q, k, v = attention.group(q, k.shape[2]), attention.heads_first(k), attention.heads_first(v)
-        out, lse = attention.forward(q, k, v, q_tokens, k_tokens, rule)
+        out, lse = kernels.load(kernel, mesh).forward(q, k, v, q_tokens, k_tokens, rule)
         if devices > 1:
-            out, lse = _merge_devices(out, lse, scatter)
+            out, lse = _merge_devices(out, lse, scatter, axes)
         return attention.ungroup(out), lse.reshape(lse.shape[0], -1, lse.shape[-1])
 
     if all(size == 1 for size in mesh.shape.values()):
@@ -76,16 +91,16 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens
     )(q, k, v, q_tokens, k_tokens)
 
 
-def _merge_devices(out: jax.Array, lse: jax.Array, scatter: bool) -> Partial:
+def _merge_devices(out: jax.Array, lse: jax.Array, scatter: bool, axes: tuple[str, ...]) -> Partial:
     """out [B, K, G, T, H] and lse [B, K, G, T] over each device's keys -> over all; with `scatter` each keeps its share of T."""
-    largest = attention.finite(jax.lax.pmax(lse, AXIS))
+    largest = attention.finite(jax.lax.pmax(lse, axes))
     weight = jnp.exp(lse - largest)
     weighted = jnp.concatenate([out * weight[..., None], weight[..., None]], axis=-1)
     if scatter:
-        weighted = jax.lax.psum_scatter(weighted, AXIS, scatter_dimension=3, tiled=True)
+        weighted = jax.lax.psum_scatter(weighted, axes, scatter_dimension=3, tiled=True)
         share = weighted.shape[3]
-        largest = jax.lax.dynamic_slice_in_dim(largest, jax.lax.axis_index(AXIS) * share, share, axis=3)
+        largest = jax.lax.dynamic_slice_in_dim(largest, jax.lax.axis_index(axes) * share, share, axis=3)
     else:
-        weighted = jax.lax.psum(weighted, AXIS)
+        weighted = jax.lax.psum(weighted, axes)
     out, total = weighted[..., :-1], weighted[..., -1]
     return out / jnp.where(total == 0, 1, total)[..., None], largest + jnp.log(total)

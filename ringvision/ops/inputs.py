@@ -2,11 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh, spread
+from ringvision.ops import layout as layouts
 from ringvision.ops.attention import Rule, Tokens
+from ringvision.ops.layout import Layout
 
 
 def resolve_mesh(mesh: Mesh | AbstractMesh | None) -> Mesh | AbstractMesh:
@@ -41,6 +44,12 @@ def check_heads(q: jax.Array, k: jax.Array, v: jax.Array, mesh: Mesh | AbstractM
         raise UserError(f"{q.shape[2]} query heads and {k.shape[2]} key/value heads: expected a whole number of query heads to each")
     _check_split("q", "batch", q.shape[0], spread(mesh, "batch"), "data x fsdp")
     _check_split("k", "key/value heads", k.shape[2], spread(mesh, "kv_heads"), "tensor")
+    group, heads, kv_heads = mesh.shape.get("ulysses", 1), *(x.shape[2] // spread(mesh, "heads") for x in (q, k))
+    if heads % group or max(kv_heads, group) % min(kv_heads, group):
+        raise UserError(
+            f"{heads} query heads and {kv_heads} key/value heads on a device: expected the mesh's ulysses={group} to divide the first, "
+            f"and to divide the second or be a multiple of it"
+        )
 
 
 def check_length(name: str, length: int, mesh: Mesh | AbstractMesh) -> None:
@@ -48,13 +57,35 @@ def check_length(name: str, length: int, mesh: Mesh | AbstractMesh) -> None:
     devices = spread(mesh, "length")
     if length % devices:
         padded = -(-length // devices) * devices
-        raise UserError(f"{name} of length {length}: expected a multiple of the mesh's context={devices}; pad to {padded} with segment 0")
+        axes = f"context={devices}" if mesh.shape.get("ulysses", 1) == 1 else f"context x ulysses, {devices}"
+        raise UserError(f"{name} of length {length}: expected a multiple of the mesh's {axes}; pad to {padded} with segment 0")
 
 
-def make_tokens(name: str, positions: jax.Array | None, segment_ids: jax.Array | None, shape: tuple[int, ...]) -> Tokens:
-    """int32 positions (None: 0, 1, 2, ...) and segment ids (None: all 1) of `shape` (B, T). UserError for other shapes and types."""
+def check_layout(
+    layout: Layout | None, positions: jax.Array | None, segment_ids: jax.Array | None, shape: tuple[int, ...], devices: int
+) -> None:
+    """UserError where a layout is none, cannot be had with this length, or is contradicted by positions that are known already."""
+    if layout is None:
+        return
     if positions is None:
-        positions = jnp.broadcast_to(jnp.arange(shape[1], dtype=jnp.int32), shape)
+        layouts.order(shape[1], devices, layout)
+    elif not any(isinstance(x, jax.core.Tracer) for x in (positions, segment_ids)):
+        segments = np.ones(shape, np.int32) if segment_ids is None else np.asarray(segment_ids)
+        layouts.check(np.asarray(positions), segments, devices, layout)
+
+
+def make_tokens(
+    name: str,
+    positions: jax.Array | None,
+    segment_ids: jax.Array | None,
+    shape: tuple[int, ...],
+    layout: Layout | None = None,
+    devices: int = 1,
+) -> Tokens:
+    """int32 positions (None: 0, 1, 2, ... in the order of `layout`) and segment ids (None: all 1) of `shape` (B, T). UserError for other
+    shapes and types."""
+    if positions is None:
+        positions = jnp.broadcast_to(jnp.asarray(layouts.order(shape[1], devices, layout or "contiguous")), shape)
     if segment_ids is None:
         segment_ids = jnp.ones(shape, jnp.int32)
     for part, array in (("positions", positions), ("segment_ids", segment_ids)):

@@ -2,21 +2,29 @@
 
 In: queries, keys and values whose length is spread over the mesh axis `context`, with the position and segment of every token. Out: the
 attention's output, spread the same way. Each device keeps its queries; keys and values travel round the ring, one neighbour a hop, and
-every device attends to what is visiting. n devices, n - 1 hops:
+every device attends to what is visiting. n devices, at most n - 1 hops:
 
     forward     keys and values travel. What a hop gave is merged during the next hop, so that within a step nothing waits for the
                 permute that it started.
     backward    keys and values travel once more, and behind them what has been summed of their gradients, in float32; those set out
-                from the first device that has something to say and come home with the last hop. A device's share for its own keys
-                never travels.
+                from the first device that has something to say and come home with a last permute. A device's share for its own keys
+                never travels. Half of it is computed while the first visitor is on its way, half while the gradients come home.
 
 The backward pass is written out rather than derived: with the log-sum-exp over all keys every block's gradient is exact and they add up.
-Only KV heads travel; positions and segment ids, a few bytes a token, are gathered once.
+Only KV heads travel, in their own type; positions and segment ids, a few bytes a token, travel with them.
+
+A hop on which no device of the mesh sees anything (ops/route.py tells before the first) is not run. Other ways for keys to arrive:
+
+    two_way     half of the KV heads (where there is one, half of the keys) goes round each way: both directions of a link are used
+    gather      every device gathers all keys and values first: for chunks so short that a hop cannot hide behind the work on one
+
+and, inside any of them, Ulysses on the mesh axis `ulysses` (ops/ulysses.py).
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +32,40 @@ from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from ringvision.errors import UserError
 from ringvision.mesh import spec
-from ringvision.ops import attention
+from ringvision.ops import attention, kernels, ulysses
 from ringvision.ops.attention import Partial, Rule, Tokens
-from ringvision.ops.inputs import check_heads, check_length, make_rule, make_tokens, resolve_mesh
+from ringvision.ops.exchange import Exchange, choose_exchange
+from ringvision.ops.inputs import check_heads, check_layout, check_length, make_rule, make_tokens, resolve_mesh
+from ringvision.ops.layout import Layout
+from ringvision.ops.route import AXIS, Route, all_hops, make_route
 
-AXIS = "context"
 AnyMesh = Mesh | AbstractMesh
 Three = tuple[jax.Array, jax.Array, jax.Array]
+
+
+class Setting(NamedTuple):
+    """What is fixed when compiling. `hops`: how many there are to run, where that is known by then."""
+
+    mesh: AnyMesh
+    rule: Rule
+    kernel: kernels.Name
+    exchange: Exchange
+    hops: int | None
+
+    @property
+    def devices(self) -> int:
+        return self.mesh.shape[AXIS]
+
+    @property
+    def group(self) -> int:
+        return self.mesh.shape.get(ulysses.AXIS, 1)
+
+
+class Visitor(NamedTuple):
+    """What travels: kv [2, B, K, S, H] and its tokens, [B, S] each."""
+
+    kv: jax.Array
+    tokens: Tokens
 
 
 def ring_attention(
@@ -44,20 +79,27 @@ def ring_attention(
     causal: bool = True,
     window: int | None = None,
     scale: float | None = None,
+    layout: Layout | None = None,
+    exchange: Exchange | None = None,
+    kernel: kernels.Name | None = None,
 ) -> jax.Array:
     """Softmax attention over the whole sequence. Differentiable (once) in q, k and v; works inside and outside jit.
 
     q [B, T, N, H], k and v [B, T, K, H], one floating-point type, K dividing N: global arrays, their tokens in any order that `positions`
     tells. positions, segment_ids: int [B, T]; a token sees those of its own segment, segment 0 is padding and neither sees nor is seen.
-    Defaults: positions 0, 1, 2, ..., one segment. `causal`: only positions up to its own. `window`: only positions less than `window` away.
-    `scale=None` is H ** -0.5. `mesh=None`: the mesh in context if it has an axis `context`, else a ring of all devices. The batch is spread
-    over (data, fsdp), the length over context, the heads over tensor.
+    Defaults: positions 0, 1, 2, ... in the order of `layout` (None: as they stand), one segment. `causal`: only positions up to its own.
+    `window`: only positions less than `window` away. `scale=None` is H ** -0.5. `mesh=None`: the mesh in context if it has an axis
+    `context`, else a ring of all devices. The batch is spread over (data, fsdp), the length over (context, ulysses), the heads over tensor.
+
+    `layout`: the one that the tokens are in (ops/layout.py). With positions outside jit it is checked against them.
+    `exchange`: "ring", "two_way" or "gather" (None: what suits the chip and the length of a chunk, ops/exchange.py).
+    `kernel`: "xla", "splash" or "cudnn" (None: what suits the devices, ops/kernels).
 
     Returns [B, T, N, H] in q's type; scores, sums and gradients are accumulated in float32. UserError for shapes, types or a mesh that do
     not fit.
     """
-    mesh, tokens, rule = _prepare(q, k, v, mesh, positions, segment_ids, causal, window, scale)
-    return _attention(q, k, v, tokens, mesh, rule)
+    tokens, setting = _prepare(q, k, v, mesh, positions, segment_ids, causal, window, scale, layout, exchange, kernel)
+    return _attention(q, k, v, tokens, setting)
 
 
 def ring_attention_with_lse(
@@ -71,11 +113,14 @@ def ring_attention_with_lse(
     causal: bool = True,
     window: int | None = None,
     scale: float | None = None,
+    layout: Layout | None = None,
+    exchange: Exchange | None = None,
+    kernel: kernels.Name | None = None,
 ) -> Partial:
     """`ring_attention` as a partial result, to be merged with attention to other keys: out float32 [B, T, N, H] and the natural
     log-sum-exp float32 [B, N, T]. Forward only."""
-    mesh, tokens, rule = _prepare(q, k, v, mesh, positions, segment_ids, causal, window, scale)
-    return _forward(q, k, v, tokens, mesh, rule)
+    tokens, setting = _prepare(q, k, v, mesh, positions, segment_ids, causal, window, scale, layout, exchange, kernel)
+    return _forward(q, k, v, tokens, setting)
 
 
 def _prepare(
@@ -88,73 +133,86 @@ def _prepare(
     causal: bool,
     window: int | None,
     scale: float | None,
-) -> tuple[AnyMesh, Tokens, Rule]:
+    layout: Layout | None,
+    exchange: Exchange | None,
+    kernel: kernels.Name | None,
+) -> tuple[Tokens, Setting]:
     mesh = resolve_mesh(mesh)
     check_heads(q, k, v, mesh)
     if k.shape[1] != q.shape[1]:
         raise UserError(f"k of length {k.shape[1]}: expected q's, {q.shape[1]}; cached_attention takes keys of another length")
     check_length("q", q.shape[1], mesh)
-    return mesh, make_tokens("", positions, segment_ids, q.shape[:2]), make_rule(q, causal, window, scale)
+    rule, devices = make_rule(q, causal, window, scale), mesh.shape[AXIS]
+    check_layout(layout, positions, segment_ids, q.shape[:2], devices)
+    exchange = choose_exchange(exchange, mesh, q, k, rule)
+    hops = None
+    if segment_ids is None and window is None:
+        hops = devices - 1  # the last position sees them all
+    elif segment_ids is None and positions is None and exchange == "ring":
+        hops = all_hops(q.shape[1], devices, layout, rule)
+    tokens = make_tokens("", positions, segment_ids, q.shape[:2], layout, devices)
+    return tokens, Setting(mesh, rule, kernels.choose(kernel, mesh, q), exchange, hops)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _attention(q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, mesh: AnyMesh, rule: Rule) -> jax.Array:
-    return _forward(q, k, v, tokens, mesh, rule)[0].astype(q.dtype)
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _attention(q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, setting: Setting) -> jax.Array:
+    return _forward(q, k, v, tokens, setting)[0].astype(q.dtype)
 
 
 def _attention_forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, mesh: AnyMesh, rule: Rule
+    q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, setting: Setting
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    out, lse = _forward(q, k, v, tokens, mesh, rule)
+    out, lse = _forward(q, k, v, tokens, setting)
     out = out.astype(q.dtype)
     return out, (q, k, v, *tokens, out, lse)
 
 
-def _attention_backward(mesh: AnyMesh, rule: Rule, saved: tuple[jax.Array, ...], d_out: jax.Array) -> tuple:
+def _attention_backward(setting: Setting, saved: tuple[jax.Array, ...], d_out: jax.Array) -> tuple:
     q, k, v, positions, segment_ids, out, lse = saved
-    dq, dk, dv = _backward(q, k, v, Tokens(positions, segment_ids), out, lse, d_out, mesh, rule)
+    dq, dk, dv = _backward(q, k, v, Tokens(positions, segment_ids), out, lse, d_out, setting)
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
 
 
-@partial(jax.jit, static_argnames=("mesh", "rule"))
-def _forward(q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, mesh: AnyMesh, rule: Rule) -> Partial:
-    queries, keys, per_token, per_row = _specs(mesh)
+@partial(jax.jit, static_argnames=("setting",))
+def _forward(q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, setting: Setting) -> Partial:
+    queries, keys, per_token, per_row = _specs(setting.mesh)
 
     def local(q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens) -> Partial:
-        q, k, v = attention.group(q, k.shape[2]), attention.heads_first(k), attention.heads_first(v)
-        out, lse = _forward_ring(q, jnp.stack([k, v]), tokens, mesh.shape[AXIS], rule)
-        return attention.ungroup(out), lse.reshape(lse.shape[0], -1, lse.shape[-1])
+        size = setting.group
+        q = ulysses.to_heads(q, size, length=1, heads=2)
+        k, v = (ulysses.keys_to_heads(x, size) for x in (k, v))
+        here = Visitor(jnp.stack([attention.heads_first(k), attention.heads_first(v)]), ulysses.whole(tokens, size))
+        out, lse = _forward_ring(attention.group(q, k.shape[2]), here, setting)
+        out, lse = attention.ungroup(out), lse.reshape(lse.shape[0], -1, lse.shape[-1])
+        return ulysses.to_length(out, size, length=1, heads=2), ulysses.to_length(lse, size, length=2, heads=1)
 
-    return _on_mesh(local, mesh, (queries, keys, keys, per_token), (queries, per_row))(q, k, v, tokens)
+    return _on_mesh(local, setting.mesh, (queries, keys, keys, per_token), (queries, per_row))(q, k, v, tokens)
 
 
-@partial(jax.jit, static_argnames=("mesh", "rule"))
+@partial(jax.jit, static_argnames=("setting",))
 def _backward(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    tokens: Tokens,
-    out: jax.Array,
-    lse: jax.Array,
-    d_out: jax.Array,
-    mesh: AnyMesh,
-    rule: Rule,
+    q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, out: jax.Array, lse: jax.Array, d_out: jax.Array, setting: Setting
 ) -> Three:
-    queries, keys, per_token, per_row = _specs(mesh)
+    queries, keys, per_token, per_row = _specs(setting.mesh)
 
     def local(q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, out: jax.Array, lse: jax.Array, d_out: jax.Array) -> Three:
-        kv_heads = k.shape[2]
-        q, out, d_out = (attention.group(x, kv_heads) for x in (q, out, d_out))
-        delta = (d_out.astype(lse.dtype) * out.astype(lse.dtype)).sum(axis=-1)
-        kv = jnp.stack([attention.heads_first(k), attention.heads_first(v)])
-        dq, (dk, dv) = _backward_ring(q, kv, tokens, mesh.shape[AXIS], rule, lse.reshape(delta.shape), d_out, delta)
-        return attention.ungroup(dq), attention.heads_first(dk), attention.heads_first(dv)
+        size, kv_heads = setting.group, k.shape[2]
+        delta = jnp.swapaxes((d_out.astype(lse.dtype) * out.astype(lse.dtype)).sum(axis=-1), 1, 2)
+        q, d_out = (ulysses.to_heads(x, size, length=1, heads=2) for x in (q, d_out))
+        k, v = (ulysses.keys_to_heads(x, size) for x in (k, v))
+        lse, delta = (ulysses.to_heads(x, size, length=2, heads=1) for x in (lse, delta))
+        q, d_out = (attention.group(x, k.shape[2]) for x in (q, d_out))
+        lse, delta = (x.reshape(q.shape[:-1]) for x in (lse, delta))
+        here = Visitor(jnp.stack([attention.heads_first(k), attention.heads_first(v)]), ulysses.whole(tokens, size))
+        dq, (dk, dv) = _backward_ring(q, here, lse, d_out, delta, setting)
+        dk, dv = (ulysses.keys_to_length(attention.heads_first(x), size, kv_heads) for x in (dk, dv))
+        return ulysses.to_length(attention.ungroup(dq), size, length=1, heads=2), dk, dv
 
     in_specs = (queries, keys, keys, per_token, queries, per_row, queries)
-    return _on_mesh(local, mesh, in_specs, (queries, keys, keys))(q, k, v, tokens, out, lse, d_out)
+    return _on_mesh(local, setting.mesh, in_specs, (queries, keys, keys))(q, k, v, tokens, out, lse, d_out)
 
 
 def _specs(mesh: AnyMesh) -> tuple[PartitionSpec, PartitionSpec, PartitionSpec, PartitionSpec]:
@@ -174,72 +232,169 @@ def _on_mesh(local: Callable, mesh: AnyMesh, in_specs: tuple, out_specs: tuple) 
     return jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-def _hop(x: jax.Array, devices: int) -> jax.Array:
-    """To the next device of the ring."""
-    return jax.lax.ppermute(x, AXIS, [(i, (i + 1) % devices) for i in range(devices)])
+# --------------------------------------------------------------------------------------------------------- on one device of the ring
 
 
-def _visitors(tokens: Tokens, devices: int) -> Callable[[int | jax.Array], Tokens]:
-    """hop number -> the Tokens of the keys that are visiting after that many hops."""
-    everyone = Tokens(*(jax.lax.all_gather(x, AXIS) for x in tokens))
-    here = jax.lax.axis_index(AXIS)
-    return lambda hops: Tokens(*(jax.lax.dynamic_index_in_dim(x, (here - hops) % devices, keepdims=False) for x in everyone))
+class Lane(NamedTuple):
+    """Keys that go round one way (+1 or -1), and the queries, with what belongs to them, that attend to those."""
+
+    direction: int
+    q: jax.Array
+    rows: tuple[jax.Array, ...]
+    here: Visitor
 
 
-def _forward_ring(q: jax.Array, kv: jax.Array, tokens: Tokens, devices: int, rule: Rule) -> Partial:
-    """q [B, K, G, T, H] and kv [2, B, K, S, H], this device's share -> its share of (out, lse)."""
-    if devices == 1:
-        return attention.forward(q, kv[0], kv[1], tokens, tokens, rule)
-    visitors = _visitors(tokens, devices)
+def _lanes(q: jax.Array, rows: tuple[jax.Array, ...], here: Visitor, setting: Setting) -> list[Lane]:
+    """One, or two: of half of the KV heads each, or where their number is odd of half of the keys each."""
+    kv_heads, keys = here.kv.shape[2:4]
+    if setting.exchange != "two_way" or (kv_heads % 2 and keys < 2):
+        return [Lane(1, q, rows, here)]
+    if kv_heads % 2 == 0:
+        parts = slice(0, kv_heads // 2), slice(kv_heads // 2, None)
+        return [
+            Lane(way, q[:, part], tuple(x[:, part] for x in rows), Visitor(here.kv[:, :, part], here.tokens))
+            for way, part in zip((1, -1), parts)
+        ]
+    parts = slice(0, keys // 2), slice(keys // 2, None)
+    return [
+        Lane(way, q, rows, Visitor(here.kv[:, :, :, part], Tokens(*(x[:, part] for x in here.tokens)))) for way, part in zip((1, -1), parts)
+    ]
 
-    def step(carry: tuple[jax.Array, Partial, Partial], hops: jax.Array) -> tuple[tuple[jax.Array, Partial, Partial], None]:
-        kv, done, waiting = carry
-        upcoming = _hop(kv, devices)
-        fresh = attention.forward(q, kv[0], kv[1], tokens, visitors(hops), rule)
-        return (upcoming, attention.merge_grouped(done, waiting), fresh), None
 
-    nothing = attention.empty(q)
-    (kv, done, waiting), _ = jax.lax.scan(step, (kv, nothing, nothing), jnp.arange(devices - 1))
-    last = attention.forward(q, kv[0], kv[1], tokens, visitors(devices - 1), rule)
-    return attention.merge_grouped(attention.merge_grouped(done, waiting), last)
+def _forward_ring(q: jax.Array, here: Visitor, setting: Setting) -> Partial:
+    """q [B, K, G, T, H] and this device's keys -> its share of (out, lse)."""
+    kernel, tokens = kernels.load(setting.kernel, setting.mesh), here.tokens
+
+    def attend(q: jax.Array, visitor: Visitor) -> Partial:
+        return kernel.forward(q, *visitor.kv, tokens, visitor.tokens, setting.rule)
+
+    if setting.devices == 1 or setting.hops == 0:
+        return attend(q, here)
+    if setting.exchange == "gather":
+        return attend(q, _gather(here))
+    lanes, way = _lanes(q, (), here, setting), _route(tokens, setting)
+
+    def step(_: jax.Array, carry: tuple) -> tuple:
+        hop, visitors, done, waiting = carry
+        upcoming = [way.send(visitor, lane.direction) for lane, visitor in zip(lanes, visitors)]
+        fresh = [attend(lane.q, visitor) for lane, visitor in zip(lanes, visitors)]
+        upcoming, fresh = _in_step((upcoming, fresh))
+        done = [attention.merge_grouped(*pair) for pair in zip(done, waiting)]
+        upcoming = [way.catch_up(visitor, hop, lane.direction) for lane, visitor in zip(lanes, upcoming)]
+        return way.after(hop), upcoming, done, fresh
+
+    nothing = [attention.empty(lane.q) for lane in lanes]
+    _, visitors, done, waiting = jax.lax.fori_loop(0, way.count, step, (way.start, [lane.here for lane in lanes], nothing, nothing))
+    last = [attend(lane.q, visitor) for lane, visitor in zip(lanes, visitors)]
+    results = [attention.merge_grouped(attention.merge_grouped(*pair), end) for *pair, end in zip(done, waiting, last)]
+    return _together(results, q.shape[1], attention.merge_grouped)
 
 
 def _backward_ring(
-    q: jax.Array,
-    kv: jax.Array,
-    tokens: Tokens,
-    devices: int,
-    rule: Rule,
-    lse: jax.Array,
-    d_out: jax.Array,
-    delta: jax.Array,
+    q: jax.Array, here: Visitor, lse: jax.Array, d_out: jax.Array, delta: jax.Array, setting: Setting
 ) -> tuple[jax.Array, jax.Array]:
     """This device's share of the gradients: dq [B, K, G, T, H] and, stacked, dk and dv [2, B, K, S, H], float32."""
+    kernel, tokens = kernels.load(setting.kernel, setting.mesh), here.tokens
 
-    def block(kv: jax.Array, k_tokens: Tokens) -> tuple[jax.Array, jax.Array]:
-        dq, dk, dv = attention.backward(q, kv[0], kv[1], tokens, k_tokens, rule, lse, d_out, delta)
+    def block(q: jax.Array, rows: tuple[jax.Array, ...], q_tokens: Tokens, visitor: Visitor) -> tuple[jax.Array, jax.Array]:
+        dq, dk, dv = kernel.backward(q, *visitor.kv, q_tokens, visitor.tokens, setting.rule, *rows)
         return dq, jnp.stack([dk, dv])
 
-    if devices == 1:
-        return block(kv, tokens)
-    visitors = _visitors(tokens, devices)
-    visitor = _hop(kv, devices)
-    dq, own = block(kv, tokens)
-    if devices > 2:
-        upcoming = _hop(visitor, devices)
-        more, travelling = block(visitor, visitors(1))
-        dq, visitor = dq + more, upcoming
+    rows = lse, d_out, delta
+    if setting.devices == 1 or setting.hops == 0:
+        return block(q, rows, tokens, here)
+    if setting.exchange == "gather":
+        dq, d_kv = block(q, rows, tokens, _gather(here))
+        return dq, jax.lax.psum_scatter(d_kv, AXIS, scatter_dimension=3, tiled=True)
+    lanes, way = _lanes(q, rows, here, setting), _route(tokens, setting)
 
-        def step(carry: Three, hops: jax.Array) -> tuple[Three, None]:
-            visitor, travelling, dq = carry
-            upcoming, arrived = _hop(visitor, devices), _hop(travelling, devices)
-            more, fresh = block(visitor, visitors(hops))
-            return (upcoming, arrived + fresh, dq + more), None
+    def own(part: slice, q: jax.Array) -> tuple[jax.Array, jax.Array]:
+        cut = tuple(x[:, :, :, part] for x in rows)
+        return block(q[:, :, :, part], cut, Tokens(*(x[:, part] for x in tokens)), here)
 
-        (visitor, travelling, dq), _ = jax.lax.scan(step, (visitor, travelling, dq), jnp.arange(2, devices - 1))
-        arrived = _hop(travelling, devices)
-        more, fresh = block(visitor, visitors(devices - 1))
-        travelling = arrived + fresh
-    else:
-        more, travelling = block(visitor, visitors(1))
-    return dq + more, own + _hop(travelling, devices)
+    halves = [slice(0, -(-q.shape[3] // 2)), slice(-(-q.shape[3] // 2), None)][: q.shape[3]]
+
+    def visit(visitors: list[Visitor]) -> tuple[list[jax.Array], list[jax.Array]]:
+        results = [block(lane.q, lane.rows, tokens, visitor) for lane, visitor in zip(lanes, visitors)]
+        return [dq for dq, _ in results], [d_kv for _, d_kv in results]
+
+    def step(_: jax.Array, carry: tuple) -> tuple:
+        hop, visitors, travelling, dq = carry
+        upcoming = [way.send(visitor, lane.direction) for lane, visitor in zip(lanes, visitors)]
+        arrived = [way.send(sums, lane.direction) for lane, sums in zip(lanes, travelling)]
+        more, fresh = visit(visitors)
+        upcoming, arrived, more, fresh = _in_step((upcoming, arrived, more, fresh))
+        arrived = [way.catch_up(sums, way.before(hop), lane.direction) for lane, sums in zip(lanes, arrived)]
+        upcoming = [way.catch_up(visitor, hop, lane.direction) for lane, visitor in zip(lanes, upcoming)]
+        return way.after(hop), upcoming, _add(arrived, fresh), _add(dq, more)
+
+    def around() -> tuple[jax.Array, jax.Array]:
+        visitors = [way.send(lane.here, lane.direction) for lane in lanes]
+        own_dq, own_kv = own(halves[0], q)
+        visitors, own_dq, own_kv = _in_step((visitors, own_dq, own_kv))
+        visitors = [way.catch_up(visitor, way.start, lane.direction) for lane, visitor in zip(lanes, visitors)]
+        hop, last = way.after(way.start), setting.hops
+        if last == 1:
+            dq, travelling = visit(visitors)
+        else:
+            upcoming = [way.send(visitor, lane.direction) for lane, visitor in zip(lanes, visitors)]
+            dq, travelling = visit(visitors)
+            upcoming, dq, travelling = _in_step((upcoming, dq, travelling))
+            upcoming = [way.catch_up(visitor, hop, lane.direction) for lane, visitor in zip(lanes, upcoming)]
+            # How many hops there are must be known before compiling to spare the last one what it sends on for nothing.
+            carry = way.after(hop), upcoming, travelling, dq
+            hop, visitors, travelling, dq = jax.lax.fori_loop(1, way.count if last is None else last - 1, step, carry)
+            if last is None:
+                hop = way.before(hop)
+            else:
+                arrived = [way.send(sums, lane.direction) for lane, sums in zip(lanes, travelling)]
+                more, fresh = visit(visitors)
+                arrived, more, fresh = _in_step((arrived, more, fresh))
+                travelling, dq = _add(arrived, fresh), _add(dq, more)
+        travelling, late_q = _in_step((travelling, q))
+        home = [way.homeward(sums, lane.direction) for lane, sums in zip(lanes, travelling)]
+        for half in halves[1:]:
+            more_dq, more_kv = _in_step(own(half, late_q))
+            own_dq, own_kv = jnp.concatenate([own_dq, more_dq], axis=3), own_kv + more_kv
+        home, own_dq, own_kv = _in_step((home, own_dq, own_kv))
+        home = [way.arrive_home(sums, hop, lane.direction) for lane, sums in zip(lanes, home)]
+        kv_heads = q.shape[1]
+        return own_dq + _together(dq, kv_heads, jnp.add), own_kv + _joined(home, kv_heads)
+
+    if setting.hops is not None:
+        return around()
+    return jax.lax.cond(way.count > 0, around, lambda: block(q, rows, tokens, here))
+
+
+def _in_step(arrays: Any) -> Any:
+    """Nothing that uses any of these comes before all of them: a compiler that fills the time of a permute then has only the kernel to do
+    it with, also where it takes the permute for so short that less would do."""
+    return jax.lax.optimization_barrier(arrays)
+
+
+def _route(tokens: Tokens, setting: Setting) -> Route:
+    return make_route(tokens, setting.rule, setting.mesh, setting.hops, both_ways=setting.exchange == "two_way")
+
+
+def _gather(here: Visitor) -> Visitor:
+    """Everybody's keys, one share behind the other."""
+    kv = jax.lax.all_gather(here.kv, AXIS, axis=3, tiled=True)
+    return Visitor(kv, Tokens(*(jax.lax.all_gather(x, AXIS, axis=1, tiled=True) for x in here.tokens)))
+
+
+def _add(sums: list[jax.Array], more: list[jax.Array]) -> list[jax.Array]:
+    return [a + b for a, b in zip(sums, more)]
+
+
+def _together(parts: list, kv_heads: int, over_keys: Callable) -> jax.Array | Partial:
+    """The lanes' results for queries, [B, K, ...]: side by side where lanes had heads of their own, else combined over keys."""
+    if len(parts) == 1:
+        return parts[0]
+    if kv_heads % 2 == 0:
+        return jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *parts)
+    return over_keys(*parts)
+
+
+def _joined(parts: list[jax.Array], kv_heads: int) -> jax.Array:
+    """The lanes' gradients of keys, [2, B, K, S, H]."""
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=2 if kv_heads % 2 == 0 else 3)

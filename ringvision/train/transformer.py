@@ -33,7 +33,7 @@ from ringvision.data.shards import Shards
 from ringvision.data.stream import Weaver
 from ringvision.data.text import TextTokenizer
 from ringvision.errors import UserError
-from ringvision.mesh import make_mesh, parse_mesh
+from ringvision.mesh import make_mesh, parse_mesh, spec, spread
 from ringvision.models.transformer import Transformer
 from ringvision.ops.layout import order
 from ringvision.ops.losses import chunked_cross_entropy
@@ -221,13 +221,13 @@ def _with_codebook(state: TrainState, config: TrainConfig, tx: optax.GradientTra
 def placer(config: TrainConfig, mesh: Mesh) -> Callable[[Any], Any]:
     """A function that lays arrays [rows, length] on the mesh: rows over data and fsdp, length over the ring, in stripes so that every
     device has as much to attend to as the others. UserError where the mesh does not divide a batch."""
-    groups, ring = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["context"]
-    if config.rows % groups or config.length % ring:
+    groups, devices, ring = spread(mesh, "batch"), spread(mesh, "length"), mesh.shape["context"]
+    if config.rows % groups or config.length % devices:
         raise UserError(
-            f"a batch of {config.rows} x {config.length} on data x fsdp = {groups} and context = {ring};"
+            f"a batch of {config.rows} x {config.length} on data x fsdp = {groups} and context x ulysses = {devices};"
             " give rows and length that these divide"
         )
-    place = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), "context"))
+    place = NamedSharding(mesh, spec(mesh, "batch", "length"))
     stripes = order(config.length, ring, "striped")
 
     def put(tree: Any) -> Any:

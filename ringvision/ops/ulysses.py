@@ -1,0 +1,42 @@
+"""Ulysses (Jacobs et al., 2023): sharing out heads instead of tokens, inside the ring, over the mesh axis `ulysses`.
+
+The length is spread over (context, ulysses). Before attention the devices of one `ulysses` group exchange: each gives away its tokens' other
+heads and gets the other tokens of its own heads, so that the ring, which is over `context` alone, has fewer hops of longer chunks. After
+attention they exchange back. In and out: a device's share, with and without the axis spread; what is local to an axis of size 1 passes through.
+
+Where there are fewer KV heads than devices in a group each is given to several of them, and its gradients are added up on the way back.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ringvision.ops.attention import Tokens
+
+AXIS = "ulysses"
+
+
+def to_heads(x: jax.Array, size: int, *, length: int, heads: int) -> jax.Array:
+    """[.. length t .. heads n ..] -> [.. t * size .. n / size ..]; `length` and `heads` name the axes."""
+    return x if size == 1 else jax.lax.all_to_all(x, AXIS, split_axis=heads, concat_axis=length, tiled=True)
+
+
+def to_length(x: jax.Array, size: int, *, length: int, heads: int) -> jax.Array:
+    """The inverse of `to_heads`."""
+    return x if size == 1 else jax.lax.all_to_all(x, AXIS, split_axis=length, concat_axis=heads, tiled=True)
+
+
+def keys_to_heads(x: jax.Array, size: int) -> jax.Array:
+    """[B, t, K, H] -> [B, t * size, max(K / size, 1), H]."""
+    copies = max(size // x.shape[2], 1)
+    return to_heads(jnp.repeat(x, copies, axis=2) if copies > 1 else x, size, length=1, heads=2)
+
+
+def keys_to_length(x: jax.Array, size: int, kv_heads: int) -> jax.Array:
+    """The transpose of `keys_to_heads`, for gradients: [B, t * size, ..., H] -> [B, t, K, H] with K = `kv_heads`."""
+    x = to_length(x, size, length=1, heads=2)
+    return x if x.shape[2] == kv_heads else x.reshape(*x.shape[:2], kv_heads, -1, x.shape[3]).sum(3)
+
+
+def whole(tokens: Tokens, size: int) -> Tokens:
+    """[B, t] -> [B, t * size]: a few bytes a token."""
+    return tokens if size == 1 else Tokens(*(jax.lax.all_gather(x, AXIS, axis=1, tiled=True) for x in tokens))
