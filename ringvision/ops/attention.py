@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+
 class Tokens(NamedTuple):
     """What decides who sees whom: int32 [B, T] each. Segment 0 is padding."""
 

@@ -71,7 +71,8 @@ def check_layout(
         layouts.order(shape[1], devices, layout)
     elif not any(isinstance(x, jax.core.Tracer) for x in (positions, segment_ids)):
         segments = np.ones(shape, np.int32) if segment_ids is None else np.asarray(segment_ids)
-        layouts.check(np.asarray(positions), segments, devices, layout)
+        for row in zip(np.asarray(positions), segments):
+            layouts.check(*row, devices, layout)
 
 
 def make_tokens(

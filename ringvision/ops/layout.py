@@ -1,7 +1,7 @@
 """Which device of the ring holds which tokens. Positions are data, so a layout is a permutation, made once where a batch is made.
 
-In: a length, how many devices share it and, for the layouts that look at documents (runs of one segment id), the row's segment ids. Out: the
-order in which tokens are laid out; device i holds the i-th share of the result. Eight chunks or sixteen tokens on four devices:
+In: a length, how many devices share it and, for the layouts that look at documents (runs of one segment id), the row's segment ids. Out:
+the order in which tokens are laid out; device i holds the i-th share of the result. Eight chunks or sixteen tokens on four devices:
 
     contiguous       0 1 2 3 | 4 5 6 7 | 8 9 . . | . . . .   as it came: under a causal mask the last device does most of the work
     zigzag           0 7 | 1 6 | 2 5 | 3 4                   in chunks: every device does the same work; for one long document
@@ -10,16 +10,16 @@ order in which tokens are laid out; device i holds the i-th share of the result.
     snake            A0 A7 B0 | A1 A6 B1 | A2 A5 B2 | ...    every document in tiles, dealt to and fro: for packed long documents
     whole            A E | B H | C G | D F                   every document on one device: for clips, which then stay off the ring
 
-What a tile costs is why `snake` and `whole` are as they are. A tile is computed if one pair in it is visible, so a document that starts inside
-a tile, or is cut there, pays for tiles that it fills in part. Both therefore cut a document into tiles from its start, and gather what is left
-over at its end (less than a tile) in tiles that stand at the end of a share; padding fills those up first. Whatever is left over in `snake` is
-dealt so that the devices' work is even. `whole` searches for an arrangement in which shares are full and work is even; where shares do not come
-out exactly, a document is cut, and its end is on the next device: hop 1 has a little to do, the others nothing.
+What a tile costs is why `snake` and `whole` are as they are. A tile is computed if one pair in it is visible, so a document that starts
+inside a tile, or is cut there, pays for tiles that it fills in part. Both therefore cut a document into tiles from its start, and gather
+what is left over at its end (less than a tile) in tiles that stand at the end of a share; padding fills those up first. The blocks at the
+end of documents, which do not make a full round in `snake`, are dealt so that the devices' work is even. `whole` looks for an arrangement
+in which shares are full and work is even; where shares do not come out exactly, a document is cut, and its end is on the next device: hop 1
+has a little to do, the others nothing. A document longer than a share cannot be whole: then the row stays in the order in which it came.
 
 All of it is decided by the arguments alone (random numbers have a fixed seed): processes that are given the same rows make the same order.
 """
 
-from itertools import permutations
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -30,7 +30,7 @@ Layout = Literal["contiguous", "zigzag", "striped", "document_zigzag", "snake", 
 TILE = 128
 MOST_DOCUMENTS = 1024
 """For which `whole` searches; more than that in a row are so short that any arrangement will do."""
-STARTS, KICKS, SAMPLE = 6, 12, 16384
+STARTS, KICKS, SAMPLE = 4, 10, 16384
 """How hard `whole` searches: first arrangements, attempts to leave a local optimum, numbers looked at in one step."""
 
 
@@ -82,7 +82,9 @@ def orders(segment_ids: np.ndarray, devices: int, kind: Layout, tile: int = TILE
     """segment_ids [B, T] -> int32 [B, T], every row's own `order`: `np.take_along_axis(x, orders, 1)` is the laid-out batch."""
     if segment_ids.ndim != 2:
         raise UserError(f"segment_ids of shape {segment_ids.shape}: expected [B, T]")
-    return np.stack([order(len(row), devices, kind, row, tile) for row in segment_ids]) if len(segment_ids) else segment_ids.astype(np.int32)
+    return (
+        np.stack([order(len(row), devices, kind, row, tile) for row in segment_ids]) if len(segment_ids) else segment_ids.astype(np.int32)
+    )
 
 
 def inverse(order: np.ndarray) -> np.ndarray:
@@ -100,7 +102,7 @@ def check(positions: np.ndarray, segment_ids: np.ndarray, devices: int, kind: La
     length = len(positions)
     positions, segment_ids = np.asarray(positions).astype(np.int64), np.asarray(segment_ids)
     by_length = kind in ("contiguous", "zigzag", "striped")
-    undo = inverse(order(length, devices, kind)) if by_length else np.arange(length)
+    undo = inverse(order(length, devices, "contiguous" if kind in ("document_zigzag", "snake", "whole") else kind))
     device = np.arange(length) // max(1, length // devices)
     if kind == "whole":
         _check_whole(positions, segment_ids, device, devices)
@@ -137,7 +139,9 @@ def _check_whole(positions: np.ndarray, segment_ids: np.ndarray, device: np.ndar
     far = ((device[by_position] - home) % devices > 1) & (np.repeat(lengths, lengths) <= share)
     if far.any():
         token = by_position[far].min()
-        _contradict("whole", f"token {token} of the row (document {segment_ids[token]}) is on device {device[token]}, far from its document")
+        _contradict(
+            "whole", f"token {token} of the row (document {segment_ids[token]}) is on device {device[token]}, far from its document"
+        )
 
 
 def _contradict(kind: str, what: str) -> None:
@@ -173,25 +177,23 @@ def _document_zigzag(segment_ids: np.ndarray, devices: int) -> np.ndarray:
     return np.argsort(owner, kind="stable")
 
 
-def _blocks(documents: Documents, tile: int, leftovers: np.ndarray) -> np.ndarray:
-    """int [blocks, tile]: the documents' full tiles in order, then what is left over of them, the documents in the order `leftovers`, with
-    padding between: the first have a tile each as long as padding lasts."""
+def _blocks(documents: Documents, tile: int) -> np.ndarray:
+    """int [blocks, tile]: the documents' full tiles in order, then what is left over of them, one after the other with padding between: the
+    first documents' have a tile each as long as padding lasts."""
     starts, lengths, padding = documents
-    tiles = _spans(starts, lengths // tile * tile)
-    starts, lengths = starts[leftovers], lengths[leftovers]
     left = lengths % tile
     lacking = -left % tile
     filled = np.where(np.cumsum(lacking) <= len(padding), lacking, 0)
     rest = np.insert(_spans(starts + lengths - left, left), np.repeat(np.cumsum(left), filled), padding[: filled.sum()])
-    return np.concatenate([tiles, rest, padding[filled.sum() :]]).reshape(-1, tile)
+    return np.concatenate([_spans(starts, lengths - left), rest, padding[filled.sum() :]]).reshape(-1, tile)
 
 
 def _snake(documents: Documents, devices: int, share: int, tile: int) -> np.ndarray:
-    """A block's work is about how many blocks of its documents come before it, the same on every hop, as these are spread evenly. So blocks are
-    dealt in rounds to and fro, and those of the last rounds, of which some are short, each to the device with the least work so far. Of a
-    long document the last full round is among these: a choice of light and heavy ones makes loads come out even."""
+    """A block's work is about how many blocks of its documents come before it, the same on every hop, as these are spread evenly. So blocks
+    are dealt in rounds to and fro, and what does not make a full round in the end, each to the device with the least work so far. Of a long
+    document the last full round is among these: a choice of light and heavy ones makes loads come out even."""
     _, lengths, _ = documents
-    blocks = _blocks(documents, tile, np.arange(len(lengths)))
+    blocks = _blocks(documents, tile)
     full = lengths // tile
     rounds = full // devices - (full >= 8 * devices)
     document = np.repeat(np.arange(len(full)), full)
@@ -212,7 +214,7 @@ def _snake(documents: Documents, devices: int, share: int, tile: int) -> np.ndar
 
 
 def _deal(work: np.ndarray, devices: int) -> np.ndarray:
-    """An owner for every item, so that all have equally many and work is even: heaviest first, then swaps that relieve the busiest device."""
+    """An owner for every item, so that all have equally many and work is even: heaviest first, then exchanges that relieve the busiest."""
     owner, load = np.empty(len(work), int), np.zeros(devices, int)
     for round in np.argsort(-work, kind="stable").reshape(-1, devices):
         owner[round] = np.argsort(load, kind="stable")
@@ -225,7 +227,8 @@ def _deal(work: np.ndarray, devices: int) -> np.ndarray:
         i, j = np.unravel_index(then.argmin(), then.shape)
         if then[i, j] >= load[busiest]:
             break
-        load[[busiest, owner[others[j]]]] += np.array([-1, 1]) * relief[i, j]
+        load[busiest] -= relief[i, j]
+        load[owner[others[j]]] += relief[i, j]
         owner[mine[i]], owner[others[j]] = owner[others[j]], busiest
     return owner
 
@@ -234,57 +237,25 @@ def _whole(documents: Documents, devices: int, share: int, tile: int) -> np.ndar
     """Documents one after the other along the ring, in an order that `_arrange` finds, cut where a share ends."""
     starts, lengths, padding = documents
     row = _arrange(lengths, devices, share, tile, len(padding))
-    first = _place(lengths[row][None], share, len(padding))[0]
+    first = _place(lengths[row][None], share, len(padding) if len(row) <= MOST_DOCUMENTS else 0)[0]
     after = first + lengths[row]
-    shares = (after - 1) // share - first // share + 1
-    part = np.repeat(np.arange(len(row)), shares)
-    device = first[part] // share + _spans(np.zeros_like(shares), shares)
+    parts = (after - 1) // share - first // share + 1
+    part = np.repeat(np.arange(len(row)), parts)
+    device = first[part] // share + _spans(np.zeros_like(parts), parts)
     begin, end = np.maximum(first[part], device * share), np.minimum(after[part], (device + 1) * share)
     origin = starts[row[part]] + begin - first[part]
     laid_out = []
     for one in range(devices):
         here = device == one
         free = share - (end - begin)[here].sum()
-        held = Documents(origin[here], (end - begin)[here], padding[:free])
-        laid_out.append(_blocks(held, tile, _leftovers(held.starts, held.lengths, tile, (begin - first[part])[here])))
+        laid_out.append(_blocks(Documents(origin[here], (end - begin)[here], padding[:free]), tile))
         padding = padding[free:]
     return np.concatenate(laid_out).reshape(-1)
 
 
-def _leftovers(origin: np.ndarray, lengths: np.ndarray, tile: int, offset: np.ndarray) -> np.ndarray:
-    """In which order to put what is left over of a device's parts of documents: that in which the tiles they share cost least. As kernels see
-    it, who tell tiles by ranges: such a tile sees all documents from the first to the last that it holds, and is seen by their tokens from its
-    lowest position on. `offset`: how much of the document is on the device before."""
-    count = len(lengths)
-    full, left = lengths // tile, lengths % tile
-    seen = full + 1 + -(-offset // tile)
-    end = offset + full * tile
-    best, least = np.arange(count), np.inf
-    orders = permutations(range(count)) if count <= 4 else np.random.default_rng(0).permuted([range(count)] * 24, axis=1)
-    for chosen in orders:
-        cost, held, room = 0.0, [], tile
-        choice = [part for part in chosen if left[part]]
-        for part in choice:
-            held.append(part)
-            pass
-        # walk
-        at, tiles = 0, {}
-        for part in choice:
-            for one in range(at // tile, (at + left[part] - 1) // tile + 1):
-                tiles.setdefault(one, []).append(part)
-            at += left[part]
-        for held in tiles.values():
-            lo, hi = min(held), max(held) + 1
-            lowest = min(end[part] for part in held)
-            cost += seen[lo:hi].sum() + np.maximum(end[lo:hi] - lowest, 0).sum() / tile
-        if cost < least:
-            best, least = np.array(chosen, int), cost
-    return best
-
-
 def _place(lengths: np.ndarray, share: int, padding: int) -> np.ndarray:
-    """Where documents start when laid one after the other, [orders, documents]: one that would be cut is put off to the next share as long as
-    there is padding to fill the rest of this one."""
+    """Where documents start when laid one after the other, [orders, documents]: one that would be cut is put off to the next share as long
+    as there is padding to fill the rest of this one."""
     if not padding:
         return lengths.cumsum(1) - lengths
     at, left, starts = np.zeros(len(lengths), np.int64), np.full(len(lengths), padding), np.empty(lengths.shape, np.int64)
@@ -298,12 +269,14 @@ def _place(lengths: np.ndarray, share: int, padding: int) -> np.ndarray:
 
 
 def _path(lengths: np.ndarray, devices: int, share: int, tile: int, padding: int) -> np.ndarray:
-    """[orders, documents] -> [orders]: the tiles of the busiest device on hop 0 and on hop 1, and a little for every other device's, by which
-    two orders with equally busy ones are told apart. No document is longer than a share."""
+    """[orders, documents] -> [orders]: the tiles of the busiest device on hop 0 and on hop 1, and a little for every other device's, by
+    which two orders with equally busy ones are told apart. No document is longer than a share."""
     starts = _place(lengths, share, padding)
     device = starts // share
     head = np.minimum((device + 1) * share - starts, lengths)
-    head, tail = -(-head // tile), -(-(lengths - head) // tile)
+    # what is left over of a head lies across two tiles just where it would if the share were not cut in tiles, unless padding prevents it
+    split = (starts % tile + head % tile > tile) & (padding < 2 * devices * tile)
+    head, tail = -(-head // tile) + split, -(-(lengths - head) // tile)
     here = (device + np.arange(len(lengths))[:, None] * (devices + 1)).reshape(-1)
 
     def by_device(device: np.ndarray, tiles: np.ndarray) -> np.ndarray:
@@ -316,8 +289,8 @@ def _path(lengths: np.ndarray, devices: int, share: int, tile: int, padding: int
 
 
 def _arrange(lengths: np.ndarray, devices: int, share: int, tile: int, padding: int) -> np.ndarray:
-    """The order of documents with the least `_path` found: from several bins, downhill by exchanging two documents, then again from the best
-    with a few exchanged at random."""
+    """The order of documents with the least `_path` found: from several bins, downhill by exchanging two documents, then again from the
+    best with a few exchanged at random."""
     count = len(lengths)
     if count > MOST_DOCUMENTS or count < 2 or devices < 2 or lengths.max() > share:
         return np.arange(count)
@@ -346,8 +319,8 @@ def _arrange(lengths: np.ndarray, devices: int, share: int, tile: int, padding: 
 
 
 def _bins(lengths: np.ndarray, devices: int, share: int, tile: int, padding: int, random: np.random.Generator) -> np.ndarray:
-    """An order of documents in which the i-th share's worth of them is about as long and as much work as any other. Longest first, each into the
-    emptiest bin; then the documents of two bins are divided between them anew, in the best of all ways, as long as that helps."""
+    """An order of documents in which the i-th share's worth of them is about as long and as much work as any other. Longest first, each
+    into the emptiest bin; then the documents of two bins are divided between them anew, in the best of all ways, as long as that helps."""
     tiles = -(-lengths // tile)
     sizes = np.stack([lengths, tiles * (tiles + 1) / 2], 1)
     even = sizes[:, 1].sum() / devices

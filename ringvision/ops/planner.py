@@ -1,12 +1,13 @@
 """Which layout fits a batch: what every device of the ring must compute on every hop, counted before anything is laid out.
 
-In: the segment ids (and positions) of a batch, numpy, and how many devices share a row. Out: a `Plan`: the layout whose critical path is least,
-its order, and the tiles behind that judgement. A ring moves as one: a hop takes as long as its busiest device, so
+In: the segment ids (and positions) of a batch, numpy, and how many devices share a row. Out: a `Plan`: the layout whose critical path is
+least, its order, and the tiles behind that judgement. A ring moves as one: a hop takes as long as its busiest device, so
 
     critical path   the sum over hops of the busiest device's tiles
     efficiency      visible pairs / tile^2 / devices, what even work without a wasted pair would come to, over the critical path
 
-A tile is counted exactly when one pair in it is visible. Kernels decide by ranges (tiles.py) and compute a few more.
+A tile is counted exactly when one pair in it is visible. Kernels decide by ranges (tiles.py) and compute some more: a tile with the ends of
+documents 3 and 9 seems to hold 4 to 8 too. So that these are few, documents are numbered anew where `whole` moves them (`segment_ids`).
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ import numpy as np
 from ringvision.errors import UserError
 from ringvision.ops.attention import Rule, Tokens
 from ringvision.ops.layout import TILE, Layout, order
+
+Host = tuple[np.ndarray, np.ndarray]
+"""`Tokens` on the host: positions and segment ids."""
 
 HOP = 0.005
 """What a hop costs beside its tiles, of the critical path: its kernels are started, and the devices wait for each other."""
@@ -37,10 +41,12 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """`order` int32 [B, T]: `np.take_along_axis(x, plan.order, 1)` is the laid-out batch. `tiles` int64 [devices, hops]. Made by `plan`."""
+    """`order` int32 [B, T]: `np.take_along_axis(x, plan.order, 1)` is the laid-out batch. `segment_ids` int32 [B, T] go with it, laid out:
+    in `whole` numbered from 1 along the ring, otherwise as given. `tiles` int64 [devices, hops]. Made by `plan`."""
 
     kind: Layout
     order: np.ndarray
+    segment_ids: np.ndarray
     tiles: np.ndarray
     candidates: dict[Layout, Candidate]
 
@@ -88,7 +94,7 @@ def plan(
         raise UserError(f"segment_ids and positions of shapes {shapes}: expected [B, T] for both")
     batch, length = segment_ids.shape
     rule = Rule(causal, window, 1.0)
-    tokens = Tokens(positions_of(segment_ids) if positions is None else positions, segment_ids)
+    tokens = (positions_of(segment_ids) if positions is None else positions), segment_ids
     ideal = visible_pairs(tokens, rule) / tile**2 / max(devices, 1)
     candidates, found = {}, {}
     for kind in get_args(Layout):
@@ -106,12 +112,14 @@ def plan(
 
     alike = [kind for kind in candidates if cost(kind) <= min(map(cost, candidates)) * (1 + ALIKE)]
     kind = min(alike, key=lambda kind: (candidates[kind].hops, candidates[kind].runs))
-    return Plan(kind, *found[kind], candidates)
+    laid_out, tiles = found[kind]
+    positions, segment_ids = (np.take_along_axis(x, laid_out, 1) for x in tokens)
+    if kind == "whole":
+        segment_ids = np.stack([_numbered(*row) for row in zip(positions, segment_ids, strict=True)])
+    return Plan(kind, laid_out, segment_ids.astype(np.int32), tiles, candidates)
 
 
-def plan_lengths(
-    lengths: Sequence[int], devices: int, *, causal: bool = True, window: int | None = None, tile: int = TILE
-) -> Plan:
+def plan_lengths(lengths: Sequence[int], devices: int, *, causal: bool = True, window: int | None = None, tile: int = TILE) -> Plan:
     """One row of documents of these lengths, padded to a multiple of what every layout needs: full tiles on all devices."""
     if min(lengths, default=0) < 1:
         raise UserError(f"documents of lengths {list(lengths)}: expected at least one, and all at least 1")
@@ -122,15 +130,20 @@ def plan_lengths(
     return plan(np.append(segments, np.zeros(padding, np.int32))[None], devices=devices, causal=causal, window=window, tile=tile)
 
 
-def count(tokens: Tokens, devices: int, rule: Rule, tile: int = TILE) -> np.ndarray:
-    """Laid-out tokens, numpy int [B, T] -> int64 [devices, hops]: the tiles that a device must compute on a hop, its queries against the keys of
-    device (device - hop) % devices. Tiles are cut inside each share; the last is short where `tile` does not divide it."""
-    return _by_hop(_visible_tiles(tokens, devices, rule, tile).sum(0))
+def count(tokens: Tokens | Host, devices: int, rule: Rule, tile: int = TILE) -> np.ndarray:
+    """Laid-out tokens, numpy int [B, T] -> int64 [devices, hops]: the tiles that a device must compute on a hop, its queries against the
+    keys of device (device - hop) % devices. Tiles are cut inside each share; the last is short where `tile` does not divide it."""
+    return _by_hop(_visible_tiles(_host(tokens), devices, rule, tile).sum(0))
 
 
-def visible_pairs(tokens: Tokens, rule: Rule) -> int:
+def visible_pairs(tokens: Tokens | Host, rule: Rule) -> int:
     """How many queries see how many keys, in all: the same in every layout."""
-    return int(_visible_tiles(tokens, 1, rule, 1).sum())
+    return int(_visible_tiles(_host(tokens), 1, rule, 1).sum())
+
+
+def _host(tokens: Tokens | Host) -> Host:
+    positions, segment_ids = tokens
+    return np.asarray(positions), np.asarray(segment_ids)
 
 
 def positions_of(segment_ids: np.ndarray) -> np.ndarray:
@@ -140,19 +153,27 @@ def positions_of(segment_ids: np.ndarray) -> np.ndarray:
     return (index - np.maximum.accumulate(np.where(new, index, 0), axis=1)).astype(np.int32)
 
 
+def _numbered(positions: np.ndarray, segment_ids: np.ndarray) -> np.ndarray:
+    """The segment ids of a row [T], in the order in which documents' first tokens lie in it."""
+    ids, document = np.unique(segment_ids, return_inverse=True)
+    by_position = np.lexsort((positions, document))
+    first = by_position[np.searchsorted(document[by_position], np.arange(len(ids)))]
+    first[ids == 0] = -1
+    number = np.argsort(np.argsort(first)) + (0 if (ids == 0).any() else 1)
+    return number[document]
+
+
 def _by_hop(tiles: np.ndarray) -> np.ndarray:
     """[..., queries' device, keys' device] -> [..., device, hop]."""
     device = np.arange(tiles.shape[-1])
     return np.take_along_axis(tiles, (device[:, None] - device) % len(device) + np.zeros_like(tiles), -1)
 
 
-def _level(
-    laid_out: np.ndarray, tokens: Tokens, devices: int, rule: Rule, tile: int, turning: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _level(laid_out: np.ndarray, tokens: Host, devices: int, rule: Rule, tile: int, turning: bool) -> tuple[np.ndarray, np.ndarray]:
     """The order [B, T] and its tiles [devices, hops]. A row may be turned along the ring (`turning`) without changing what a hop has to do,
     but for whom: rows are turned, one after the other, so that the batch's work is even."""
-    laid_out_tokens = Tokens(*(np.take_along_axis(x, laid_out, 1) for x in tokens))
-    rows = _by_hop(_visible_tiles(laid_out_tokens, devices, rule, tile))
+    positions, segment_ids = (np.take_along_axis(x, laid_out, 1) for x in tokens)
+    rows = _by_hop(_visible_tiles((positions, segment_ids), devices, rule, tile))
     if not turning or len(rows) == 1:
         return laid_out, rows.sum(0)
     total, turned = np.zeros_like(rows[0]), []
@@ -163,7 +184,7 @@ def _level(
     return np.stack(turned), total
 
 
-def _pieces(tokens: Tokens, devices: int, tile: int) -> Pieces:
+def _pieces(tokens: Host, devices: int, tile: int) -> Pieces:
     positions, segment_ids = tokens
     batch, length = segment_ids.shape
     share = max(length // devices, 1)
@@ -188,14 +209,14 @@ def _pieces(tokens: Tokens, devices: int, tile: int) -> Pieces:
     return Pieces(document[new], tile_of[new], lowest.astype(np.int64), highest.astype(np.int64))
 
 
-def _visible_tiles(tokens: Tokens, devices: int, rule: Rule, tile: int) -> np.ndarray:
+def _visible_tiles(tokens: Host, devices: int, rule: Rule, tile: int) -> np.ndarray:
     """int64 [B, queries' device, keys' device]: tiles with a visible pair.
 
-    Two pieces of one document see each other where the ranges of their positions come near enough: for every piece the others are counted by
-    two binary searches. That is exact but for two cases, which `_amend` looks at: tiles that hold more than one document in common, counted
-    once for each, and a window so narrow that it may fall between the positions of a piece.
+    Two pieces of one document see each other where the ranges of their positions come near enough: for every piece the others are
+    counted by two binary searches. That is exact but for two cases, which `_amend` looks at: tiles that hold more than one document in
+    common, counted once for each, and a window so narrow that it may fall between the positions of a piece.
     """
-    batch, length = tokens.segment_ids.shape
+    batch, length = tokens[1].shape
     pieces = _pieces(tokens, devices, tile)
     document, tile_of, first, last = pieces
     tiles = np.zeros((batch, devices, devices), np.int64)
@@ -240,9 +261,17 @@ def _pairs(begin: np.ndarray, end: np.ndarray, latest: np.ndarray, earliest: np.
 
 
 def _amend(
-    tiles: np.ndarray, tokens: Tokens, pieces: Pieces, q: np.ndarray, k: np.ndarray, row: np.ndarray, device: np.ndarray, rule: Rule, tile: int
+    tiles: np.ndarray,
+    tokens: Host,
+    pieces: Pieces,
+    q: np.ndarray,
+    k: np.ndarray,
+    row: np.ndarray,
+    device: np.ndarray,
+    rule: Rule,
+    tile: int,
 ) -> None:
-    """Make what was counted for the pieces q and k right: 1 for each pair of their tiles with a visible pair of tokens, not one a document."""
+    """Make what was counted for the pieces q and k right: 1 for a pair of their tiles with a visible pair of tokens, not 1 a document."""
     _, first, of_pair = np.unique(pieces.tile[q] * (pieces.tile.max() + 1) + pieces.tile[k], return_index=True, return_inverse=True)
     counted = np.bincount(of_pair, minlength=len(first))
     # the ends of a range are tokens: if a distance between two ends is allowed, the tiles see each other
@@ -266,12 +295,12 @@ def _allowed(distance: np.ndarray, rule: Rule) -> np.ndarray:
     return mask if rule.window is None else mask & (np.abs(distance) < rule.window)
 
 
-def _tiles_of(tokens: Tokens, numbers: np.ndarray, devices: int, tile: int) -> tuple[np.ndarray, np.ndarray]:
+def _tiles_of(tokens: Host, numbers: np.ndarray, devices: int, tile: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions and segment ids [tiles, tile] of the tiles of these numbers; what a short one lacks is padding."""
-    length = tokens.segment_ids.shape[1]
+    length = tokens[1].shape[1]
     share = max(length // devices, 1)
     shares, in_share = np.divmod(numbers, -(-share // tile))
     row, device = np.divmod(shares, devices)
     in_share = in_share[:, None] * tile + np.arange(tile)
     at = np.minimum(device[:, None] * share + in_share, length - 1)
-    return tokens.positions[row[:, None], at], np.where(in_share < share, tokens.segment_ids[row[:, None], at], 0)
+    return tokens[0][row[:, None], at], np.where(in_share < share, tokens[1][row[:, None], at], 0)

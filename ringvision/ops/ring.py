@@ -62,10 +62,14 @@ class Setting(NamedTuple):
 
 
 class Visitor(NamedTuple):
-    """What travels: kv [2, B, K, S, H] and its tokens, [B, S] each."""
+    """What travels, in as few permutes as can be: keys and values [2, B, K, S, H], their positions and segment ids int32 [2, B, S]."""
 
     kv: jax.Array
-    tokens: Tokens
+    whose: jax.Array
+
+    @property
+    def tokens(self) -> Tokens:
+        return Tokens(*self.whose)
 
 
 def ring_attention(
@@ -184,7 +188,7 @@ def _forward(q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, setting: 
         size = setting.group
         q = ulysses.to_heads(q, size, length=1, heads=2)
         k, v = (ulysses.keys_to_heads(x, size) for x in (k, v))
-        here = Visitor(jnp.stack([attention.heads_first(k), attention.heads_first(v)]), ulysses.whole(tokens, size))
+        here = _visitor(k, v, ulysses.whole(tokens, size))
         out, lse = _forward_ring(attention.group(q, k.shape[2]), here, setting)
         out, lse = attention.ungroup(out), lse.reshape(lse.shape[0], -1, lse.shape[-1])
         return ulysses.to_length(out, size, length=1, heads=2), ulysses.to_length(lse, size, length=2, heads=1)
@@ -206,7 +210,7 @@ def _backward(
         lse, delta = (ulysses.to_heads(x, size, length=2, heads=1) for x in (lse, delta))
         q, d_out = (attention.group(x, k.shape[2]) for x in (q, d_out))
         lse, delta = (x.reshape(q.shape[:-1]) for x in (lse, delta))
-        here = Visitor(jnp.stack([attention.heads_first(k), attention.heads_first(v)]), ulysses.whole(tokens, size))
+        here = _visitor(k, v, ulysses.whole(tokens, size))
         dq, (dk, dv) = _backward_ring(q, here, lse, d_out, delta, setting)
         dk, dv = (ulysses.keys_to_length(attention.heads_first(x), size, kv_heads) for x in (dk, dv))
         return ulysses.to_length(attention.ungroup(dq), size, length=1, heads=2), dk, dv
@@ -235,6 +239,11 @@ def _on_mesh(local: Callable, mesh: AnyMesh, in_specs: tuple, out_specs: tuple) 
 # --------------------------------------------------------------------------------------------------------- on one device of the ring
 
 
+def _visitor(k: jax.Array, v: jax.Array, tokens: Tokens) -> Visitor:
+    """k, v [B, S, K, H]."""
+    return Visitor(jnp.stack([attention.heads_first(k), attention.heads_first(v)]), jnp.stack(tokens))
+
+
 class Lane(NamedTuple):
     """Keys that go round one way (+1 or -1), and the queries, with what belongs to them, that attend to those."""
 
@@ -252,12 +261,12 @@ def _lanes(q: jax.Array, rows: tuple[jax.Array, ...], here: Visitor, setting: Se
     if kv_heads % 2 == 0:
         parts = slice(0, kv_heads // 2), slice(kv_heads // 2, None)
         return [
-            Lane(way, q[:, part], tuple(x[:, part] for x in rows), Visitor(here.kv[:, :, part], here.tokens))
+            Lane(way, q[:, part], tuple(x[:, part] for x in rows), Visitor(here.kv[:, :, part], here.whose))
             for way, part in zip((1, -1), parts)
         ]
     parts = slice(0, keys // 2), slice(keys // 2, None)
     return [
-        Lane(way, q, rows, Visitor(here.kv[:, :, :, part], Tokens(*(x[:, part] for x in here.tokens)))) for way, part in zip((1, -1), parts)
+        Lane(way, q, rows, Visitor(here.kv[:, :, :, part], here.whose[:, :, part])) for way, part in zip((1, -1), parts)
     ]
 
 
@@ -275,18 +284,17 @@ def _forward_ring(q: jax.Array, here: Visitor, setting: Setting) -> Partial:
     lanes, way = _lanes(q, (), here, setting), _route(tokens, setting)
 
     def step(_: jax.Array, carry: tuple) -> tuple:
-        hop, visitors, done, waiting = carry
+        hop, visitors, done = carry
         upcoming = [way.send(visitor, lane.direction) for lane, visitor in zip(lanes, visitors)]
         fresh = [attend(lane.q, visitor) for lane, visitor in zip(lanes, visitors)]
         upcoming, fresh = _in_step((upcoming, fresh))
-        done = [attention.merge_grouped(*pair) for pair in zip(done, waiting)]
         upcoming = [way.catch_up(visitor, hop, lane.direction) for lane, visitor in zip(lanes, upcoming)]
-        return way.after(hop), upcoming, done, fresh
+        return way.after(hop), upcoming, [attention.merge_grouped(*pair) for pair in zip(done, fresh)]
 
-    nothing = [attention.empty(lane.q) for lane in lanes]
-    _, visitors, done, waiting = jax.lax.fori_loop(0, way.count, step, (way.start, [lane.here for lane in lanes], nothing, nothing))
+    start = way.start, [lane.here for lane in lanes], [attention.empty(lane.q) for lane in lanes]
+    _, visitors, done = jax.lax.fori_loop(0, way.hops, step, start)
     last = [attend(lane.q, visitor) for lane, visitor in zip(lanes, visitors)]
-    results = [attention.merge_grouped(attention.merge_grouped(*pair), end) for *pair, end in zip(done, waiting, last)]
+    results = [attention.merge_grouped(*pair) for pair in zip(done, last)]
     return _together(results, q.shape[1], attention.merge_grouped)
 
 
@@ -343,7 +351,7 @@ def _backward_ring(
             upcoming = [way.catch_up(visitor, hop, lane.direction) for lane, visitor in zip(lanes, upcoming)]
             # How many hops there are must be known before compiling to spare the last one what it sends on for nothing.
             carry = way.after(hop), upcoming, travelling, dq
-            hop, visitors, travelling, dq = jax.lax.fori_loop(1, way.count if last is None else last - 1, step, carry)
+            hop, visitors, travelling, dq = jax.lax.fori_loop(1, way.hops if last is None else last - 1, step, carry)
             if last is None:
                 hop = way.before(hop)
             else:
@@ -363,7 +371,7 @@ def _backward_ring(
 
     if setting.hops is not None:
         return around()
-    return jax.lax.cond(way.count > 0, around, lambda: block(q, rows, tokens, here))
+    return jax.lax.cond(way.hops > 0, around, lambda: block(q, rows, tokens, here))
 
 
 def _in_step(arrays: Any) -> Any:
@@ -378,15 +386,14 @@ def _route(tokens: Tokens, setting: Setting) -> Route:
 
 def _gather(here: Visitor) -> Visitor:
     """Everybody's keys, one share behind the other."""
-    kv = jax.lax.all_gather(here.kv, AXIS, axis=3, tiled=True)
-    return Visitor(kv, Tokens(*(jax.lax.all_gather(x, AXIS, axis=1, tiled=True) for x in here.tokens)))
+    return Visitor(jax.lax.all_gather(here.kv, AXIS, axis=3, tiled=True), jax.lax.all_gather(here.whose, AXIS, axis=2, tiled=True))
 
 
 def _add(sums: list[jax.Array], more: list[jax.Array]) -> list[jax.Array]:
     return [a + b for a, b in zip(sums, more)]
 
 
-def _together(parts: list, kv_heads: int, over_keys: Callable) -> jax.Array | Partial:
+def _together(parts: list, kv_heads: int, over_keys: Callable) -> Any:
     """The lanes' results for queries, [B, K, ...]: side by side where lanes had heads of their own, else combined over keys."""
     if len(parts) == 1:
         return parts[0]

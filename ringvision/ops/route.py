@@ -25,10 +25,10 @@ RANGES = 64
 
 class Route(NamedTuple):
     """Hops in the order in which they are run. `following[h]` is the next one to run after h, None where it is always h + 1; `preceding`
-    likewise. `count` of them follow the start, which is hop 0, the device's own keys."""
+    likewise. `hops` of them follow the start, which is hop 0, the device's own keys."""
 
     devices: int
-    count: int | jax.Array
+    hops: int | jax.Array
     following: jax.Array | None = None
     preceding: jax.Array | None = None
 
@@ -61,12 +61,12 @@ class Route(NamedTuple):
             on, back = self.devices - hop - 1, hop + 1
             x = self._send_often(x, jnp.where(on < back, on, 0), direction)
             return self._send_often(x, jnp.where(on < back, 0, back), -direction)
-        places = self.devices - self.count if self._goes_on else self.count
+        places = self.devices - self.hops if self._goes_on else self.hops
         return x if places == 1 else self._send_often(x, places - 1, direction if self._goes_on else -direction)
 
     @property
     def _goes_on(self) -> bool:
-        return self.following is not None or self.devices - self.count <= self.count
+        return not isinstance(self.hops, int) or self.devices - self.hops <= self.hops
 
     def _send_often(self, x: Any, times: int | jax.Array, direction: int) -> Any:
         return jax.lax.fori_loop(0, times, lambda _, x: self.send(x, direction), x)
@@ -78,9 +78,8 @@ def make_route(tokens: Tokens, rule: Rule, mesh: Mesh | AbstractMesh, hops: int 
     if hops is not None:
         return Route(devices, hops)
     own = _ranges(tokens)
-    everybody = tiles.Ranges(*(jax.lax.all_gather(x, AXIS, axis=1) for x in own))  # [B, devices, tiles]
-    flat = tiles.Ranges(*(x.reshape(x.shape[0], -1) for x in everybody))
-    seen = (tiles.kinds(own, flat, rule) != tiles.EMPTY).any(axis=(0, 1)).reshape(devices, -1).any(axis=1)
+    everybody = jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS, axis=1, tiled=True), own)  # [B, devices x tiles]
+    seen = (tiles.kinds(own, everybody, rule) != tiles.EMPTY).any(axis=(0, 1)).reshape(devices, -1).any(axis=1)
     number = jnp.arange(devices, dtype=jnp.int32)
     seen = seen[(jax.lax.axis_index(AXIS) - number) % devices]
     if both_ways:
@@ -96,8 +95,8 @@ def make_route(tokens: Tokens, rule: Rule, mesh: Mesh | AbstractMesh, hops: int 
 @lru_cache(maxsize=1024)
 def all_hops(length: int, devices: int, layout: Layout | None, rule: Rule) -> int | None:
     """How many hops a row of one document takes in this layout; None if they are not the first ones without a gap."""
-    laid_out = order(length, devices, layout or "contiguous").reshape(devices, -1)
-    shares = [_ranges(Tokens(share[None], np.ones_like(share[None]))) for share in laid_out]
+    laid_out: Any = order(length, devices, layout or "contiguous").reshape(devices, 1, -1)
+    shares = [_ranges(Tokens(share, np.ones_like(share))) for share in laid_out]
     seen = [
         any((tiles.kinds(shares[i], shares[(i - hop) % devices], rule) != tiles.EMPTY).any() for i in range(devices))
         for hop in range(1, devices)
@@ -108,5 +107,5 @@ def all_hops(length: int, devices: int, layout: Layout | None, rule: Rule) -> in
 def _ranges(tokens: Tokens) -> tiles.Ranges:
     length = tokens.positions.shape[1]
     tile = -(-length // min(RANGES, length))
-    xp = np if isinstance(tokens.positions, np.ndarray) else jnp
+    xp: Any = np if isinstance(tokens.positions, np.ndarray) else jnp
     return tiles.ranges(Tokens(*(xp.pad(x, ((0, 0), (0, -length % tile))) for x in tokens)), tile)

@@ -6,10 +6,12 @@ In: the tokens of queries and of keys, and the sizes of a tile. Out: for every t
     PARTIAL   it may hold both: it is computed under a mask
     FULL      every query sees every key: it is computed without one
 
-A tile is judged by the ranges of its positions and of its segments, so EMPTY and FULL are certain. FULL is found wherever it is true;
-EMPTY wherever each of the two sides holds one document. Written with operators alone: numpy arrays stay in numpy.
+A tile is judged by the ranges of its segments and of its positions, and those of its first and its last segment apart, so EMPTY and FULL
+are certain. FULL is found wherever it is true; EMPTY wherever two tiles have at most one document in common and that stands at an end of
+both, as it does where documents lie one behind the other. Written with operators alone: numpy arrays stay in numpy.
 """
 
+from types import ModuleType
 from typing import NamedTuple
 
 import jax
@@ -24,36 +26,62 @@ _LARGEST = np.iinfo(np.int32).max
 Array = jax.Array | np.ndarray
 
 
+class Range(NamedTuple):
+    """Lowest and highest position."""
+
+    low: Array
+    high: Array
+
+
 class Ranges(NamedTuple):
-    """Of the real tokens in each tile, [B, tiles]: the lowest and highest segment and position; `whole` where all are real and of one
-    segment. A tile of padding alone has a lowest segment above its highest."""
+    """Of the real tokens in each tile, [B, tiles]: the lowest and the highest segment, the range of all positions, and of those in each of
+    the two segments; `whole` where all are real and of one segment. A tile of padding alone has a first segment above its last."""
 
     first_segment: Array
     last_segment: Array
-    first_position: Array
-    last_position: Array
+    positions: Range
+    in_first: Range
+    in_last: Range
     whole: Array
 
 
 def ranges(tokens: Tokens, tile: int) -> Ranges:
     """tokens [B, T], `tile` dividing T -> [B, T / tile] each."""
-    xp = np if isinstance(tokens.positions, np.ndarray) else jnp
+    xp = _numpy_of(tokens.positions)
     positions, segment_ids = (x.reshape(x.shape[0], -1, tile) for x in tokens)
     real = segment_ids != 0
-    first_segment, first_position = (xp.where(real, x, _LARGEST).min(-1) for x in (segment_ids, positions))
-    last_segment, last_position = (xp.where(real, x, -_LARGEST).max(-1) for x in (segment_ids, positions))
-    return Ranges(first_segment, last_segment, first_position, last_position, real.all(-1) & (first_segment == last_segment))
+
+    def reach(x: Array, where: Array) -> Range:
+        return Range(xp.where(where, x, _LARGEST).min(-1), xp.where(where, x, -_LARGEST).max(-1))
+
+    first, last = reach(segment_ids, real)
+    in_first, in_last = (reach(positions, real & (segment_ids == end[..., None])) for end in (first, last))
+    return Ranges(first, last, reach(positions, real), in_first, in_last, real.all(-1) & (first == last))
 
 
 def kinds(queries: Ranges, keys: Ranges, rule: Rule) -> Array:
     """int8 [B, tiles of queries, tiles of keys] of EMPTY, PARTIAL, FULL."""
-    q, k = (Ranges(*(x[index] for x in side)) for side, index in ((queries, np.s_[:, :, None]), (keys, np.s_[:, None, :])))
-    empty = (q.first_segment > k.last_segment) | (k.first_segment > q.last_segment)
-    full = q.whole & k.whole & (q.first_segment == k.first_segment)
+    q = jax.tree.map(lambda x: x[:, :, None], queries)
+    k = jax.tree.map(lambda x: x[:, None, :], keys)
+    xp = _numpy_of(q.whole)
+    lowest, highest = xp.maximum(q.first_segment, k.first_segment), xp.minimum(q.last_segment, k.last_segment)
+    empty = lowest > highest
+    full = q.whole & k.whole & ~empty
+
+    def reach(side: Ranges) -> Range:
+        """Of the only segment that both have, as far as it is known; else of all."""
+        at_first, at_last = ((lowest == highest) & (lowest == end) for end in (side.first_segment, side.last_segment))
+        return Range(*(xp.where(at_first, f, xp.where(at_last, l, a)) for f, l, a in zip(side.in_first, side.in_last, side.positions)))
+
+    (q_low, q_high), (k_low, k_high) = reach(q), reach(k)
     if rule.causal:
-        empty |= q.last_position < k.first_position
-        full &= q.first_position >= k.last_position
+        empty |= q_high < k_low
+        full &= q_low >= k_high
     if rule.window is not None:
-        empty |= (q.first_position - k.last_position >= rule.window) | (k.first_position - q.last_position >= rule.window)
-        full &= (q.last_position - k.first_position < rule.window) & (k.last_position - q.first_position < rule.window)
+        empty |= (q_low - k_high >= rule.window) | (k_low - q_high >= rule.window)
+        full &= (q_high - k_low < rule.window) & (k_high - q_low < rule.window)
     return (~empty * (1 + full)).astype(np.int8)
+
+
+def _numpy_of(x: Array) -> ModuleType:
+    return np if isinstance(x, np.ndarray) else jnp

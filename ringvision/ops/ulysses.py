@@ -1,8 +1,8 @@
 """Ulysses (Jacobs et al., 2023): sharing out heads instead of tokens, inside the ring, over the mesh axis `ulysses`.
 
-The length is spread over (context, ulysses). Before attention the devices of one `ulysses` group exchange: each gives away its tokens' other
-heads and gets the other tokens of its own heads, so that the ring, which is over `context` alone, has fewer hops of longer chunks. After
-attention they exchange back. In and out: a device's share, with and without the axis spread; what is local to an axis of size 1 passes through.
+The length is spread over (context, ulysses). Before attention the devices of one `ulysses` group exchange: each gives away the other heads
+of its tokens and gets the other tokens of its heads, so that the ring, which is over `context` alone, has fewer hops of longer chunks.
+After attention they exchange back. In and out: a device's share before and after; where the axis is of size 1 it passes through.
 
 Where there are fewer KV heads than devices in a group each is given to several of them, and its gradients are added up on the way back.
 """

@@ -20,12 +20,12 @@ from ringvision.models.transformer import Transformer
 
 
 def mark(
-    exams: Sequence[Exam], params: Any, graphdef: Any, mesh: Mesh, put: Callable[[Any], Any]
+    exams: Sequence[Exam], params: Any, graphdef: Any, mesh: Mesh, put: Callable[..., Any]
 ) -> tuple[dict[str, float], dict[str, int]]:
-    """-> (share right by kind and under "all", questions by kind). put: lays [rows, length] on the mesh; answers are laid out likewise."""
+    """-> (share right by kind and under "all", questions by kind). put: lays a batch, and answers like it, on the mesh."""
     right, asked = dict[str, int](), dict[str, int]()
     for exam in exams:
-        batch, answers = put((exam.batch, exam.answers))
+        batch, answers = put(exam.batch, exam.answers)
         missed = np.asarray(_missed(params, batch, answers, graphdef=graphdef, mesh=mesh, count=exam.answers.size))
         for kind, misses in zip(exam.kinds, missed, strict=False):
             for name in (kind, "all"):

@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,8 @@ from ringvision.data.text import TextTokenizer
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh, parse_mesh, spec, spread
 from ringvision.models.transformer import Transformer
-from ringvision.ops.layout import order
 from ringvision.ops.losses import chunked_cross_entropy
+from ringvision.ops.planner import plan
 from ringvision.train.exam import mark, table
 from ringvision.train.record import Record
 from ringvision.train.state import TrainState, optimizer, schedule, shardings, start, update
@@ -218,9 +218,9 @@ def _with_codebook(state: TrainState, config: TrainConfig, tx: optax.GradientTra
     return jax.jit(partial(start, tx=tx, average=config.ema > 0), out_shardings=places)(params)
 
 
-def placer(config: TrainConfig, mesh: Mesh) -> Callable[[Any], Any]:
-    """A function that lays arrays [rows, length] on the mesh: rows over data and fsdp, length over the ring, in stripes so that every
-    device has as much to attend to as the others. UserError where the mesh does not divide a batch."""
+def placer(config: TrainConfig, mesh: Mesh) -> Callable[..., Any]:
+    """put(batch, *others): lays a batch, and other arrays [rows, length] that go with it, on the mesh: rows over data and fsdp, length over
+    the ring, in the layout that suits the documents in it (ops/planner.py). UserError where the mesh does not divide a batch."""
     groups, devices, ring = spread(mesh, "batch"), spread(mesh, "length"), mesh.shape["context"]
     if config.rows % groups or config.length % devices:
         raise UserError(
@@ -228,11 +228,15 @@ def placer(config: TrainConfig, mesh: Mesh) -> Callable[[Any], Any]:
             " give rows and length that these divide"
         )
     place = NamedSharding(mesh, spec(mesh, "batch", "length"))
-    stripes = order(config.length, ring, "striped")
 
-    def put(tree: Any) -> Any:
-        laid_out = jax.tree.map(lambda array: array[:, stripes] if ring > 1 else array, tree)
-        return jax.tree.map(lambda array: jax.make_array_from_callback(array.shape, place, lambda index: array[index]), laid_out)
+    def put(batch: Batch, *others: np.ndarray) -> Any:
+        arrays = batch, *others
+        if ring > 1:
+            chosen = plan(batch.segment_ids, batch.positions, devices=ring)
+            arrays = jax.tree.map(lambda array: np.take_along_axis(array, chosen.order, 1), arrays)
+            arrays = replace(arrays[0], segment_ids=chosen.segment_ids), *arrays[1:]
+        arrays = jax.tree.map(lambda array: jax.make_array_from_callback(array.shape, place, lambda index: array[index]), arrays)
+        return arrays if others else arrays[0]
 
     return put
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringvision.ops import attention
-from ringvision.ops.attention import Tokens, attend, group, heads_first, merge, ungroup
+from ringvision.ops.attention import Tokens, group, heads_first, merge, ungroup
+from ringvision.ops.kernels import attend, xla
 
 
 def keys_of(problem: Problem, part: slice) -> Problem:
@@ -26,7 +27,8 @@ def run(p: Problem, **options):
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    monkeypatch.setattr(attention, "tile_size", lambda q: 16)
+    monkeypatch.setattr(xla, "SCORES_AT_ONCE", 0)
+    monkeypatch.setattr(xla, "tile_sizes", lambda groups, length, keys, rows: (16, 16))
 
 
 def test_the_reference_itself_against_finite_differences():
@@ -75,7 +77,7 @@ def test_tiles_that_do_not_divide_the_block(small_tiles, causal, keys):
         k_tokens = Tokens(problem.k_positions, problem.k_segment_ids)
         rule = attention.Rule(causal, None, 0.25)
         k, v, lse = heads_first(problem.k), heads_first(problem.v), lse.reshape(q.shape[:-1])
-        dq, dk, dv = attention.backward(q, k, v, q_tokens, k_tokens, rule, lse, d_out, (d_out * out).sum(-1))
+        dq, dk, dv = xla.backward(q, k, v, q_tokens, k_tokens, rule, lse, d_out, (d_out * out).sum(-1))
         return {"dq": ungroup(dq), "dk": heads_first(dk), "dv": heads_first(dv)}
 
     for name, array in backward(out, lse).items():
@@ -85,7 +87,7 @@ def test_tiles_that_do_not_divide_the_block(small_tiles, causal, keys):
 def test_the_scores_never_exist_as_a_whole():
     problem = make_problem(batch=1, length=4096, heads=1, kv_heads=1, width=2)
     traced = str(jax.make_jaxpr(lambda: run(problem))())
-    assert "512,512" in traced
+    assert "512,256" in traced
     assert "4096,4096" not in traced
 
 
@@ -109,10 +111,9 @@ def test_merge_never_makes_nan(pair):
     assert merged[0, 0, 0, 0] == pytest.approx(0 if max(pair) == -np.inf else 1, abs=1e-6)
 
 
-def test_tiles_shrink_with_batch_and_heads():
-    def size(*shape: int) -> int:
-        return attention.tile_size(jax.ShapeDtypeStruct(shape, jnp.float32))
-
-    assert size(1, 1, 1, 9999, 64) == 512
-    assert size(1, 2, 2, 9999, 64) == 256
-    assert size(64, 8, 4, 9999, 64) == 128
+def test_tiles_are_even_parts_and_few_queries_take_more_keys():
+    assert xla.tile_sizes(1, 4096, 4096, 512) == (512, 256)
+    assert xla.tile_sizes(4, 4096, 4096, 512) == (128, 256)
+    assert xla.tile_sizes(64, 4096, 4096, 512) == (32, 256)
+    assert xla.tile_sizes(1, 513, 600, 512) == (257, 300)
+    assert xla.tile_sizes(4, 1, 100_000, 512) == (1, 25_000)

@@ -7,23 +7,31 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from dense import Problem, dense_attention, make_problem, relative
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.extend.core import Jaxpr
+from jax.sharding import PartitionSpec
 
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
+from ringvision.ops.attention import Rule, Tokens
+from ringvision.ops.kernels import xla
 from ringvision.ops.layout import inverse, order
 from ringvision.ops.ring import ring_attention, ring_attention_with_lse
+from ringvision.ops.route import make_route
 
 
 @cache
-def ring(devices: int, *, causal=True, window=None, data=1, tensor=1):
-    """(problem's arrays) -> (out, dq, dk, dv), compiled once for each shape."""
-    mesh = make_mesh(data=data, tensor=tensor, context=devices, devices=jax.devices()[: devices * data * tensor])
+def ring(devices: int, *, causal=True, window=None, data=1, tensor=1, ulysses=1, exchange=None, kernel=None, layout=None):
+    """(problem's arrays) -> (out, dq, dk, dv), compiled once for each shape. With `layout` positions are not given but follow from it."""
+    count = devices * data * tensor * ulysses
+    mesh = make_mesh(data=data, tensor=tensor, context=devices, ulysses=ulysses, devices=jax.devices()[:count])
 
     @jax.jit
     def run(q, k, v, d_out, positions, segment_ids):
         def attend(q, k, v):
-            return ring_attention(q, k, v, mesh=mesh, positions=positions, segment_ids=segment_ids, causal=causal, window=window)
+            known = {"layout": layout} if layout else {"positions": positions, "segment_ids": segment_ids}
+            return ring_attention(q, k, v, mesh=mesh, causal=causal, window=window, exchange=exchange, kernel=kernel, **known)
 
         out, pull_back = jax.vjp(attend, q, k, v)
         return out, *pull_back(d_out)
@@ -58,13 +66,89 @@ def test_ring_is_dense_attention(devices, causal, kv_heads):
             check(back, expected, (layout, segments))
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("exchange", ["two_way", "gather"])
+@pytest.mark.parametrize("kv_heads", [2, 1])
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_other_ways_for_keys_to_arrive(devices, kv_heads, exchange):
+    problem = make_problem(kv_heads=kv_heads, segments=True)
+    expected = dense_attention(problem)
+    for layout in ("contiguous", "zigzag", "striped"):
+        laid_out = order(64, devices, layout)
+        actual = run(problem.ordered(laid_out), devices, exchange=exchange)
+        check({name: array[:, inverse(laid_out)] for name, array in actual.items()}, expected, layout)
+
+
+@pytest.mark.parametrize("window", [1, 5, 40])
 @pytest.mark.parametrize("causal", [True, False])
-def test_window(devices, causal):
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+def test_window(devices, causal, window):
+    """Near keys alone are seen: hops are left out, at the end (contiguous) or in the middle (zigzag)."""
     problem = make_problem(segments=True)
-    laid_out = order(64, devices, "zigzag")
-    actual = run(problem.ordered(laid_out), devices, causal=causal, window=5)
-    check({n: x[:, inverse(laid_out)] for n, x in actual.items()}, dense_attention(problem, causal=causal, window=5), devices)
+    expected = dense_attention(problem, causal=causal, window=window)
+    for layout in ("contiguous", "zigzag", "striped"):
+        laid_out = order(64, devices, layout)
+        actual = run(problem.ordered(laid_out), devices, causal=causal, window=window)
+        check({n: x[:, inverse(laid_out)] for n, x in actual.items()}, expected, layout)
+
+
+@pytest.mark.parametrize("exchange", ["two_way", "gather"])
+def test_window_with_other_ways(exchange):
+    problem = make_problem(segments=True)
+    laid_out = order(64, 8, "zigzag")
+    actual = run(problem.ordered(laid_out), 8, exchange=exchange, window=5)
+    check({n: x[:, inverse(laid_out)] for n, x in actual.items()}, dense_attention(problem, window=5), exchange)
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 9}, {"causal": False}, {"exchange": "two_way"}, {"exchange": "two_way", "window": 9}])
+@pytest.mark.parametrize("layout", ["contiguous", "zigzag", "striped"])
+def test_positions_that_follow_from_the_layout(layout, options):
+    problem = make_problem()
+    laid_out = order(64, 4, layout)
+    actual = run(problem.ordered(laid_out), 4, layout=layout, **options)
+    masking = {name: value for name, value in options.items() if name != "exchange"}
+    check({n: x[:, inverse(laid_out)] for n, x in actual.items()}, dense_attention(problem, **masking), (layout, options))
+
+
+@pytest.mark.parametrize(
+    ("context", "ulysses", "tensor", "heads", "kv_heads"),
+    [(2, 2, 1, 4, 2), (1, 4, 1, 4, 2), (2, 4, 1, 8, 2), (4, 2, 1, 4, 1), (1, 8, 1, 8, 8), (2, 2, 2, 8, 4)],
+)
+def test_ulysses_inside_the_ring(context, ulysses, tensor, heads, kv_heads):
+    """Also with fewer KV heads than devices that exchange, and beside a split of the heads."""
+    problem = make_problem(heads=heads, kv_heads=kv_heads, segments=True)
+    laid_out = order(64, context, "zigzag")
+    for exchange in ("ring", "two_way", "gather") if (context, ulysses) == (2, 2) else ("ring",):
+        for window in (None, 7):
+            options = {"ulysses": ulysses, "tensor": tensor, "exchange": exchange, "window": window}
+            actual = run(problem.ordered(laid_out), context, **options)
+            check({n: x[:, inverse(laid_out)] for n, x in actual.items()}, dense_attention(problem, window=window), options)
+
+
+@pytest.mark.parametrize("exchange", ["ring", "two_way"])
+def test_tiles_in_the_ring(monkeypatch, exchange):
+    """Blocks of several tiles each, which is what real lengths are."""
+    monkeypatch.setattr(xla, "SCORES_AT_ONCE", 0)
+    monkeypatch.setattr(xla, "tile_sizes", lambda groups, length, keys, rows: (5, 8))
+    problem = make_problem(length=160, segments=True)
+    laid_out = order(160, 4, "zigzag")
+    ring.cache_clear()
+    actual = run(problem.ordered(laid_out), 4, exchange=exchange, window=60)
+    ring.cache_clear()
+    check({n: x[:, inverse(laid_out)] for n, x in actual.items()}, dense_attention(problem, window=60), exchange)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_tokens_in_any_order(data):
+    """Shares of odd lengths, documents of any length down to one token, gaps, padding anywhere, rows of nothing else, shuffled."""
+    share, window = data.draw(st.sampled_from([(1, None), (3, None), (3, 2), (7, 4)]))
+    problem = make_problem(length=4 * share, width=8)
+    numbers = st.lists(st.integers(0, 3), min_size=4 * share, max_size=4 * share)
+    places = st.permutations(range(4 * share))
+    for row in range(2):
+        problem.q_segment_ids[row] = data.draw(numbers)
+        problem.q_positions[row] = data.draw(places)
+    check(run(problem, 4, window=window), dense_attention(problem, window=window), data)
 
 
 def test_every_mesh_axis_at_once():
@@ -161,14 +245,66 @@ def test_only_kv_heads_travel_and_n_minus_one_times(devices):
     p = make_problem()
     for name in ("q", "k", "v", "d_out"):
         setattr(p, name, np.asarray(getattr(p, name), jnp.bfloat16))
-    traced = jax.make_jaxpr(ring(devices))(p.q, p.k, p.v, p.d_out, p.q_positions, p.q_segment_ids)
+    traced = jax.make_jaxpr(ring(devices, layout="zigzag"))(p.q, p.k, p.v, p.d_out, p.q_positions, p.q_segment_ids)
     sent = hops(traced.jaxpr)
     share = (2, 2, 2, 64 // devices, 16)  # k and v, batch, KV heads, positions, width
-    assert {shape for _, shape, _ in sent} == {share}
+    whose = (2, 2, 64 // devices)  # positions and segment ids
+    assert {shape for _, shape, kind in sent if kind != jnp.int32} == {share}
+    assert {shape for _, shape, kind in sent if kind == jnp.int32} == {whose}
     forward_and_backward = sum(times for times, _, kind in sent if kind == jnp.bfloat16)
     gradients = sum(times for times, _, kind in sent if kind == jnp.float32)
     assert forward_and_backward == 2 * (devices - 1)
     assert gradients == devices - 1
+
+
+def test_hops_on_which_nobody_sees_anything_are_not_run():
+    """A window of 9 tokens in shares of 8: the next device's keys, or those of the one after it, and no others."""
+    p = make_problem()
+    for window, expected in ((8, 1), (9, 1), (10, 2)):
+        traced = jax.make_jaxpr(ring(8, layout="contiguous", window=window))(p.q, p.k, p.v, p.d_out, p.q_positions, p.q_segment_ids)
+        sent = [times for times, shape, _ in hops(traced.jaxpr) if len(shape) == 5]
+        # keys and values go so many hops forward and so many backward, and their gradients as many and home again
+        assert sum(sent) == 2 * expected + (expected - 1) + expected, window
+
+
+@pytest.mark.parametrize(
+    ("layout", "options", "documents", "expected"),
+    [
+        ("contiguous", {}, None, [1, 2, 3, 4, 5, 6, 7]),
+        ("contiguous", {"window": 9}, None, [1]),
+        ("zigzag", {"window": 5}, None, [1, 7]),
+        ("striped", {"window": 5}, None, [1, 2, 3, 4]),
+        ("contiguous", {}, 8, []),
+        ("contiguous", {}, 16, [1]),
+        ("contiguous", {"causal": False}, 16, [1, 7]),
+        ("zigzag", {}, 4, []),
+    ],
+)
+def test_which_hops_are_run(layout, options, documents, expected):
+    """Told from the tokens, on the devices. Rows of one document, or of documents of so many tokens."""
+    mesh = make_mesh(data=1, context=8)
+    laid_out = order(64, 8, layout)
+    segment_ids = np.ones((2, 64), np.int32) if documents is None else np.tile(1 + np.arange(64) // documents, (2, 1))
+    segment_ids[1] = 0  # padding asks for nothing
+    positions = np.tile(np.arange(64), (2, 1))
+    tokens = Tokens(*(jnp.asarray(x[:, laid_out], jnp.int32) for x in (positions, segment_ids)))
+    rule = Rule(**({"causal": True, "window": None, "scale": 1.0} | options))
+
+    def local(tokens):
+        way = make_route(tokens, rule, mesh, None, both_ways=False)
+        return way.hops, way.following, way.preceding
+
+    token_spec = PartitionSpec(None, "context")
+    run = jax.shard_map(local, mesh=mesh, in_specs=token_spec, out_specs=PartitionSpec(), check_vma=False)
+    count, following, preceding = jax.jit(run)(tokens)
+    taken = [0]
+    for _ in range(int(count)):
+        taken.append(int(following[taken[-1]]))
+    assert taken == [0, *expected]
+    back = [int(following[taken[-1]])]
+    for _ in range(int(count) + 1):
+        back.append(int(preceding[back[-1]]))
+    assert back[1:] == taken[::-1]
 
 
 def bad(**changes):
@@ -196,6 +332,20 @@ def bad(**changes):
         ({"segment_ids": np.zeros((64,), np.int32)}, r"segment_ids of shape \(64,\)"),
         ({"segment_ids": np.zeros((2, 64), bool)}, "segment_ids of type bool: expected integers"),
         ({"window": 0}, "window=0: expected at least 1"),
+        ({"layout": "zebra"}, "layout 'zebra': expected one of contiguous, zigzag"),
+        ({"layout": "zigzag"} | {n: np.zeros((2, 56, 2, 16), np.float32) for n in "qkv"}, "56 in the zigzag layout.*multiple of 16"),
+        ({"layout": "zigzag", "positions": np.tile(np.arange(64), (2, 1))}, "positions contradict layout='zigzag'"),
+        ({"layout": "striped", "positions": np.tile(order(64, 8, "zigzag"), (2, 1))}, "positions contradict layout='striped'"),
+        ({"exchange": "post"}, "exchange='post': expected one of ring, two_way, gather"),
+        ({"kernel": "flash"}, "kernel='flash': expected one of xla, splash, cudnn"),
+        (
+            {"mesh": jax.sharding.AbstractMesh((2, 4), ("context", "ulysses")), "q": np.zeros((2, 64, 6, 16), np.float32)},
+            "6 query heads and 2 key/value heads on a device: expected the mesh's ulysses=4 to divide the first",
+        ),
+        (
+            {"mesh": jax.sharding.AbstractMesh((2, 4), ("context", "ulysses"))} | {n: np.zeros((2, 60, 4, 16), np.float32) for n in "qkv"},
+            "q of length 60: expected a multiple of the mesh's context x ulysses, 8; pad to 64",
+        ),
         ({"mesh": jax.sharding.AbstractMesh((8,), ("x",))}, r"mesh with axes \('x',\): expected one named 'context'"),
         (
             {"mesh": jax.sharding.AbstractMesh((4, 2), ("data", "context"))},

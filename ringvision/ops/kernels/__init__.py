@@ -39,7 +39,7 @@ def load(name: Name, mesh: Mesh | AbstractMesh | None = None) -> Kernel:
 
 
 def choose(name: Name | None, mesh: Mesh | AbstractMesh, q: jax.Array) -> Name:
-    """`name`, checked; or for None the one for the mesh's devices: splash on TPUs, cudnn on GPUs where it takes q's type and width, else xla."""
+    """`name`, checked; or for None the one for the mesh's devices: splash on TPUs, cudnn on GPUs where it takes q, else xla."""
     if name is not None:
         if name not in get_args(Name):
             raise UserError(f"kernel={name!r}: expected one of {', '.join(get_args(Name))}, or None for the one that suits the devices")
@@ -72,7 +72,7 @@ def attend(
     scale: float | None = None,
     kernel: Name = "xla",
 ) -> Partial:
-    """On one device. q [B, T, N, H], k and v [B, S, K, H], tokens int32 [B, T] and [B, S] -> out float32 [B, T, N, H], lse float32 [B, N, T].
+    """On one device. q [B, T, N, H], k and v [B, S, K, H], tokens int32 [B, T] and [B, S] -> out [B, T, N, H] and lse [B, N, T], float32.
 
     `scale=None` is H ** -0.5. Scores exist one tile at a time. Not differentiable by itself: `ring_attention` is.
     """

@@ -149,7 +149,7 @@ def _kind(q_tokens: Tokens, k_tokens: Tokens, rule: Rule) -> jax.Array:
         # k[0] <= q[0] < k[1] <= q[1] < ...: what is causal by position is causal by index, whatever the gaps
         diagonal &= (k <= q).all(1, keepdims=True) & (q[:, :-1] < k[:, 1:]).all(1, keepdims=True)
         if rule.window is not None:
-            diagonal &= queries.last_position - keys.first_position < rule.window
+            diagonal &= queries.positions.high - keys.positions.low < rule.window
         kinds = jnp.where(diagonal, DIAGONAL, kinds)
     return jnp.where((kinds == kinds[0]).all(), kinds[0, 0], tiles.PARTIAL).astype(jnp.int32)
 

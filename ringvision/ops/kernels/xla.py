@@ -27,7 +27,7 @@ FEWEST_QUERIES = 32
 
 
 class Schedule(NamedTuple):
-    """For every row of tiles: the numbers of the others, FULL ones first and then PARTIAL ones [rows, others]; where each kind ends [rows]."""
+    """For every row of tiles: the numbers of the others, FULL ones first, then PARTIAL ones [rows, others]; where each kind ends [rows]."""
 
     order: jax.Array
     full: jax.Array
@@ -36,18 +36,23 @@ class Schedule(NamedTuple):
 
 def forward(q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens: Tokens, rule: Rule) -> Partial:
     """q [B, K, G, T, H], k and v [B, K, S, H] -> out [B, K, G, T, H] and lse [B, K, G, T], float32."""
-    batch, kv_heads, groups, length, width = q.shape
+    groups, length, width = q.shape[2:]
     if q.size // width * k.shape[2] <= SCORES_AT_ONCE:
         return _forward_at_once(q, k, v, allowed(q_tokens, k_tokens, rule), rule)
     q_tile, k_tile = tile_sizes(groups, length, k.shape[2], ROWS_FORWARD)
     q, q_tokens = _pad(q, 3, q_tile), _pad_tokens(q_tokens, q_tile)
     k, v, k_tokens = _pad(k, 2, k_tile), _pad(v, 2, k_tile), _pad_tokens(k_tokens, k_tile)
     kinds = tiles.kinds(tiles.ranges(q_tokens, q_tile), tiles.ranges(k_tokens, k_tile), rule)
-    schedules = jax.vmap(_schedule)(kinds)
+    schedules = jax.vmap(_schedule)(jnp.asarray(kinds))
 
     def row(inputs: tuple) -> Partial:
         q, k, v, q_tokens, k_tokens, schedule = inputs
-        return jax.lax.map(lambda head: _forward_head(*head, q_tokens, k_tokens, schedule, q_tile, k_tile, rule), (q, k, v))
+
+        def head(arrays: Three) -> Partial:
+            q, k, v = arrays
+            return _forward_head(q, k, v, q_tokens, k_tokens, schedule, q_tile, k_tile, rule)
+
+        return jax.lax.map(head, (q, k, v))
 
     out, lse = jax.lax.map(row, (q, k, v, q_tokens, k_tokens, schedules))
     return out[:, :, :, :length], lse[..., :length]
@@ -68,7 +73,7 @@ def backward(
 
     `lse` is over all the keys, of this block and of others; `delta` [B, K, G, T] is `sum(d_out * out, -1)` with the out over all of them.
     """
-    batch, kv_heads, groups, length, width = q.shape
+    groups, length, width = q.shape[2:]
     keys = k.shape[2]
     if q.size // width * keys <= SCORES_AT_ONCE:
         return _backward_at_once(q, k, v, allowed(q_tokens, k_tokens, rule), rule, lse, d_out, delta)
@@ -77,13 +82,14 @@ def backward(
     k, v = _pad(k, 2, k_tile), _pad(v, 2, k_tile)
     q_tokens, k_tokens = _pad_tokens(q_tokens, q_tile), _pad_tokens(k_tokens, k_tile)
     kinds = tiles.kinds(tiles.ranges(q_tokens, q_tile), tiles.ranges(k_tokens, k_tile), rule)
-    schedules = jax.vmap(_schedule)(kinds.swapaxes(1, 2))
+    schedules = jax.vmap(_schedule)(jnp.asarray(kinds).swapaxes(1, 2))
 
     def row(inputs: tuple) -> Three:
         q, k, v, lse, d_out, delta, q_tokens, k_tokens, schedule = inputs
 
         def head(arrays: tuple) -> Three:
-            return _backward_head(*arrays, q_tokens, k_tokens, schedule, q_tile, k_tile, rule)
+            q, k, v, lse, d_out, delta = arrays
+            return _backward_head(q, k, v, lse, d_out, delta, q_tokens, k_tokens, schedule, q_tile, k_tile, rule)
 
         return jax.lax.map(head, (q, k, v, lse, d_out, delta))
 
@@ -123,7 +129,7 @@ def _forward_head(
 
     def row(i: jax.Array, results: Partial) -> Partial:
         queries = _slice(q, 1, i, q_tile).reshape(-1, width)
-        mine = Tokens(*(_slice(x, 0, i, q_tile) for x in q_tokens))
+        mine = _tile_of(q_tokens, i, q_tile)
 
         def scores(j: jax.Array) -> jax.Array:
             return _product("PH,RH->PR", queries, _slice(k, 0, j, k_tile)) * rule.scale
@@ -141,7 +147,7 @@ def _forward_head(
 
         def partial(n: jax.Array, seen: Three) -> Three:
             j = schedule.order[i, n]
-            mask = _mask(mine, k_tokens, j, k_tile, rule)
+            mask = _mask(mine, _tile_of(k_tokens, j, k_tile), rule)
 
             def masked() -> Three:
                 under = jnp.where(mask, scores(j).reshape(groups, q_tile, k_tile), -jnp.inf)
@@ -190,7 +196,7 @@ def _backward_head(
 
     def column(j: jax.Array, sums: Three) -> Three:
         keys, values = _slice(k, 0, j, k_tile), _slice(v, 0, j, k_tile)
-        theirs = Tokens(*(_slice(x, 0, j, k_tile) for x in k_tokens))
+        theirs = _tile_of(k_tokens, j, k_tile)
 
         def add(i: jax.Array, mask: jax.Array | None, sums: Three) -> Three:
             dq, dk, dv = sums
@@ -210,8 +216,7 @@ def _backward_head(
 
         def partial(n: jax.Array, sums: Three) -> Three:
             i = schedule.order[j, n]
-            mine = Tokens(*(_slice(x, 0, i, q_tile) for x in q_tokens))
-            mask = allowed(*(Tokens(*(x[None] for x in side)) for side in (mine, theirs)), rule)[0].T
+            mask = _mask(_tile_of(q_tokens, i, q_tile), theirs, rule).T
             return jax.lax.cond(mask.any(), lambda: add(i, mask, sums), lambda: sums)
 
         dq, dk, dv = sums
@@ -263,9 +268,14 @@ def _rows(x: jax.Array) -> jax.Array:
     return x.reshape(*x.shape[:2], -1, *x.shape[4:])
 
 
-def _mask(mine: Tokens, k_tokens: Tokens, j: jax.Array, k_tile: int, rule: Rule) -> jax.Array:
-    """bool [Q, R] for queries [Q] and the j-th tile of keys."""
-    return allowed(Tokens(*(x[None] for x in mine)), Tokens(*(_slice(x, 0, j, k_tile)[None] for x in k_tokens)), rule)[0]
+def _mask(queries: Tokens, keys: Tokens, rule: Rule) -> jax.Array:
+    """bool [Q, R] for tokens [Q] and [R]."""
+    q, k = (Tokens(*(x[None] for x in side)) for side in (queries, keys))
+    return allowed(q, k, rule)[0]
+
+
+def _tile_of(tokens: Tokens, number: jax.Array, size: int) -> Tokens:
+    return Tokens(*(_slice(x, 0, number, size) for x in tokens))
 
 
 def _product(letters: str, a: jax.Array, b: jax.Array) -> jax.Array:
