@@ -9,7 +9,8 @@ from ringvision.mesh import AXES, Rules, make_mesh, parse_mesh, sharding, spec, 
 
 
 def test_context_takes_what_is_left():
-    assert dict(make_mesh().shape) == {"data": 1, "fsdp": 1, "tensor": 1, "context": 8}
+    assert dict(make_mesh().shape) == {"data": 1, "fsdp": 1, "tensor": 1, "context": 8, "ulysses": 1}
+    assert dict(make_mesh(ulysses=2).shape) == {"data": 1, "fsdp": 1, "tensor": 1, "context": 4, "ulysses": 2}
     assert make_mesh(data=2, tensor=2).shape["context"] == 2
     assert make_mesh(devices=jax.devices()[:3]).shape["context"] == 3
     assert make_mesh().axis_names == AXES
@@ -55,9 +56,9 @@ def test_a_text_that_describes_no_mesh(text, message):
 
 def test_shardings():
     mesh = make_mesh(data=2, tensor=2)
-    assert sharding(mesh, "batch", "length").spec == PartitionSpec(("data", "fsdp"), "context")
+    assert sharding(mesh, "batch", "length").spec == PartitionSpec(("data", "fsdp"), ("context", "ulysses"))
     assert sharding(mesh, "embed", "hidden").spec == PartitionSpec("fsdp", "tensor")
-    assert sharding(mesh, "batch", "length", None).spec == PartitionSpec(("data", "fsdp"), "context", None)
+    assert sharding(mesh, "batch", "length", None).spec == PartitionSpec(("data", "fsdp"), ("context", "ulysses"), None)
     assert spread(mesh, "batch") == 2
 
 
