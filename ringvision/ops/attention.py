@@ -62,16 +62,25 @@ def heads_first(x: jax.Array) -> jax.Array:
     return jnp.swapaxes(x, 1, 2)
 
 
-def group(x: jax.Array, kv_heads: int) -> jax.Array:
-    """[B, T, N, H] -> [B, K, G, T, H]: the query heads that share a KV head stand together."""
-    batch, length, heads, width = x.shape
-    return jnp.moveaxis(x.reshape(batch, length, kv_heads, heads // kv_heads, width), 1, 3)
+def group(x: jax.Array, kv_heads: int, fold: bool = False) -> jax.Array:
+    """[B, T, N, ...] -> [B, K, G, T, ...]: the query heads that share a KV head stand together. With `fold` they are G rows a token of a
+    single head, [B, K, 1, T G, ...], so that any T G consecutive rows are T tokens without a transpose."""
+    batch, length, heads, *rest = x.shape
+    by_token = jnp.swapaxes(x.reshape(batch, length, kv_heads, heads // kv_heads, *rest), 1, 2)
+    return by_token.reshape(batch, kv_heads, 1, -1, *rest) if fold else jnp.swapaxes(by_token, 2, 3)
 
 
-def ungroup(x: jax.Array) -> jax.Array:
-    """[B, K, G, T, H] -> [B, T, N, H]."""
-    batch, kv_heads, groups, length, width = x.shape
-    return jnp.moveaxis(x, 3, 1).reshape(batch, length, kv_heads * groups, width)
+def ungroup(x: jax.Array, length: int | None = None) -> jax.Array:
+    """The inverse of `group`; of what may have been folded, say the `length` T."""
+    batch, kv_heads, _, rows, *rest = x.shape
+    folded = length is not None and rows != length
+    by_token = x.reshape(batch, kv_heads, length, -1, *rest) if folded else jnp.swapaxes(x, 2, 3)
+    return jnp.swapaxes(by_token, 1, 2).reshape(batch, by_token.shape[2], -1, *rest)
+
+
+def rows_of(tokens: Tokens, groups: int, fold: bool) -> Tokens:
+    """Whose the rows of grouped queries are."""
+    return Tokens(*(jnp.repeat(x, groups, axis=1) for x in tokens)) if fold and groups > 1 else tokens
 
 
 def merge(a: Partial, b: Partial) -> Partial:

@@ -67,11 +67,11 @@ def _attend(
     scatter = q.shape[1] % devices == 0
 
     def local(q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens: Tokens) -> Partial:
-        q, k, v = attention.group(q, k.shape[2]), attention.heads_first(k), attention.heads_first(v)
-        out, lse = kernels.load(kernel, mesh).forward(q, k, v, q_tokens, k_tokens, rule)
+        out, lse = kernels.forward(kernels.load(kernel, mesh), q, k, v, q_tokens, k_tokens, rule)
         if devices > 1:
             out, lse = _merge_devices(out, lse, scatter, axes)
-        return attention.ungroup(out), lse.reshape(lse.shape[0], -1, lse.shape[-1])
+        length = q.shape[1] // devices if scatter else q.shape[1]
+        return attention.ungroup(out, length), jnp.swapaxes(attention.ungroup(lse, length), 1, 2)
 
     if all(size == 1 for size in mesh.shape.values()):
         return local(q, k, v, q_tokens, k_tokens)

@@ -185,13 +185,14 @@ def _forward(q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, setting: 
     queries, keys, per_token, per_row = _specs(setting.mesh)
 
     def local(q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens) -> Partial:
-        size = setting.group
+        size, kernel = setting.group, kernels.load(setting.kernel, setting.mesh)
         q = ulysses.to_heads(q, size, length=1, heads=2)
         k, v = (ulysses.keys_to_heads(x, size) for x in (k, v))
-        here = _visitor(k, v, ulysses.whole(tokens, size))
-        out, lse = _forward_ring(attention.group(q, k.shape[2]), here, setting)
-        out, lse = attention.ungroup(out), lse.reshape(lse.shape[0], -1, lse.shape[-1])
-        return ulysses.to_length(out, size, length=1, heads=2), ulysses.to_length(lse, size, length=2, heads=1)
+        (length, heads), kv_heads, tokens = q.shape[1:3], k.shape[2], ulysses.whole(tokens, size)
+        rows = attention.rows_of(tokens, heads // kv_heads, kernel.folds)
+        results = _forward_ring(attention.group(q, kv_heads, kernel.folds), rows, _visitor(k, v, tokens), setting)
+        out, lse = (ulysses.to_length(attention.ungroup(x, length), size, length=1, heads=2) for x in results)
+        return out, jnp.swapaxes(lse, 1, 2)
 
     return _on_mesh(local, setting.mesh, (queries, keys, keys, per_token), (queries, per_row))(q, k, v, tokens)
 
@@ -203,17 +204,17 @@ def _backward(
     queries, keys, per_token, per_row = _specs(setting.mesh)
 
     def local(q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, out: jax.Array, lse: jax.Array, d_out: jax.Array) -> Three:
-        size, kv_heads = setting.group, k.shape[2]
-        delta = jnp.swapaxes((d_out.astype(lse.dtype) * out.astype(lse.dtype)).sum(axis=-1), 1, 2)
-        q, d_out = (ulysses.to_heads(x, size, length=1, heads=2) for x in (q, d_out))
+        size, kv_heads, kernel = setting.group, k.shape[2], kernels.load(setting.kernel, setting.mesh)
+        delta, lse = (d_out.astype(lse.dtype) * out.astype(lse.dtype)).sum(axis=-1), jnp.swapaxes(lse, 1, 2)
+        by_query = (ulysses.to_heads(x, size, length=1, heads=2) for x in (q, lse, d_out, delta))
         k, v = (ulysses.keys_to_heads(x, size) for x in (k, v))
-        lse, delta = (ulysses.to_heads(x, size, length=2, heads=1) for x in (lse, delta))
-        q, d_out = (attention.group(x, k.shape[2]) for x in (q, d_out))
-        lse, delta = (x.reshape(q.shape[:-1]) for x in (lse, delta))
-        here = _visitor(k, v, ulysses.whole(tokens, size))
-        dq, (dk, dv) = _backward_ring(q, here, lse, d_out, delta, setting)
+        q, lse, d_out, delta = (attention.group(x, k.shape[2], kernel.folds) for x in by_query)
+        tokens = ulysses.whole(tokens, size)
+        length = tokens.positions.shape[1]
+        rows = attention.rows_of(tokens, q.shape[3] // length, kernel.folds)
+        dq, (dk, dv) = _backward_ring(q, rows, _visitor(k, v, tokens), lse, d_out, delta, setting)
         dk, dv = (ulysses.keys_to_length(attention.heads_first(x), size, kv_heads) for x in (dk, dv))
-        return ulysses.to_length(attention.ungroup(dq), size, length=1, heads=2), dk, dv
+        return ulysses.to_length(attention.ungroup(dq, length), size, length=1, heads=2), dk, dv
 
     in_specs = (queries, keys, keys, per_token, queries, per_row, queries)
     return _on_mesh(local, setting.mesh, in_specs, (queries, keys, keys))(q, k, v, tokens, out, lse, d_out)
@@ -270,18 +271,18 @@ def _lanes(q: jax.Array, rows: tuple[jax.Array, ...], here: Visitor, setting: Se
     ]
 
 
-def _forward_ring(q: jax.Array, here: Visitor, setting: Setting) -> Partial:
-    """q [B, K, G, T, H] and this device's keys -> its share of (out, lse)."""
-    kernel, tokens = kernels.load(setting.kernel, setting.mesh), here.tokens
+def _forward_ring(q: jax.Array, q_tokens: Tokens, here: Visitor, setting: Setting) -> Partial:
+    """Grouped queries [B, K, G, T, H] and this device's keys -> its share of (out, lse)."""
+    kernel = kernels.load(setting.kernel, setting.mesh)
 
     def attend(q: jax.Array, visitor: Visitor) -> Partial:
-        return kernel.forward(q, *visitor.kv, tokens, visitor.tokens, setting.rule)
+        return kernel.forward(q, *visitor.kv, q_tokens, visitor.tokens, setting.rule)
 
     if setting.devices == 1 or setting.hops == 0:
         return attend(q, here)
     if setting.exchange == "gather":
         return attend(q, _gather(here))
-    lanes, way = _lanes(q, (), here, setting), _route(tokens, setting)
+    lanes, way = _lanes(q, (), here, setting), _route(here.tokens, setting)
 
     def step(_: jax.Array, carry: tuple) -> tuple:
         hop, visitors, done = carry
@@ -299,10 +300,10 @@ def _forward_ring(q: jax.Array, here: Visitor, setting: Setting) -> Partial:
 
 
 def _backward_ring(
-    q: jax.Array, here: Visitor, lse: jax.Array, d_out: jax.Array, delta: jax.Array, setting: Setting
+    q: jax.Array, q_tokens: Tokens, here: Visitor, lse: jax.Array, d_out: jax.Array, delta: jax.Array, setting: Setting
 ) -> tuple[jax.Array, jax.Array]:
     """This device's share of the gradients: dq [B, K, G, T, H] and, stacked, dk and dv [2, B, K, S, H], float32."""
-    kernel, tokens = kernels.load(setting.kernel, setting.mesh), here.tokens
+    kernel = kernels.load(setting.kernel, setting.mesh)
 
     def block(q: jax.Array, rows: tuple[jax.Array, ...], q_tokens: Tokens, visitor: Visitor) -> tuple[jax.Array, jax.Array]:
         dq, dk, dv = kernel.backward(q, *visitor.kv, q_tokens, visitor.tokens, setting.rule, *rows)
@@ -310,20 +311,20 @@ def _backward_ring(
 
     rows = lse, d_out, delta
     if setting.devices == 1 or setting.hops == 0:
-        return block(q, rows, tokens, here)
+        return block(q, rows, q_tokens, here)
     if setting.exchange == "gather":
-        dq, d_kv = block(q, rows, tokens, _gather(here))
+        dq, d_kv = block(q, rows, q_tokens, _gather(here))
         return dq, jax.lax.psum_scatter(d_kv, AXIS, scatter_dimension=3, tiled=True)
-    lanes, way = _lanes(q, rows, here, setting), _route(tokens, setting)
+    lanes, way = _lanes(q, rows, here, setting), _route(here.tokens, setting)
 
     def own(part: slice, q: jax.Array) -> tuple[jax.Array, jax.Array]:
         cut = tuple(x[:, :, :, part] for x in rows)
-        return block(q[:, :, :, part], cut, Tokens(*(x[:, part] for x in tokens)), here)
+        return block(q[:, :, :, part], cut, Tokens(*(x[:, part] for x in q_tokens)), here)
 
     halves = [slice(0, -(-q.shape[3] // 2)), slice(-(-q.shape[3] // 2), None)][: q.shape[3]]
 
     def visit(visitors: list[Visitor]) -> tuple[list[jax.Array], list[jax.Array]]:
-        results = [block(lane.q, lane.rows, tokens, visitor) for lane, visitor in zip(lanes, visitors)]
+        results = [block(lane.q, lane.rows, q_tokens, visitor) for lane, visitor in zip(lanes, visitors)]
         return [dq for dq, _ in results], [d_kv for _, d_kv in results]
 
     def step(_: jax.Array, carry: tuple) -> tuple:
@@ -371,7 +372,7 @@ def _backward_ring(
 
     if setting.hops is not None:
         return around()
-    return jax.lax.cond(way.hops > 0, around, lambda: block(q, rows, tokens, here))
+    return jax.lax.cond(way.hops > 0, around, lambda: block(q, rows, q_tokens, here))
 
 
 def _in_step(arrays: Any) -> Any:

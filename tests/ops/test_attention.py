@@ -87,7 +87,7 @@ def test_tiles_that_do_not_divide_the_block(small_tiles, causal, keys):
 def test_the_scores_never_exist_as_a_whole():
     problem = make_problem(batch=1, length=4096, heads=1, kv_heads=1, width=2)
     traced = str(jax.make_jaxpr(lambda: run(problem))())
-    assert "512,256" in traced
+    assert "512,128" in traced
     assert "4096,4096" not in traced
 
 
@@ -112,8 +112,8 @@ def test_merge_never_makes_nan(pair):
 
 
 def test_tiles_are_even_parts_and_few_queries_take_more_keys():
-    assert xla.tile_sizes(1, 4096, 4096, 512) == (512, 256)
-    assert xla.tile_sizes(4, 4096, 4096, 512) == (128, 256)
-    assert xla.tile_sizes(64, 4096, 4096, 512) == (32, 256)
-    assert xla.tile_sizes(1, 513, 600, 512) == (257, 300)
-    assert xla.tile_sizes(4, 1, 100_000, 512) == (1, 25_000)
+    assert xla.tile_sizes(1, 4096, 4096, 512) == (512, 128)
+    assert xla.tile_sizes(4, 4096, 4096, 512) == (128, 128)
+    assert xla.tile_sizes(64, 4096, 4096, 512) == (32, 128)
+    assert xla.tile_sizes(1, 513, 600, 512) == (257, 200)
+    assert xla.tile_sizes(4, 1, 100_000, 512) == (1, 14_286)

@@ -18,15 +18,19 @@ from importlib import import_module
 from typing import Literal, NamedTuple, get_args
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
 from ringvision.errors import UserError
-from ringvision.ops.attention import Partial, Rule, Tokens, group, heads_first, ungroup
+from ringvision.ops.attention import Partial, Rule, Tokens, group, heads_first, rows_of, ungroup
 
 Name = Literal["xla", "splash", "cudnn"]
 
 
 class Kernel(NamedTuple):
+    """`folds`: it wants query heads that share a KV head as rows of one (attention.group)."""
+
+    folds: bool
     forward: Callable[..., Partial]
     backward: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
 
@@ -35,7 +39,7 @@ def load(name: Name, mesh: Mesh | AbstractMesh | None = None) -> Kernel:
     """The two functions of a kernel for the devices of `mesh` (None: the default ones). Where those are no TPUs splash is interpreted."""
     module = import_module(f"{__name__}.{name}")
     options = {"interpret": platform_of(mesh) != "tpu"} if name == "splash" else {}
-    return Kernel(partial(module.forward, **options), partial(module.backward, **options))
+    return Kernel(name == "xla", partial(module.forward, **options), partial(module.backward, **options))
 
 
 def choose(name: Name | None, mesh: Mesh | AbstractMesh, q: jax.Array) -> Name:
@@ -77,6 +81,13 @@ def attend(
     `scale=None` is H ** -0.5. Scores exist one tile at a time. Not differentiable by itself: `ring_attention` is.
     """
     rule = Rule(causal, window, q.shape[-1] ** -0.5 if scale is None else scale)
-    tokens = Tokens(q_positions, q_segment_ids), Tokens(k_positions, k_segment_ids)
-    out, lse = load(kernel).forward(group(q, k.shape[2]), heads_first(k), heads_first(v), *tokens, rule)
-    return ungroup(out), lse.reshape(lse.shape[0], -1, lse.shape[-1])
+    q_tokens, k_tokens = Tokens(q_positions, q_segment_ids), Tokens(k_positions, k_segment_ids)
+    out, lse = forward(load(kernel), q, k, v, q_tokens, k_tokens, rule)
+    return ungroup(out, q.shape[1]), jnp.swapaxes(ungroup(lse, q.shape[1]), 1, 2)
+
+
+def forward(kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens: Tokens, rule: Rule) -> Partial:
+    """q [B, T, N, H], k and v [B, S, K, H] -> out and lse as they come from the kernel, grouped."""
+    kv_heads = k.shape[2]
+    rows = rows_of(q_tokens, q.shape[2] // kv_heads, kernel.folds)
+    return kernel.forward(group(q, kv_heads, kernel.folds), heads_first(k), heads_first(v), rows, k_tokens, rule)
