@@ -187,6 +187,43 @@ def test_half_precision_in_and_out_and_float32_between():
         assert relative(array.astype(np.float32), expected[name]) < 1e-2
 
 
+@pytest.mark.parametrize(("devices", "layout"), [(1, "contiguous"), (4, "zigzag"), (8, "striped")])
+def test_half_precision_costs_no_more_than_in_one_dense_attention(devices, layout):
+    """Of which scores and softmax are float32 and the rest is bfloat16, as libraries have it."""
+    problem = make_problem(length=256, width=32)
+    for name in ("q", "k", "v", "d_out"):
+        setattr(problem, name, np.asarray(getattr(problem, name), jnp.bfloat16))
+
+    def dense(q, k, v):
+        k, v = jnp.repeat(k, 2, axis=2), jnp.repeat(v, 2, axis=2)
+        scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+        scores = jnp.where(np.tril(np.ones((256, 256), bool)), scores, -jnp.inf)
+        return jnp.einsum("BNTS,BSNH->BTNH", jax.nn.softmax(scores).astype(v.dtype), v)
+
+    out, pull_back = jax.vjp(dense, *(jnp.asarray(x) for x in (problem.q, problem.k, problem.v)))
+    theirs = dict(zip(("out", "dq", "dk", "dv"), (out, *pull_back(jnp.asarray(problem.d_out)))))
+    laid_out = order(256, devices, layout)
+    ours = run(problem.ordered(laid_out), devices)
+    expected = dense_attention(problem)
+    for name in theirs:
+        back = ours[name][:, inverse(laid_out)].astype(np.float32)
+        assert relative(back, expected[name]) <= 1.01 * relative(theirs[name].astype(jnp.float32), expected[name]), name
+
+
+@pytest.mark.parametrize("exchange", ["ring", "two_way"])
+def test_the_tpu_kernel_in_the_ring(exchange):
+    """Interpreted, and beside a split of the heads by Ulysses."""
+    problem = make_problem(segments=True)
+    laid_out = order(64, 2, "zigzag")
+    actual = run(problem.ordered(laid_out), 2, kernel="splash", exchange=exchange, ulysses=2)
+    check({n: x[:, inverse(laid_out)] for n, x in actual.items()}, dense_attention(problem), exchange)
+
+
+def test_a_kernel_that_cannot_is_refused():
+    with pytest.raises(UserError, match="cudnn"):
+        ring_attention(**bad(kernel="cudnn"))
+
+
 def test_log_sum_exp_is_natural_float32_and_minus_infinity_for_nothing():
     problem = make_problem(segments=True)
     out, lse = ring_attention_with_lse(
