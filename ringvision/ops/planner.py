@@ -24,9 +24,9 @@ from ringvision.ops.layout import TILE, Layout, order
 Host = tuple[np.ndarray, np.ndarray]
 """`Tokens` on the host: positions and segment ids."""
 
-HOP = 0.005
+HOP = 0.004
 """What a hop costs beside its tiles, of the critical path: its kernels are started, and the devices wait for each other."""
-ALIKE = 0.01
+ALIKE = 0.005
 """Layouts that differ by less are judged by their hops, then by their cuts."""
 
 

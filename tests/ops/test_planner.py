@@ -124,7 +124,7 @@ def test_packed_clips(padding):
         segment_ids = np.repeat(np.arange(1, len(lengths) + 1), lengths)
         segment_ids = np.pad(segment_ids, (0, LENGTH - len(segment_ids)))[None].astype(np.int32)
         chosen = plan(segment_ids, devices=DEVICES)
-        assert chosen.efficiency > 0.89, seed
+        assert chosen.efficiency >= 0.9, seed
         assert chosen.candidates["whole"].efficiency > 0.87, seed
         assert chosen.candidates["whole"].hops <= 2
         off_the_ring += chosen.hops <= 2
