@@ -22,7 +22,7 @@ Three = tuple[jax.Array, jax.Array, jax.Array]
 SCORES_AT_ONCE = 2**18
 """Up to so many scores, batch and heads included, are one tile: 1 MB of float32."""
 ROWS_FORWARD, ROWS_BACKWARD, KEYS = 512, 128, 128
-"""P and R of a tile. Backward holds three arrays as large as its scores, and eight devices share two cores and their caches: hence smaller."""
+"""P and R of a tile. Backward holds three arrays as large as its scores, and devices may share cores and their caches: hence smaller."""
 FEWEST_QUERIES = 32
 
 
