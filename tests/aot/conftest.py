@@ -2,7 +2,9 @@
 
 import importlib.util
 import os
+from collections.abc import Iterator
 
+import jax
 import pytest
 
 # libtpu asks a machine's metadata server and takes a lock unless it is told not to; any accelerator type lets it describe all topologies
@@ -16,3 +18,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "aot" in item.path.parts:
                 item.add_marker(pytest.mark.skip(reason="libtpu is not installed: pip install '.[aot]'"))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_from_the_cache() -> Iterator[None]:
+    """What was compiled for another machine's devices can be kept, but not read back without those devices."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)

@@ -220,7 +220,7 @@ def test_the_tpu_kernel_in_the_ring(exchange):
 
 
 def test_a_kernel_that_cannot_is_refused():
-    with pytest.raises(UserError, match="cudnn"):
+    with pytest.raises(UserError, match="cuDNN's attention cannot be used: q is float32"):
         ring_attention(**bad(kernel="cudnn"))
 
 

@@ -76,7 +76,7 @@ def forward(q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens
                 new = jnp.maximum(largest, scores.max(-1))
                 safe = new if mask is None else finite(new)
                 weights, shrink = jnp.exp(scores - safe[:, None]), jnp.exp(largest - safe)
-                weighted = weighted * shrink[:, None] + _product("PR,RH->PH", weights.astype(v.dtype), values)
+                weighted = weighted * shrink[:, None] + _product("PR,RH->PH", weights, values)
                 return total * shrink + weights.sum(-1), weighted, new
 
             if whole:
@@ -128,7 +128,7 @@ def backward(
         corner = b, h, 0, i * cut.q_tile
         queries, d_outs = (_take(x, (*corner, 0), (1, 1, groups, cut.q_tile, width)).reshape(rows, width) for x in (q, d_out))
         lses, deltas = (_take(x, corner, (1, 1, groups, cut.q_tile)).reshape(rows) for x in (lse, delta))
-        lses, d_outs = finite(lses), d_outs.astype(v.dtype)
+        lses = finite(lses)
 
         def step(n: jax.Array, sums: Three, whole: bool) -> Three:
             j = cut.order[b, i, n]
@@ -141,8 +141,8 @@ def backward(
                 if mask is not None:
                     weights = jnp.where(mask.T[:, None], weights.reshape(-1, groups, cut.q_tile), 0).reshape(-1, rows)
                 d_weights = _product("RH,PH->RP", values, d_outs)
-                d_scores = (weights * (d_weights - deltas) * rule.scale).astype(q.dtype)
-                more_dv = _product("RP,PH->RH", weights.astype(v.dtype), d_outs)
+                d_scores = weights * (d_weights - deltas) * rule.scale
+                more_dv = _product("RP,PH->RH", weights, d_outs)
                 more_dk = _product("RP,PH->RH", d_scores, queries)
                 dk, dv = (_put(x, there, _take(x, there, tile) + more) for x, more in ((dk, more_dk), (dv, more_dv)))
                 return dq + _product("RP,RH->PH", d_scores, keys), dk, dv
@@ -190,7 +190,7 @@ def _forward_at_once(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, 
         largest = finite(scores.max(axis=-1))
         weights = jnp.exp(scores - largest[..., None])
         total = weights.sum(axis=-1)
-        out = _product("BKPR,BKRH->BKPH", _rows(weights).astype(v.dtype), v).reshape(q.shape)
+        out = _product("BKPR,BKRH->BKPH", _rows(weights), v).reshape(q.shape)
         return out / jnp.where(total == 0, 1, total)[..., None], largest + jnp.log(total)
 
     return jax.lax.cond(mask.any(), compute, lambda: empty(q))
@@ -201,10 +201,10 @@ def _backward_at_once(
 ) -> Three:
     def compute() -> Three:
         weights = jnp.exp(_scores_at_once(q, k, mask, rule) - finite(lse)[..., None])
-        d_outs = _rows(d_out).astype(v.dtype)
-        dv = _product("BKPR,BKPH->BKRH", _rows(weights).astype(v.dtype), d_outs)
+        d_outs = _rows(d_out)
+        dv = _product("BKPR,BKPH->BKRH", _rows(weights), d_outs)
         d_weights = _product("BKPH,BKRH->BKPR", d_outs, v).reshape(weights.shape)
-        d_scores = _rows(weights * (d_weights - delta[..., None]) * rule.scale).astype(q.dtype)
+        d_scores = _rows(weights * (d_weights - delta[..., None]) * rule.scale)
         dk = _product("BKPR,BKPH->BKRH", d_scores, _rows(q))
         return _product("BKPR,BKRH->BKPH", d_scores, k).reshape(q.shape), dk, dv
 
@@ -223,9 +223,9 @@ def _rows(x: jax.Array) -> jax.Array:
 
 
 def _product(letters: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """Accumulates in float32. Who passes float32 means it: no tensor cores' shorter formats there."""
-    precision = jax.lax.Precision.HIGHEST if a.dtype.itemsize >= 4 else None
-    return jnp.einsum(letters, a, b, precision=precision, preferred_element_type=accumulator(a))
+    """In float32 whatever comes: a CPU multiplies in nothing shorter, and neither weights nor gradients of scores are rounded between."""
+    wide = accumulator(a)
+    return jnp.einsum(letters, a.astype(wide), b.astype(wide), precision=jax.lax.Precision.HIGHEST)
 
 
 def _take(x: jax.Array, start: tuple, shape: tuple[int, ...]) -> jax.Array:
