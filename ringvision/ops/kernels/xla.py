@@ -21,8 +21,10 @@ Three = tuple[jax.Array, jax.Array, jax.Array]
 
 SCORES_AT_ONCE = 2**18
 """Up to so many scores, batch and heads included, are one tile: 1 MB of float32."""
-ROWS_FORWARD, ROWS_BACKWARD, KEYS = 512, 128, 128
-"""P and R of a tile. Backward holds three arrays as large as its scores, and devices may share cores and their caches: hence smaller."""
+ROWS_FORWARD, ROWS_BACKWARD, KEYS = 256, 128, 128
+"""P and R of a tile. Backward holds three arrays as large as its scores, and devices may share cores and their caches: hence smaller. Twice
+as many scores and XLA's CPU runtime splits a tile's arithmetic among threads, and keeps some memory for every tile until the program ends:
+20 GB for a million tokens."""
 FEWEST_QUERIES = 32
 
 
