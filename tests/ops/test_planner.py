@@ -127,8 +127,10 @@ def test_packed_clips(padding):
         assert chosen.efficiency >= 0.9, seed
         assert chosen.candidates["whole"].efficiency > 0.87, seed
         assert chosen.candidates["whole"].hops <= 2
+        # off the ring, unless going round it is clearly better
+        assert chosen.hops <= 2 or chosen.efficiency > 1.015 * chosen.candidates["whole"].efficiency, seed
         off_the_ring += chosen.hops <= 2
-    assert off_the_ring >= 4
+    assert off_the_ring >= 2
 
 
 def test_documents_are_numbered_so_that_kernels_leave_the_ring_alone():
