@@ -45,11 +45,19 @@ def run(problem: Problem, devices: int, **options) -> dict[str, np.ndarray]:
     return dict(zip(("out", "dq", "dk", "dv"), map(np.asarray, results)))
 
 
-def check(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray], case: object) -> None:
-    """Outputs to 2e-6, absolutely (they are averages of standard normals); gradients to 1e-5 of the largest element of each."""
+def check(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray], case: object, *, alone: bool = False) -> None:
+    """Outputs to 2e-6, absolutely (they are averages of standard normals); gradients to 1e-5 of the largest element of each.
+
+    `alone`: tokens may see themselves alone, by which the gradients of q and k are nothing but what rounding leaves of terms that cancel:
+    they are then compared with the largest element of all three."""
     assert np.abs(actual["out"] - expected["out"]).max() < 2e-6, case
-    for name in ("dq", "dk", "dv"):
-        assert relative(actual[name], expected[name]) < 1e-5, (case, name)
+    gradients = ("dq", "dk", "dv")
+    for name in gradients:
+        if alone:
+            largest = max(np.abs(expected[other]).max() for other in gradients)
+            assert np.abs(actual[name] - expected[name]).max() <= 1e-5 * largest, (case, name)
+        else:
+            assert relative(actual[name], expected[name]) < 1e-5, (case, name)
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
@@ -88,7 +96,7 @@ def test_window(devices, causal, window):
     for layout in ("contiguous", "zigzag", "striped"):
         laid_out = order(64, devices, layout)
         actual = run(problem.ordered(laid_out), devices, causal=causal, window=window)
-        check({n: x[:, inverse(laid_out)] for n, x in actual.items()}, expected, layout)
+        check({n: x[:, inverse(laid_out)] for n, x in actual.items()}, expected, layout, alone=window == 1)
 
 
 @pytest.mark.parametrize("exchange", ["two_way", "gather"])
@@ -148,7 +156,7 @@ def test_any_tokens_in_any_order(data):
     for row in range(2):
         problem.q_segment_ids[row] = data.draw(numbers)
         problem.q_positions[row] = data.draw(places)
-    check(run(problem, 4, window=window), dense_attention(problem, window=window), data)
+    check(run(problem, 4, window=window), dense_attention(problem, window=window), data, alone=True)
 
 
 def test_every_mesh_axis_at_once():
