@@ -130,7 +130,7 @@ def test_packed_clips(padding):
         # off the ring, unless going round it is clearly better
         assert chosen.hops <= 2 or chosen.efficiency > 1.015 * chosen.candidates["whole"].efficiency, seed
         off_the_ring += chosen.hops <= 2
-    assert off_the_ring >= 2
+    assert off_the_ring >= (2 if padding == 0.01 else 4)  # with a little padding snake wastes least
 
 
 def test_documents_are_numbered_so_that_kernels_leave_the_ring_alone():
