@@ -83,4 +83,4 @@ def test_memory_does_not_grow_with_the_ring():
         taken = [
             compiled(ring, backward=True, data=data).memory_analysis().temp_size_in_bytes for ring in ("v5e:2x4", "v5e:4x4", "v5e:4x8")
         ]
-        assert max(taken) <= 1.01 * min(taken), (data, taken)
+        assert max(taken) <= 1.01 * taken[0], (data, taken)
