@@ -1,4 +1,4 @@
-"""The key/value cache: spread over the mesh axis `context` where it was made, and never moved.
+"""The key/value cache: spread like the length, over the mesh axes `context` and `ulysses`, where it was made, and never moved.
 
     k, v [layers, B, S, K, H]      positions, segment_ids [B, S]      fill [C]
 
@@ -37,7 +37,7 @@ class Cache:
 
     @classmethod
     def empty(cls, config: TransformerConfig, batch: int, length: int, mesh: Mesh | None = None, dtype: jnp.dtype = jnp.float32) -> "Cache":
-        """Room for `length` tokens a row (rounded up to a multiple of the mesh axis `context`), made where it will stay."""
+        """Room for `length` tokens a row (rounded up to a multiple of the devices that share the length), made where it will stay."""
         if batch < 1 or length < 1:
             raise UserError(f"a cache for {batch} rows of {length} tokens: both must be at least 1")
         mesh = mesh or make_mesh(context=1, devices=jax.devices()[:1])
@@ -68,7 +68,7 @@ class Cache:
         return jnp.any(self.fill > self.length // self.fill.shape[0])
 
     def append(self, k: jax.Array, v: jax.Array, positions: jax.Array, segment_ids: jax.Array, *, mesh: Mesh | None = None) -> "Cache":
-        """Write T tokens behind those that are there: a block (T a multiple of `context`) or a single one.
+        """Write T tokens behind those that are there: a block (T a multiple of the devices that share the length) or a single one.
 
         k, v: [layers, B, T, K, H]; positions, segment_ids: int32 [B, T], padding allowed (it takes up slots until `truncate`). A row
         that has ended passes segment 0. What does not fit is not written, and `overflowed` tells; look at `room` before.

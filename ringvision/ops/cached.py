@@ -1,8 +1,9 @@
 """Attention of new tokens to a cache that is spread over the ring. The cache never moves: the queries, which are few, go to every device,
 each attends to its own share, and the partial results merge by their log-sum-exp (a pmax and a psum).
 
-In: queries of new tokens, spread over `context` or on every device; keys and values of the cache, spread over `context` along their
-slots. Out: output and log-sum-exp over the whole cache, ready to be merged with attention to anything else. Forward only.
+In: queries of new tokens, spread like the length (over context and ulysses) or on every device; keys and values of the cache, spread like
+the length along their slots. Out: output and log-sum-exp over the whole cache, ready to be merged with attention to anything else.
+Forward only.
 """
 
 from functools import partial
@@ -11,12 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
-from ringvision.mesh import spec, spread
+from ringvision.mesh import RULES, spec, spread
 from ringvision.ops import attention, kernels
 from ringvision.ops.attention import Partial, Rule, Tokens
 from ringvision.ops.inputs import check_heads, check_length, make_rule, make_tokens, resolve_mesh
-
-AXES = ("context", "ulysses")
 
 
 def cached_attention(
@@ -35,8 +34,8 @@ def cached_attention(
 ) -> Partial:
     """q [B, T, N, H] of new tokens, k and v [B, S, K, H] of the cache -> out float32 [B, T, N, H], natural lse float32 [B, N, T].
 
-    Causal by positions. positions and segment_ids: int [B, T] and [B, S]; segment 0 is an empty slot or padding. S is a multiple of the
-    mesh axis `context`. Where T is too, the result is spread over `context` like a block of prefill, otherwise every device has it all.
+    Causal by positions. positions and segment_ids: int [B, T] and [B, S]; segment 0 is an empty slot or padding. S is a multiple of
+    context x ulysses. Where T is too, the result is spread over these like a block of prefill, otherwise every device has it all.
     UserError for shapes, types or a mesh that do not fit.
     """
     mesh = resolve_mesh(mesh)
@@ -63,7 +62,7 @@ def _attend(
     rule: Rule,
     kernel: kernels.Name,
 ) -> Partial:
-    devices, axes = spread(mesh, "length"), tuple(axis for axis in AXES if axis in mesh.shape)
+    devices, axes = spread(mesh, "length"), tuple(axis for axis in RULES.length if axis in mesh.shape)
     scatter = q.shape[1] % devices == 0
 
     def local(q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens: Tokens) -> Partial:

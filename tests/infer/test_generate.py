@@ -55,7 +55,9 @@ def test_the_cache_changes_nothing(generator: Generator, model: Model, expected:
     assert _greedy(generator, _prompt(model, 45), 10) == expected
 
 
-@pytest.mark.parametrize(("devices", "axes"), [(8, {"context": 8}), (8, {"context": 2, "data": 2, "tensor": 2})])
+@pytest.mark.parametrize(
+    ("devices", "axes"), [(8, {"context": 8}), (8, {"context": 2, "data": 2, "tensor": 2}), (4, {"context": 2, "ulysses": 2})]
+)
 def test_the_ring_gives_the_same_tokens(folder: Path, expected: list[int], devices: int, axes: dict[str, int]) -> None:
     spread = _model(folder, devices, **axes)
     assert _greedy(Generator(spread, blocks=BLOCKS), _prompt(spread, 45), 10) == expected

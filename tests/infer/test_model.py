@@ -23,7 +23,9 @@ def _tokens(model: Model, batch: int, length: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, model.config.vocab_size, (batch, length))
 
 
-@pytest.mark.parametrize(("axes", "devices"), [({"context": 2}, 2), ({"context": 8}, 8), ({"context": 4, "data": 2}, 8)])
+@pytest.mark.parametrize(
+    ("axes", "devices"), [({"context": 2}, 2), ({"context": 8}, 8), ({"context": 4, "data": 2}, 8), ({"context": 2, "ulysses": 2}, 4)]
+)
 @pytest.mark.parametrize("length", [1, 13])
 def test_logits_do_not_depend_on_the_mesh(folder: Path, alone: Model, axes: dict[str, int], devices: int, length: int) -> None:
     spread = load_model(folder, make_mesh(**axes, devices=jax.devices()[:devices]))

@@ -115,7 +115,10 @@ def test_the_model_folder_holds_what_was_trained(data: Path, tmp_path: Path) -> 
     assert json.loads((tmp_path / "run.json").read_text())["lr"] == setup.lr
 
 
-@pytest.mark.parametrize(("mesh", "rule"), [("data=2,context=4", "adamw"), ("fsdp=2,tensor=2,context=2", "muon")])
+@pytest.mark.parametrize(
+    ("mesh", "rule"),
+    [("data=2,context=4", "adamw"), ("fsdp=2,tensor=2,context=2", "muon"), ("data=2,context=2,ulysses=2", "adamw")],
+)
 def test_the_mesh_changes_nothing(data: Path, tmp_path: Path, mesh: str, rule: str) -> None:
     model = dataclasses.replace(MODEL, num_kv_heads=2)
     losses: list[list[list[float]]] = []

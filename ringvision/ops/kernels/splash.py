@@ -406,9 +406,7 @@ def _dq_kernel(
     def add(mask: jax.Array | None) -> None:
         keys = k[...].T
         for g in range(q.shape[0]):
-            row = pl.ds(g, 1)
-            weights = jnp.exp2(_scores(q[g], k[...], mask, rule) - lse[row, :])
-            d_scores = weights * (_product(v[...], d_out[g], 1, 1) - delta[row, :])
+            _, d_scores = _weights_and_d_scores(g, mask, rule, q, k, v, d_out, lse, delta)
             dq_sum[g] += _product(keys, d_scores.astype(keys.dtype), 1, 0)
 
     def finish() -> None:
@@ -442,16 +440,23 @@ def _dk_dv_kernel(
 
     def add(mask: jax.Array | None) -> None:
         for g in range(q.shape[0]):
-            row = pl.ds(g, 1)
-            weights = jnp.exp2(_scores(q[g], k[...], mask, rule) - lse[row, :])
+            weights, d_scores = _weights_and_d_scores(g, mask, rule, q, k, v, d_out, lse, delta)
             dv[...] += _product(weights.astype(v.dtype), d_out[g], 1, 0)
-            d_scores = weights * (_product(v[...], d_out[g], 1, 1) - delta[row, :])
             dk[...] += _product(d_scores.astype(q.dtype), q[g], 1, 0)
 
     def finish() -> None:
         dk[...] *= rule.scale
 
     _on_tile(most, entries, counts, start, add, finish, lambda: _mask(q_tokens, k_tokens, rule))
+
+
+def _weights_and_d_scores(
+    g: int, mask: jax.Array | None, rule: Rule, q: Any, k: Any, v: Any, d_out: Any, lse: Any, delta: Any
+) -> tuple[jax.Array, jax.Array]:
+    """[R, Q] each, of one query head: softmax over all keys, and the gradient of the scaled scores."""
+    row = pl.ds(g, 1)
+    weights = jnp.exp2(_scores(q[g], k[...], mask, rule) - lse[row, :])
+    return weights, weights * (_product(v[...], d_out[g], 1, 1) - delta[row, :])
 
 
 def _scores(q: jax.Array, k: jax.Array, mask: jax.Array | None, rule: Rule) -> jax.Array:
