@@ -1,6 +1,6 @@
 """What a training run is told: frozen dataclasses that check themselves, and the files of configs/ that hold one each.
 
-    configs/NAME.py (`config = TrainConfig(...)`)  --load_config-->  config  --apply_overrides(["--lr", "1e-3"])-->  config
+configs/NAME.py (`config = TrainConfig(...)`)  --load_config-->  config  --apply_overrides(["--lr", "1e-3"])-->  config
 """
 
 import contextlib

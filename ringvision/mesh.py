@@ -44,14 +44,10 @@ def make_mesh(
     if context is None:
         context = len(devices) // others
         if context * others != len(devices):
-            raise UserError(
-                f"{given} does not divide {len(devices)} devices: "
-                f"choose axes whose product does, and context takes the rest"
-            )
+            raise UserError(f"{given} does not divide {len(devices)} devices: choose axes whose product does, and context takes the rest")
     elif others * context != len(devices):
         raise UserError(
-            f"{given} x context={context} is {others * context}, but there are {len(devices)} devices: "
-            f"expected a product of {len(devices)}"
+            f"{given} x context={context} is {others * context}, but there are {len(devices)} devices: expected a product of {len(devices)}"
         )
     return jax.make_mesh((data, fsdp, tensor, context, ulysses), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 

@@ -4,8 +4,8 @@ In: queries, keys and values whose length is spread over the mesh axis `context`
 attention's output, spread the same way. Each device keeps its queries; keys and values travel round the ring, one neighbour a hop, and
 every device attends to what is visiting. n devices, at most n - 1 hops:
 
-    forward     keys and values travel. What a hop gave is merged during the next hop, so that within a step nothing waits for the
-                permute that it started.
+    forward     keys and values travel; what a visitor gives is merged with what others gave before (softmax by log-sum-exp). Within a
+                step nothing waits for the permute that it started.
     backward    keys and values travel once more, and behind them what has been summed of their gradients, in float32; those set out
                 from the first device that has something to say and come home with a last permute. A device's share for its own keys
                 never travels. Half of it is computed while the first visitor is on its way, half while the gradients come home.
@@ -266,17 +266,15 @@ def _lanes(q: jax.Array, rows: tuple[jax.Array, ...], here: Visitor, setting: Se
             for way, part in zip((1, -1), parts)
         ]
     parts = slice(0, keys // 2), slice(keys // 2, None)
-    return [
-        Lane(way, q, rows, Visitor(here.kv[:, :, :, part], here.whose[:, :, part])) for way, part in zip((1, -1), parts)
-    ]
+    return [Lane(way, q, rows, Visitor(here.kv[:, :, :, part], here.whose[:, :, part])) for way, part in zip((1, -1), parts)]
 
 
 def _forward_ring(q: jax.Array, q_tokens: Tokens, here: Visitor, setting: Setting) -> Partial:
     """Grouped queries [B, K, G, T, H] and this device's keys -> its share of (out, lse)."""
     kernel = kernels.load(setting.kernel, setting.mesh)
 
-    def attend(q: jax.Array, visitor: Visitor) -> Partial:
-        return kernel.forward(q, *visitor.kv, q_tokens, visitor.tokens, setting.rule)
+    def attend(q: jax.Array, visitor: Visitor, onto: Partial | None = None) -> Partial:
+        return kernel.forward(q, *visitor.kv, q_tokens, visitor.tokens, setting.rule, onto=onto)
 
     if setting.devices == 1 or setting.hops == 0:
         return attend(q, here)
@@ -287,15 +285,14 @@ def _forward_ring(q: jax.Array, q_tokens: Tokens, here: Visitor, setting: Settin
     def step(_: jax.Array, carry: tuple) -> tuple:
         hop, visitors, done = carry
         upcoming = [way.send(visitor, lane.direction) for lane, visitor in zip(lanes, visitors)]
-        fresh = [attend(lane.q, visitor) for lane, visitor in zip(lanes, visitors)]
-        upcoming, fresh = _in_step((upcoming, fresh))
+        done = [attend(lane.q, visitor, onto) for lane, visitor, onto in zip(lanes, visitors, done)]
+        upcoming, done = _in_step((upcoming, done))
         upcoming = [way.catch_up(visitor, hop, lane.direction) for lane, visitor in zip(lanes, upcoming)]
-        return way.after(hop), upcoming, [attention.merge_grouped(*pair) for pair in zip(done, fresh)]
+        return way.after(hop), upcoming, done
 
     start = way.start, [lane.here for lane in lanes], [attention.empty(lane.q) for lane in lanes]
     _, visitors, done = jax.lax.fori_loop(0, way.hops, step, start)
-    last = [attend(lane.q, visitor) for lane, visitor in zip(lanes, visitors)]
-    results = [attention.merge_grouped(*pair) for pair in zip(done, last)]
+    results = [attend(lane.q, visitor, onto) for lane, visitor, onto in zip(lanes, visitors, done)]
     return _together(results, q.shape[1], attention.merge_grouped)
 
 
@@ -305,50 +302,45 @@ def _backward_ring(
     """This device's share of the gradients: dq [B, K, G, T, H] and, stacked, dk and dv [2, B, K, S, H], float32."""
     kernel = kernels.load(setting.kernel, setting.mesh)
 
-    def block(q: jax.Array, rows: tuple[jax.Array, ...], q_tokens: Tokens, visitor: Visitor) -> tuple[jax.Array, jax.Array]:
-        dq, dk, dv = kernel.backward(q, *visitor.kv, q_tokens, visitor.tokens, setting.rule, *rows)
+    def block(q: jax.Array, rows: tuple[jax.Array, ...], visitor: Visitor, onto: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        dq, dk, dv = kernel.backward(q, *visitor.kv, q_tokens, visitor.tokens, setting.rule, *rows, onto=onto)
         return dq, jnp.stack([dk, dv])
 
-    rows = lse, d_out, delta
+    rows, (kv_heads, keys) = (lse, d_out, delta), here.kv.shape[2:4]
     if setting.devices == 1 or setting.hops == 0:
-        return block(q, rows, q_tokens, here)
+        return block(q, rows, here)
     if setting.exchange == "gather":
-        dq, d_kv = block(q, rows, q_tokens, _gather(here))
+        dq, d_kv = block(q, rows, _gather(here))
         return dq, jax.lax.psum_scatter(d_kv, AXIS, scatter_dimension=3, tiled=True)
     lanes, way = _lanes(q, rows, here, setting), _route(here.tokens, setting)
+    halves = [slice(0, -(-keys // 2)), slice(-(-keys // 2), None)][:keys]
 
-    def own(part: slice, q: jax.Array) -> tuple[jax.Array, jax.Array]:
-        cut = tuple(x[:, :, :, part] for x in rows)
-        return block(q[:, :, :, part], cut, Tokens(*(x[:, part] for x in q_tokens)), here)
+    def own(half: slice, dq: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        return block(q, rows, Visitor(here.kv[:, :, :, half], here.whose[:, :, half]), dq)
 
-    halves = [slice(0, -(-q.shape[3] // 2)), slice(-(-q.shape[3] // 2), None)][: q.shape[3]]
-
-    def visit(visitors: list[Visitor]) -> tuple[list[jax.Array], list[jax.Array]]:
-        results = [block(lane.q, lane.rows, q_tokens, visitor) for lane, visitor in zip(lanes, visitors)]
+    def visit(visitors: list[Visitor], dq: list[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
+        results = [block(lane.q, lane.rows, visitor, onto) for lane, visitor, onto in zip(lanes, visitors, dq)]
         return [dq for dq, _ in results], [d_kv for _, d_kv in results]
 
     def step(_: jax.Array, carry: tuple) -> tuple:
         hop, visitors, travelling, dq = carry
         upcoming = [way.send(visitor, lane.direction) for lane, visitor in zip(lanes, visitors)]
         arrived = [way.send(sums, lane.direction) for lane, sums in zip(lanes, travelling)]
-        more, fresh = visit(visitors)
-        upcoming, arrived, more, fresh = _in_step((upcoming, arrived, more, fresh))
+        upcoming, arrived, (dq, fresh) = _in_step((upcoming, arrived, visit(visitors, dq)))
         arrived = [way.catch_up(sums, way.before(hop), lane.direction) for lane, sums in zip(lanes, arrived)]
         upcoming = [way.catch_up(visitor, hop, lane.direction) for lane, visitor in zip(lanes, upcoming)]
-        return way.after(hop), upcoming, _add(arrived, fresh), _add(dq, more)
+        return way.after(hop), upcoming, _add(arrived, fresh), dq
 
     def around() -> tuple[jax.Array, jax.Array]:
         visitors = [way.send(lane.here, lane.direction) for lane in lanes]
-        own_dq, own_kv = own(halves[0], q)
-        visitors, own_dq, own_kv = _in_step((visitors, own_dq, own_kv))
+        visitors, (own_dq, own_kv) = _in_step((visitors, own(halves[0])))
         visitors = [way.catch_up(visitor, way.start, lane.direction) for lane, visitor in zip(lanes, visitors)]
-        hop, last = way.after(way.start), setting.hops
+        dq, hop, last = _apart(own_dq, len(lanes)), way.after(way.start), setting.hops
         if last == 1:
-            dq, travelling = visit(visitors)
+            dq, travelling = visit(visitors, dq)
         else:
             upcoming = [way.send(visitor, lane.direction) for lane, visitor in zip(lanes, visitors)]
-            dq, travelling = visit(visitors)
-            upcoming, dq, travelling = _in_step((upcoming, dq, travelling))
+            upcoming, (dq, travelling) = _in_step((upcoming, visit(visitors, dq)))
             upcoming = [way.catch_up(visitor, hop, lane.direction) for lane, visitor in zip(lanes, upcoming)]
             # How many hops there are must be known before compiling to spare the last one what it sends on for nothing.
             carry = way.after(hop), upcoming, travelling, dq
@@ -357,22 +349,20 @@ def _backward_ring(
                 hop = way.before(hop)
             else:
                 arrived = [way.send(sums, lane.direction) for lane, sums in zip(lanes, travelling)]
-                more, fresh = visit(visitors)
-                arrived, more, fresh = _in_step((arrived, more, fresh))
-                travelling, dq = _add(arrived, fresh), _add(dq, more)
-        travelling, late_q = _in_step((travelling, q))
+                arrived, (dq, fresh) = _in_step((arrived, visit(visitors, dq)))
+                travelling = _add(arrived, fresh)
+        travelling, own_dq = _in_step((travelling, _together(dq, kv_heads, jnp.add)))
         home = [way.homeward(sums, lane.direction) for lane, sums in zip(lanes, travelling)]
         for half in halves[1:]:
-            more_dq, more_kv = _in_step(own(half, late_q))
-            own_dq, own_kv = jnp.concatenate([own_dq, more_dq], axis=3), own_kv + more_kv
+            own_dq, more_kv = own(half, own_dq)
+            own_kv = jnp.concatenate([own_kv, more_kv], axis=3)
         home, own_dq, own_kv = _in_step((home, own_dq, own_kv))
         home = [way.arrive_home(sums, hop, lane.direction) for lane, sums in zip(lanes, home)]
-        kv_heads = q.shape[1]
-        return own_dq + _together(dq, kv_heads, jnp.add), own_kv + _joined(home, kv_heads)
+        return own_dq, own_kv + _joined(home, kv_heads)
 
     if setting.hops is not None:
         return around()
-    return jax.lax.cond(way.hops > 0, around, lambda: block(q, rows, q_tokens, here))
+    return jax.lax.cond(way.hops > 0, around, lambda: block(q, rows, here))
 
 
 def _in_step(arrays: Any) -> Any:
@@ -392,6 +382,13 @@ def _gather(here: Visitor) -> Visitor:
 
 def _add(sums: list[jax.Array], more: list[jax.Array]) -> list[jax.Array]:
     return [a + b for a, b in zip(sums, more)]
+
+
+def _apart(dq: jax.Array, lanes: int) -> list[jax.Array]:
+    """What the lanes add to: each to its own heads' or, where all of them have all heads, the second to a sum of its own."""
+    if lanes == 1:
+        return [dq]
+    return jnp.split(dq, lanes, axis=1) if dq.shape[1] % lanes == 0 else [dq, jnp.zeros_like(dq)]
 
 
 def _together(parts: list, kv_heads: int, over_keys: Callable) -> Any:

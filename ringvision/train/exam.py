@@ -19,9 +19,7 @@ from ringvision.data.packing import Batch
 from ringvision.models.transformer import Transformer
 
 
-def mark(
-    exams: Sequence[Exam], params: Any, graphdef: Any, mesh: Mesh, put: Callable[..., Any]
-) -> tuple[dict[str, float], dict[str, int]]:
+def mark(exams: Sequence[Exam], params: Any, graphdef: Any, mesh: Mesh, put: Callable[..., Any]) -> tuple[dict[str, float], dict[str, int]]:
     """-> (share right by kind and under "all", questions by kind). put: lays a batch, and answers like it, on the mesh."""
     right, asked = dict[str, int](), dict[str, int]()
     for exam in exams:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ringvision.ops import tiles
-from ringvision.ops.attention import Partial, Rule, Tokens, accumulator, allowed, empty, finite
+from ringvision.ops.attention import Partial, Rule, Tokens, accumulator, allowed, empty, finite, merge_grouped
 
 Three = tuple[jax.Array, jax.Array, jax.Array]
 
@@ -52,19 +52,27 @@ class Cut(NamedTuple):
         return allowed(queries, keys, rule)[0]
 
 
-def forward(q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens: Tokens, rule: Rule) -> Partial:
-    """q [B, K, G, T, H], k and v [B, K, S, H] -> out [B, K, G, T, H] and lse [B, K, G, T], float32."""
+def forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens: Tokens, rule: Rule, onto: Partial | None = None
+) -> Partial:
+    """q [B, K, G, T, H], k and v [B, K, S, H] -> out [B, K, G, T, H] and lse [B, K, G, T], float32.
+
+    `onto`: the result over other keys, to go on from: the running softmax starts where that one stopped, and nothing needs merging.
+    """
     groups, length, width = q.shape[2:]
+    onto = empty(q) if onto is None else onto
     if q.size // width * k.shape[2] <= SCORES_AT_ONCE:
-        return _forward_at_once(q, k, v, allowed(q_tokens, k_tokens, rule), rule)
+        return _forward_at_once(q, k, v, allowed(q_tokens, k_tokens, rule), rule, onto)
     cut = _cut(groups, q_tokens, k_tokens, rule, ROWS_FORWARD)
-    q, k, v = _pad(q, 3, cut.q_tile), _pad(k, 2, cut.k_tile), _pad(v, 2, cut.k_tile)
-    wide, rows = accumulator(q), groups * cut.q_tile
+    q, out, lse = (_pad(x, 3, cut.q_tile) for x in (q, *onto))
+    k, v = _pad(k, 2, cut.k_tile), _pad(v, 2, cut.k_tile)
+    rows = groups * cut.q_tile
 
     def row(number: jax.Array, results: Partial) -> Partial:
         b, h, i = cut.place(number, k.shape[1])
         corner = b, h, 0, i * cut.q_tile
-        queries = _take(q, (*corner, 0), (1, 1, groups, cut.q_tile, width)).reshape(rows, width)
+        queries, weighted = (_take(x, (*corner, 0), (1, 1, groups, cut.q_tile, width)).reshape(rows, width) for x in (q, results[0]))
+        largest = _take(results[1], corner, (1, 1, groups, cut.q_tile)).reshape(rows)
 
         def step(n: jax.Array, seen: Three, whole: bool) -> Three:
             j = cut.order[b, i, n]
@@ -86,7 +94,7 @@ def forward(q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens
             mask = cut.mask(b, i, j, rule)
             return jax.lax.cond(mask.any(), lambda: add(mask), lambda: seen)
 
-        seen = jnp.zeros(rows, wide), jnp.zeros((rows, width), wide), jnp.full(rows, -jnp.inf, wide)
+        seen = (largest != -jnp.inf).astype(largest.dtype), weighted, largest
         seen = jax.lax.fori_loop(0, cut.full[b, i], partial(step, whole=True), seen)
         total, weighted, largest = jax.lax.fori_loop(cut.full[b, i], cut.some[b, i], partial(step, whole=False), seen)
         out, lse = weighted / jnp.where(total == 0, 1, total)[:, None], finite(largest) + jnp.log(total)
@@ -95,7 +103,7 @@ def forward(q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens
             _put(results[1], corner, lse.reshape(1, 1, groups, -1)),
         )
 
-    out, lse = jax.lax.fori_loop(0, _rows_in_all(cut, k), row, (jnp.zeros(q.shape, wide), jnp.zeros(q.shape[:-1], wide)))
+    out, lse = jax.lax.fori_loop(0, _rows_in_all(cut, k), row, (out, lse))
     return out[:, :, :, :length], lse[..., :length]
 
 
@@ -109,8 +117,9 @@ def backward(
     lse: jax.Array,
     d_out: jax.Array,
     delta: jax.Array,
+    onto: jax.Array | None = None,
 ) -> Three:
-    """This block's share of the gradients: dq [B, K, G, T, H], dk and dv [B, K, S, H], float32.
+    """This block's share of the gradients: dq [B, K, G, T, H], dk and dv [B, K, S, H], float32. `onto`: a dq to add to.
 
     `lse` is over all the keys, of this block and of others; `delta` [B, K, G, T] is `sum(d_out * out, -1)` with the out over all of them.
     Queries are gone through once, keys again and again: they are G times fewer. In a tile keys stand in the rows: then of its three
@@ -118,10 +127,11 @@ def backward(
     """
     groups, length, width = q.shape[2:]
     keys_in_all = k.shape[2]
+    onto = jnp.zeros(q.shape, accumulator(q)) if onto is None else onto
     if q.size // width * keys_in_all <= SCORES_AT_ONCE:
-        return _backward_at_once(q, k, v, allowed(q_tokens, k_tokens, rule), rule, lse, d_out, delta)
+        return _backward_at_once(q, k, v, allowed(q_tokens, k_tokens, rule), rule, lse, d_out, delta, onto)
     cut = _cut(groups, q_tokens, k_tokens, rule, ROWS_BACKWARD)
-    q, d_out, lse, delta = (_pad(x, 3, cut.q_tile) for x in (q, d_out, lse, delta))
+    q, d_out, lse, delta, onto = (_pad(x, 3, cut.q_tile) for x in (q, d_out, lse, delta, onto))
     k, v = _pad(k, 2, cut.k_tile), _pad(v, 2, cut.k_tile)
     wide, rows = accumulator(q), groups * cut.q_tile
 
@@ -155,12 +165,12 @@ def backward(
             return jax.lax.cond(mask.any(), lambda: add(mask), lambda: sums)
 
         dq, dk, dv = results
-        sums = jax.lax.fori_loop(0, cut.full[b, i], partial(step, whole=True), (jnp.zeros((rows, width), wide), dk, dv))
+        before = _take(dq, (*corner, 0), (1, 1, groups, cut.q_tile, width)).reshape(rows, width)
+        sums = jax.lax.fori_loop(0, cut.full[b, i], partial(step, whole=True), (before, dk, dv))
         more, dk, dv = jax.lax.fori_loop(cut.full[b, i], cut.some[b, i], partial(step, whole=False), sums)
         return _put(dq, (*corner, 0), more.reshape(1, 1, groups, -1, width)), dk, dv
 
-    zeros = tuple(jnp.zeros(x.shape, wide) for x in (q, k, v))
-    dq, dk, dv = jax.lax.fori_loop(0, _rows_in_all(cut, k), row, zeros)
+    dq, dk, dv = jax.lax.fori_loop(0, _rows_in_all(cut, k), row, (onto, *(jnp.zeros(x.shape, wide) for x in (k, v))))
     return dq[:, :, :, :length], dk[:, :, :keys_in_all], dv[:, :, :keys_in_all]
 
 
@@ -186,20 +196,28 @@ def _rows_in_all(cut: Cut, k: jax.Array) -> int:
     return k.shape[0] * k.shape[1] * cut.order.shape[1]
 
 
-def _forward_at_once(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, rule: Rule) -> Partial:
+def _forward_at_once(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, rule: Rule, onto: Partial) -> Partial:
     def compute() -> Partial:
         scores = _scores_at_once(q, k, mask, rule)
         largest = finite(scores.max(axis=-1))
         weights = jnp.exp(scores - largest[..., None])
         total = weights.sum(axis=-1)
         out = _product("BKPR,BKRH->BKPH", _rows(weights), v).reshape(q.shape)
-        return out / jnp.where(total == 0, 1, total)[..., None], largest + jnp.log(total)
+        return merge_grouped(onto, (out / jnp.where(total == 0, 1, total)[..., None], largest + jnp.log(total)))
 
-    return jax.lax.cond(mask.any(), compute, lambda: empty(q))
+    return jax.lax.cond(mask.any(), compute, lambda: onto)
 
 
 def _backward_at_once(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, rule: Rule, lse: jax.Array, d_out: jax.Array, delta: jax.Array
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    rule: Rule,
+    lse: jax.Array,
+    d_out: jax.Array,
+    delta: jax.Array,
+    onto: jax.Array,
 ) -> Three:
     def compute() -> Three:
         weights = jnp.exp(_scores_at_once(q, k, mask, rule) - finite(lse)[..., None])
@@ -208,9 +226,9 @@ def _backward_at_once(
         d_weights = _product("BKPH,BKRH->BKPR", d_outs, v).reshape(weights.shape)
         d_scores = _rows(weights * (d_weights - delta[..., None]) * rule.scale)
         dk = _product("BKPR,BKPH->BKRH", d_scores, _rows(q))
-        return _product("BKPR,BKRH->BKPH", d_scores, k).reshape(q.shape), dk, dv
+        return onto + _product("BKPR,BKRH->BKPH", d_scores, k).reshape(q.shape), dk, dv
 
-    return jax.lax.cond(mask.any(), compute, lambda: tuple(jnp.zeros(x.shape, accumulator(x)) for x in (q, k, v)))
+    return jax.lax.cond(mask.any(), compute, lambda: (onto, *(jnp.zeros(x.shape, accumulator(x)) for x in (k, v))))
 
 
 def _scores_at_once(q: jax.Array, k: jax.Array, mask: jax.Array, rule: Rule) -> jax.Array:
