@@ -274,7 +274,7 @@ def _forward_ring(q: jax.Array, q_tokens: Tokens, here: Visitor, setting: Settin
     kernel = kernels.load(setting.kernel, setting.mesh)
 
     def attend(q: jax.Array, visitor: Visitor, onto: Partial | None = None) -> Partial:
-        return kernel.forward(q, *visitor.kv, q_tokens, visitor.tokens, setting.rule, onto=onto)
+        return kernel.forward(q, *visitor.kv, q_tokens, visitor.tokens, setting.rule, **kernel.onto(onto))
 
     if setting.devices == 1 or setting.hops == 0:
         return attend(q, here)
@@ -285,14 +285,14 @@ def _forward_ring(q: jax.Array, q_tokens: Tokens, here: Visitor, setting: Settin
     def step(_: jax.Array, carry: tuple) -> tuple:
         hop, visitors, done = carry
         upcoming = [way.send(visitor, lane.direction) for lane, visitor in zip(lanes, visitors)]
-        done = [attend(lane.q, visitor, onto) for lane, visitor, onto in zip(lanes, visitors, done)]
-        upcoming, done = _in_step((upcoming, done))
+        fresh = [attend(lane.q, visitor, onto) for lane, visitor, onto in zip(lanes, visitors, done)]
+        upcoming, fresh = _in_step((upcoming, fresh))
         upcoming = [way.catch_up(visitor, hop, lane.direction) for lane, visitor in zip(lanes, upcoming)]
-        return way.after(hop), upcoming, done
+        return way.after(hop), upcoming, [kernel.merged(*pair) for pair in zip(done, fresh)]
 
     start = way.start, [lane.here for lane in lanes], [attention.empty(lane.q) for lane in lanes]
     _, visitors, done = jax.lax.fori_loop(0, way.hops, step, start)
-    results = [attend(lane.q, visitor, onto) for lane, visitor, onto in zip(lanes, visitors, done)]
+    results = [kernel.merged(onto, attend(lane.q, visitor, onto)) for lane, visitor, onto in zip(lanes, visitors, done)]
     return _together(results, q.shape[1], attention.merge_grouped)
 
 
@@ -303,7 +303,7 @@ def _backward_ring(
     kernel = kernels.load(setting.kernel, setting.mesh)
 
     def block(q: jax.Array, rows: tuple[jax.Array, ...], visitor: Visitor, onto: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        dq, dk, dv = kernel.backward(q, *visitor.kv, q_tokens, visitor.tokens, setting.rule, *rows, onto=onto)
+        dq, dk, dv = kernel.backward(q, *visitor.kv, q_tokens, visitor.tokens, setting.rule, *rows, **kernel.onto(onto))
         return dq, jnp.stack([dk, dv])
 
     rows, (kv_heads, keys) = (lse, d_out, delta), here.kv.shape[2:4]
@@ -315,7 +315,7 @@ def _backward_ring(
     lanes, way = _lanes(q, rows, here, setting), _route(here.tokens, setting)
     halves = [slice(0, -(-keys // 2)), slice(-(-keys // 2), None)][:keys]
 
-    def own(half: slice, dq: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    def own(half: slice, q: jax.Array, dq: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         return block(q, rows, Visitor(here.kv[:, :, :, half], here.whose[:, :, half]), dq)
 
     def visit(visitors: list[Visitor], dq: list[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
@@ -326,22 +326,26 @@ def _backward_ring(
         hop, visitors, travelling, dq = carry
         upcoming = [way.send(visitor, lane.direction) for lane, visitor in zip(lanes, visitors)]
         arrived = [way.send(sums, lane.direction) for lane, sums in zip(lanes, travelling)]
-        upcoming, arrived, (dq, fresh) = _in_step((upcoming, arrived, visit(visitors, dq)))
+        upcoming, arrived, (more, fresh) = _in_step((upcoming, arrived, visit(visitors, dq)))
         arrived = [way.catch_up(sums, way.before(hop), lane.direction) for lane, sums in zip(lanes, arrived)]
         upcoming = [way.catch_up(visitor, hop, lane.direction) for lane, visitor in zip(lanes, upcoming)]
-        return way.after(hop), upcoming, _add(arrived, fresh), dq
+        return way.after(hop), upcoming, _add(arrived, fresh), added(dq, more)
+
+    def added(dq: list[jax.Array], more: list[jax.Array]) -> list[jax.Array]:
+        return [kernel.added(*pair) for pair in zip(dq, more)]
 
     def around() -> tuple[jax.Array, jax.Array]:
         visitors = [way.send(lane.here, lane.direction) for lane in lanes]
-        visitors, (own_dq, own_kv) = _in_step((visitors, own(halves[0])))
+        visitors, (own_dq, own_kv) = _in_step((visitors, own(halves[0], q)))
         visitors = [way.catch_up(visitor, way.start, lane.direction) for lane, visitor in zip(lanes, visitors)]
         dq, hop, last = _apart(own_dq, len(lanes)), way.after(way.start), setting.hops
         if last == 1:
-            dq, travelling = visit(visitors, dq)
+            more, travelling = visit(visitors, dq)
+            dq = added(dq, more)
         else:
             upcoming = [way.send(visitor, lane.direction) for lane, visitor in zip(lanes, visitors)]
-            upcoming, (dq, travelling) = _in_step((upcoming, visit(visitors, dq)))
-            upcoming = [way.catch_up(visitor, hop, lane.direction) for lane, visitor in zip(lanes, upcoming)]
+            upcoming, (more, travelling) = _in_step((upcoming, visit(visitors, dq)))
+            dq, upcoming = added(dq, more), [way.catch_up(visitor, hop, lane.direction) for lane, visitor in zip(lanes, upcoming)]
             # How many hops there are must be known before compiling to spare the last one what it sends on for nothing.
             carry = way.after(hop), upcoming, travelling, dq
             hop, visitors, travelling, dq = jax.lax.fori_loop(1, way.hops if last is None else last - 1, step, carry)
@@ -349,14 +353,14 @@ def _backward_ring(
                 hop = way.before(hop)
             else:
                 arrived = [way.send(sums, lane.direction) for lane, sums in zip(lanes, travelling)]
-                arrived, (dq, fresh) = _in_step((arrived, visit(visitors, dq)))
-                travelling = _add(arrived, fresh)
-        travelling, own_dq = _in_step((travelling, _together(dq, kv_heads, jnp.add)))
+                arrived, (more, fresh) = _in_step((arrived, visit(visitors, dq)))
+                travelling, dq = _add(arrived, fresh), added(dq, more)
+        travelling, own_dq, late_q = _in_step((travelling, _together(dq, kv_heads, jnp.add), q))
         home = [way.homeward(sums, lane.direction) for lane, sums in zip(lanes, travelling)]
         for half in halves[1:]:
-            own_dq, more_kv = own(half, own_dq)
-            own_kv = jnp.concatenate([own_kv, more_kv], axis=3)
-        home, own_dq, own_kv = _in_step((home, own_dq, own_kv))
+            more_dq, more_kv = own(half, late_q, own_dq)
+            home, more_dq, more_kv = _in_step((home, more_dq, more_kv))
+            own_dq, own_kv = kernel.added(own_dq, more_dq), jnp.concatenate([own_kv, more_kv], axis=3)
         home = [way.arrive_home(sums, hop, lane.direction) for lane, sums in zip(lanes, home)]
         return own_dq, own_kv + _joined(home, kv_heads)
 

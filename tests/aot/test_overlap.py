@@ -76,11 +76,10 @@ def test_both_ways_at_once(kv_heads):
     assert len([permute for permute in sent if permute.dtype == "f32"]) == 6
 
 
-@pytest.mark.parametrize(
-    ("data", "rings"), [(False, ("v5e:2x4", "v5e:4x4", "v5e:4x8")), (True, ("v5e:2x4", "v5e:4x4")), (True, ("v5e:4x8", "v5e:8x8"))]
-)
+@pytest.mark.parametrize("data", [False, True])
+@pytest.mark.parametrize("rings", [("v5e:2x4", "v5e:4x4"), ("v5e:4x8", "v5e:8x8")])
 def test_memory_does_not_grow_with_the_ring(data, rings):
-    """The same chunk on ever more devices, so of ever longer rows, forward and backward. (On 4 it is less: a loop of one step is none.
-    Where hops may be skipped the compiler makes another choice from 32 devices on, which takes 5 % more, once.)"""
+    """The same chunk on twice the devices, so of rows twice as long, forward and backward. (On 4 it is less: a loop of one step is none.
+    Between 16 and 32 the compiler makes another choice, once, that takes 2 MB more.)"""
     taken = [compiled(ring, backward=True, data=data).memory_analysis().temp_size_in_bytes for ring in rings]
     assert max(taken) <= 1.01 * taken[0], taken

@@ -6,14 +6,14 @@
 
 All have the same two functions; letters and shapes are those of ops/attention.py, results float32:
 
-    forward(q, k, v, q_tokens, k_tokens, rule, onto=None) -> (out, lse)
-    backward(q, k, v, q_tokens, k_tokens, rule, lse, d_out, delta, onto=None) -> (dq, dk, dv)
+    forward(q, k, v, q_tokens, k_tokens, rule) -> (out, lse)
+    backward(q, k, v, q_tokens, k_tokens, rule, lse, d_out, delta) -> (dq, dk, dv)
 
-`onto` is what other keys gave before, (out, lse) or dq: the result is then over both. xla goes on from it; the others add to it afterwards.
 `lse` and `delta` = sum(d_out * out, -1) are over all the keys there are, of this block and of others: then the gradients of blocks add up.
 """
 
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -28,29 +28,30 @@ Name = Literal["xla", "splash", "cudnn"]
 
 
 class Kernel(NamedTuple):
-    """`folds`: it wants query heads that share a KV head as rows of one (attention.group)."""
+    """`folds`: it wants query heads that share a KV head as rows of one (attention.group). `goes_on`: its functions also take `onto`, what
+    other keys gave before, (out, lse) or dq, and give the result over both."""
 
     folds: bool
+    goes_on: bool
     forward: Callable[..., Partial]
     backward: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+
+    def onto(self, before: Any) -> dict[str, Any]:
+        """How to call either function after `before`; then `merged` or `added` takes what it gave."""
+        return {"onto": before} if self.goes_on and before is not None else {}
+
+    def merged(self, before: Partial, fresh: Partial) -> Partial:
+        return fresh if self.goes_on else merge_grouped(before, fresh)
+
+    def added(self, before: jax.Array, fresh: jax.Array) -> jax.Array:
+        return fresh if self.goes_on else before + fresh
 
 
 def load(name: Name, mesh: Mesh | AbstractMesh | None = None) -> Kernel:
     """The two functions of a kernel for the devices of `mesh` (None: the default ones). Where those are no TPUs splash is interpreted."""
     module = import_module(f"{__name__}.{name}")
-    if name == "xla":
-        return Kernel(True, module.forward, module.backward)
     options = {"interpret": platform_of(mesh) != "tpu"} if name == "splash" else {}
-
-    def forward(*block: Any, onto: Partial | None = None) -> Partial:
-        fresh = module.forward(*block, **options)
-        return fresh if onto is None else merge_grouped(onto, fresh)
-
-    def backward(*block: Any, onto: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        dq, dk, dv = module.backward(*block, **options)
-        return dq if onto is None else onto + dq, dk, dv
-
-    return Kernel(False, forward, backward)
+    return Kernel(name == "xla", name == "xla", partial(module.forward, **options), partial(module.backward, **options))
 
 
 def choose(name: Name | None, mesh: Mesh | AbstractMesh, q: jax.Array) -> Name:
