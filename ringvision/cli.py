@@ -17,9 +17,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from ringvision import __version__, shipped
+from ringvision import shipped
+from ringvision.arguments import LIMITS, make_parser
 from ringvision.errors import UserError
 
 DONE, IN_PART, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -51,15 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     if arguments[:1] and arguments[0] in TRAINING and arguments[1:] in (["-h"], ["--help"], []):
         arguments = [arguments[0], "--explain"]  # --help after a config explains that config's options
-    options, rest = _parser().parse_known_args(arguments)
+    options, rest = make_parser().parse_known_args(arguments)
     if options.command in TRAINING:
         return _train(options, rest)
     if rest:
-        known = [f"--{name.replace('_', '-')}" for name in vars(options) if name != "carry_out"]
+        known = [f"--{name.replace('_', '-')}" for name in vars(options)]
         close = difflib.get_close_matches(rest[0].partition("=")[0], known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"see ringvision {options.command} --help"
         raise UserError(f"{options.command} takes no {' '.join(rest)}: {hint}")
-    return options.carry_out(options)
+    return COMMANDS[options.command, getattr(options, "what", None)](options)
 
 
 # ---------------------------------------------------------------------------------------------------------- the commands
@@ -96,20 +97,33 @@ def _ask(options: argparse.Namespace) -> int:
 
 
 def _tokenize(options: argparse.Namespace) -> int:
-    _start_jax(None)
+    _start_jax(options.devices)
     from ringvision.tokenize import tokenize_videos
+    from ringvision.tokenize.display import Display, Lines
 
-    def progress(source: str, row: Mapping[str, Any]) -> None:
-        outcome = _count(row["frames"], "frame") if row["status"] == "done" else f"{row['status']}: {row['message']}"
-        _say(f"{source}: {outcome}")
-
-    settings = {"fps": options.fps, "retry_failed": options.retry_failed, "progress": progress}
-    result = tokenize_videos(options.inputs, options.out, tokenizer=_tokenizer(options.tokenizer), **settings)
+    names = ("fps", "size", "batch", "workers", "engine", "ray_address", "format", "shard_size", "limit", "decoder")
+    settings = {name: getattr(options, name) for name in names}
+    settings |= {"part": options.shard, "retry_failed": options.retry == "failed", "limits": _limits(options)}
+    with Display(options.fps) if sys.stderr.isatty() and not options.json else contextlib.nullcontext(Lines()) as progress:
+        result = tokenize_videos(options.inputs, options.out, _tokenizer(options.tokenizer), progress=progress, **settings)
     if options.json:
         _print_json(result)
     else:
         print(", ".join(f"{result[name]} {name}" for name in ("done", "failed", "pending", "frames")) + f", {result['seconds']:.1f} s")
     return IN_PART if result["failed"] or result["pending"] else DONE
+
+
+def _tokens_inspect(options: argparse.Namespace) -> int:
+    _start_jax(None)
+    from ringvision.tokenize.inspect import describe, inspect
+
+    tokenizer = _tokenizer(options.tokenizer) if options.out else None
+    report = inspect(options.folder, out=options.out, tokenizer=tokenizer, videos=options.videos)
+    if options.json:
+        _print_json(report)
+    else:
+        print(describe(report))
+    return DONE
 
 
 def _reconstruct(options: argparse.Namespace) -> int:
@@ -161,6 +175,28 @@ def _evaluate_world(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _evaluate_tokenizer(options: argparse.Namespace) -> int:
+    _start_jax(None)
+    from ringvision.evaluate.tokenizer import evaluate_tokenizer
+    from ringvision.tokenize.inputs import read_inputs
+    from ringvision.video_tokenizer import load_video_tokenizer
+
+    videos = [source.path for source in read_inputs(options.videos) if source.path]
+    settings = {name: getattr(options, name) for name in ("fps", "limit", "out", "inception", "lpips")}
+    progress = sys.stderr if sys.stderr.isatty() else None
+    tokenizer = load_video_tokenizer(_tokenizer(options.tokenizer))
+    result = evaluate_tokenizer(videos, tokenizer=tokenizer, progress=progress, **settings)
+    for failure in result["failed"]:
+        _say(f"{failure['source']}: {failure['kind']}: {failure['message']}")
+    if options.json:
+        _print_json(result)
+    else:
+        for name, value in _plain(result).items():
+            if not isinstance(value, list) and value is not None:
+                print(f"{name:20} {value:.4g}" if isinstance(value, float) else f"{name:20} {value}")
+    return IN_PART if result["failed"] else DONE
+
+
 def _demo(options: argparse.Namespace) -> int:
     _start_jax(options.devices)
     spec = importlib.util.spec_from_file_location("ringvision_demo", shipped.folder("demos") / "app.py")
@@ -182,6 +218,18 @@ def _doctor(options: argparse.Namespace) -> int:
     else:
         print(describe(report))
     return IN_PART if report["problems"] else DONE
+
+
+COMMANDS: dict[tuple[str, str | None], Callable[[argparse.Namespace], int]] = {
+    ("ask", None): _ask,
+    ("tokenize", None): _tokenize,
+    ("tokens", "inspect"): _tokens_inspect,
+    ("reconstruct", None): _reconstruct,
+    ("evaluate", "world"): _evaluate_world,
+    ("evaluate", "tokenizer"): _evaluate_tokenizer,
+    ("demo", None): _demo,
+    ("doctor", None): _doctor,
+}
 
 
 # ------------------------------------------------------------------------------------------------------------ the devices
@@ -238,118 +286,18 @@ def _devices(mesh: Any) -> str:
 # ---------------------------------------------------------------------------------------------------------------- words
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="ringvision", description="Ask a video: it is read once, whole, by a transformer on a ring of devices.")
-    parser.add_argument("--version", action="version", version=f"ringvision {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+def _limits(options: argparse.Namespace) -> Any:
+    """The limits of which some were given; None where none was."""
+    given = {name: value for name in LIMITS if (value := getattr(options, name)) is not None}
+    if not given:
+        return None
+    from ringvision.data.video import Limits
 
-    ask = commands.add_parser("ask", help="answer a question about a video")
-    ask.add_argument("videos", nargs="+", metavar="VIDEO", help="a video file; several are seen one after another")
-    ask.add_argument("question", metavar="QUESTION")
-    _add_model(ask)
-    ask.add_argument("--fps", type=_positive, default=1.0, help="frames to look at in each second (default 1)")
-    ask.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest answer (default 0)")
-    ask.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens only; 0 for all")
-    ask.add_argument("--top-p", type=float, default=1.0, help="draw from the fewest tokens that reach this probability")
-    ask.add_argument("--seed", type=int, default=0, help="of what is drawn")
-    ask.add_argument("--max-tokens", type=_count_of, default=128, metavar="N", help="the longest answer (default 128)")
-    _add_json(ask)
-    ask.set_defaults(carry_out=_ask)
-
-    tokenize = commands.add_parser("tokenize", help="turn videos into codes on disk; goes on where it stopped")
-    tokenize.add_argument("inputs", nargs="+", metavar="INPUT", help="video files, or folders of them")
-    tokenize.add_argument("--out", required=True, metavar="DIR")
-    _add_tokenizer(tokenize)
-    tokenize.add_argument("--retry-failed", action="store_true", help="try those again that failed before")
-    _add_json(tokenize)
-    tokenize.set_defaults(carry_out=_tokenize)
-
-    reconstruct = commands.add_parser("reconstruct", help="a video through the tokenizer and back, side by side, with PSNR and SSIM")
-    reconstruct.add_argument("video", metavar="VIDEO")
-    reconstruct.add_argument("out", metavar="OUT", help="the .mp4 to write")
-    _add_tokenizer(reconstruct)
-    _add_json(reconstruct)
-    reconstruct.set_defaults(carry_out=_reconstruct)
-
-    for name, what in (("train", "the transformer"), ("train-tokenizer", "a video tokenizer")):
-        train = commands.add_parser(name, help=f"train {what}; goes on from its last checkpoint", add_help=False)
-        train.epilog = f"Overrides follow the config: ringvision {name} CONFIG --lr 1e-3. All of them: ringvision {name} CONFIG --help"
-        train.add_argument("config", metavar="CONFIG", help="a Python file that sets `config`, or the name of one in configs/")
-        train.add_argument("--devices", type=_count_of, metavar="N", help="on a CPU, make N devices of it")
-        train.add_argument("--explain", action="help", help=argparse.SUPPRESS)
-
-    evaluate = commands.add_parser("evaluate", help="score the model").add_subparsers(
-        dest="what", metavar="WHAT", required=True, parser_class=_Parser
-    )
-    world = evaluate.add_parser("world", help="questions about held-out scenes of the drawn world, through real files")
-    _add_model(world)
-    world.add_argument("--examples", type=_count_of, default=800, metavar="N", help="how many questions (default 800)")
-    world.add_argument("--seed", type=int, default=0, metavar="S", help="which held-out scenes (default 0)")
-    world.add_argument("--fps", type=_positive, default=1.0, help="frames to look at in each second (default 1)")
-    _add_json(world)
-    world.set_defaults(carry_out=_evaluate_world)
-
-    demo = commands.add_parser("demo", help="open the web page, on this machine alone")
-    demo.add_argument("--model", metavar="DIR", help="a model folder (default: the shipped one)")
-    demo.add_argument("--port", type=int, default=7860)
-    demo.add_argument("--open", action="store_true", help="open it in the browser")
-    demo.add_argument("--devices", type=_count_of, metavar="N", help="on a CPU, make N devices of it")
-    demo.set_defaults(carry_out=_demo)
-
-    doctor = commands.add_parser("doctor", help="say what is installed, which devices there are, and what does not work")
-    _add_json(doctor)
-    doctor.set_defaults(carry_out=_doctor)
-    return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """One line for a mistake, with the nearest command for a misspelt one; no abbreviations."""
-
-    def __init__(self, **settings: Any):
-        super().__init__(**{**settings, "allow_abbrev": False})
-
-    def error(self, message: str) -> NoReturn:
-        if "invalid choice: " in message:
-            given, _, choices = message.partition("invalid choice: ")[2].partition(" (choose from ")
-            words = [word.strip(" '()") for word in choices.split(",")]
-            close = difflib.get_close_matches(given.strip("'"), words, n=1)
-            message = f"no command {given}: " + (f"did you mean {close[0]}?" if close else f"there are {', '.join(words)}")
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="DIR", help="a model folder (default: the shipped one)")
-    parser.add_argument("--devices", type=_count_of, metavar="N", help="spread the work over N devices; a CPU is made into N of them")
-    parser.add_argument("--mesh", metavar="AXES", help="which axis gets how many: context=4,data=2 (default: all on context, the ring)")
-
-
-def _add_tokenizer(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tokenizer", metavar="NAME|DIR", help="one of tokenizers/ or a folder (default: the shipped one)")
-    parser.add_argument("--fps", type=_positive, default=1.0, help="frames to take of each second (default 1)")
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    return Limits(**given)
 
 
 def _tokenizer(name: str | None) -> Path:
     return shipped.tokenizer(name) if name else shipped.default_tokenizer()
-
-
-def _count_of(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} was given, expected a whole number from 1 upward")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} was given, expected a number above 0")
-    return value
 
 
 def _count(number: int, what: str) -> str:

@@ -5,13 +5,16 @@
 
 A folder of tokenizers/ holds config.json, `{"kind": "vqgan", "name": …, "size": pixels, "vqgan": {VQGANConfig}}`, and
 model.safetensors. Frames go through the network in batches of one fixed size, the last one padded, so that each direction is
-compiled once and memory does not grow with the video. Arrays here are numpy; the network's own range is [-1, 1].
+compiled once, memory does not grow with the video, and a frame's codes depend on no other frame, nor on how many came along. Several
+devices take turns with the batches. Arrays here are numpy; the network's own range is [-1, 1].
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -24,10 +27,18 @@ from ringvision.errors import UserError
 from ringvision.models.vqgan import VQGAN, VQGANConfig
 
 BATCH = 16
+AHEAD = 2
+"""Batches handed to a device before the first of them is waited for."""
 
 
-def load_video_tokenizer(folder: str | os.PathLike[str], *, batch: int = BATCH) -> "VideoTokenizer":
-    """Open a tokenizer's folder. UserError where it is not one, or where its weights do not fit its config."""
+def load_video_tokenizer(
+    folder: str | os.PathLike[str], *, batch: int = BATCH, size: int | None = None, devices: Sequence[jax.Device] | None = None
+) -> "VideoTokenizer":
+    """Open a tokenizer's folder. UserError where it is not one, or where its weights do not fit its config.
+
+    batch: frames that go through the network at once. size: of the frames, for a network that is to work at another than its own.
+    devices: whose turn it is (None: the first one's alone).
+    """
     settings = read_config(folder, "vqgan")
     missing = [name for name in ("size", "vqgan") if name not in settings]
     if missing or not isinstance(settings["vqgan"], dict):
@@ -35,9 +46,11 @@ def load_video_tokenizer(folder: str | os.PathLike[str], *, batch: int = BATCH) 
     config = VQGANConfig.from_dict(settings["vqgan"])
     if settings["size"] != config.resolution:
         raise UserError(f"{folder}/config.json has size {settings['size']} but a vqgan of resolution {config.resolution}; they must agree")
-    graph, like = nnx.split(nnx.eval_shape(lambda: VQGAN(config, rngs=nnx.Rngs(0))))
+    here = config if size is None else replace(config, resolution=size)
+    graph, like = nnx.split(nnx.eval_shape(lambda: VQGAN(here, rngs=nnx.Rngs(0))))
     arrays = load_model(folder, specs(like))
-    return VideoTokenizer(str(settings.get("name", "unnamed")), config, graph, unflatten(arrays, like), hash_of(config, arrays), batch)
+    params, hash = unflatten(arrays, like), hash_of(config, arrays)
+    return VideoTokenizer(str(settings.get("name", "unnamed")), here, graph, params, hash, batch, devices)
 
 
 class VideoTokenizer:
@@ -46,11 +59,21 @@ class VideoTokenizer:
     name: what its folder calls it. hash: SHA-256 of config and weights: two tokenizers of one hash give the same codes.
     """
 
-    def __init__(self, name: str, config: VQGANConfig, graph: nnx.GraphDef, params: Any, hash: str, batch: int = BATCH):
+    def __init__(
+        self,
+        name: str,
+        config: VQGANConfig,
+        graph: nnx.GraphDef,
+        params: Any,
+        hash: str,
+        batch: int = BATCH,
+        devices: Sequence[jax.Device] | None = None,
+    ):
         self.name, self.config, self.hash, self.batch = name, config, hash, batch
-        self._params = jax.device_put(params)
+        self._devices = list(devices or jax.local_devices()[:1])
+        self._params = [jax.device_put(params, device) for device in self._devices]
 
-        def compiled(method: Callable[[VQGAN, jax.Array], jax.Array]) -> Callable[[Any, np.ndarray], jax.Array]:
+        def compiled(method: Callable[[VQGAN, jax.Array], jax.Array]) -> Callable[[Any, jax.Array], jax.Array]:
             return jax.jit(lambda params, x: method(nnx.merge(graph, params), x))
 
         self._encode = compiled(lambda model, images: model.encode(in_range(images)))
@@ -78,7 +101,7 @@ class VideoTokenizer:
     @property
     def codebook(self) -> np.ndarray:
         """float32 [num_codes, C]."""
-        return np.asarray(self._params["codebook"][...])
+        return np.asarray(self._params[0]["codebook"][...])
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """frames [T, size, size, 3], uint8 or float in [-1, 1] -> codes int32 [T, h, w]. Memory: one batch of activations."""
@@ -99,7 +122,7 @@ class VideoTokenizer:
         """codes [T, h, w] -> frames [T, size, size, 3]: float32 in the network's range, or pixels where dtype is uint8."""
         shape = (self.size, self.size, self.config.in_channels)
         if np.dtype(dtype) == np.uint8:
-            return self._batched(lambda params, x: to_pixels(self._decode(params, x)), self._checked(codes), shape, np.uint8)
+            return self._batched(self._decode, self._checked(codes), shape, np.uint8, to_pixels)
         return self._batched(self._decode, self._checked(codes), shape, dtype)
 
     def _checked(self, codes: np.ndarray) -> np.ndarray:
@@ -112,12 +135,31 @@ class VideoTokenizer:
             )
         return codes.astype(np.int32)
 
-    def _batched(self, function: Callable[[Any, np.ndarray], Any], items: np.ndarray, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    def _batched(
+        self,
+        function: Callable[[Any, jax.Array], jax.Array],
+        items: np.ndarray,
+        shape: tuple[int, ...],
+        dtype: Any,
+        finish: Callable[[jax.Array], np.ndarray] = np.asarray,
+    ) -> np.ndarray:
         results = np.empty((len(items), *shape), dtype)
-        for start in range(0, len(items), self.batch):
+        running: deque[tuple[int, jax.Array]] = deque()
+
+        def collect() -> None:
+            start, result = running.popleft()
+            part = results[start : start + self.batch]
+            part[:] = finish(result)[: len(part)]
+
+        for turn, start in enumerate(range(0, len(items), self.batch)):
+            if len(running) == AHEAD * len(self._devices):
+                collect()
             chunk = items[start : start + self.batch]
             padded = np.concatenate([chunk, np.zeros((self.batch - len(chunk), *chunk.shape[1:]), chunk.dtype)])
-            results[start : start + self.batch] = np.asarray(function(self._params, padded))[: len(chunk)]
+            at = turn % len(self._devices)
+            running.append((start, function(self._params[at], jax.device_put(padded, self._devices[at]))))
+        while running:
+            collect()
         return results
 
 

@@ -26,12 +26,8 @@ and dq at 64 tokens in all heads, dk and dv at 64 keys in the last KV head; outp
 """
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -39,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import machine
 from ring_contenders import NEEDS, Contender, Failed, Work, say
 
 DEFAULTS: dict[str, Any] = {"ringattention": (1024, 1024), "ring-attention-pytorch": 512}
@@ -157,33 +154,6 @@ def compare(work: Work, settings: dict[str, Any], repeats: int, million: bool) -
             contender.close()
 
 
-def version(module: str) -> str:
-    try:
-        return importlib.metadata.version(module)
-    except importlib.metadata.PackageNotFoundError:
-        return "of unknown version" if importlib.util.find_spec(module) else "not installed"
-
-
-def machine() -> dict[str, Any]:
-    def reading(path: str, key: str) -> str:
-        lines = Path(path).read_text().splitlines() if Path(path).exists() else []
-        return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "unknown")
-
-    def git(*command: str) -> str:
-        return subprocess.run(["git", *command], cwd=package, capture_output=True, text=True).stdout.strip()
-
-    found = importlib.util.find_spec("ringvision")
-    package = Path(found.origin).parent if found and found.origin else Path(__file__).parent
-    return {
-        "processor": reading("/proc/cpuinfo", "model name"),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory": reading("/proc/meminfo", "MemTotal"),
-        "load at the start": round(os.getloadavg()[0], 2),
-        "commit": (git("rev-parse", "--short", "HEAD") or "unknown") + (" and changes" if git("status", "--porcelain", "--", ".") else ""),
-        "python": platform.python_version(),
-    } | {module: version(module) for module in sorted({"numpy"}.union(*NEEDS.values()))}
-
-
 def table(results: list[dict[str, Any]], million: bool) -> str:
     passes = list(PASSES)[million:]
     head = ["tokens", "contender", "tiles"]
@@ -263,7 +233,7 @@ def main() -> None:
     skipped = {name: modules for name, modules in lacks.items() if modules}
     works = [Work(length, args.devices, args.heads, args.kv_heads, args.head_dim, args.batch) for length in args.length]
     report: dict[str, Any] = {
-        "machine": machine(),
+        "machine": machine(sorted({"numpy"}.union(*NEEDS.values()))),
         "work": [asdict(work) for work in works],
         "repeats": 1 if args.million else args.repeats,
     }

@@ -15,6 +15,8 @@ import pytest
 from tiny_assistant import write_assistant, write_clip
 
 from ringvision import cli
+from ringvision.data.video import Limits
+from ringvision.tokenize.manifest import Row
 
 ROOT = Path(__file__).parents[1]
 TOKENIZER_CONFIG = """
@@ -46,7 +48,21 @@ def ringvision(*arguments: str | Path, **settings: Any) -> subprocess.CompletedP
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, **settings)
 
 
-@pytest.mark.parametrize("command", [[], ["ask"], ["tokenize"], ["reconstruct"], ["train"], ["evaluate", "world"], ["demo"], ["doctor"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["ask"],
+        ["tokenize"],
+        ["tokens", "inspect"],
+        ["reconstruct"],
+        ["train"],
+        ["evaluate", "world"],
+        ["evaluate", "tokenizer"],
+        ["demo"],
+        ["doctor"],
+    ],
+)
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main([*command, "--help"])
@@ -73,6 +89,12 @@ def test_every_command_explains_itself(command, capsys):
         (["ask", str(ROOT / "README.md"), "why?"], "README.md is not a video"),
         (["tokenize", "clip.mp4"], "--out"),
         (["tokenize", "clip.mp4", "--out", "x", "--tokenizer", "nowhere"], "nowhere"),
+        (["tokenize", "clip.mp4", "--out", "x", "--engine", "rya"], "--engine is 'rya': did you mean ray?"),
+        (["tokenize", "clip.mp4", "--out", "x", "--retry", "everything"], "--retry is 'everything': there are failed"),
+        (["tokenize", "clip.mp4", "--out", "x", "--shard", "3/2"], "'3/2' was given, expected I/N"),
+        (["tokenize", "clip.mp4", "--out", "x", "--max-side", "0"], "expected a whole number from 1 upward"),
+        (["tokenize", "nothing*.mp4", "--out", "x"], "nothing*.mp4"),
+        (["tokens", "inspect", "nowhere"], "nowhere"),
         (["evaluate", "wrld"], "did you mean world?"),
         (["train", "no_such_config"], "no_such_config"),
         (["demo", "--port", "x"], "--port"),
@@ -122,19 +144,25 @@ def test_devices_are_made_of_a_cpu(model, clip, tmp_path):
 
 @pytest.mark.parametrize(("failed", "status"), [(0, 0), (1, 1)])
 def test_tokenize_names_what_failed_and_says_so_by_its_status(failed, status, capsys, monkeypatch, model):
-    def tokenize_videos(inputs, out, tokenizer, fps, retry_failed, progress):
-        assert (inputs, out, tokenizer, fps, retry_failed) == (["a", "b"], "codes", model / "eyes", 2.0, False)
-        progress("a", {"status": "done", "frames": 1, "message": None})
+    settings = {"size": None, "batch": 64, "workers": None, "engine": "local", "ray_address": None, "format": "jsonl", "shard_size": 256}
+    settings |= {"limit": None, "decoder": "auto", "part": (2, 3), "retry_failed": True, "limits": Limits(max_side=640), "fps": 2.0}
+
+    def tokenize_videos(inputs, out, tokenizer, *, progress, **given):
+        assert (inputs, out, tokenizer, given) == (["a", "b"], "codes", model / "eyes", settings)
+        progress.start(2)
+        progress.encoded(7)
+        progress.settled(Row(0, "a", "", status="done", frames=7), True)
         if failed:
-            progress("b", {"status": "failed", "frames": None, "message": "not a video"})
+            progress.settled(Row(1, "b", "", status="failed", kind="not-video", message="b is not a video"), True)
         return {"done": 2 - failed, "failed": failed, "pending": 0, "frames": np.int64(7), "seconds": 0.5}
 
     monkeypatch.setattr("ringvision.tokenize.tokenize_videos", tokenize_videos)
     request = ["tokenize", "a", "b", "--out", "codes", "--tokenizer", str(model / "eyes"), "--fps", "2"]
+    request += ["--shard", "2/3", "--retry", "failed", "--max-side", "640", "--format", "jsonl"]
     assert cli.main([*request, "--json"]) == status
     out, err = capsys.readouterr()
     assert json.loads(out) == {"done": 2 - failed, "failed": failed, "pending": 0, "frames": 7, "seconds": 0.5}
-    assert ("b: failed: not a video" in err) == bool(failed)
+    assert err == "b: not-video: b is not a video\n" * failed
     assert cli.main(request) == status
     assert capsys.readouterr().out.startswith(f"{2 - failed} done, {failed} failed, 0 pending, 7 frames")
 

@@ -21,7 +21,7 @@ FLOORS: list[set[str]] = [
     {"video_tokenizer", "checkpoint", "weights", "config"},
     {"tokenize", "train", "infer"},
     {"evaluate", "plan", "serve", "doctor"},
-    {"cli", "__init__", "__main__"},
+    {"cli", "arguments", "__init__", "__main__"},
 ]
 MINGLING = {0, 2, 5}
 GROUND_IMPORTS = {"jax", "numpy"}
@@ -71,7 +71,7 @@ def complaints(graph: dict[str, set[str]]) -> list[str]:
     for module, targets in graph.items():
         for target in sorted(targets):
             above, below = floor(module), floor(target)
-            if target == "ringvision.__init__" and module != "ringvision.__main__" and thing(module) != "cli":
+            if target == "ringvision.__init__" and module != "ringvision.__main__" and thing(module) not in ("cli", "arguments"):
                 wrong.append(f"{module} imports the public face, which stands above it")
             elif below > above:
                 wrong.append(f"{module} (floor {above}) imports {target} (floor {below}): upward")
@@ -150,7 +150,7 @@ def test_no_file_is_long():
 
 
 def test_importing_the_package_brings_in_no_jax():
-    code = "import sys, ringvision, ringvision.cli; ringvision.cli._parser(); print('jax' in sys.modules, 'numpy' in sys.modules)"
+    code = "import sys, ringvision, ringvision.cli; ringvision.cli.make_parser(); print('jax' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.split() == ["False", "False"]
 

@@ -1,6 +1,7 @@
-"""A library of videos to codes on disk: resumable, and every video accounted for."""
+"""A library of videos to shards of codes, on one machine or on Ray: resumable, and every video accounted for."""
 
+from ringvision.tokenize.example import Example
 from ringvision.tokenize.manifest import Manifest
-from ringvision.tokenize.videos import read_codes, tokenize_videos
+from ringvision.tokenize.videos import read_examples, tokenize_videos
 
-__all__ = ["Manifest", "read_codes", "tokenize_videos"]
+__all__ = ["Example", "Manifest", "read_examples", "tokenize_videos"]

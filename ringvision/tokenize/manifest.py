@@ -1,42 +1,99 @@
 """What became of every input: one row a source in manifest.sqlite, pending, done or failed, and what the folder was made with.
 
-A row turns done only after its codes are in place. Content is told by sha256, so a renamed file is not redone and a changed
-one is; a file whose size and time of change are the ones noted is taken as unchanged without reading it again.
+A row turns done only when the shard with its record is in place, in the same transaction that notes the shard's checksum. Rows keep the
+number they got when their source was first named: number // shard_size is the shard, so where a record belongs never depends on the
+order in which videos got ready.
 """
 
 import contextlib
 import fcntl
+import json
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ringvision.errors import UserError
+from ringvision.tokenize.source import Source
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS videos (
-    source TEXT PRIMARY KEY,
+    number INTEGER PRIMARY KEY,
+    source TEXT NOT NULL UNIQUE,
+    asked TEXT NOT NULL,
     sha256 TEXT,
+    bytes INTEGER,
+    changed INTEGER,
     status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'done', 'failed')),
     kind TEXT,
     message TEXT,
-    file TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    shard INTEGER,
+    record INTEGER,
     frames INTEGER,
-    bytes INTEGER,
-    changed INTEGER,
-    attempts INTEGER NOT NULL DEFAULT 0
+    seconds REAL
 );
-CREATE INDEX IF NOT EXISTS by_content ON videos (sha256);
+CREATE TABLE IF NOT EXISTS shards (
+    shard INTEGER PRIMARY KEY,
+    file TEXT NOT NULL,
+    records INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    changed INTEGER NOT NULL
+);
 """
+COLUMNS = "number, source, asked, sha256, bytes, changed, status, kind, message, attempts, shard, record, frames, seconds"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of `videos`. number: from 0, in the order in which sources were first named. asked: what is wanted of it beside its bytes (the
+    part, caption and questions, as JSON). bytes, changed: the file's size and time of change (ns) when sha256 was taken. shard, record:
+    where its record is; a source with the content of an earlier one has none of its own and points to that one's. frames, seconds: of
+    video."""
+
+    number: int
+    source: str
+    asked: str
+    sha256: str | None = None
+    bytes: int | None = None
+    changed: int | None = None
+    status: str = "pending"
+    kind: str | None = None
+    message: str | None = None
+    attempts: int = 0
+    shard: int | None = None
+    record: int | None = None
+    frames: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A row of `shards`: a file that is in place, its checksum, and its size and time of change (ns), by which it is known again unread."""
+
+    shard: int
+    file: str
+    records: int
+    sha256: str
+    bytes: int
+    changed: int
+
+
+def asked_of(source: Source) -> str:
+    """What decides a record beside the bytes and the name, as one text."""
+    return json.dumps([source.start, source.end, source.caption, source.qa], ensure_ascii=False)
 
 
 class Manifest:
-    """manifest.sqlite in `folder`, held by one process at a time. Use it in a `with`.
+    """manifest.sqlite in `folder`, held by one process at a time; its methods may be called from any thread. Use it in a `with`.
 
-    `settings` is what decides the codes (tokenizer's hash, fps, ...); UserError where the folder was made with other ones.
+    `settings` is what decides the codes and the shards (tokenizer's hash, fps, ...); UserError where the folder was made with other ones.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
@@ -51,10 +108,11 @@ class Manifest:
         except OSError:
             self._lock.close()
             raise UserError(f"another run is writing to {folder}; wait for it, or give another folder") from None
+        self._turn = threading.RLock()
         try:
-            self._database = sqlite3.connect(self.folder / "manifest.sqlite", isolation_level=None)
-            self._database.row_factory = sqlite3.Row
+            self._database = sqlite3.connect(self.folder / "manifest.sqlite", isolation_level=None, check_same_thread=False)
             self._database.executescript(TABLES)
+            self._database.execute(f"SELECT {COLUMNS} FROM videos LIMIT 1")
             self._settle({name: str(value) for name, value in settings.items()})
         except sqlite3.DatabaseError as error:
             self.close()
@@ -64,7 +122,7 @@ class Manifest:
             raise
 
     def _settle(self, settings: dict[str, str]) -> None:
-        there = {row["name"]: row["value"] for row in self._database.execute("SELECT name, value FROM settings")}
+        there = dict(self._database.execute("SELECT name, value FROM settings"))
         if there and there != settings:
             differing = ", ".join(
                 f"{name} {there.get(name)} there and {settings.get(name)} now"
@@ -74,44 +132,60 @@ class Manifest:
             raise UserError(f"{self.folder} holds codes that were made otherwise ({differing}); give another folder")
         self._database.executemany("INSERT OR IGNORE INTO settings VALUES (?, ?)", settings.items())
 
-    def add(self, sources: Iterable[str]) -> None:
-        """A pending row for each source that has none."""
-        with self._transaction():
-            self._database.executemany("INSERT OR IGNORE INTO videos (source) VALUES (?)", ((source,) for source in sources))
+    def add(self, sources: Iterable[Source]) -> None:
+        """A pending row for each source that has none, numbered on; what is asked of the others is brought up to date."""
+        with self.transaction():
+            known = dict(self._database.execute("SELECT source, asked FROM videos"))
+            for source in sources:
+                asked = asked_of(source)
+                if source.name not in known:
+                    self._database.execute("INSERT INTO videos (number, source, asked) VALUES (?, ?, ?)", (len(known), source.name, asked))
+                elif asked != known[source.name]:
+                    nothing = "status = 'pending', kind = NULL, message = NULL, shard = NULL, record = NULL, frames = NULL, seconds = NULL"
+                    self._database.execute(f"UPDATE videos SET asked = ?, {nothing} WHERE source = ?", (asked, source.name))
+                known[source.name] = asked
 
-    def row(self, source: str) -> dict[str, Any]:
-        return dict(self._database.execute("SELECT * FROM videos WHERE source = ?", (source,)).fetchone())
+    def rows(self) -> list[Row]:
+        """All, by number."""
+        with self._turn:
+            return [Row(*row) for row in self._database.execute(f"SELECT {COLUMNS} FROM videos ORDER BY number")]
 
-    def same_content(self, sha256: str) -> dict[str, Any] | None:
-        """A done row of any source with this content."""
-        found = self._database.execute(
-            "SELECT * FROM videos WHERE sha256 = ? AND status = 'done' ORDER BY source LIMIT 1", (sha256,)
-        ).fetchone()
-        return dict(found) if found else None
+    def shards(self) -> list[Shard]:
+        """All, by number."""
+        with self._turn:
+            found = self._database.execute("SELECT shard, file, records, sha256, bytes, changed FROM shards ORDER BY shard")
+            return [Shard(*row) for row in found]
 
-    def write(self, source: str, **columns: Any) -> None:
-        """Sets columns of a source's row."""
+    def write(self, row: Row, **columns: Any) -> Row:
+        """The row with these columns changed, there and here."""
         names = ", ".join(f"{name} = ?" for name in columns)
-        self._database.execute(f"UPDATE videos SET {names} WHERE source = ?", (*columns.values(), source))
+        with self._turn:
+            self._database.execute(f"UPDATE videos SET {names} WHERE number = ?", (*columns.values(), row.number))
+        return replace(row, **columns)
 
-    def counts(self, sources: Iterable[str]) -> dict[str, int]:
-        """{"done", "failed", "pending", "frames"} over these sources."""
-        total = {"done": 0, "failed": 0, "pending": 0, "frames": 0}
-        for source in sources:
-            row = self.row(source)
-            total[row["status"]] += 1
-            total["frames"] += row["frames"] or 0 if row["status"] == "done" else 0
-        return total
+    def commit(self, shard: Shard) -> None:
+        """Notes a shard that is in place; call it in the transaction that turns its rows done."""
+        values = (shard.shard, shard.file, shard.records, shard.sha256, shard.bytes, shard.changed)
+        self._database.execute("INSERT OR REPLACE INTO shards VALUES (?, ?, ?, ?, ?, ?)", values)
+
+    def forget(self, shard: int) -> None:
+        """A shard that is not in place, or not as it was: its rows are pending again."""
+        with self.transaction():
+            self._database.execute("DELETE FROM shards WHERE shard = ?", (shard,))
+            self._database.execute(
+                "UPDATE videos SET status = 'pending', shard = NULL, record = NULL WHERE shard = ? AND status = 'done'", (shard,)
+            )
 
     @contextlib.contextmanager
-    def _transaction(self) -> Any:
-        self._database.execute("BEGIN")
-        try:
-            yield
-        except BaseException:
-            self._database.execute("ROLLBACK")
-            raise
-        self._database.execute("COMMIT")
+    def transaction(self) -> Iterator[None]:
+        with self._turn:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
 
     def close(self) -> None:
         if hasattr(self, "_database"):
@@ -123,3 +197,12 @@ class Manifest:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def counts(rows: Sequence[Row]) -> dict[str, int]:
+    """{"done", "failed", "pending", "frames"}; frames of the done ones."""
+    total = {"done": 0, "failed": 0, "pending": 0, "frames": 0}
+    for row in rows:
+        total[row.status] += 1
+        total["frames"] += row.frames or 0 if row.status == "done" else 0
+    return total

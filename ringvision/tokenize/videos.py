@@ -1,36 +1,42 @@
-"""Videos in, codes out, one file a content: OUT/codes/SHA256.npz, and OUT/manifest.sqlite with a row for every input.
+"""Videos in, shards of codes out: from what a user asks to a library and an engine, and back to figures."""
 
-Each .npz holds codes [T, h, w] (uint16, or int32 where the codebook needs it) and times float64 [T] in seconds. Files are written
-aside and renamed, so what is there is whole; running again goes on where the last run ended, however it ended.
-"""
-
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Literal, Protocol
 
-import numpy as np
-
-from ringvision.data.video import Limits, VideoError, sample
-from ringvision.data.video.container import identify
+from ringvision.data.video import Limits
 from ringvision.errors import UserError
-from ringvision.tokenize.manifest import Manifest
+from ringvision.tokenize.example import Example
+from ringvision.tokenize.formats import format_named, format_of
+from ringvision.tokenize.inputs import read_inputs
+from ringvision.tokenize.library import Encoder, Library
+from ringvision.tokenize.manifest import Manifest, Row, counts
 
-SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mpg", ".mpeg", ".flv", ".ogv", ".wmv", ".gif", ".3gp"}
+Engine = Literal["local", "ray"]
+BATCH, SHARD_SIZE = 64, 256
 
 
-class Encoder(Protocol):
-    """What is asked of a tokenizer (video_tokenizer.VideoTokenizer is one)."""
+class Progress(Protocol):
+    """What is told while a run goes on, from any thread."""
 
-    @property
-    def size(self) -> int: ...
-    @property
-    def num_codes(self) -> int: ...
-    @property
-    def hash(self) -> str: ...
-    def encode(self, frames: np.ndarray) -> np.ndarray: ...
+    def start(self, sources: int) -> None:
+        """So many sources were named."""
+
+    def encoded(self, frames: int) -> None:
+        """So many more frames went through the encoder."""
+
+    def settled(self, row: Row, worked: bool) -> None:
+        """A source's fate is known; `worked`: it took work in this run."""
+
+
+class Silent:
+    """A Progress that tells nobody."""
+
+    def start(self, sources: int) -> None: ...
+    def encoded(self, frames: int) -> None: ...
+    def settled(self, row: Row, worked: bool) -> None: ...
 
 
 def tokenize_videos(
@@ -39,130 +45,108 @@ def tokenize_videos(
     tokenizer: Encoder | str | os.PathLike[str],
     fps: float = 1.0,
     *,
-    batch: int = 16,
-    limits: Limits | None = None,
+    size: int | None = None,
+    batch: int = BATCH,
+    workers: int | None = None,
+    engine: Engine = "local",
+    ray_address: str | None = None,
+    format: str = "array_record",
+    shard_size: int = SHARD_SIZE,
+    limit: int | None = None,
+    part: tuple[int, int] = (1, 1),
     retry_failed: bool = False,
-    progress: Callable[[str, dict[str, Any]], None] | None = None,
+    limits: Limits | None = None,
+    decoder: str = "auto",
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Codes for every video of `inputs` (files and folders) under `out`, by `tokenizer` (or the folder of one).
+    """Codes for everything that `inputs` names (inputs.read_inputs says what may) under `out`, by `tokenizer` or the folder of one.
 
-    A video that cannot be read is recorded as failed, with the kind of failure and its message, and the others go on. Failed
-    ones are tried again only when their file changed or `retry_failed`. `progress` is called with each source and its row.
+    What cannot be read is recorded as failed, with the kind of failure and its message, and the others go on; it is tried again only when
+    its file changed or `retry_failed`. size: pixels a side of the frames (None: the tokenizer's). batch: frames that are encoded together.
+    workers: videos that are decoded at once (None: one a processor, less one). shard_size: sources to a file. limit: only the first so many.
+    part (i, n): only every n-th from the i-th on, for the i-th of n machines, each with a folder of its own.
 
     Returns {"done", "failed", "pending", "frames"} over these inputs, whenever they were done, and "seconds", what this run took.
     Raises UserError for no inputs, a folder made with other settings, or one that another run is writing to.
     """
     began = time.monotonic()
-    sources = list(dict.fromkeys(_sources(inputs)))
+    _check(fps=fps, batch=batch, workers=workers, shard_size=shard_size, limit=limit)
+    shape, progress = format_named(format), progress or Silent()
+    sources = read_inputs(inputs)[part[0] - 1 :: part[1]][:limit]
     if not sources:
-        raise UserError("there is no video among the inputs; give video files, or folders that hold some")
-    encoder = _load(tokenizer)
-    settings = {"tokenizer": encoder.hash, "size": encoder.size, "fps": float(fps)}
+        raise UserError("there is no video among the inputs; give video files, folders that hold some, or a manifest")
+    load = _loader(tokenizer, size)
+    encoder = load()
+    workers = workers or max(1, (os.cpu_count() or 1) - 1)
+    settings = {"format": shape.name, "tokenizer": encoder.hash, "size": encoder.size, "fps": float(fps), "shard_size": shard_size}
+    common: dict[str, Any] = {
+        "fps": fps,
+        "batch": batch,
+        "workers": workers,
+        "limits": limits,
+        "decoder": decoder,
+        "encoded": progress.encoded,
+    }
     with Manifest(out, settings) as manifest:
         manifest.add(sources)
-        for source in sources:
-            if _settled(manifest, source, retry_failed):
-                continue
-            _one(manifest, source, encoder, fps, batch, limits)
-            if progress is not None:
-                progress(source, manifest.row(source))
-        return {**manifest.counts(sources), "seconds": time.monotonic() - began}
+        progress.start(len(sources))
+        library = Library(
+            manifest,
+            sources,
+            shape,
+            shard_size=shard_size,
+            fps=float(fps),
+            encoder=encoder,
+            retry_failed=retry_failed,
+            settled=progress.settled,
+        )
+        if engine == "ray":
+            from ringvision.tokenize.cluster import RayEngine
+
+            run = RayEngine(load, size=encoder.size, address=ray_address, **common).run
+        else:
+            from ringvision.tokenize.local import LocalEngine
+
+            run = LocalEngine(encoder, **common).run
+        jobs: Iterable = library.jobs()
+        while True:
+            for outcome in run(jobs):
+                library.settle(outcome)
+            if not (jobs := library.postponed()):
+                break
+        return {**counts(library.finish()), "seconds": time.monotonic() - began}
 
 
-def read_codes(file: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Codes int32 [T, h, w] and times float64 [T] of one .npz."""
-    with np.load(file, allow_pickle=False) as held:
-        return held["codes"].astype(np.int32), held["times"]
+def read_examples(folder: str | os.PathLike[str]) -> Iterator[Example]:
+    """Everything in a folder of codes, in the order of its shards. UserError where it is none, or a shard is damaged."""
+    shape = format_of(folder)
+    for path in shape.shards(folder):
+        for record in shape.stream(path):
+            yield shape.decode(record)
 
 
-def _settled(manifest: Manifest, source: str, retry_failed: bool) -> bool:
-    """Whether a source needs no work: done and in place, or failed before, and its file has not changed since."""
-    row = manifest.row(source)
-    if row["status"] == "pending" or _stamp(source) != (row["bytes"], row["changed"]):
-        return False
-    if row["status"] == "failed":
-        return not retry_failed
-    return (manifest.folder / row["file"]).exists()
+def _check(**values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; give a number above 0")
 
 
-def _one(manifest: Manifest, source: str, encoder: Encoder, fps: float, batch: int, limits: Limits | None) -> None:
-    size, changed = _stamp(source)
-    manifest.write(source, status="pending", bytes=size, changed=changed, attempts=manifest.row(source)["attempts"] + 1)
-    sha256 = None
-    try:
-        identify(source)
-        sha256 = _sha256(source)
-        file, frames = _done_before(manifest, sha256) or _encode(manifest.folder, source, sha256, encoder, fps, batch, limits)
-    except VideoError as error:
-        manifest.write(source, status="failed", sha256=sha256, kind=error.kind, message=str(error), file=None, frames=None)
-        return
-    manifest.write(source, status="done", sha256=sha256, kind=None, message=None, file=file, frames=frames)
-
-
-def _done_before(manifest: Manifest, sha256: str) -> tuple[str, int] | None:
-    row = manifest.same_content(sha256)
-    return (row["file"], row["frames"]) if row and (manifest.folder / row["file"]).exists() else None
-
-
-def _encode(folder: Path, source: str, sha256: str, encoder: Encoder, fps: float, batch: int, limits: Limits | None) -> tuple[str, int]:
-    codes, times = [], []
-    kept = np.uint16 if encoder.num_codes <= 1 << 16 else np.int32
-    for part in sample(source, fps=fps, size=encoder.size, batch=batch, limits=limits):
-        codes.append(np.asarray(encoder.encode(part.frames)).astype(kept))
-        times.append(part.times)
-    file = f"codes/{sha256}.npz"
-    whole = folder / file
-    aside = whole.with_name(f".{whole.name}.partial")
-    try:
-        whole.parent.mkdir(exist_ok=True)
-        with open(aside, "wb") as written:
-            np.savez_compressed(written, codes=np.concatenate(codes), times=np.concatenate(times))
-            written.flush()
-            os.fsync(written.fileno())
-        os.replace(aside, whole)
-    except OSError as error:
-        raise UserError(f"{whole} cannot be written ({error.strerror}); make room, and run the same command again: it goes on") from None
-    finally:
-        aside.unlink(missing_ok=True)
-    return file, sum(map(len, times))
-
-
-def _sources(inputs: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
-    """Files as given, by absolute path; of folders every file that is, or is named like, a video, in the order of their paths."""
-    for given in inputs:
-        path = Path(os.path.abspath(given))
-        if not path.is_dir():
-            yield str(path)
-            continue
-        for inside in sorted(path.rglob("*")):
-            if inside.is_file() and not inside.name.startswith(".") and (inside.suffix.lower() in SUFFIXES or _is_video(inside)):
-                yield str(inside)
-
-
-def _is_video(path: Path) -> bool:
-    try:
-        identify(path)
-    except VideoError as error:
-        return error.kind == "truncated"
-    return True
-
-
-def _stamp(source: str) -> tuple[int | None, int | None]:
-    try:
-        status = os.stat(source)
-    except (OSError, ValueError):
-        return None, None
-    return status.st_size, status.st_mtime_ns
-
-
-def _sha256(source: str) -> str:
-    with open(source, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _load(tokenizer: Encoder | str | os.PathLike[str]) -> Encoder:
+def _loader(tokenizer: Encoder | str | os.PathLike[str], size: int | None) -> Callable[[], Encoder]:
+    """Makes the encoder, here or in another process."""
     if not isinstance(tokenizer, str | os.PathLike):
-        return tokenizer
+        if size not in (None, tokenizer.size):
+            raise UserError(f"--size is {size}, the tokenizer's frames are of {tokenizer.size}; give its folder to open it at another size")
+        return partial(_itself, tokenizer)
+    return partial(_open, os.path.abspath(tokenizer), size)
+
+
+def _itself(encoder: Encoder) -> Encoder:
+    return encoder
+
+
+def _open(folder: str, size: int | None) -> Encoder:
+    import jax
+
     from ringvision.video_tokenizer import load_video_tokenizer
 
-    return load_video_tokenizer(tokenizer)
+    return load_video_tokenizer(folder, size=size, devices=jax.local_devices())

@@ -1,0 +1,183 @@
+"""The engine of one machine: some decoders ahead of one encoder, whose batches mix the frames of all videos in hand.
+
+    jobs -> decoder 1 ... decoder n -> pieces -> one batch being filled, one being encoded -> outcomes
+
+A decoder is a thread that waits for a decoding process (ringvision.data.video); numpy, the encoder and the pipes leave Python's lock alone,
+so threads are enough. What is held at any time: a few pieces a decoder, two batches, and the codes of the videos in hand.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ringvision.data.video import FrameBatch, Limits, VideoError
+from ringvision.tokenize.inputs import pictures
+from ringvision.tokenize.library import Encoder, Job, Outcome
+
+PIECE = 16
+AHEAD = 2
+PATIENCE = 0.2
+
+
+@dataclass(eq=False)
+class InHand:
+    """A video whose frames are on their way."""
+
+    job: Job
+    codes: list[np.ndarray] = field(default_factory=list)
+    times: list[np.ndarray] = field(default_factory=list)
+    decoded: int = 0
+    encoded: int = 0
+    whole: bool = False
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """One, once the last frame is encoded."""
+        if self.whole and self.encoded == self.decoded:
+            yield Outcome(self.job, np.concatenate(self.codes), np.concatenate(self.times))
+
+
+Owners = list[tuple[InHand, int]]
+"""Whose the frames of a batch are, and how many."""
+Piece = tuple[InHand, FrameBatch | VideoError | None]
+"""Frames, why there are no more, or None: that was all."""
+
+
+class LocalEngine:
+    """`run` takes jobs and gives outcomes, in any order. encoded: called with every number of frames that went through the encoder."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        fps: float,
+        batch: int,
+        workers: int,
+        limits: Limits | None,
+        decoder: str,
+        encoded: Callable[[int], None],
+    ) -> None:
+        self.encoder, self.batch, self.workers, self.encoded = encoder, batch, workers, encoded
+        self.reading = {"fps": fps, "size": encoder.size, "batch": PIECE, "limits": limits, "decoder": decoder}
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+        """Works on all jobs. Whatever ends it early, also its consumer, stops the decoders."""
+        decoders, mixer = Decoders(iter(jobs), self.workers, self.reading), Mixer(self.batch, self.encoder.size)
+        with ThreadPoolExecutor(1, thread_name_prefix="encoder") as executor:
+            encoding: tuple[Future, Owners] | None = None
+            try:
+                for batch in mixer.batches(decoders.pieces()):
+                    if isinstance(batch, Outcome):
+                        yield batch
+                        continue
+                    frames, owners = batch
+                    if encoding:
+                        yield from self._take(*encoding)
+                    encoding = executor.submit(self.encoder.encode, frames), owners
+                if encoding:
+                    yield from self._take(*encoding)
+            finally:
+                decoders.stop()
+
+    def _take(self, future: Future, owners: Owners) -> Iterator[Outcome]:
+        codes, start = future.result(), 0
+        self.encoded(len(codes))
+        for video, count in owners:
+            video.codes.append(codes[start : start + count])
+            start, video.encoded = start + count, video.encoded + count
+            yield from video.outcomes()
+
+
+class Mixer:
+    """Fills batches of one size [batch, size, size, 3] with the frames of whatever video has some."""
+
+    def __init__(self, batch: int, size: int) -> None:
+        self.shape = batch, size, size, 3
+
+    def batches(self, pieces: Iterable[Piece]) -> Iterator[tuple[np.ndarray, Owners] | Outcome]:
+        """Batches with the videos that they are of, the last one short, and the outcomes that need no further encoding."""
+        frames, filled, owners = np.empty(self.shape, np.uint8), 0, list[tuple[InHand, int]]()
+        for video, piece in pieces:
+            if isinstance(piece, VideoError):
+                yield Outcome(video.job, error=piece)
+                continue
+            if piece is None:
+                video.whole = True
+                yield from video.outcomes()
+                continue
+            video.times.append(piece.times)
+            video.decoded += len(piece.frames)
+            rest = piece.frames
+            while len(rest):
+                count = min(len(frames) - filled, len(rest))
+                frames[filled : filled + count], rest = rest[:count], rest[count:]
+                owners.append((video, count))
+                filled += count
+                if filled == len(frames):
+                    yield frames, owners
+                    frames, filled, owners = np.empty(self.shape, np.uint8), 0, []
+        if filled:
+            yield frames[:filled], owners
+
+
+class Decoders:
+    """Threads that turn jobs into pieces until there are no more jobs; each ends with None, or with the exception that it did not expect."""
+
+    def __init__(self, jobs: Iterator[Job], number: int, reading: dict[str, Any]) -> None:
+        self.jobs, self.reading = jobs, reading
+        self.queue: queue.Queue[Piece | BaseException | None] = queue.Queue(AHEAD * number)
+        self.turn, self.stopped = threading.Lock(), threading.Event()
+        self.threads = [threading.Thread(target=self._work, name=f"decoder-{index}", daemon=True) for index in range(number)]
+        for thread in self.threads:
+            thread.start()
+
+    def pieces(self) -> Iterator[Piece]:
+        """Whatever comes, until all threads have ended."""
+        for _ in self.threads:
+            while (piece := self.queue.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+
+    def stop(self) -> None:
+        """Ends them, videos in hand included."""
+        self.stopped.set()
+        for thread in self.threads:
+            thread.join()
+
+    def _work(self) -> None:
+        try:
+            while not self.stopped.is_set() and (job := self._next()) is not None:
+                self._decode(job)
+        except BaseException as error:  # a mistake of this program's: the consumer raises it
+            self._put(error)
+        else:
+            self._put(None)
+
+    def _next(self) -> Job | None:
+        with self.turn:
+            return next(self.jobs, None)
+
+    def _decode(self, job: Job) -> None:
+        video = InHand(job)
+        try:
+            for batch in pictures(job.source, **self.reading):
+                if not self._put((video, batch)):
+                    return
+            self._put((video, None))
+        except VideoError as error:
+            self._put((video, error))
+
+    def _put(self, piece: Piece | BaseException | None) -> bool:
+        """Waits for room; False where nobody wants any more."""
+        while not self.stopped.is_set():
+            try:
+                self.queue.put(piece, timeout=PATIENCE)
+                return True
+            except queue.Full:
+                continue
+        return False

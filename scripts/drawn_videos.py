@@ -1,0 +1,98 @@
+"""Videos drawn for trials: a textured ground that slides, with squares that move over it.
+
+    python scripts/drawn_videos.py hour.mp4 --minutes 60
+
+writes one minute of 640x360 at 30 frames a second in H.264 and repeats its packets, with later time stamps, as often as asked: decoding the
+file costs what an hour's costs, and making it what a minute's does.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SIZE, RATE, SPARE = (640, 360), 30, 64
+LONG = {"preset": "veryfast", "crf": "26", "threads": "2"}
+"""x264's own default for key frames: one in 250."""
+
+
+def pictures(frames: int, rate: int, size: tuple[int, int], seed: int) -> Iterator[np.ndarray]:
+    """uint8 [height, width, 3], one after another."""
+    from PIL import Image
+
+    width, height = size
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, ((height + SPARE) // 8, (width + SPARE) // 8, 3), np.uint8)
+    ground = np.asarray(Image.fromarray(coarse).resize((width + SPARE, height + SPARE), Image.Resampling.BICUBIC))
+    side = height // 5
+    colours, speeds = random.integers(0, 256, (4, 3), np.uint8), random.uniform(0.3, 1.5, (5, 2))
+    for index in range(frames):
+        places = 0.5 + 0.5 * np.sin(speeds * (index / rate) + np.arange(5)[:, None])
+        left, top = (places[4] * SPARE).astype(int)
+        picture = ground[top : top + height, left : left + width].copy()
+        for (x, y), colour in zip((places[:4] * (width - side, height - side)).astype(int), colours):
+            picture[y : y + side, x : x + side] = colour
+        yield picture
+
+
+def write_clip(
+    target: Path | BytesIO,
+    codec: str,
+    *,
+    frames: int,
+    rate: int,
+    size: tuple[int, int],
+    seed: int,
+    options: dict[str, str] | None = None,
+    container: str | None = None,
+) -> None:
+    """A video of these pictures. container: FFmpeg's name of the format, where the name of the file does not say it."""
+    import av
+
+    place: Any = str(target) if isinstance(target, Path) else target
+    with av.open(place, "w", format=container) as file:
+        stream: Any = file.add_stream(codec, rate=Fraction(rate), options={"threads": "1", **(options or {})})
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for picture in pictures(frames, rate, size, seed):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        file.mux(stream.encode())
+
+
+def write_long(path: Path, minutes: int, size: tuple[int, int] = SIZE, seconds: int = 60) -> None:
+    """`minutes` times the same `seconds` of video, as an mp4 at `path`; written aside, then renamed."""
+    import av
+
+    held = BytesIO()
+    write_clip(held, "libx264", frames=seconds * RATE, rate=RATE, size=size, seed=0, options=LONG, container="mp4")
+    held.seek(0)
+    aside = path.with_suffix(".part.mp4")
+    with av.open(held) as source, av.open(str(aside), "w", format="mp4") as file:
+        stream = source.streams.video[0]
+        copied = file.add_stream_from_template(stream)
+        packets = [(bytes(p), p.pts, p.dts, p.duration, p.is_keyframe, p.time_base) for p in source.demux(stream) if p.size]
+        for turn in range(minutes):
+            for content, shown, decoded, duration, key, base in packets:
+                later = turn * round(seconds / base)
+                packet = av.Packet(content)
+                packet.pts, packet.dts, packet.duration, packet.time_base = shown + later, decoded + later, duration, base
+                packet.is_keyframe, packet.stream = key, copied
+                file.mux(packet)
+    os.replace(aside, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", type=int, default=60)
+    options = parser.parse_args()
+    write_long(options.out, options.minutes)
+
+
+if __name__ == "__main__":
+    main()
