@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 # libtpu asks a machine's metadata server and takes a lock unless it is told not to; any accelerator type lets it describe all topologies
 os.environ.update(
@@ -24,5 +25,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _nothing_from_the_cache() -> Iterator[None]:
     """What was compiled for another machine's devices can be kept, but not read back without those devices."""
     jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # where other tests ran first in this process it is open
     yield
     jax.config.update("jax_enable_compilation_cache", True)
