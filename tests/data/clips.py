@@ -23,10 +23,14 @@ def write_clip(
     pictures: np.ndarray | None = None,
     pixels: str = "yuv420p",
     container: str | None = None,
+    muxer: dict[str, str] | None = None,
 ) -> Path:
-    """`size` is (width, height); `milliseconds` gives every frame a time stamp; `rotation` is for the display matrix, counter-clockwise."""
+    """`size` is (width, height); `milliseconds` gives every frame a time stamp; `rotation` is for the display matrix, counter-clockwise.
+
+    `options` are the encoder's, `muxer` the container's.
+    """
     width, height = size
-    with av.open(str(path), "w", format=container) as file:
+    with av.open(str(path), "w", format=container, container_options=muxer or {}) as file:
         stream = file.add_stream(codec, rate=rate, options={"threads": "1", **(options or {"g": "30", "bf": "3"})})
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
         if milliseconds is not None:
@@ -46,6 +50,19 @@ def write_clip(
 def frame_numbers(pictures: np.ndarray) -> np.ndarray:
     """Which frames of a clip these are: uint8 [n, H, W, 3] -> int [n]."""
     return np.round((pictures.mean((1, 2, 3)) - 19.5) / 2 - 0.05).astype(int)
+
+
+def numbered(count: int) -> np.ndarray:
+    """Pictures uint8 [count, 64, 64, 3] of 16 black or white fields, the bits of each one's number."""
+    bits = np.arange(count)[:, None] >> np.arange(16) & 1
+    return np.repeat(40 + 160 * bits.reshape(count, 4, 4).repeat(16, 1).repeat(16, 2)[..., None], 3, -1).astype(np.uint8)
+
+
+def read_numbers(pictures: np.ndarray) -> np.ndarray:
+    """What `numbered` wrote: uint8 [n, H, W, 3] -> int [n]."""
+    count, side = pictures.shape[0], pictures.shape[1] // 4
+    fields = pictures.reshape(count, 4, side, 4, side, 3).mean((2, 4, 5)).reshape(count, 16)
+    return ((fields > 120) << np.arange(16)).sum(1)
 
 
 def with_edit_list(clip: Path, path: Path, *, begin: int, milliseconds: int) -> Path:

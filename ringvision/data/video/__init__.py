@@ -1,8 +1,9 @@
 """Video files in, square frames out: `probe` tells what a file is, `sample` reads it by the clock in batches.
 
-container.py, mp4.py   what the file is, by its bytes           info.py    VideoInfo, Limits, VideoError
-sample.py              the public functions                     times.py   which frame is shown when
-process.py, child.py   the decoding process, both ends          decode.py  what runs in it: decord, PyAV
+container.py                what the file is, by its bytes, and what it may not be    info.py    VideoInfo, Limits, VideoError
+mp4.py, matroska.py, avi.py what its header says before a decoder sees it             times.py   which frame is shown when
+process.py, child.py        the decoding process, both ends                           decode.py  what runs in it: decord, PyAV
+sample.py                   the public functions                                      reel.py    PyAV's frames, with jumps
 """
 
 from ringvision.data.video.info import Limits, VideoError, VideoInfo

@@ -1,9 +1,11 @@
-"""The decoding process: `python -m ringvision.data.video.child PARENT`, started by process.py and kept for many videos.
+"""The decoding process: `python -m ringvision.data.video.child PARENT RING`, started by process.py and kept for many videos.
 
 Requests come in on stdin, one JSON object a line. Answers go out on stdout as records of KIND (1 byte), length (4 bytes,
-little-endian) and that many bytes: I a header (JSON), F a picture (float64 seconds, then uint8 pixels), B the end of a batch,
-D the end of the video, S stopped as asked, U decord is unsuited (JSON), E an error (JSON). Never pickle: what is decoded
-here may have been made to take this process over. A batch is only begun when the parent has granted one ("more").
+little-endian) and that many bytes: I a header (JSON), F one more picture, D the end of the video, S stopped as asked, U decord
+is unsuited (JSON), E an error (JSON). Never pickle: what is decoded here may have been made to take this process over.
+
+Picture n of a request is written (uint8 [size, size, 3]) into slot n mod `slots` of the file behind the descriptor RING. As many
+may lie there as there are slots; the parent says how many it has copied out ("more").
 
 It holds itself to the limits of each request (address space, processor time), opens no network where the system lets it say so,
 and ends itself when its parent is gone, however it went.
@@ -35,10 +37,10 @@ def main() -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    serve(Requests(0), out)
+    serve(Requests(0), out, int(sys.argv[2]))
 
 
-def serve(requests: "Requests", out: int) -> None:
+def serve(requests: "Requests", out: int, ring: int) -> None:
     """Answers requests until stdin ends."""
     from ringvision.data.video.info import VideoError
 
@@ -48,7 +50,7 @@ def serve(requests: "Requests", out: int) -> None:
                 _send(out, b"S")
             continue
         try:
-            _answer(request, requests, out)
+            _answer(request, requests, out, ring)
         except VideoError as error:
             _send(out, b"E", _json({"message": str(error), "kind": error.kind}))
         except MemoryError:
@@ -61,7 +63,7 @@ def serve(requests: "Requests", out: int) -> None:
             _send(out, b"E", _json({"message": " ".join(message.split()), "kind": "damaged"}))
 
 
-def _answer(request: dict[str, Any], requests: "Requests", out: int) -> None:
+def _answer(request: dict[str, Any], requests: "Requests", out: int, ring: int) -> None:
     from ringvision.data.video.decode import Unsuited, Video
     from ringvision.data.video.info import Limits
 
@@ -78,24 +80,22 @@ def _answer(request: dict[str, Any], requests: "Requests", out: int) -> None:
         decoder = "decord" if video.suits_decord() else "av"
     end = float("inf") if request["end"] is None else request["end"]
     pictures = video.pictures(decoder, request["fps"], request["size"], request["start"], end, request["first"], threads)
-    granted, batch, filled = request["granted"], request["batch"], 0
+    free, slots = request["slots"], request["slots"]
     try:
-        for _, seconds, picture in pictures:
-            while granted == 0 or requests.ready():
+        for n, picture in enumerate(pictures):
+            while free == 0 or requests.ready():
                 message = requests.wait()
                 if message is None or "stop" in message:
                     _send(out, b"S")
                     return
-                granted += message["more"]
-            _send(out, b"F", struct.pack("<d", seconds) + picture.tobytes())
-            filled += 1
-            if filled == batch:
-                _send(out, b"B")
-                granted, filled = granted - 1, 0
+                free += message["more"]
+            os.pwrite(ring, picture.data, n % slots * picture.nbytes)
+            _send(out, b"F")
+            free -= 1
             _allow(limits, threads)
         _send(out, b"D")
     except Unsuited as reason:
-        _send(out, b"U", _json({"message": str(reason)}))
+        _send(out, b"U", _json({"message": str(reason), "kind": "damaged"}))
 
 
 class Requests:

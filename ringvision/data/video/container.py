@@ -1,20 +1,26 @@
 """What kind of file this is, told by its first bytes and never by its name.
 
 A path goes in; the name of the one FFmpeg demuxer that may read it comes out. Playlists, session descriptions and concat
-scripts (which would make FFmpeg open other files or the network) have none, and are refused here, as are files whose own
-header says that they end later than they do.
+scripts (which would make FFmpeg open other files or the network) have none, and are refused here, as are files of a known kind
+that refer to others, and those whose own header says that they end later than they do. `refuse_large` checks what a header
+says against the limits. All of it reads a few short pieces of the file and starts no process.
+
+decord guesses the kind again by itself, so a file must not look like two kinds: where FFmpeg's own test of the first
+bytes is not sure, neither is the one here.
 """
 
 import os
 import stat
 from pathlib import Path
 
-from ringvision.data.video.info import VideoError
-from ringvision.data.video.mp4 import top_level_end
+from ringvision.data.video.avi import avi_header
+from ringvision.data.video.info import Limits, VideoError, VideoInfo
+from ringvision.data.video.matroska import matroska_header
+from ringvision.data.video.mp4 import complaint, top_level_end, video_track
 
 QUICKTIME_FIRST = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
-PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"<smil", b"[playlist]", b"v=0", b"[Reference]", b"RTSPtext", b"SMIL")
+PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"<smil", b"[playlist]", b"v=0", b"[Reference]", b"RTSPtext", b"SMIL", b"file ")
 OTHERS = {
     b"\x89PNG": "a picture (PNG)",
     b"\xff\xd8\xff": "a picture (JPEG)",
@@ -48,13 +54,10 @@ def identify(path: str | os.PathLike[str]) -> str:
             head = file.read(1024)
     except OSError as error:
         raise VideoError(f"{name} cannot be read: {error.strerror}; check its permissions", "missing") from None
-    demuxer = _demuxer(head)
+    demuxer = None if all(8 < byte < 127 for byte in head[:188]) else _demuxer(head)  # text is no video, whatever it begins with
     if demuxer is None:
         raise _refusal(name, head)
-    if demuxer == "mov":
-        announced = top_level_end(path, status.st_size)
-    else:
-        announced = _announced(demuxer, head)
+    announced = _whole(path, name, demuxer, head, status.st_size)
     if announced is not None and announced > status.st_size:
         raise VideoError(
             f"{name} is cut short: its header announces {announced} bytes and it has {status.st_size}; copy or download it again",
@@ -64,13 +67,13 @@ def identify(path: str | os.PathLike[str]) -> str:
 
 
 def _demuxer(head: bytes) -> str | None:
-    if head[4:8] in QUICKTIME_FIRST:
+    if head[4:8] in QUICKTIME_FIRST and (head[4:8] != b"skip" or head[0] == 0):
         return "mov"
-    if head.startswith(b"\x1aE\xdf\xa3"):
+    if head.startswith(b"\x1aE\xdf\xa3") and (b"webm" in head[:64] or b"matroska" in head[:64]):
         return "matroska"
     if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
         return "avi"
-    if head.startswith(b"FLV\x01"):
+    if head.startswith(b"FLV\x01") and head[5:6] == b"\0":
         return "flv"
     if head.startswith(b"OggS"):
         return "ogg"
@@ -87,36 +90,47 @@ def _demuxer(head: bytes) -> str | None:
     return None
 
 
-def _announced(demuxer: str, head: bytes) -> int | None:
-    """Where the header says the file ends, in bytes; None where it does not say."""
-    if demuxer == "avi":
-        return 8 + int.from_bytes(head[4:8], "little") if head[12:16] == b"LIST" else None
-    if demuxer == "matroska":
-        return _segment_end(head)
-    return None
+def _whole(path: str | os.PathLike[str], name: str, demuxer: str, head: bytes, size: int) -> int | None:
+    """Where the header says the file ends, in bytes; None where it does not say. Raises VideoError where it refers to other files."""
+    wrong: tuple[str, str] | None = None
+    announced = None
+    if demuxer == "mov":
+        announced, wrong = top_level_end(path, size), complaint(path, size)
+    elif demuxer == "matroska":
+        header = matroska_header(path)
+        announced = header.ends
+        wrong = (f"it is to be played with {header.links}", "refused") if header.links else None
+    elif demuxer == "avi":
+        announced = 8 + int.from_bytes(head[4:8], "little") if head[12:16] == b"LIST" else None
+        wrong = ("it has subtitles, which in an AVI can lead to other files", "refused") if avi_header(path)[2] else None
+    if wrong is not None:
+        raise VideoError(
+            f"{name} is not read: {wrong[0]}; write it anew as one file (ffmpeg -i IN -map 0:v -c copy OUT.mkv) first", wrong[1]
+        )
+    return announced
 
 
-def _segment_end(head: bytes) -> int | None:
-    """The end of Matroska's one Segment, which follows the EBML header; None when its size is unknown (a live recording)."""
-    at, size = _ebml_size(head, 4)
-    if size is None or head[at + size : at + size + 4] != b"\x18S\x80g":
-        return None
-    start, size = _ebml_size(head, at + size + 4)
-    return None if size is None else start + size
-
-
-def _ebml_size(head: bytes, at: int) -> tuple[int, int | None]:
-    """A variable-length size at `at`: the offset after it, and its value (None for 'unknown')."""
-    if at >= len(head) or head[at] == 0:
-        return at, None
-    length = 9 - head[at].bit_length()
-    value = int.from_bytes(head[at : at + length], "big") & ((1 << 7 * length) - 1)
-    return at + length, None if value == (1 << 7 * length) - 1 else value
+def refuse_large(path: str | os.PathLike[str], demuxer: str, limits: Limits) -> None:
+    """Raises VideoError where the header of a file that `identify` passed says that it is over `limits`."""
+    width = height = frames = 0
+    duration = 0.0
+    if demuxer == "mov" and (track := video_track(path)) is not None:
+        width, height, frames, duration = track.width, track.height, track.samples, track.duration
+    elif demuxer == "matroska":
+        header = matroska_header(path)
+        width, height = header.width, header.height
+    elif demuxer == "avi":
+        width, height, _ = avi_header(path)
+    elif demuxer == "gif":
+        with open(path, "rb") as file:
+            head = file.read(10)
+        width, height = int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:10], "little")
+    limits.check(Path(path).name, VideoInfo(str(path), width, height, frames, duration, 0.0, 0, "", demuxer))
 
 
 def _refusal(name: str, head: bytes) -> VideoError:
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    if text.startswith(PLAYLISTS) or b"#EXTM3U" in text[:64]:
+    text = head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n\v\f")  # UTF-16 is ASCII between zeros
+    if text.startswith(PLAYLISTS) or any(mark in text for mark in (b"#EXTM3U", b"#EXTINF", b"ffconcat version", b"<MPD", b"c=IN IP")):
         return VideoError(f"{name} is a playlist or a stream description, which names other files; give the video file itself", "refused")
     found = next((what for magic, what in OTHERS.items() if head.startswith(magic)), None)
     if found is None and head[:4] == b"RIFF":

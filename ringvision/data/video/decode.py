@@ -1,12 +1,12 @@
 """Files to sampled square pictures: runs in the decoding child only (see child.py), with decord or with PyAV.
 
-`header(path)` gives a VideoInfo; `pictures(...)` yields (k, seconds, uint8 [size, size, 3]) for sample k = 0, 1, ... Both decoders
-choose by the container's clock and give the same frames for the same times; decord is the quicker to seek, PyAV the one that reads
-everything. decord is not asked where it is known to give wrong frames without a word: edit lists that hide frames,
-streams that do not begin with a key frame, several video tracks, AVI with B-frames, time stamps that do not increase.
+`Video(path, ...).info` is its header; `pictures(...)` yields uint8 [size, size, 3] for sample 0, 1, ... Both decoders choose by the
+container's clock and give the same frames for the same times, and both pass over what lies between distant samples by going on
+from a key frame; PyAV is the one that reads everything. decord is not asked where it is known to give wrong frames without a
+word: edit lists that hide frames, streams that do not begin with a key frame, several video tracks, AVI with B-frames, time
+stamps that do not increase.
 """
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,11 +17,13 @@ from PIL import Image
 
 from ringvision.data.video.info import Limits, VideoError, VideoInfo
 from ringvision.data.video.mp4 import Track, video_track
+from ringvision.data.video.reel import Reel
 from ringvision.data.video.times import TOLERANCE, end_slack, sample_times, shown_at
 
 DECORD_READS = {"h264", "hevc", "vp8", "vp9", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg"}
+DECORD_BYTES = 512 << 20
 DECORD_OPENS = {"mov", "matroska", "avi", "flv"}
-Picture = tuple[int, float, np.ndarray]
+SEEKS_BY_TIME = {"mov", "matroska"}
 
 
 class Unsuited(Exception):
@@ -34,6 +36,8 @@ class Video:
     def __init__(self, path: str, name: str, demuxer: str, limits: Limits) -> None:
         """Opens the header and checks it against `limits`; `name` is how messages call the file. Raises VideoError."""
         self.path, self.name, self.demuxer, self.limits = path, name, demuxer, limits
+        # A decoder counts whole blocks of up to 64 pixels, and sizes may change on the way: this is asked before each allocation.
+        self.bounds = {"max_pixels": str(limits.max_pixels + 128 * limits.max_side)}
         self.track = (video_track(path) if demuxer == "mov" else None) or Track()
         if max(self.track.width, self.track.height) > limits.max_side or self.track.width * self.track.height > limits.max_pixels:
             limits.check(name, VideoInfo(path, self.track.width, self.track.height, 0, 0.0, 0.0, 0, "", demuxer))
@@ -48,7 +52,7 @@ class Video:
         # PyAV 19 dropped this setting: it escapes what is not UTF-8 by itself.
         tolerant: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
         try:
-            return av.open(self.path, format=self.demuxer, options={"protocol_whitelist": "file"}, **tolerant)
+            return av.open(self.path, format=self.demuxer, options={"protocol_whitelist": "file", **self.bounds}, **tolerant)
         except (av.error.FFmpegError, ValueError, MemoryError) as error:
             reason = (getattr(error, "strerror", None) or str(error)).lower()
             raise VideoError(
@@ -60,6 +64,7 @@ class Video:
             if not stream.disposition & av.stream.Disposition.attached_pic:
                 if stream.codec_context is not None:
                     stream.thread_type = "AUTO"
+                    stream.codec_context.options = dict(self.bounds)
                 return stream
         others = " and ".join(sorted({stream.type for stream in container.streams}))
         if not others:
@@ -94,15 +99,21 @@ class Video:
         raise VideoError(f"{self.name} holds no frames; record or download it again", "damaged")
 
     def suits_decord(self) -> bool:
+        """Whether decord is the one to ask: where it reads the file rightly, and all its pictures fit into DECORD_BYTES.
+
+        decord may decode as far ahead of whoever reads as the video goes (1 GB for 50 seconds of 360p, read whole), and passes
+        over frames more slowly (10 minutes of 360p at 1 fps: 28 s of processor time, PyAV 12): PyAV is for what is long or large.
+        """
         return (
-            self.demuxer in DECORD_OPENS
+            self.info.num_frames * self.info.width * self.info.height * 3 <= DECORD_BYTES
+            and self.demuxer in DECORD_OPENS
             and self.info.codec in DECORD_READS
             and not self.several
             and not self.track.hides_frames
             and self.begins_with_key
         )
 
-    def pictures(self, decoder: str, fps: float, size: int, start: float, end: float, first: int, threads: int) -> Iterator[Picture]:
+    def pictures(self, decoder: str, fps: float, size: int, start: float, end: float, first: int, threads: int) -> Iterator[np.ndarray]:
         """Samples k = first, first+1, ... at start + k/fps seconds, before `end`; `decoder` is decord or av.
 
         Raises Unsuited where decord's own account of the file is not to be trusted, VideoError where nothing can be decoded.
@@ -112,73 +123,84 @@ class Video:
         else:
             yield from self._by_av(fps, size, start, end, first, threads)
 
-    def _by_decord(self, fps: float, size: int, start: float, end: float, first: int, threads: int) -> Iterator[Picture]:
+    def _by_decord(self, fps: float, size: int, start: float, end: float, first: int, threads: int) -> Iterator[np.ndarray]:
         import decord
 
+        starts, length = self._starts()
         try:
             reader = decord.VideoReader(self.path, ctx=decord.cpu(0), num_threads=threads)
-            stamps = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))), np.float64)
+            told = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))), np.float64)[:, 0]
         except Exception as error:  # whatever decord cannot open, PyAV may
             raise Unsuited(str(error)) from None
-        starts = stamps[:, 0]
-        if not np.isfinite(stamps).all() or starts[0] < 0 or (np.diff(starts) <= 0).any():
-            raise Unsuited("time stamps that do not increase")
-        starts = starts - starts[0]
-        length = float(stamps[-1, 1] - stamps[0, 0])
-        if length <= starts[-1]:
-            length = float(starts[-1]) + self._usual()
+        if len(told) != len(starts) or not (np.abs(told - told[0] - starts) < 2e-3 + 2e-7 * starts).all():  # float32 in decord
+            raise Unsuited("it sees other time stamps")
         self._check_length(len(starts), length)
         times = sample_times(min(length, end) - start, fps) + start if start < length else np.zeros(0)
         held, picture = -1, np.zeros(0, np.uint8)
-        for k, index in list(enumerate(shown_at(starts, times).tolist()))[first:]:
+        for index in shown_at(starts, times).tolist()[first:]:
             if index != held:
                 try:
                     picture, held = square(reader[index].asnumpy(), size), index
                 except Exception as error:
                     raise Unsuited(str(error)) from None
-            yield k, float(times[k]), picture
+            yield picture
 
-    def _by_av(self, fps: float, size: int, start: float, end: float, first: int, threads: int) -> Iterator[Picture]:
-        k, count, zero = first, 0, 0.0
-        held: Any = None
-        shown, until = 0.0, 0.0
-        slack = end_slack(fps)
+    def _starts(self) -> tuple[np.ndarray, float]:
+        """When each frame is shown (float64 [n] seconds, the first 0, increasing) and when the last one ends, by the packets alone.
+
+        Raises Unsuited where some are missing or equal, and where frames that follow a key frame are shown before it: decord
+        counts them wrongly after a seek (open groups of pictures, usual for H.265 and MPEG-4).
+        """
+        stamps, key, last, ends = [], -(1 << 62), -(1 << 62), 0
         with self._open() as container:
             stream = self._stream(container)
-            stream.codec_context.thread_count = threads
-            usual = self._usual()
-            for frame in _frames(container, stream):
-                now = self._clock(frame)
-                now = until + zero if now is None else now
-                if held is None:
-                    zero = now
-                count, now = count + 1, now - zero
-                if held is not None and now <= shown:  # a stamp that goes back: shown one usual step later
-                    now = shown + usual
+            for packet in container.demux(stream):
+                stamp = packet.dts if self.demuxer == "avi" else packet.pts
+                if packet.size == 0:
+                    continue
+                if stamp is None or stamp < key:
+                    raise Unsuited("no time stamps" if stamp is None else "groups of pictures that refer to one another")
+                key = stamp if packet.is_keyframe else key
+                if stamp > last:
+                    last, ends = stamp, packet.duration or 0
+                stamps.append(stamp)
+            base = float(stream.time_base)
+        ordered = np.sort(np.asarray(stamps))
+        if len(ordered) == 0 or (np.diff(ordered) <= 0).any():
+            raise Unsuited("time stamps that do not increase")
+        starts = (ordered - ordered[0]) * base
+        return starts, float(starts[-1]) + (ends * base or self._usual())
+
+    def _by_av(self, fps: float, size: int, start: float, end: float, first: int, threads: int) -> Iterator[np.ndarray]:
+        k, end = first, end - end_slack(fps)
+        held: Any = None
+        seeks = self.demuxer in SEEKS_BY_TIME
+        by_order = self.demuxer == "avi"
+        with Reel(self._opened, (start, fps), threads=threads, by_order=by_order, usual=self._usual(), seeks=seeks) as reel:
+            for count, (now, frame) in enumerate(reel, 1):
                 self._check_length(count, now)
                 if held is not None:
                     picture = None
-                    while start + k / fps < now - TOLERANCE and start + k / fps < end - slack:
+                    while start + k / fps < min(now - TOLERANCE, end):
                         picture = _rgb(held, size) if picture is None else picture
-                        yield k, start + k / fps, picture
+                        yield picture
                         k += 1
-                held, shown = frame, now
-                until = now + (float(frame.duration * frame.time_base) if frame.duration and frame.time_base else usual)
-                if start + k / fps >= end - slack:
+                held = frame
+                if start + k / fps >= end:
                     return
+                reel.jump(start + k / fps)
             if held is None:
                 raise VideoError(f"{self.name}: none of its frames can be decoded; it is damaged: copy or download it again")
+            self._check_length(0, reel.until)
             picture = None
-            while start + k / fps < min(until, end) - slack or (k == 0 and start == 0):
+            while start + k / fps < min(reel.until - end_slack(fps), end) or (k == 0 and start == 0):
                 picture = _rgb(held, size) if picture is None else picture
-                yield k, start + k / fps, picture
+                yield picture
                 k += 1
 
-    def _clock(self, frame: Any) -> float | None:
-        """When a frame is shown, in the container's seconds. AVI keeps no such thing, only the order of decoding."""
-        if self.demuxer == "avi":
-            return None if frame.dts is None else float(frame.dts * frame.time_base)
-        return frame.time
+    def _opened(self) -> tuple[Any, Any]:
+        container = self._open()
+        return container, self._stream(container)
 
     def _usual(self) -> float:
         """How long a frame is shown, in seconds, where nothing says."""
@@ -208,19 +230,3 @@ def _rgb(frame: Any, size: int) -> np.ndarray:
     picture = frame.to_ndarray(format="rgb24")
     turns = round(frame.rotation / 90) % 4
     return square(np.rot90(picture, turns) if turns else picture, size)
-
-
-def _frames(container: Any, stream: Any) -> Iterator[Any]:
-    """Decoded frames in the order of showing; a packet that cannot be decoded is passed over, as players do."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.error.FFmpegError:  # reading stops here; what came before stands
-            packet = None
-        if packet is None:
-            break
-        with contextlib.suppress(av.error.InvalidDataError):
-            yield from packet.decode()
-    with contextlib.suppress(av.error.FFmpegError):
-        yield from stream.decode(None)

@@ -3,20 +3,25 @@
 Imports nothing heavy: the decoding child and the process that asks for frames share it.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ringvision.errors import UserError
+
+KINDS = {"missing", "empty", "truncated", "not-video", "refused", "limit", "damaged", "deadline", "crash"}
 
 
 class VideoError(UserError):
     """A video that is not read: one line that names it, says what is wrong and what to do.
 
-    `kind` is one word for statistics: missing, empty, truncated, not-video, refused, limit, damaged, deadline or crash.
+    `kind` is one word for statistics, of KINDS. Both may come from a process that a video has taken over: ValueError where
+    they cannot be what they should, and the message is made one line of printable characters.
     """
 
     def __init__(self, message: str, kind: str = "damaged") -> None:
-        super().__init__(message)
+        if not isinstance(message, str) or not isinstance(kind, str) or kind not in KINDS:
+            raise ValueError(f"{kind!r} is no kind of VideoError, or its message no text")
+        super().__init__("".join(c if c.isprintable() else " " for c in message))
         self.kind = kind
 
 
@@ -39,6 +44,13 @@ class VideoInfo:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "VideoInfo":
+        """Undoes `to_dict`; ValueError where `values` are not of the right names and types."""
+        if {name: type(value) for name, value in values.items()} != {field.name: field.type for field in fields(cls)}:
+            raise ValueError(f"not a video's header: {sorted(values)}")
+        return cls(**values)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The few boxes of an MP4 or MOV file that must be known before a decoder sees it.
 
-Where the file should end (a download cut short lacks its tail), whether an edit list hides frames (decord then gives the
-wrong ones), and how the picture is turned. Only headers are read; a crafted file costs at most MAX_BOXES short reads.
+Where the file should end (a download cut short lacks its tail), whether it keeps its pictures in other files, whether an edit
+list hides frames (decord then gives the wrong ones), and how the picture is turned. Only headers are read; a crafted file costs
+at most MAX_BOXES short reads.
 """
 
 import os
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 MAX_BOXES = 50_000
+MOST_REFERENCES = 4096
+NESTING = {b"moov", b"trak", b"mdia", b"minf", b"dinf", b"edts", b"stbl", b"udta", b"tref", b"mvex", b"sinf", b"wave"}
 Box = tuple[bytes, int, int]
 
 
@@ -21,6 +24,8 @@ class Track:
     height: int = 0
     rotation: int = 0
     hides_frames: bool = False
+    samples: int = 0
+    duration: float = 0.0
 
 
 def top_level_end(path: str | os.PathLike[str], size: int) -> int | None:
@@ -30,6 +35,58 @@ def top_level_end(path: str | os.PathLike[str], size: int) -> int | None:
         for _, _, box_end in _boxes(file, 0, size):
             end = box_end
     return end or None
+
+
+def complaint(path: str | os.PathLike[str], size: int) -> tuple[str, str] | None:
+    """(what is wrong, kind of VideoError) with a file that refers to others or whose tables do not fit into it; else None.
+
+    A decoder finds a box by its name wherever it lies, so this looks into all that may hold others.
+    """
+    with open(path, "rb") as file:
+        known = False
+        for count, (kind, start, end) in enumerate(_all_boxes(file, size)):
+            known |= kind == b"moov"
+            if kind in (b"rmra", b"rmda"):
+                return "it refers to other files, where the video is", "refused"
+            if kind == b"cmov":
+                return "its header is compressed, so that nobody sees what files it refers to", "refused"
+            if kind == b"dref" and _leads_outside(_read(file, (start, end), MOST_REFERENCES + 1)):
+                return "it keeps its pictures or sound in other files", "refused"
+            if kind == b"stsz":
+                table = _read(file, (start, end), 12)
+                if _number(table, 8, 4) * (_number(table, 4, 4) or 4) > size:
+                    return f"its header tells of {_number(table, 8, 4)} samples, which do not fit into it", "damaged"
+            if count == MAX_BOXES - 1:
+                return None if known else (f"its header does not come within {MAX_BOXES} pieces", "damaged")
+    return None
+
+
+def _all_boxes(file: BinaryIO, size: int) -> Iterator[Box]:
+    """Every box of the file, each followed by those in it."""
+    levels = [_boxes(file, 0, size)]
+    while levels:
+        box = next(levels[-1], None)
+        if box is None:
+            levels.pop()
+            continue
+        yield box
+        if box[0] in NESTING:
+            levels.append(_boxes(file, box[1], min(box[2], size)))
+
+
+def _leads_outside(table: bytes) -> bool:
+    """Whether any entry of a data reference box names something; one that means the file itself has a flag and nothing else."""
+    if len(table) > MOST_REFERENCES:
+        return True
+    at = 8
+    for _ in range(_number(table, 4, 4)):
+        size = _number(table, at, 4)
+        if any(table[at + 12 : at + size]):
+            return True
+        if size < 12 or at + size > len(table):
+            return False
+        at += size
+    return False
 
 
 def video_track(path: str | os.PathLike[str]) -> Track | None:
@@ -59,7 +116,18 @@ def _track(file: BinaryIO, track: tuple[int, int], movie_scale: int) -> Track:
     turned = {(0, 1): 90, (-1, 0): 180, (0, -1): 270}
     rotation = turned.get(((a > 0) - (a < 0), (b > 0) - (b < 0)), 0) if a == d and b == -c else 0
     entry = _read(file, _find(file, table, b"stsd"), 64) if table else b""
-    return Track(_number(entry, 40, 2), _number(entry, 42, 2), rotation, _hides_frames(file, track, table, movie_scale))
+    samples = _number(_read(file, _find(file, table, b"stsz"), 12) if table else b"", 8, 4)
+    scale, length = _media_length(file, track)
+    hides = _hides_frames(file, track, table, movie_scale)
+    return Track(_number(entry, 40, 2), _number(entry, 42, 2), rotation, hides, samples, length / scale if scale else 0.0)
+
+
+def _media_length(file: BinaryIO, track: tuple[int, int]) -> tuple[int, int]:
+    """Ticks a second, and how many the track lasts; "not known" (all ones) is 0."""
+    media = _read(file, _find(file, track, b"mdia", b"mdhd"))
+    wide = media[:1] == b"\x01"
+    length = _number(media, 24 if wide else 16, 8 if wide else 4)
+    return _number(media, 20 if wide else 12, 4), 0 if length == (1 << (64 if wide else 32)) - 1 else length
 
 
 def _hides_frames(file: BinaryIO, track: tuple[int, int], table: tuple[int, int] | None, movie_scale: int) -> bool:
@@ -71,9 +139,7 @@ def _hides_frames(file: BinaryIO, track: tuple[int, int], table: tuple[int, int]
         return True
     shown = _number(edits, 8, 8 if wide else 4)
     begin = int.from_bytes(edits[16:24] if wide else edits[12:16], "big", signed=True)
-    media = _read(file, _find(file, track, b"mdia", b"mdhd"))
-    at = 20 if media[:1] == b"\x01" else 12
-    scale, length = _number(media, at, 4), _number(media, at + 4, 8 if media[:1] == b"\x01" else 4)
+    scale, length = _media_length(file, track)
     offsets = _read(file, _find(file, table, b"ctts"), 16) if table else b""
     first_shown = int.from_bytes(offsets[12:16], "big", signed=True) if offsets else 0
     samples = _number(_read(file, _find(file, table, b"stsz"), 12) if table else b"", 8, 4)
