@@ -63,7 +63,7 @@ def tokenize_videos(
 
     What cannot be read is recorded as failed, with the kind of failure and its message, and the others go on; it is tried again only when
     its file changed or `retry_failed`. size: pixels a side of the frames (None: the tokenizer's). batch: frames that are encoded together.
-    workers: videos that are decoded at once (None: one a processor, less one). shard_size: sources to a file. limit: only the first so many.
+    workers: videos that are decoded at once (None: one more than there are processors, since each waits now and then). shard_size: sources to a file. limit: only the first so many.
     part (i, n): only every n-th from the i-th on, for the i-th of n machines, each with a folder of its own.
 
     Returns {"done", "failed", "pending", "frames"} over these inputs, whenever they were done, and "seconds", what this run took.
@@ -77,7 +77,7 @@ def tokenize_videos(
         raise UserError("there is no video among the inputs; give video files, folders that hold some, or a manifest")
     load = _loader(tokenizer, size)
     encoder = load()
-    workers = workers or max(1, (os.cpu_count() or 1) - 1)
+    workers = workers or (os.cpu_count() or 1) + 1
     settings = {"format": shape.name, "tokenizer": encoder.hash, "size": encoder.size, "fps": float(fps), "shard_size": shard_size}
     common: dict[str, Any] = {
         "fps": fps,
