@@ -24,12 +24,44 @@ def make_parser() -> argparse.ArgumentParser:
     ask.add_argument("question", metavar="QUESTION")
     _add_model(ask)
     ask.add_argument("--fps", type=_positive, default=1.0, help="frames to look at in each second (default 1)")
-    ask.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest answer (default 0)")
-    ask.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens only; 0 for all")
-    ask.add_argument("--top-p", type=float, default=1.0, help="draw from the fewest tokens that reach this probability")
-    ask.add_argument("--seed", type=int, default=0, help="of what is drawn")
-    ask.add_argument("--max-tokens", type=_count_of, default=128, metavar="N", help="the longest answer (default 128)")
+    _add_sampler(ask, max_tokens=128)
     _add_json(ask)
+
+    chat = commands.add_parser("chat", help="hold a conversation with a text model, such as an imported one")
+    chat.add_argument("folder", metavar="MODEL", help="a model folder")
+    chat.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
+    _add_devices(chat)
+    _add_sampler(chat, max_tokens=512)
+
+    generate = commands.add_parser("generate", help="draw frames: a picture, or a film")
+    generate.add_argument("prompt", nargs="?", metavar="PROMPT", help="what is to be seen, for models that draw from text")
+    generate.add_argument("--frames", type=_count_of, default=1, metavar="N", help="how many (default 1)")
+    generate.add_argument("--out", required=True, metavar="FILE", help=".png or .mp4")
+    generate.add_argument("--video", metavar="VIDEO", help="what the frames go on from")
+    generate.add_argument("--guidance", type=float, default=5.0, help="how closely the prompt is followed (default 5; 1: no guidance)")
+    generate.add_argument("--video-guidance", type=float, metavar="G", help="how closely the frames are followed (default: as --guidance)")
+    generate.add_argument("--fps", type=_positive, help="frames a second of the film (default: the model's own)")
+    _add_model(generate)
+    generate.add_argument("--tokenizer", metavar="NAME|DIR", help="what turns codes into pictures (default: the one that the model names)")
+    _add_sampler(generate, temperature=1.0)
+    _add_json(generate)
+
+    bring = commands.add_parser("import", help="somebody else's weights -> a model or tokenizer folder")
+    bring.add_argument("source", metavar="SOURCE", help="a file, a folder, hf:OWNER/NAME, or smollm2")
+    bring.add_argument("dest", metavar="DEST", help="the folder to write")
+    bring.add_argument("--config", metavar="FILE", help="a config.json to be read in the place of the one beside the weights")
+    bring.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="store the weights so (default: as they come)")
+    bring.add_argument("--dry-run", action="store_true", help="print the table of names and what is wrong; write nothing")
+    bring.add_argument("--add-vision", metavar="NAME|DIR", help="SOURCE is a text model: grow it rows for this video tokenizer's codes")
+    bring.add_argument("--seed", type=int, default=0, help="of the noise in rows that --add-vision adds")
+    _add_json(bring)
+
+    export = commands.add_parser("export", help="a model for transformers, or for LWM")
+    export.add_argument("model", metavar="MODEL", help="a model folder")
+    export.add_argument("dest", metavar="DEST", help="the folder to write")
+    export.add_argument("--format", choices=("hf", "lwm"), required=True)
+    export.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="(default: as it is stored)")
+    _add_json(export)
 
     tokenize = commands.add_parser("tokenize", help="turn videos into codes on disk; goes on where it stopped")
     tokenize.add_argument(
@@ -39,7 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_tokenizer(tokenize)
     tokenize.add_argument("--size", type=_count_of, metavar="PIXELS", help="a side of a frame (default: the tokenizer's)")
     tokenize.add_argument("--batch", type=_count_of, default=64, metavar="N", help="frames that are encoded together (default 64)")
-    tokenize.add_argument("--workers", type=_count_of, metavar="N", help="videos decoded at once (default: one a processor, less one)")
+    tokenize.add_argument("--workers", type=_count_of, metavar="N", help="videos decoded at once (default: processors and one more)")
     tokenize.add_argument(
         "--devices", type=_count_of, metavar="N", help="on a CPU, make N devices of it; batches are spread over all there are"
     )
@@ -134,8 +166,23 @@ class Parser(argparse.ArgumentParser):
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="DIR", help="a model folder (default: the shipped one)")
+    _add_devices(parser)
+
+
+def _add_devices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", type=_count_of, metavar="N", help="spread the work over N devices; a CPU is made into N of them")
     parser.add_argument("--mesh", metavar="AXES", help="which axis gets how many: context=4,data=2 (default: all on context, the ring)")
+
+
+def _add_sampler(parser: argparse.ArgumentParser, *, temperature: float = 0.0, max_tokens: int | None = None) -> None:
+    what = f"0 takes the likeliest token (default {temperature:g})"
+    parser.add_argument("--temperature", type=float, default=temperature, help=what)
+    parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens only; 0 for all")
+    parser.add_argument("--top-p", type=float, default=1.0, help="draw from the fewest tokens that reach this probability")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    if max_tokens is not None:
+        longest = f"the longest answer (default {max_tokens})"
+        parser.add_argument("--max-tokens", type=_count_of, default=max_tokens, metavar="N", help=longest)
 
 
 def _add_tokenizer(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,8 @@
 """What is kept on disk: model folders, and the state of a training run.
 
     params (a pytree)  <-flatten, unflatten->  {"layers.attention.query": array}
-    save_model / load_model    a model folder: config.json + model.safetensors, for people to share
+    save_model / load_model    a model folder: config.json + model.safetensors (several files where it is large), for people to share;
+    ModelWriter, load_params   the same, tensor by tensor: from anywhere to disk, from disk straight to devices (weights/folder.py)
     Checkpoints                a training run: one Orbax folder a step, for the run itself to resume from
 
 Both are written aside and renamed when whole, so that a process killed at any moment leaves either the old thing or the new one.
@@ -13,21 +14,30 @@ import json
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from ringvision.errors import UserError
+from ringvision.weights.folder import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    MAX_FILE,
+    WEIGHTS_FILE,
+    ModelReader,
+    ModelWriter,
+    Spec,
+    sync,
+    weight_files,
+)
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-Spec = tuple[tuple[int, ...], Any]  # (shape, dtype)
+__all__ = [
+    "CONFIG_FILE", "INDEX_FILE", "MAX_FILE", "WEIGHTS_FILE", "Checkpoints", "ModelReader", "ModelWriter", "Spec", "flatten", "load_model",
+    "load_params", "read_config", "save_model", "specs", "unflatten", "weight_files",
+]  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------- names
@@ -66,26 +76,17 @@ def _name(path: tuple[Any, ...]) -> str:
 # ----------------------------------------------------------------------------------------------------- model folders
 
 
-def save_model(folder: str | os.PathLike[str], config: Mapping[str, Any], params: Mapping[str, Any]) -> Path:
-    """Write `folder`/config.json and `folder`/model.safetensors; other files that lie there (cards, text.model) stay.
+def save_model(folder: str | os.PathLike[str], config: Mapping[str, Any], params: Mapping[str, Any], *, max_file: int = MAX_FILE) -> Path:
+    """Write `folder`/config.json and the weights; other files that lie there (cards, text.model) stay.
 
-    config: what JSON can hold. params: name -> array, as `flatten` gives. Both files are written aside first; each is then
-    renamed into place, the weights before the config.
+    config: what JSON can hold. params: name -> array, as `flatten` gives. Tensors of more than `max_file` bytes in all are spread over
+    several files. All files are written aside first; each is then renamed into place, the weights before the config.
     """
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.ascontiguousarray(np.asarray(value)).reshape(np.shape(value)) for name, value in params.items()}
-    text = json.dumps(dict(config), indent=2) + "\n"
-    with tempfile.TemporaryDirectory(dir=target, prefix=".writing-") as aside:
-        weights, settings = Path(aside, WEIGHTS_FILE), Path(aside, CONFIG_FILE)
-        save_file(arrays, str(weights))
-        settings.write_text(text, encoding="utf-8")
-        for file in (weights, settings):
-            file.chmod(0o644)
-            _sync(file)
-            os.replace(file, target / file.name)
-    _sync(target)
-    return target
+    announced = {name: (np.shape(value), _dtype(value)) for name, value in params.items()}
+    with ModelWriter(folder, config, announced, max_file=max_file) as writer:
+        for name, value in params.items():
+            writer.write(name, value)
+    return Path(folder)
 
 
 def read_config(folder: str | os.PathLike[str], kind: str | None = None) -> dict[str, Any]:
@@ -106,28 +107,39 @@ def read_config(folder: str | os.PathLike[str], kind: str | None = None) -> dict
 
 
 def load_model(folder: str | os.PathLike[str], expected: Mapping[str, Spec] | None = None) -> dict[str, np.ndarray]:
-    """Read `folder`/model.safetensors: name -> array.
+    """Read the weights of a model folder: name -> array.
 
     expected: name -> (shape, dtype). All that is missing, unknown, misshaped or of another kind of number is collected and raised
     together as one UserError, before any array is read. A float of another width is converted to the expected dtype (a shipped
     model may be stored in bfloat16). Without `expected` the arrays come as they are stored.
     """
-    path = Path(folder) / WEIGHTS_FILE
-    if not path.is_file():
-        raise UserError(f"{folder} holds no {WEIGHTS_FILE}; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}: check the path")
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            names = set(file.keys())
-            if expected is not None:
-                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names & set(expected)}
-                _check({name: (shape, None) for name, shape in shapes.items()}, expected, names, str(path))
-            arrays = {name: file.get_tensor(name) for name in sorted(names)}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or cut short ({error}); copy the model folder again") from error
-    if expected is None:
-        return arrays
-    _check({name: (array.shape, array.dtype) for name, array in arrays.items()}, expected, names, str(path))
-    return {name: array.astype(expected[name][1], copy=False) for name, array in arrays.items()}
+    with ModelReader(folder) as reader:
+        if expected is not None:
+            _check(reader.specs, expected, str(folder))
+        wanted = reader.specs if expected is None else expected
+        return {name: reader.read(name).astype(wanted[name][1], copy=False) for name in sorted(reader.specs)}
+
+
+def load_params(folder: str | os.PathLike[str], like: Any, places: Any, dtype: Any = None) -> Any:
+    """Read the weights of a model folder onto devices, one tensor at a time, so that the host holds no more than one.
+
+    like: the tree of the parameters, of arrays or `jax.ShapeDtypeStruct`s. places: one sharding for all, or a tree of them. dtype: of the
+    floats; None: those of `like`; "stored": the one that the embedding, or else the first tensor, is stored in. UserError as `load_model`.
+    """
+    expected = specs(like)
+    with ModelReader(folder) as reader:
+        _check(reader.specs, expected, str(folder))
+        if dtype == "stored":
+            dtype = reader.specs["embed.table" if "embed.table" in expected else next(iter(expected))][1]
+
+        def load(name: str, place: Any) -> jax.Array:
+            wanted = expected[name][1]
+            if dtype is not None and jax.numpy.issubdtype(wanted, jax.numpy.floating):
+                wanted = np.dtype(dtype)
+            return jax.block_until_ready(jax.device_put(reader.read(name).astype(wanted, copy=False), place))
+
+        where = dict.fromkeys(expected, places) if isinstance(places, jax.sharding.Sharding) else flatten(places)
+        return unflatten({name: load(name, where[name]) for name in expected}, like)
 
 
 def specs(tree: Any) -> dict[str, Spec]:
@@ -135,16 +147,15 @@ def specs(tree: Any) -> dict[str, Spec]:
     return {name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in flatten(tree).items()}
 
 
-def _check(found: Mapping[str, Spec], expected: Mapping[str, Spec], names: Iterable[str], where: str) -> None:
-    """Collect every mismatch, then raise them in one error. A found dtype of None is not looked at."""
-    names = set(names)
-    wrong = [f"{name} is missing" for name in expected if name not in names]
-    wrong += [f"{name} is unknown" for name in sorted(names) if name not in expected]
-    for name, (shape, dtype) in found.items():
-        want_shape, want_dtype = expected[name]
+def _check(found: Mapping[str, Spec], expected: Mapping[str, Spec], where: str) -> None:
+    """Collect every mismatch, then raise them in one error."""
+    wrong = [f"{name} is missing" for name in expected if name not in found]
+    wrong += [f"{name} is unknown" for name in sorted(found) if name not in expected]
+    for name in sorted(found.keys() & expected.keys()):
+        (shape, dtype), (want_shape, want_dtype) = found[name], expected[name]
         if tuple(shape) != tuple(want_shape):
             wrong.append(f"{name} has shape {list(shape)}, expected {list(want_shape)}")
-        elif dtype is not None and not _same_kind(dtype, want_dtype):
+        elif not _same_kind(dtype, want_dtype):
             wrong.append(f"{name} holds {np.dtype(dtype)}, expected {np.dtype(want_dtype)}")
     if wrong:
         shown = "; ".join(wrong[:6]) + (f"; and {len(wrong) - 6} more" if len(wrong) > 6 else "")
@@ -193,10 +204,10 @@ class Checkpoints:
             leaves = {name: [list(np.shape(leaf)), str(np.dtype(leaf.dtype))] for name, leaf in flat.items()}
             (partial / _SUMS).write_text(json.dumps({"step": step, "leaves": leaves, "files": _sums(partial / "state")}, indent=1))
             for file in (*partial.rglob("*"), partial):
-                _sync(file)
+                sync(file)
             self._remove(final)
             os.rename(partial, final)
-            _sync(self.folder)
+            sync(self.folder)
             for earlier in self.steps()[: -self.keep]:
                 self._remove(self._path(earlier))
         _together(f"checkpoint {step} is whole")
@@ -232,7 +243,7 @@ class Checkpoints:
         wanted = flatten(like)
         found = {name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in record["leaves"].items()}
         expected = {name: (np.shape(leaf), _dtype(leaf)) for name, leaf in wanted.items()}
-        _check({name: spec for name, spec in found.items() if name in expected}, expected, found, str(path))
+        _check(found, expected, str(path))
         wrong = [f"{n} holds {found[n][1]}, expected {dtype}" for n, (_, dtype) in expected.items() if found[n][1] != np.dtype(dtype)]
         if wrong:
             raise UserError(f"{path} does not fit this run: {'; '.join(wrong[:6])}; resume with the config that it was saved with")
@@ -290,15 +301,6 @@ def _sums(folder: Path) -> dict[str, str]:
             with path.open("rb") as file:
                 sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return sums
-
-
-def _sync(path: Path) -> None:
-    """Bring a file or a folder's list of names to the disk itself: a rename must not overtake what it names."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _together(what: str) -> None:

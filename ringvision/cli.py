@@ -71,9 +71,8 @@ def _ask(options: argparse.Namespace) -> int:
     mesh = _mesh(options)
     from ringvision.data.video import probe
     from ringvision.infer.assistant import load
-    from ringvision.infer.sampler import Sampler
 
-    sampler = Sampler(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, seed=options.seed)
+    sampler = _sampler(options)
     for video in options.videos:
         probe(video)  # a file that is no video is refused before a model is loaded for it
     assistant = load(options.model, mesh=mesh)
@@ -220,8 +219,64 @@ def _doctor(options: argparse.Namespace) -> int:
     return IN_PART if report["problems"] else DONE
 
 
+def _chat(options: argparse.Namespace) -> int:
+    mesh = _mesh(options)
+    from ringvision.infer.chat import converse, load_chat
+
+    sampler = _sampler(options)
+    chat = load_chat(options.folder, mesh, system=options.system, sampler=sampler, max_tokens=options.max_tokens)
+    _say(f"model ready on {_devices(mesh)}")
+    converse(chat, sys.stdin, sys.stdout)
+    return DONE
+
+
+def _generate(options: argparse.Namespace) -> int:
+    mesh = _mesh(options)
+    from ringvision.infer.imagine import imagine
+
+    names = ("frames", "video", "guidance", "video_guidance", "fps", "model")
+    settings = {name: getattr(options, name) for name in names}
+    settings |= {"tokenizer": options.tokenizer, "mesh": mesh, "sampler": _sampler(options), "progress": _progress()}
+    result = imagine(options.out, options.prompt, **settings)
+    if options.json:
+        _print_json(result)
+    else:
+        print(f"{options.out}: {_count(result['frames'], 'frame')}, {result['seconds']['total']:.1f} s")
+    return DONE
+
+
+def _import(options: argparse.Namespace) -> int:
+    _start_jax(None)
+    if options.add_vision:
+        from ringvision.weights.grow import add_vision
+
+        result = add_vision(options.source, _tokenizer(options.add_vision), options.dest, options.seed)
+        said = f"{result['dest']}: {result['rows']} rows, kind {result['kind']}"
+    else:
+        from ringvision.weights.importing import import_weights
+
+        settings = {name: getattr(options, name) for name in ("config", "dtype", "dry_run")}
+        result = import_weights(options.source, options.dest, say=_say, progress=_progress(), **settings)
+        said = f"{result['family']}: {result['tensors']} tensors, {result['parameters']:,} parameters -> {result['dest'] or 'nowhere'}"
+    _print_json(result) if options.json else print(said)
+    return DONE
+
+
+def _export(options: argparse.Namespace) -> int:
+    _start_jax(None)
+    from ringvision.weights.exporting import export_weights
+
+    result = export_weights(options.model, options.dest, options.format, dtype=options.dtype, progress=_progress())
+    _print_json(result) if options.json else print(f"{result['dest']}: {_count(result['tensors'], 'tensor')}, format {result['format']}")
+    return DONE
+
+
 COMMANDS: dict[tuple[str, str | None], Callable[[argparse.Namespace], int]] = {
     ("ask", None): _ask,
+    ("chat", None): _chat,
+    ("generate", None): _generate,
+    ("import", None): _import,
+    ("export", None): _export,
     ("tokenize", None): _tokenize,
     ("tokens", "inspect"): _tokens_inspect,
     ("reconstruct", None): _reconstruct,
@@ -294,6 +349,12 @@ def _limits(options: argparse.Namespace) -> Any:
     from ringvision.data.video import Limits
 
     return Limits(**given)
+
+
+def _sampler(options: argparse.Namespace) -> Any:
+    from ringvision.infer.sampler import Sampler
+
+    return Sampler(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, seed=options.seed)
 
 
 def _tokenizer(name: str | None) -> Path:

@@ -11,7 +11,7 @@ import re
 import runpy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from ringvision import shipped
 from ringvision.errors import UserError
@@ -73,6 +73,9 @@ class TrainConfig:
     each question, counts beside an answer. grow_from, grow_steps: at first only pieces of at most `grow_from` frames of a video are shown,
     and longer ones from step to step until after `grow_steps` videos are whole (0: whole from the start). embed_codebook: the codes'
     embeddings begin as a projection of the video tokenizer's codebook instead of at random.
+    trainable: "all"; "new_rows", the embedding's and the head's rows from the first code on, every other weight staying as init_from has
+    it; or "lora", pairs of rank `lora_rank` beside the layers' matrices, weighed by `lora_alpha` / `lora_rank`, which the model folder has
+    multiplied out.
     """
 
     name: str
@@ -111,6 +114,9 @@ class TrainConfig:
     favour: tuple[str, ...] = ()
     ema: float = 0.0
     embed_codebook: bool = False
+    trainable: Literal["all", "new_rows", "lora"] = "all"
+    lora_rank: int = 16
+    lora_alpha: float = 32.0
 
     def __post_init__(self) -> None:
         check = _Checks(self)
@@ -122,6 +128,11 @@ class TrainConfig:
         check.that(self.turns_max >= self.turns_min, f"turns_max is {self.turns_max}, expected at least turns_min: {self.turns_min}")
         check.that(0 <= self.ema < 1, f"ema is {self.ema}, expected from 0 to below 1")
         check.that(self.optimizer in ("adamw", "muon"), f"optimizer is {self.optimizer!r}, expected adamw or muon")
+        check.that(self.trainable in ("all", "new_rows", "lora"), f"trainable is {self.trainable!r}, expected all, new_rows or lora")
+        given = self.trainable == "all" or self.init_from is not None
+        check.that(given, f"trainable is {self.trainable!r} and init_from is none, expected the folder of the model that is trained on")
+        check.at_least(1, "lora_rank")
+        check.that(self.lora_alpha > 0, f"lora_alpha is {self.lora_alpha}, expected more than 0")
         check.that(self.muon_lr > 0, f"muon_lr is {self.muon_lr}, expected more than 0")
         check.that(self.lr > 0, f"lr is {self.lr}, expected more than 0")
         check.that(self.min_lr <= self.lr, f"min_lr is {self.min_lr}, expected at most lr, which is {self.lr}")

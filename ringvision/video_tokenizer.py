@@ -4,9 +4,10 @@
                                                                  -> decode -> frames
 
 A folder of tokenizers/ holds config.json, `{"kind": "vqgan", "name": …, "size": pixels, "vqgan": {VQGANConfig}}`, and
-model.safetensors. Frames go through the network in batches of one fixed size, the last one padded, so that each direction is
-compiled once, memory does not grow with the video, and a frame's codes depend on no other frame, nor on how many came along. Several
-devices take turns with the batches. Arrays here are numpy; the network's own range is [-1, 1].
+model.safetensors; NETWORKS says which kinds there are, and each has its network's config under its own name. Frames go through the
+network in batches of one fixed size, the last one padded, so that each direction is compiled once, memory does not grow with the video,
+and a frame's codes depend on no other frame, nor on how many came along. Several devices take turns with the batches. Arrays here are
+numpy; the network's own range is its config's pixel_range, mostly [-1, 1].
 """
 
 import hashlib
@@ -14,7 +15,6 @@ import json
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -24,11 +24,15 @@ from flax import nnx
 
 from ringvision.checkpoint import load_model, read_config, specs, unflatten
 from ringvision.errors import UserError
+from ringvision.models.emu3_tokenizer import Emu3Tokenizer, Emu3TokenizerConfig
 from ringvision.models.vqgan import VQGAN, VQGANConfig
 
 BATCH = 16
 AHEAD = 2
 """Batches handed to a device before the first of them is waited for."""
+NETWORKS: dict[str, tuple[Any, Any]] = {"vqgan": (VQGANConfig, VQGAN), "emu3": (Emu3TokenizerConfig, Emu3Tokenizer)}
+"""Kind of a tokenizer's folder -> the classes of its config and its network."""
+Config = VQGANConfig | Emu3TokenizerConfig
 
 
 def load_video_tokenizer(
@@ -39,18 +43,25 @@ def load_video_tokenizer(
     batch: frames that go through the network at once. size: of the frames, for a network that is to work at another than its own.
     devices: whose turn it is (None: the first one's alone).
     """
-    settings = read_config(folder, "vqgan")
-    missing = [name for name in ("size", "vqgan") if name not in settings]
-    if missing or not isinstance(settings["vqgan"], dict):
-        raise UserError(f"{folder}/config.json lacks {' and '.join(missing) or 'an object'} (vqgan); copy the tokenizer's folder again")
-    config = VQGANConfig.from_dict(settings["vqgan"])
+    settings = read_config(folder)
+    kind = settings.get("kind")
+    if kind not in NETWORKS:
+        raise UserError(
+            f'{folder}/config.json says "kind": {json.dumps(kind)}; give the folder of a tokenizer (kind {" or ".join(NETWORKS)})'
+        )
+    missing = [name for name in ("size", kind) if name not in settings]
+    if missing or not isinstance(settings[kind], dict):
+        raise UserError(f"{folder}/config.json lacks {' and '.join(missing) or 'an object'} ({kind}); copy the tokenizer's folder again")
+    describe, network = NETWORKS[kind]
+    config = describe.from_dict(settings[kind])
     if settings["size"] != config.resolution:
-        raise UserError(f"{folder}/config.json has size {settings['size']} but a vqgan of resolution {config.resolution}; they must agree")
-    here = config if size is None else replace(config, resolution=size)
-    graph, like = nnx.split(nnx.eval_shape(lambda: VQGAN(here, rngs=nnx.Rngs(0))))
+        raise UserError(f"{folder}/config.json has size {settings['size']} but a {kind} of resolution {config.resolution}; they must agree")
+    here = config if size is None else config.resized(size)
+    graph, like = nnx.split(nnx.eval_shape(lambda: network(here, rngs=nnx.Rngs(0))))
     arrays = load_model(folder, specs(like))
     params, hash = unflatten(arrays, like), hash_of(config, arrays)
-    return VideoTokenizer(str(settings.get("name", "unnamed")), here, graph, params, hash, batch, devices)
+    opened = CausalVideoTokenizer if kind == "emu3" else VideoTokenizer
+    return opened(str(settings.get("name", "unnamed")), here, graph, params, hash, batch, devices)
 
 
 class VideoTokenizer:
@@ -59,10 +70,13 @@ class VideoTokenizer:
     name: what its folder calls it. hash: SHA-256 of config and weights: two tokenizers of one hash give the same codes.
     """
 
+    any_size = False
+    """Whether frames may have other sizes than `size`; they are then multiples of the pixels that a code covers."""
+
     def __init__(
         self,
         name: str,
-        config: VQGANConfig,
+        config: Config,
         graph: nnx.GraphDef,
         params: Any,
         hash: str,
@@ -73,11 +87,13 @@ class VideoTokenizer:
         self._devices = list(devices or jax.local_devices()[:1])
         self._params = [jax.device_put(params, device) for device in self._devices]
 
-        def compiled(method: Callable[[VQGAN, jax.Array], jax.Array]) -> Callable[[Any, jax.Array], jax.Array]:
-            return jax.jit(lambda params, x: method(nnx.merge(graph, params), x))
+        self._encode = self._compiled(graph, lambda model, images: model.encode(in_range(images, config.pixel_range)))
+        self._latents = self._compiled(graph, lambda model, images: model.latents(in_range(images, config.pixel_range)))
+        self._decode = self._compiled(graph, lambda model, codes: model.decode(model.embed(codes)))
 
-        self._encode = compiled(lambda model, images: model.encode(in_range(images)))
-        self._decode = compiled(lambda model, codes: model.decode(model.embed(codes)))
+    @staticmethod
+    def _compiled(graph: nnx.GraphDef, method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        return jax.jit(lambda params, x: method(nnx.merge(graph, params), x))
 
     @property
     def size(self) -> int:
@@ -104,15 +120,14 @@ class VideoTokenizer:
         return np.asarray(self._params[0]["codebook"][...])
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
-        """frames [T, size, size, 3], uint8 or float in [-1, 1] -> codes int32 [T, h, w]. Memory: one batch of activations."""
-        frames = np.asarray(frames)
-        shape = (self.size, self.size, self.config.in_channels)
-        if frames.ndim != 4 or frames.shape[1:] != shape or not (frames.dtype == np.uint8 or np.issubdtype(frames.dtype, np.floating)):
-            raise UserError(
-                f"frames of {frames.dtype} {list(frames.shape)}; expected uint8, or floats in [-1, 1], [T, {', '.join(map(str, shape))}]; "
-                f"sample the video at size {self.size}"
-            )
-        return self._batched(self._encode, frames if frames.dtype == np.uint8 else frames.astype(np.float32), self.grid, np.int32)
+        """frames [T, size, size, 3], uint8 or float in the pixel_range -> codes int32 [T, h, w]. Memory: one batch of activations."""
+        frames = self._checked_frames(frames)
+        return self._batched(self._encode, frames, self._grid_of(frames), np.int32)
+
+    def latents(self, frames: np.ndarray) -> np.ndarray:
+        """frames as `encode` takes them -> what it quantizes, float32 [T, h, w, C]: a code is the nearest row of the codebook."""
+        frames = self._checked_frames(frames)
+        return self._batched(self._latents, frames, (*self._grid_of(frames), self.codebook.shape[1]), np.float32)
 
     def embed(self, codes: np.ndarray) -> np.ndarray:
         """codes [T, h, w] -> their rows of the codebook, float32 [T, h, w, C]."""
@@ -120,15 +135,43 @@ class VideoTokenizer:
 
     def decode(self, codes: np.ndarray, dtype: Any = np.float32) -> np.ndarray:
         """codes [T, h, w] -> frames [T, size, size, 3]: float32 in the network's range, or pixels where dtype is uint8."""
-        shape = (self.size, self.size, self.config.in_channels)
+        codes = self._checked(codes)
         if np.dtype(dtype) == np.uint8:
-            return self._batched(self._decode, self._checked(codes), shape, np.uint8, to_pixels)
-        return self._batched(self._decode, self._checked(codes), shape, dtype)
+            return self._batched(self._decode, codes, self._frame_of(codes), np.uint8, self._to_pixels)
+        return self._batched(self._decode, codes, self._frame_of(codes), dtype)
+
+    def _grid_of(self, frames: np.ndarray) -> tuple[int, int]:
+        return frames.shape[1] // self.config.pixels_per_code, frames.shape[2] // self.config.pixels_per_code
+
+    def _frame_of(self, codes: np.ndarray) -> tuple[int, int, int]:
+        pixels = self.config.pixels_per_code
+        return codes.shape[1] * pixels, codes.shape[2] * pixels, self.config.in_channels
+
+    def _to_pixels(self, images: jax.Array) -> np.ndarray:
+        return to_pixels(images, self.config.pixel_range)
+
+    def _checked_frames(self, frames: np.ndarray) -> np.ndarray:
+        frames, pixels = np.asarray(frames), self.config.pixels_per_code
+        fits = frames.ndim == 4 and frames.shape[3] == self.config.in_channels and min(frames.shape[1:3]) > 0
+        if self.any_size:
+            fits = fits and frames.shape[1] % pixels == 0 and frames.shape[2] % pixels == 0
+            side, hint = f"multiples of {pixels}", f"resize it to sides that {pixels} divides"
+        else:
+            fits = fits and frames.shape[1:3] == (self.size, self.size)
+            side, hint = f"{self.size}, {self.size}", f"sample the video at size {self.size}"
+        if not fits or not (frames.dtype == np.uint8 or np.issubdtype(frames.dtype, np.floating)):
+            raise UserError(
+                f"frames of {frames.dtype} {list(frames.shape)}; expected uint8, or floats in {list(self.config.pixel_range)}, "
+                f"[T, {side}, {self.config.in_channels}]; {hint}"
+            )
+        return frames if frames.dtype == np.uint8 else frames.astype(np.float32)
 
     def _checked(self, codes: np.ndarray) -> np.ndarray:
         codes = np.asarray(codes)
-        if codes.ndim != 3 or codes.shape[1:] != self.grid or not np.issubdtype(codes.dtype, np.integer):
-            raise UserError(f"codes of {codes.dtype} {list(codes.shape)}; expected integers of [T, {self.grid[0]}, {self.grid[1]}]")
+        fits = codes.ndim == 3 and (codes.shape[1:] == self.grid or (self.any_size and min(codes.shape[1:]) > 0))
+        if not fits or not np.issubdtype(codes.dtype, np.integer):
+            expected = "h, w" if self.any_size else f"{self.grid[0]}, {self.grid[1]}"
+            raise UserError(f"codes of {codes.dtype} {list(codes.shape)}; expected integers of [T, {expected}]")
         if codes.size and (codes.min() < 0 or codes.max() >= self.num_codes):
             raise UserError(
                 f"codes run from {codes.min()} to {codes.max()}; this tokenizer's from 0 to {self.num_codes - 1}: use the one they are of"
@@ -163,17 +206,60 @@ class VideoTokenizer:
         return results
 
 
-def in_range(images: jax.Array) -> jax.Array:
-    """uint8 pixels -> float32 in [-1, 1]; floats pass as they are."""
-    return images.astype(jnp.float32) / 127.5 - 1 if images.dtype == jnp.uint8 else images
+class CausalVideoTokenizer(VideoTokenizer):
+    """Emu3's tokenizer: `encode` and `decode` take each frame for an image, as every VideoTokenizer does, so that its codes depend on no
+    other frame; `encode_video` and `decode_video` make one grid of codes of `temporal_factor` frames that follow each other."""
+
+    any_size = True
+
+    def __init__(self, name: str, config: Config, graph: nnx.GraphDef, *rest: Any):
+        super().__init__(name, config, graph, *rest)
+        self._encode_frames = self._compiled(graph, lambda model, frames: model.encode_frames(in_range(frames, config.pixel_range)))
+        self._encode_time = self._compiled(graph, lambda model, latents: model.quantize(model.encode_time(latents))[1])
+        self._decode_time = self._compiled(graph, lambda model, codes: jnp.stack(model.decode_time(model.embed(codes)), axis=2))
+        self._decode_frames = self._compiled(graph, lambda model, latents: model.decode_frames(latents[:, 0], latents[:, 1]))
+
+    @property
+    def temporal_factor(self) -> int:
+        """Frames that `encode_video` makes one grid of codes of."""
+        assert isinstance(self.config, Emu3TokenizerConfig)
+        return self.config.temporal_factor
+
+    def encode_video(self, frames: np.ndarray) -> np.ndarray:
+        """frames [T, H, W, 3], uint8 or float in the pixel_range -> codes int32 [T/temporal_factor, h, w]; UserError where that is no grid.
+
+        Memory: one batch of activations, and the latents of all frames, which are as small as the codes. Each T is compiled once.
+        """
+        frames = self._checked_frames(frames)
+        if not len(frames) or len(frames) % self.temporal_factor:
+            raise UserError(
+                f"a video of {len(frames)} frames; {self.temporal_factor} make one grid of codes: leave out its last "
+                f"{len(frames) % self.temporal_factor}, or repeat the last until {self.temporal_factor} divides them"
+            )
+        latents = self._batched(self._encode_frames, frames, (*self._grid_of(frames), self.codebook.shape[1]), np.float32)
+        return np.asarray(self._encode_time(self._params[0], latents[None])[0])
+
+    def decode_video(self, codes: np.ndarray, dtype: Any = np.float32) -> np.ndarray:
+        """codes [t, h, w] -> frames [t*temporal_factor, H, W, 3]: float32 in the network's range, or pixels where dtype is uint8."""
+        codes = self._checked(codes)
+        latents = np.asarray(self._decode_time(self._params[0], codes[None])[0])
+        finish = self._to_pixels if np.dtype(dtype) == np.uint8 else np.asarray
+        return self._batched(self._decode_frames, latents, self._frame_of(codes), dtype, finish)
 
 
-def to_pixels(images: jax.Array) -> np.ndarray:
-    """float images in [-1, 1] -> uint8, rounded, what lies outside cut off."""
-    return np.clip(np.rint((np.asarray(images) + 1) * 127.5), 0, 255).astype(np.uint8)
+def in_range(images: jax.Array, pixel_range: tuple[float, float] = (-1.0, 1.0)) -> jax.Array:
+    """uint8 pixels -> float32, black and white as pixel_range says; floats pass as they are."""
+    black, white = pixel_range
+    return images.astype(jnp.float32) / (255 / (white - black)) + black if images.dtype == jnp.uint8 else images
 
 
-def hash_of(config: VQGANConfig, arrays: Mapping[str, np.ndarray]) -> str:
+def to_pixels(images: jax.Array, pixel_range: tuple[float, float] = (-1.0, 1.0)) -> np.ndarray:
+    """float images in the pixel_range -> uint8, rounded, what lies outside cut off."""
+    black, white = pixel_range
+    return np.clip(np.rint((np.asarray(images) - black) * (255 / (white - black))), 0, 255).astype(np.uint8)
+
+
+def hash_of(config: Config, arrays: Mapping[str, np.ndarray]) -> str:
     """SHA-256 over the config and every array with its name, in the names' order: the same however the file is laid out."""
     digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
     for name in sorted(arrays):

@@ -55,7 +55,7 @@ def write_clip(
     import av
 
     place: Any = str(target) if isinstance(target, Path) else target
-    with av.open(place, "w", format=container) as file:
+    with av.open(place, "w", format=container, container_options={"fflags": "+bitexact"}) as file:
         stream: Any = file.add_stream(codec, rate=Fraction(rate), options={"threads": "1", **(options or {})})
         stream.width, stream.height = size
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"

@@ -20,15 +20,16 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Watched:
-    """Starts a command. samples: [seconds since then, bytes]. stdout and stderr go to files and are read at the end."""
+    """Starts a command; watch it to its end. samples: [seconds since the start, bytes]. status: as in subprocess, None till the end."""
 
     def __init__(self, command: Sequence[str | os.PathLike[str]], environment: Mapping[str, str] | None = None, every: float = 0.2) -> None:
         self.mark, self.every = f"{os.getpid()}-{time.time_ns()}-{next(COUNT)}", every
         self.samples: list[tuple[float, int]] = []
-        self.out, self.err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115 (they go with this object)
+        self.files = [tempfile.TemporaryFile("w+") for _ in ("stdout", "stderr")]  # noqa: SIM115 (closed when the command has ended)
+        self.texts = ["", ""]
         self.began = time.perf_counter()
         whole = {**os.environ, **(environment or {}), MARK: self.mark}
-        self.child = subprocess.Popen([os.fspath(part) for part in command], stdout=self.out, stderr=self.err, env=whole)
+        self.child = subprocess.Popen([os.fspath(part) for part in command], stdout=self.files[0], stderr=self.files[1], env=whole)
         self.seconds = 0.0
         self.processor_seconds = 0.0
         self.status: int | None = None
@@ -42,6 +43,7 @@ class Watched:
         if pid:
             self.status = self.child.returncode = os.waitstatus_to_exitcode(status)
             self.processor_seconds = usage.ru_utime + usage.ru_stime
+            self.texts = [self._read(file) for file in self.files]
             return False
         self.samples.append((self.seconds, resident(self.child.pid)))
         return True
@@ -63,12 +65,14 @@ class Watched:
         return max((size for _, size in self.samples), default=0)
 
     def read(self) -> tuple[str, str]:
-        """All that it wrote: stdout, stderr."""
-        texts = []
-        for file in (self.out, self.err):
+        """All that it wrote, once it has ended: stdout, stderr."""
+        return self.texts[0], self.texts[1]
+
+    @staticmethod
+    def _read(file: Any) -> str:
+        with file:
             file.seek(0)
-            texts.append(file.read())
-        return texts[0], texts[1]
+            return file.read()
 
     def thinned(self, most: int = 200) -> list[tuple[float, int]]:
         """The samples, maxima of neighbours, for a report."""

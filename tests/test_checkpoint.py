@@ -16,7 +16,7 @@ import optax
 import pytest
 from flax import nnx
 
-from ringvision.checkpoint import Checkpoints, flatten, load_model, read_config, save_model, specs, unflatten
+from ringvision.checkpoint import Checkpoints, flatten, load_model, load_params, read_config, save_model, specs, unflatten
 from ringvision.errors import UserError
 
 
@@ -98,6 +98,23 @@ def test_stored_bfloat16_is_given_as_the_float_that_is_expected(tmp_path):
     loaded = load_model(tmp_path, specs({"a": jax.ShapeDtypeStruct((2,), jnp.float32)}))
     assert loaded["a"].dtype == np.float32
     assert loaded["a"].tolist() == [1.0, 2.5]
+
+
+def test_parameters_go_to_devices_one_by_one(tmp_path):
+    params = {"a": {"b": np.arange(8, dtype=np.float32).reshape(2, 4)}, "n": np.arange(3, dtype=np.int32)}
+    half = {"a.b": params["a"]["b"].astype(ml_dtypes.bfloat16), "n": params["n"]}
+    save_model(tmp_path, {}, half, max_file=10)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) == 2
+    mesh = jax.make_mesh((2,), ("x",), devices=jax.devices()[:2])
+    split, whole = (jax.sharding.NamedSharding(mesh, jax.P(*axes)) for axes in ((None, "x"), ()))
+    loaded = load_params(tmp_path, params, {"a": {"b": split}, "n": whole})
+    assert same(loaded["a"]["b"], params["a"]["b"]) and same(loaded["n"], params["n"])
+    assert loaded["a"]["b"].sharding == split and loaded["n"].sharding == whole
+    for dtype in ("stored", "bfloat16"):
+        loaded = load_params(tmp_path, params, whole, dtype)
+        assert same(loaded["a"]["b"], half["a.b"]) and same(loaded["n"], half["n"])
+    with pytest.raises(UserError, match=r"n is unknown; a\.b has shape \[2, 4\], expected \[2\]"):
+        load_params(tmp_path, {"a": {"b": np.zeros(2, np.float32)}}, whole)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "absent"])

@@ -1,23 +1,39 @@
-"""Text <-> token ids, by a sentencepiece model that loses nothing.
+"""Text <-> token ids, by sentencepiece models: our own, which lose nothing, and other people's.
 
-In: text. Out: ids in [0, size), the first rows of the vocabulary. Whatever the text holds comes back from its ids: nothing
-is normalised, spaces stay where they are, and what has no piece of its own is spelt in bytes. `<vision>`, `</vision>` and
-the whole numbers 0 to 99 are single pieces wherever they stand, so that "12" in a time stamp, a question and an answer is
+In: text. Out: ids in [0, size), the first rows of the vocabulary. By our own models whatever the text holds comes back from its
+ids: nothing is normalised, spaces stay where they are, and what has no piece of its own is spelt in bytes. `<vision>`, `</vision>`
+and the whole numbers 0 to 99 are single pieces wherever they stand, so that "12" in a time stamp, a question and an answer is
 one and the same id.
+
+A model folder holds its text tokenizer as `text.model` (our own), `tokenizer.json` (Hugging Face's) or `tokenizer.model` (other
+people's sentencepiece); `load_text_tokenizer` gives whichever it is.
 """
 
-import codecs
 import io
 import os
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import sentencepiece
 
+from ringvision.data.hugging_face_text import SETTINGS_FILE, TOKENIZER_FILE, HuggingFaceText
+from ringvision.data.text_codec import TextCodec
 from ringvision.errors import UserError
 
+OWN_FILE, SENTENCEPIECE_FILE = "text.model", "tokenizer.model"
+FILES = (
+    OWN_FILE,
+    TOKENIZER_FILE,
+    SENTENCEPIECE_FILE,
+    SETTINGS_FILE,
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+"""What a folder may hold that says how text is read and when an answer ends."""
 VISION_START, VISION_END = "<vision>", "</vision>"
 NUMBERS = 100
 _SPACE = "\u2581"  # what sentencepiece writes for a space inside its pieces
@@ -25,61 +41,34 @@ _LITERAL_SPACE = [f"<0x{byte:02X}>" for byte in _SPACE.encode()]
 _BREAKS = re.compile(rf"(?<=<)(?=/?vision>)|({_SPACE})")
 
 
-class TextTokenizer:
+class TextTokenizer(TextCodec):
     """Reads the sentencepiece model in `model_file` (UserError where it is missing, damaged or without byte fallback).
 
     size: number of ids. bos, eos: the ids that open and close a text. vision_start, vision_end: the ids (a tuple each) that
-    enclose a video; `encode` gives them for no text, whatever a question may spell.
+    enclose a video; `encode` gives them for no text, whatever a question may spell. `decode(encode(text)) == text`.
     """
 
+    bos: int
+    eos: int
+
     def __init__(self, model_file: str | os.PathLike[str]) -> None:
-        path = Path(model_file)
-        if not path.is_file():
-            raise UserError(f"{path}: no text model here; give a sentencepiece .model file")
-        self.serialized = path.read_bytes()
-        self._pieces = sentencepiece.SentencePieceProcessor()
-        try:
-            self._pieces.LoadFromSerializedProto(self.serialized)
-        except RuntimeError as error:
-            raise UserError(f"{path}: not a sentencepiece model; give the .model file that its training wrote") from error
-        self.size: int = self._pieces.GetPieceSize()
-        self.bos: int = self._pieces.bos_id()
-        self.eos: int = self._pieces.eos_id()
-        missing = [piece for piece in (VISION_START, VISION_END, *_LITERAL_SPACE) if self._pieces.PieceToId(piece) == self._pieces.unk_id()]
-        if missing or self.bos < 0 or self.eos < 0:
-            raise UserError(f"{path}: lacks {', '.join(missing) or '<s> or </s>'}; train it with ringvision.data.text.train_text_tokenizer")
+        self.serialized, self._pieces = _read(Path(model_file))
+        bos, eos, unknown = self._pieces.bos_id(), self._pieces.eos_id(), self._pieces.unk_id()
+        missing = [piece for piece in (VISION_START, VISION_END, *_LITERAL_SPACE) if self._pieces.PieceToId(piece) == unknown]
+        if missing or bos < 0 or eos < 0:
+            raise UserError(
+                f"{model_file}: lacks {', '.join(missing) or '<s> or </s>'}; train it with ringvision.data.text.train_text_tokenizer"
+            )
+        super().__init__(_surfaces(self._pieces, unknown=b""), _controls(self._pieces), bos, eos)
         self.vision_start: tuple[int, ...] = (self._pieces.PieceToId(VISION_START),)
         self.vision_end: tuple[int, ...] = (self._pieces.PieceToId(VISION_END),)
         self._literal_space = [self._pieces.PieceToId(piece) for piece in _LITERAL_SPACE]
-        self._bytes = [self._bytes_of(token) for token in range(self.size)]
-        self._encode = lru_cache(maxsize=1 << 16)(self._encode_uncached)
+        self._cached = lru_cache(maxsize=1 << 16)(self._uncached)
 
-    def encode(self, text: str) -> list[int]:
-        """Text -> ids, with neither bos nor eos. `decode(encode(text)) == text`. UserError on half of a surrogate pair."""
-        return list(self._encode(text))
+    def _ids(self, text: str, first: bool) -> Sequence[int]:
+        return self._cached(text)
 
-    def decode(self, tokens: Iterable[int]) -> str:
-        """Ids -> text. Ids that stand for no text (bos, eos, codes) give none; bytes that are no UTF-8 give U+FFFD."""
-        return b"".join(map(self._surface, tokens)).decode("utf-8", errors="replace")
-
-    def stream(self) -> "TextStream":
-        """A decoder to be fed one id at a time."""
-        return TextStream(self)
-
-    def _surface(self, token: int) -> bytes:
-        return self._bytes[token] if 0 <= token < self.size else b""
-
-    def _bytes_of(self, token: int) -> bytes:
-        if self._pieces.IsControl(token) or self._pieces.IsUnknown(token):
-            return b""
-        piece: str = self._pieces.IdToPiece(token)
-        return bytes([int(piece[3:5], 16)]) if self._pieces.IsByte(token) else piece.replace(_SPACE, " ").encode()
-
-    def _encode_uncached(self, text: str) -> tuple[int, ...]:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(f"{text!r} is not valid Unicode text; remove the character at {error.start}") from error
+    def _uncached(self, text: str) -> tuple[int, ...]:
         tokens: list[int] = []
         for part in _BREAKS.split(text):
             if part == _SPACE:
@@ -89,21 +78,48 @@ class TextTokenizer:
         return tuple(tokens)
 
 
-class TextStream:
-    """Decodes ids as they are generated: `push` gives the text that is certain by now, `finish` what is left.
+class SentencePieceText(TextCodec):
+    """Reads a sentencepiece model of other people's making, such as Llama 2's or LWM's (UserError where it is missing or damaged).
 
-    The pieces together equal `decode` of all the ids: a character spelt in several bytes is held back until its last one.
+    Text is normalised as that model says; `<vision>` is ordinary text to it, of several pieces. What it has neither a piece nor bytes for
+    comes back as U+FFFD.
     """
 
-    def __init__(self, tokenizer: TextTokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    def __init__(self, model_file: str | os.PathLike[str]) -> None:
+        _, self._pieces = _read(Path(model_file))
+        bos, eos = (token if token >= 0 else None for token in (self._pieces.bos_id(), self._pieces.eos_id()))
+        opens_with_space = bool(self._pieces.EncodeAsPieces("a")[:1][0].startswith(_SPACE))
+        surfaces = _surfaces(self._pieces, unknown="\ufffd".encode())
+        super().__init__(surfaces, _controls(self._pieces), bos, eos, opens_with_space=opens_with_space)
 
-    def push(self, token: int) -> str:
-        return self._decoder.decode(self._tokenizer._surface(token))
+    def _ids(self, text: str, first: bool) -> Sequence[int]:
+        ids: list[int] = self._pieces.EncodeAsIds(text)
+        return ids
 
-    def finish(self) -> str:
-        return self._decoder.decode(b"", final=True)
+
+def load_text_tokenizer(folder: str | os.PathLike[str]) -> TextCodec:
+    """The text tokenizer of a model folder. UserError where there is none, or it is damaged or of a kind that is not known."""
+    place = Path(folder)
+    if (place / OWN_FILE).is_file():
+        return TextTokenizer(place / OWN_FILE)
+    if (place / TOKENIZER_FILE).is_file():
+        return HuggingFaceText(place)
+    if (place / SENTENCEPIECE_FILE).is_file():
+        return SentencePieceText(place / SENTENCEPIECE_FILE)
+    raise UserError(f"{place} holds no text tokenizer; expected {OWN_FILE}, {TOKENIZER_FILE} or {SENTENCEPIECE_FILE}: copy one into it")
+
+
+def save_text_tokenizer(source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[str]:
+    """Copy the text tokenizer of one folder into another, byte for byte, with its settings; -> the names of the files copied.
+
+    UserError, and nothing copied, where `source` holds no text tokenizer that can be read.
+    """
+    load_text_tokenizer(source)
+    names = [name for name in FILES if Path(source, name).is_file()]
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        shutil.copyfile(Path(source, name), Path(folder, name))
+    return names
 
 
 def train_text_tokenizer(sentences: Iterable[str], path: str | os.PathLike[str], size: int) -> TextTokenizer:
@@ -147,3 +163,33 @@ def train_text_tokenizer(sentences: Iterable[str], path: str | os.PathLike[str],
 
 def _numbers() -> Sequence[str]:
     return [str(number) for number in range(NUMBERS)]
+
+
+def _read(path: Path) -> tuple[bytes, sentencepiece.SentencePieceProcessor]:
+    """The bytes of a sentencepiece model, and what reads text by it."""
+    if not path.is_file():
+        raise UserError(f"{path}: no text model here; give a sentencepiece .model file")
+    serialized, pieces = path.read_bytes(), sentencepiece.SentencePieceProcessor()
+    try:
+        pieces.LoadFromSerializedProto(serialized)
+    except RuntimeError as error:
+        raise UserError(f"{path}: not a sentencepiece model; give the .model file that its training wrote") from error
+    return serialized, pieces
+
+
+def _surfaces(pieces: sentencepiece.SentencePieceProcessor, unknown: bytes) -> list[bytes]:
+    """The bytes of every piece; none for control pieces."""
+
+    def surface(token: int) -> bytes:
+        if pieces.IsUnknown(token):
+            return unknown
+        piece: str = pieces.IdToPiece(token)
+        if pieces.IsControl(token):
+            return b""
+        return bytes([int(piece[3:5], 16)]) if pieces.IsByte(token) else piece.replace(_SPACE, " ").encode()
+
+    return [surface(token) for token in range(pieces.GetPieceSize())]
+
+
+def _controls(pieces: sentencepiece.SentencePieceProcessor) -> dict[str, int]:
+    return {pieces.IdToPiece(token): token for token in range(pieces.GetPieceSize()) if pieces.IsControl(token)}

@@ -1,7 +1,7 @@
 """A trained transformer from its folder, on a mesh.
 
-In: a model folder (config.json with "transformer" and "vocabulary", model.safetensors) and a mesh. Out: a `Model` whose
-parameters lie on the devices of the mesh; tokens of any length -> logits.
+In: a model folder (config.json with "transformer" and, where it sees, "vocabulary"; model.safetensors, or several of them) and a mesh.
+Out: a `Model` whose parameters lie on the devices of the mesh, brought there one by one; tokens of any length -> logits.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.vocabulary import Vocabulary
 
 KINDS = ("assistant", "transformer")
+DTYPES = ("float32", "bfloat16", "float16", "stored")
 
 
 class Model:
@@ -55,8 +56,8 @@ class Model:
         """SHA-256 over configuration and weights, hexadecimal."""
         digest = hashlib.sha256()
         if self.folder is not None:
-            for name in (checkpoint.CONFIG_FILE, checkpoint.WEIGHTS_FILE):
-                with (self.folder / name).open("rb") as file:
+            for path in (self.folder / checkpoint.CONFIG_FILE, *checkpoint.weight_files(self.folder)):
+                with path.open("rb") as file:
                     digest.update(hashlib.file_digest(file, "sha256").digest())
         else:
             digest.update(repr(self.config).encode())
@@ -86,8 +87,11 @@ class Model:
         return self._logits(self.params, *padded)[:batch, :length]
 
 
-def load_model(dir: str | os.PathLike[str], mesh: Mesh | None = None) -> Model:
+def load_model(dir: str | os.PathLike[str], mesh: Mesh | None = None, *, dtype: str | None = None) -> Model:
     """The model in `dir` on `mesh` (all devices on the axis `context` when None).
+
+    dtype: of its weights and of what is computed with them, "float32", "bfloat16" or "float16"; "stored": as they are on disk; None:
+    float32. Weights come from disk to the devices one tensor at a time.
 
     UserError, one line that names everything that is wrong, for a folder without config.json or weights, a config that contradicts
     itself, and for missing, unknown or misshaped tensors.
@@ -103,9 +107,12 @@ def load_model(dir: str | os.PathLike[str], mesh: Mesh | None = None) -> Model:
         raise UserError(
             f"{dir}/config.json: the vocabulary has {vocabulary.size} ids, the transformer {config.vocab_size} rows; expected as many"
         )
+    if dtype not in (None, *DTYPES):
+        raise UserError(f"dtype={dtype!r} was given; expected {', '.join(DTYPES)}, or none for float32")
     _, shapes = nnx.split(_describe(config))
-    flat = checkpoint.load_model(dir, checkpoint.specs(shapes))
-    return Model(config, vocabulary, checkpoint.unflatten(flat, shapes), mesh, settings=settings, folder=Path(dir))
+    mesh = mesh if mesh is not None else make_mesh()
+    params = checkpoint.load_params(dir, shapes, NamedSharding(mesh, PartitionSpec()), dtype)
+    return Model(config, vocabulary, params, mesh, settings=settings, folder=Path(dir))
 
 
 def _describe(config: TransformerConfig) -> Transformer:

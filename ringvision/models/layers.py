@@ -16,7 +16,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ringvision.models.presets import TransformerConfig
+
 INITIAL_STD = 0.02
+LAYER_NORM_EPS = 1e-5
+"""Chameleon's, whatever its config says of the other norms."""
 
 
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: jnp.dtype, std: float = INITIAL_STD) -> nnx.Param:
@@ -31,9 +35,22 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(shape, dtype))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        wide = x.astype(jnp.float32)
-        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
-        return (wide * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+        return rms_norm(x, self.scale[...], self.eps)
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """`x / sqrt(mean(x^2) + eps) * scale` over the last axis, computed in float32, given in x's dtype."""
+    wide = x.astype(jnp.float32)
+    wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
+    return (wide * scale.astype(jnp.float32)).astype(x.dtype)
+
+
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
+    """`(x - mean) / sqrt(variance + eps) * scale + bias` over the last axis (Ba et al., 2016), in float32, given in x's dtype."""
+    wide = x.astype(jnp.float32)
+    wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
+    return (wide * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
 
 
 class Embedding(nnx.Module):
@@ -55,36 +72,49 @@ class Unembedding(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """The four projections of grouped-query attention. What happens between them depends on the mesh and the cache, so
-    transformer.py writes it out."""
+    """The four projections of grouped-query attention, and the norms of queries and keys where there are any. What happens between them
+    depends on the mesh and the cache, so transformer.py writes it out."""
 
-    def __init__(
-        self,
-        num_layers: int,
-        embed_dim: int,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
-        *,
-        dtype: jnp.dtype,
-        rngs: nnx.Rngs,
-    ):
-        self.query = _normal(rngs, (num_layers, embed_dim, num_heads, head_dim), dtype)
-        self.key = _normal(rngs, (num_layers, embed_dim, num_kv_heads, head_dim), dtype)
-        self.value = _normal(rngs, (num_layers, embed_dim, num_kv_heads, head_dim), dtype)
-        self.output = _normal(rngs, (num_layers, num_heads, head_dim, embed_dim), dtype, _residual_std(num_layers))
+    def __init__(self, config: TransformerConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        layers, width, head_dim = config.num_layers, config.embed_dim, config.head_dim
+        heads, kv_heads = (config.num_heads, head_dim), (config.num_kv_heads, head_dim)
+        self.qk_norm, self.norm_eps = config.qk_norm, config.norm_eps
+        self.query = _normal(rngs, (layers, width, *heads), dtype)
+        self.key = _normal(rngs, (layers, width, *kv_heads), dtype)
+        self.value = _normal(rngs, (layers, width, *kv_heads), dtype)
+        self.output = _normal(rngs, (layers, *heads, width), dtype, _residual_std(layers))
+        if config.qkv_bias:
+            self.query_bias = nnx.Param(jnp.zeros((layers, *heads), dtype))
+            self.key_bias = nnx.Param(jnp.zeros((layers, *kv_heads), dtype))
+            self.value_bias = nnx.Param(jnp.zeros((layers, *kv_heads), dtype))
+        if config.qk_norm == "rms":
+            self.query_norm = nnx.Param(jnp.ones((layers, head_dim), dtype))
+            self.key_norm = nnx.Param(jnp.ones((layers, head_dim), dtype))
+        if config.qk_norm == "layer":
+            self.query_norm = nnx.Param(jnp.ones((layers, *heads), dtype))
+            self.key_norm = nnx.Param(jnp.ones((layers, *kv_heads), dtype))
+            self.query_norm_bias = nnx.Param(jnp.zeros((layers, *heads), dtype))
+            self.key_norm_bias = nnx.Param(jnp.zeros((layers, *kv_heads), dtype))
 
     def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """`[B, L, D]` -> queries `[B, L, N, H]`, keys and values `[B, L, K, H]`, not yet rotated."""
-        q = jnp.einsum("BLD,DNH->BLNH", x, self.query[...])
-        k = jnp.einsum("BLD,DKH->BLKH", x, self.key[...])
-        v = jnp.einsum("BLD,DKH->BLKH", x, self.value[...])
+        q = _adapted(self, "query", x, jnp.einsum("BLD,DNH->BLNH", x, self.query[...]))
+        k = _adapted(self, "key", x, jnp.einsum("BLD,DKH->BLKH", x, self.key[...]))
+        v = _adapted(self, "value", x, jnp.einsum("BLD,DKH->BLKH", x, self.value[...]))
+        if hasattr(self, "query_bias"):
+            q, k, v = q + self.query_bias[...], k + self.key_bias[...], v + self.value_bias[...]
+        if self.qk_norm == "rms":
+            q, k = rms_norm(q, self.query_norm[...], self.norm_eps), rms_norm(k, self.key_norm[...], self.norm_eps)
+        elif self.qk_norm == "layer":
+            q = layer_norm(q, self.query_norm[...], self.query_norm_bias[...], LAYER_NORM_EPS)
+            k = layer_norm(k, self.key_norm[...], self.key_norm_bias[...], LAYER_NORM_EPS)
         return q, k, v
 
     def combine(self, heads: jax.Array) -> jax.Array:
         """`[B, L, N, H]` -> `[B, L, D]`."""
         output = self.output[...]
-        return jnp.einsum("BLNH,NHD->BLD", heads.astype(output.dtype), output)
+        heads = heads.astype(output.dtype)
+        return _adapted(self, "output", heads, jnp.einsum("BLNH,NHD->BLD", heads, output))
 
 
 class FeedForward(nnx.Module):
@@ -101,7 +131,15 @@ class FeedForward(nnx.Module):
         else:  # one product (E: gate, up) is a tenth less CPU time than two, and F stays spread over `tensor`
             both = jnp.einsum("BLD,DEF->BLEF", x, jnp.stack([self.gate[...], self.up[...]], axis=1))
             gate, up = both[:, :, 0], both[:, :, 1]
-        return jnp.einsum("BLF,FD->BLD", jax.nn.silu(gate) * up, self.down[...])
+        gate, up = _adapted(self, "gate", x, gate), _adapted(self, "up", x, up)
+        inner = jax.nn.silu(gate) * up
+        return _adapted(self, "down", inner, jnp.einsum("BLF,FD->BLD", inner, self.down[...]))
+
+
+def _adapted(module: nnx.Module, name: str, x: jax.Array, product: jax.Array) -> jax.Array:
+    """`x` times the matrix of this name, and what the low-rank pair beside it adds where there is one (lora.py)."""
+    pair = getattr(module, f"{name}_lora", None)
+    return product if pair is None else product + pair(x)
 
 
 def _residual_std(num_layers: int) -> float:

@@ -37,6 +37,13 @@ class TransformerConfig:
     code_offset: int = 0
     remat: Literal["none", "block"] = "none"
     """"block": the backward pass recomputes each layer from its input, and only those inputs are kept."""
+    qkv_bias: bool = False
+    """Queries, keys and values are projected with a bias (Qwen2)."""
+    qk_norm: Literal["none", "rms", "layer"] = "none"
+    """Queries and keys are normalised over the head width before they are turned. "rms": by their root mean square, with one scale that
+    all heads share (Qwen3); "layer": by mean and variance, with a scale and a bias for each head (Chameleon)."""
+    window: int | None = None
+    """A token sees only those less than so many positions before it, in every layer (Mistral); None: all before it."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "hidden_dim", "max_length"):
@@ -55,6 +62,10 @@ class TransformerConfig:
             raise UserError(f"frame_period={self.frame_period}, code_offset={self.code_offset}: expected at least 0")
         if self.remat not in ("none", "block"):
             raise UserError(f"remat={self.remat!r}: expected 'none' or 'block'")
+        if self.qk_norm not in ("none", "rms", "layer"):
+            raise UserError(f"qk_norm={self.qk_norm!r}: expected 'none', 'rms' or 'layer'")
+        if self.window is not None and self.window < 1:
+            raise UserError(f"window={self.window}: expected at least 1 (a token sees itself), or none to see everything before")
         if self.rope_theta <= 0 or self.norm_eps <= 0:
             raise UserError(f"rope_theta={self.rope_theta} and norm_eps={self.norm_eps}: both must be above 0")
 

@@ -37,7 +37,7 @@ class Layers(nnx.Module):
     def __init__(self, config: TransformerConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         stacked = (config.num_layers, config.embed_dim)
         self.attention_norm = RMSNorm(stacked, config.norm_eps, dtype)
-        self.attention = Attention(*stacked, config.num_heads, config.num_kv_heads, config.head_dim, dtype=dtype, rngs=rngs)
+        self.attention = Attention(config, dtype=dtype, rngs=rngs)
         self.feed_forward_norm = RMSNorm(stacked, config.norm_eps, dtype)
         self.feed_forward = FeedForward(*stacked, config.hidden_dim, dtype=dtype, rngs=rngs)
 
@@ -71,7 +71,7 @@ class Transformer(nnx.Module):
         def block(x: jax.Array, layer_params: nnx.State) -> tuple[jax.Array, None]:
             layer = nnx.merge(graphdef, layer_params)
             q, k, v = self._queries_keys_values(layer, x, positions)
-            heads = ring_attention(q, k, v, mesh=mesh, positions=positions, segment_ids=segment_ids)
+            heads = ring_attention(q, k, v, mesh=mesh, positions=positions, segment_ids=segment_ids, window=self.config.window)
             return self._rest_of_block(layer, x, heads, mesh), None
 
         if self.config.remat == "block":
@@ -108,9 +108,11 @@ class Transformer(nnx.Module):
             new = k.astype(cache.k.dtype), v.astype(cache.v.dtype)
             k, v = (part.astype(q.dtype) for part in new)  # as they will be read from the cache
             if tokens.shape[1] == 1:
+                # a token sees itself through any window
                 part = attend(q, k, v, q_positions=positions, k_positions=positions, q_segment_ids=segment_ids, k_segment_ids=segment_ids)
             else:
-                part = ring_attention_with_lse(q, k, v, mesh=mesh, positions=positions, segment_ids=segment_ids)
+                window = self.config.window
+                part = ring_attention_with_lse(q, k, v, mesh=mesh, positions=positions, segment_ids=segment_ids, window=window)
             if old is not None:
                 before = cached_attention(
                     q,
@@ -121,6 +123,7 @@ class Transformer(nnx.Module):
                     k_positions=cache.positions,
                     q_segment_ids=segment_ids,
                     k_segment_ids=cache.segment_ids,
+                    window=self.config.window,
                 )
                 part = merge(part, before)
             return self._rest_of_block(layer, x, part[0], mesh), new

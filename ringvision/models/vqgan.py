@@ -12,7 +12,7 @@ Axes: N images, H W pixels, h w codes, C channels of whatever is meant, K rows o
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,7 +21,20 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ringvision.errors import UserError
-from ringvision.models.convolution import Attention2D, Convolution, Downsample, GroupNorm, ResidualBlock, Upsample
+from ringvision.models.convolution import Attention2D, Convolution, Downsample, GroupNorm, ResidualBlock, Upsample, make_norm
+
+SIZES = (
+    "resolution",
+    "in_channels",
+    "channels",
+    "z_channels",
+    "embed_dim",
+    "codebook_size",
+    "patch_size",
+    "norm_groups",
+    "attention_heads",
+)
+LATER = ("attention_heads", "pixel_range", "encoder_only")
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,8 @@ class VQGANConfig:
     The encoder has `num_res_blocks` residual blocks a level and the decoder one more; between levels the map is halved
     (doubled), so a code covers `patch_size * 2 ** (len(channel_mults) - 1)` pixels on a side. `clip`: decode() clips to [-1, 1].
     `local_codes`: the encoder sees each code's own pixels alone, so that a thing has the same codes whatever is elsewhere in the picture;
-    the decoder sees all of them.
+    the decoder sees all of them. `attention_heads`: of every attention. `pixel_range`: as what black and white enter and leave the network.
+    `encoder_only`: there is no decoder, and codes cannot be made pixels again (Chameleon's is published so).
     """
 
     resolution: int = 64
@@ -49,23 +63,30 @@ class VQGANConfig:
     norm_eps: float = 1e-6
     clip: bool = True
     local_codes: bool = False
+    attention_heads: int = 1
+    pixel_range: tuple[float, float] = (-1.0, 1.0)
+    encoder_only: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channel_mults", tuple(self.channel_mults))
         object.__setattr__(self, "attention_resolutions", tuple(self.attention_resolutions))
-        for name in ("resolution", "in_channels", "channels", "z_channels", "embed_dim", "codebook_size", "patch_size", "norm_groups"):
+        object.__setattr__(self, "pixel_range", tuple(float(value) for value in self.pixel_range))
+        if len(self.pixel_range) != 2 or not self.pixel_range[0] < self.pixel_range[1]:
+            raise UserError(f"a VQGAN's pixel_range is {self.pixel_range}; give what black and what white are to it, such as (-1, 1)")
+        for name in SIZES:
             if getattr(self, name) < 1:
                 raise UserError(f"a VQGAN's {name} is {getattr(self, name)}; it must be at least 1")
-        if not self.channel_mults:
-            raise UserError("a VQGAN's channel_mults is empty; give one multiple of `channels` for each level, such as (1, 2, 3)")
+        if not self.channel_mults or min(self.channel_mults) < 1:
+            raise UserError(f"a VQGAN's channel_mults is {self.channel_mults}; give a multiple of `channels` for each level, as in (1, 2)")
         if self.resolution % self.pixels_per_code:
             raise UserError(
                 f"a VQGAN of resolution {self.resolution} does not divide into codes of {self.pixels_per_code} pixels "
                 f"(patch_size {self.patch_size}, {len(self.channel_mults)} levels); choose a multiple of {self.pixels_per_code}"
             )
         for width in self.widths:
-            if width % self.norm_groups:
-                raise UserError(f"a VQGAN's level of {width} channels does not divide into norm_groups={self.norm_groups}")
+            for name in ("norm_groups", "attention_heads"):
+                if width % getattr(self, name):
+                    raise UserError(f"a VQGAN's level of {width} channels does not divide into {name}={getattr(self, name)}")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -81,8 +102,19 @@ class VQGANConfig:
         """(h, w): the codes of one image."""
         return (self.resolution // self.pixels_per_code,) * 2
 
+    def resized(self, resolution: int) -> "VQGANConfig":
+        """The same network for images of another size: attention stays on the levels where it was."""
+        if self.resolution == resolution:
+            return self
+        places = [place * resolution / self.resolution for place in self.attention_resolutions]
+        return replace(self, resolution=resolution, attention_resolutions=tuple(int(place) for place in places if place.is_integer()))
+
     def to_dict(self) -> dict[str, Any]:
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """Plain values that JSON can hold. What came to be later (LATER) is left out where it is as it always was, so that the hash
+        of a tokenizer, which its videos' codes carry, does not change with this file."""
+        values = asdict(self)
+        same = [name for name in LATER if values[name] == type(self).__dataclass_fields__[name].default]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if name not in same}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "VQGANConfig":
@@ -95,32 +127,40 @@ class VQGANConfig:
 class Level(nnx.Module):
     """One resolution: residual blocks, an attention after each where `attention`, then a change of resolution or none."""
 
-    def __init__(self, widths: Sequence[int], attention: bool, resample: nnx.Module | None, config: VQGANConfig, rngs: nnx.Rngs):
-        norm: dict[str, Any] = {"groups": config.norm_groups, "eps": config.norm_eps}
-        self.blocks = nnx.List([ResidualBlock(before, after, **norm, rngs=rngs) for before, after in pairwise(widths)])
-        self.attentions = nnx.List([Attention2D(after, **norm, rngs=rngs) for after in widths[1:] if attention])
+    def __init__(
+        self,
+        widths: Sequence[int],
+        attention: bool,
+        resample: nnx.Module | None,
+        config: VQGANConfig,
+        rngs: nnx.Rngs,
+        condition: int | None = None,
+    ):
+        norm: dict[str, Any] = {"groups": config.norm_groups, "eps": config.norm_eps, "condition": condition, "rngs": rngs}
+        self.blocks = nnx.List([ResidualBlock(before, after, **norm) for before, after in pairwise(widths)])
+        self.attentions = nnx.List([Attention2D(after, heads=config.attention_heads, **norm) for after in widths[1:] if attention])
         self.resample = resample
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *condition: jax.Array) -> jax.Array:
         for index, block in enumerate(self.blocks):
-            x = block(x)
+            x = block(x, *condition)
             if self.attentions:
-                x = self.attentions[index](x)
+                x = self.attentions[index](x, *condition)
         return x if self.resample is None else self.resample(x)
 
 
 class Middle(nnx.Module):
     """Two residual blocks at the lowest resolution, attention between them where the config says so."""
 
-    def __init__(self, width: int, config: VQGANConfig, rngs: nnx.Rngs):
-        norm: dict[str, Any] = {"groups": config.norm_groups, "eps": config.norm_eps}
-        self.block1 = ResidualBlock(width, width, **norm, rngs=rngs)
-        self.attention = Attention2D(width, **norm, rngs=rngs) if config.mid_attention else None
-        self.block2 = ResidualBlock(width, width, **norm, rngs=rngs)
+    def __init__(self, width: int, config: VQGANConfig, rngs: nnx.Rngs, condition: int | None = None):
+        norm: dict[str, Any] = {"groups": config.norm_groups, "eps": config.norm_eps, "condition": condition, "rngs": rngs}
+        self.block1 = ResidualBlock(width, width, **norm)
+        self.attention = Attention2D(width, heads=config.attention_heads, **norm) if config.mid_attention else None
+        self.block2 = ResidualBlock(width, width, **norm)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.block1(x)
-        return self.block2(x if self.attention is None else self.attention(x))
+    def __call__(self, x: jax.Array, *condition: jax.Array) -> jax.Array:
+        x = self.block1(x, *condition)
+        return self.block2(x if self.attention is None else self.attention(x, *condition), *condition)
 
 
 class Encoder(nnx.Module):
@@ -149,30 +189,33 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """[N, h, w, z_channels] -> images [N, H, W, 3]. `levels` run from the lowest resolution to the highest."""
+    """[N, h, w, z_channels] -> images [N, H, W, 3]. `levels` run from the lowest resolution to the highest.
 
-    def __init__(self, config: VQGANConfig, rngs: nnx.Rngs):
+    Made with a `condition`, it is also called with a map [N, h, w, condition] that steers all its norms (Emu3).
+    """
+
+    def __init__(self, config: VQGANConfig, rngs: nnx.Rngs, condition: int | None = None):
         widths, rows = config.widths, config.resolution // config.patch_size
         self.patch_size = config.patch_size
         before = widths[-1]
         self.conv_in = Convolution(config.z_channels, before, 3, rngs=rngs)
-        self.middle = Middle(before, config, rngs)
+        self.middle = Middle(before, config, rngs, condition)
         levels = []
         for index in reversed(range(len(widths))):
             width = widths[index]
             resample = Upsample(width, rngs=rngs) if index > 0 else None
             through = [before] + [width] * (config.num_res_blocks + 1)
-            levels.append(Level(through, rows >> index in config.attention_resolutions, resample, config, rngs))
+            levels.append(Level(through, rows >> index in config.attention_resolutions, resample, config, rngs, condition))
             before = width
         self.levels = nnx.List(levels)
-        self.norm_out = GroupNorm(before, groups=config.norm_groups, eps=config.norm_eps, rngs=rngs)
+        self.norm_out = make_norm(before, groups=config.norm_groups, eps=config.norm_eps, condition=condition, rngs=rngs)
         self.conv_out = Convolution(before, config.in_channels * config.patch_size**2, 3, rngs=rngs)
 
-    def __call__(self, z: jax.Array) -> jax.Array:
-        x = self.middle(self.conv_in(z))
+    def __call__(self, z: jax.Array, *condition: jax.Array) -> jax.Array:
+        x = self.middle(self.conv_in(z), *condition)
         for level in self.levels:
-            x = level(x)
-        return depth_to_space(self.conv_out(jax.nn.silu(self.norm_out(x))), self.patch_size)
+            x = level(x, *condition)
+        return depth_to_space(self.conv_out(jax.nn.silu(self.norm_out(x, *condition))), self.patch_size)
 
 
 class VQGAN(nnx.Module):
@@ -184,7 +227,7 @@ class VQGAN(nnx.Module):
         self.quant_conv = Convolution(config.z_channels, config.embed_dim, 1, rngs=rngs)
         self.codebook = nnx.Param(jax.random.normal(rngs.params(), (config.codebook_size, config.embed_dim)))
         self.post_quant_conv = Convolution(config.embed_dim, config.z_channels, 1, rngs=rngs)
-        self.decoder = Decoder(config, rngs)
+        self.decoder = None if config.encoder_only else Decoder(config, rngs)
 
     def latents(self, images: jax.Array) -> jax.Array:
         """images float32 [N, H, W, 3] in [-1, 1] -> what is about to be quantized, [N, h, w, C]."""
@@ -209,9 +252,12 @@ class VQGAN(nnx.Module):
         return self.codebook[...][codes]
 
     def decode(self, z_q: jax.Array, *, clip: bool | None = None) -> jax.Array:
-        """z_q [N, h, w, C] -> images float32 [N, H, W, 3]; clipped to [-1, 1] where `clip`, by default as the config says."""
+        """z_q [N, h, w, C] -> images float32 [N, H, W, 3]; clipped to the pixel_range where `clip`, by default as the config says.
+        UserError where there is no decoder."""
+        if self.decoder is None:
+            raise UserError("this tokenizer has an encoder alone, so codes cannot be made pixels; use one whose weights hold a decoder")
         images = self.decoder(self.post_quant_conv(z_q))
-        return jnp.clip(images, -1, 1) if (self.config.clip if clip is None else clip) else images
+        return jnp.clip(images, *self.config.pixel_range) if (self.config.clip if clip is None else clip) else images
 
 
 def nearest(z: jax.Array, codebook: jax.Array) -> jax.Array:

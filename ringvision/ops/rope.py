@@ -1,11 +1,14 @@
 """Rotary position embedding (Su et al., 2021): each pair of a head's channels turns by an angle that grows with the position.
 
 In: queries or keys [B, T, N, H] and the position of every token. Out: the same, turned. The pairs are (i, i + H/2), the "halves"
-convention of Hugging Face's Llama; weights made for adjacent pairs are permuted when they are loaded.
+convention of Hugging Face's Llama; weights made for adjacent pairs are permuted when they are loaded. A trained context is stretched
+by `RopeScaling`, and `scaling_from` reads one from a config of Hugging Face's.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +16,29 @@ import numpy as np
 
 from ringvision.errors import UserError
 
+Kind = Literal["llama3", "linear", "yarn"]
+
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3.1's stretching of a trained context: turns slower than `low_frequency` per trained context are slowed by `factor`, those
-    faster than `high_frequency` are kept, and those between are blended. With both at infinity everything is slowed: linear interpolation.
+    """How turns are slowed so that a context of `trained_length` reaches `factor` times as far.
+
+    "linear": all by `factor` (Chen et al., 2023). "llama3" (Llama 3.1) and "yarn" (Peng et al., 2023): those of fewer turns per trained
+    context than `low_frequency` by `factor`, those of more than `high_frequency` not at all, and those between by a blend: for "llama3"
+    even in turns per context, for "yarn" even from channel to channel, both ends rounded outward to whole ones. Cosines and sines are
+    multiplied by `amplitude`, which YaRN wants above 1.
     """
 
     factor: float
     low_frequency: float = 1.0
     high_frequency: float = 4.0
     trained_length: int = 8192
+    kind: Kind = "llama3"
+    amplitude: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.kind not in ("llama3", "linear", "yarn"):
+            raise UserError(f"rope scaling kind={self.kind!r}: expected 'llama3', 'linear' or 'yarn'")
         if not self.factor >= 1:
             raise UserError(f"rope scaling factor={self.factor}: expected at least 1")
         if not 0 < self.low_frequency <= self.high_frequency or self.trained_length < 1:
@@ -33,6 +46,51 @@ class RopeScaling:
                 f"rope scaling low_frequency={self.low_frequency}, high_frequency={self.high_frequency}, "
                 f"trained_length={self.trained_length}: expected 0 < low_frequency <= high_frequency and trained_length >= 1"
             )
+        if not self.amplitude > 0:
+            raise UserError(f"rope scaling amplitude={self.amplitude}: expected more than 0")
+
+
+def scaling_from(values: Mapping[str, Any] | None, max_length: int) -> RopeScaling | None:
+    """`rope_scaling` (transformers 4) or `rope_parameters` (5) of a Hugging Face config -> what it says, None where nothing is scaled.
+
+    max_length: the config's `max_position_embeddings`. The base of the turns, `rope_theta`, is not looked at. UserError for a kind that
+    changes the turns with the length of the text or that this package does not know, and for values that are missing or no numbers.
+    """
+    values = values or {}
+    kind = values.get("rope_type", values.get("type", "default"))
+    if values.get("partial_rotary_factor", 1.0) != 1.0:
+        raise UserError(f"partial_rotary_factor={values['partial_rotary_factor']} is not supported; expected all channels to turn")
+    if kind == "default":
+        return None
+    if kind not in ("llama3", "linear", "yarn"):
+        raise UserError(f"rope scaling of kind {kind!r} is not supported; expected one of default, linear, llama3, yarn")
+    if kind == "yarn" and values.get("truncate") is False:
+        raise UserError("rope scaling of kind 'yarn' with \"truncate\": false is not supported; expected true")
+    trained = values.get("original_max_position_embeddings")
+    try:
+        factor = values.get("factor")
+        factor = float(max_length / trained) if factor is None and kind == "yarn" and trained else float(values["factor"])
+        if kind == "linear":
+            return RopeScaling(factor, kind="linear")
+        trained = int(trained or max_length)
+        if kind == "llama3":
+            return RopeScaling(factor, float(values["low_freq_factor"]), float(values["high_freq_factor"]), trained)
+        slow, fast = float(values.get("beta_slow") or 1), float(values.get("beta_fast") or 32)
+        return RopeScaling(factor, slow, fast, trained, "yarn", _yarn_amplitude(values, factor))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"rope scaling {dict(values)} cannot be read ({error!r}); expected numbers, as transformers writes them") from error
+
+
+def _yarn_amplitude(values: Mapping[str, Any], factor: float) -> float:
+    """What is given, or 0.1 ln(factor) + 1, or the quotient of two such with weights of their own (DeepSeek's)."""
+
+    def amplitude(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0
+
+    if values.get("attention_factor") is not None:
+        return float(values["attention_factor"])
+    above, below = values.get("mscale"), values.get("mscale_all_dim")
+    return amplitude(float(above)) / amplitude(float(below)) if above and below else amplitude(1.0)
 
 
 def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> np.ndarray:
@@ -41,14 +99,24 @@ def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None)
         raise UserError(f"head_dim={head_dim}: rotary embedding turns pairs of channels, so it must be even")
     turns = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     if scaling is not None:
-        per_context = scaling.trained_length * turns / (2 * math.pi)
-        if math.isinf(scaling.low_frequency):
-            kept = np.zeros_like(turns)
-        else:
-            width = max(scaling.high_frequency - scaling.low_frequency, np.finfo(np.float64).tiny)
-            kept = np.clip((per_context - scaling.low_frequency) / width, 0, 1)
+        kept = _kept(turns, head_dim, theta, scaling)
         turns = turns * (kept + (1 - kept) / scaling.factor)
     return turns.astype(np.float32)
+
+
+def _kept(turns: np.ndarray, head_dim: int, theta: float, scaling: RopeScaling) -> np.ndarray:
+    """How much of each pair's turn stays as it was, from 0 to 1."""
+    if scaling.kind == "linear" or math.isinf(scaling.low_frequency):
+        return np.zeros_like(turns)
+    low, high, length = scaling.low_frequency, scaling.high_frequency, scaling.trained_length
+    if scaling.kind == "llama3":
+        width = max(high - low, np.finfo(np.float64).tiny)
+        return np.clip((length * turns / (2 * math.pi) - low) / width, 0, 1)
+    # the pairs, as real numbers, that make `high` and `low` turns in the trained context
+    first, last = (head_dim * math.log(length / (count * 2 * math.pi)) / (2 * math.log(theta)) for count in (high, low))
+    first, last = max(math.floor(first), 0), min(math.ceil(last), head_dim - 1)
+    width = last - first if last != first else 0.001
+    return 1 - np.clip((np.arange(len(turns)) - first) / width, 0, 1)
 
 
 def rope(x: jax.Array, positions: jax.Array, *, theta: float, scaling: RopeScaling | None = None) -> jax.Array:
@@ -58,5 +126,7 @@ def rope(x: jax.Array, positions: jax.Array, *, theta: float, scaling: RopeScali
     """
     angles = positions.astype(jnp.float32)[:, :, None] * frequencies(x.shape[-1], theta, scaling)
     sine, cosine = jnp.sin(angles)[:, :, None, :], jnp.cos(angles)[:, :, None, :]
+    if scaling is not None and scaling.amplitude != 1:
+        sine, cosine = sine * scaling.amplitude, cosine * scaling.amplitude
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1).astype(x.dtype)

@@ -63,7 +63,7 @@ def tokenize_videos(
 
     What cannot be read is recorded as failed, with the kind of failure and its message, and the others go on; it is tried again only when
     its file changed or `retry_failed`. size: pixels a side of the frames (None: the tokenizer's). batch: frames that are encoded together.
-    workers: videos that are decoded at once (None: one more than there are processors, since each waits now and then). shard_size: sources to a file. limit: only the first so many.
+    workers: videos that are decoded at once (None: processors and one more). shard_size: sources to a file. limit: only the first so many.
     part (i, n): only every n-th from the i-th on, for the i-th of n machines, each with a folder of its own.
 
     Returns {"done", "failed", "pending", "frames"} over these inputs, whenever they were done, and "seconds", what this run took.

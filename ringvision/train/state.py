@@ -25,9 +25,30 @@ PLACES: dict[str, tuple[str | None, ...]] = {
     "layers.attention.key": (None, "fsdp", "tensor", None),
     "layers.attention.value": (None, "fsdp", "tensor", None),
     "layers.attention.output": (None, "tensor", None, "fsdp"),
+    "layers.attention.query_bias": (None, "tensor", None),
+    "layers.attention.key_bias": (None, "tensor", None),
+    "layers.attention.value_bias": (None, "tensor", None),
+    "layers.attention.query_norm": (None, "tensor", None),
+    "layers.attention.key_norm": (None, "tensor", None),
+    "layers.attention.query_norm_bias": (None, "tensor", None),
+    "layers.attention.key_norm_bias": (None, "tensor", None),
     "layers.feed_forward.gate": (None, "fsdp", "tensor"),
     "layers.feed_forward.up": (None, "fsdp", "tensor"),
     "layers.feed_forward.down": (None, "tensor", "fsdp"),
+    "layers.attention.query_lora.down": (None, "fsdp", None),
+    "layers.attention.query_lora.up": (None, None, "tensor", None),
+    "layers.attention.key_lora.down": (None, "fsdp", None),
+    "layers.attention.key_lora.up": (None, None, "tensor", None),
+    "layers.attention.value_lora.down": (None, "fsdp", None),
+    "layers.attention.value_lora.up": (None, None, "tensor", None),
+    "layers.attention.output_lora.down": (None, "tensor", None, None),
+    "layers.attention.output_lora.up": (None, None, "fsdp"),
+    "layers.feed_forward.gate_lora.down": (None, "fsdp", None),
+    "layers.feed_forward.gate_lora.up": (None, None, "tensor"),
+    "layers.feed_forward.up_lora.down": (None, "fsdp", None),
+    "layers.feed_forward.up_lora.up": (None, None, "tensor"),
+    "layers.feed_forward.down_lora.down": (None, "tensor", None),
+    "layers.feed_forward.down_lora.up": (None, None, "fsdp"),
 }
 
 # Which dimensions of a stacked matrix are its inputs, and which its outputs; the first dimension is the layer.
@@ -45,12 +66,14 @@ MATRICES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 @jax.tree_util.register_dataclass
 @dataclass
 class TrainState:
-    """params: the model's. opt_state: the optimizer's. step: int32 [], steps done. average: moving average of params, or None."""
+    """params: those that are trained. opt_state: the optimizer's. step: int32 [], steps done. average: moving average of params, or None.
+    frozen: parameters that stay as they are, or None (part.py)."""
 
     params: Any
     opt_state: Any
     step: jax.Array
     average: Any
+    frozen: Any = None
 
 
 def schedule(config: TrainConfig) -> optax.Schedule:
@@ -80,15 +103,15 @@ def matrices(params: Any) -> Any:
 
 
 def decays(params: Any) -> Any:
-    """The same tree with True where weight decay applies: not to the scales of norms nor to the embedding table."""
+    """The same tree with True where weight decay applies: not to the scales of norms, to biases, nor to the embedding table."""
     names = flatten(params)
-    return unflatten({name: not name.endswith((".scale", ".table")) for name in names}, params)
+    return unflatten({name: not name.endswith((".scale", ".table", "_norm", "_bias")) for name in names}, params)
 
 
-def start(params: Any, tx: optax.GradientTransformation, *, average: bool) -> TrainState:
+def start(params: Any, tx: optax.GradientTransformation, *, average: bool, frozen: Any = None) -> TrainState:
     """The state before the first step."""
     copy = jax.tree.map(jnp.copy, params) if average else None
-    return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32), copy)
+    return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32), copy, frozen)
 
 
 def update(state: TrainState, gradients: Any, tx: optax.GradientTransformation, *, ema: float) -> TrainState:
@@ -99,7 +122,7 @@ def update(state: TrainState, gradients: Any, tx: optax.GradientTransformation, 
     if average is not None:
         keep = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step)).astype(jnp.float32)
         average = jax.tree.map(lambda old, new: old + (1 - keep).astype(old.dtype) * (new - old), average, params)
-    return TrainState(params, opt_state, state.step + 1, average)
+    return TrainState(params, opt_state, state.step + 1, average, state.frozen)
 
 
 def shardings(state: Any, mesh: Mesh) -> Any:

@@ -25,7 +25,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ringvision import shipped
-from ringvision.checkpoint import Checkpoints, flatten, load_model, read_config, save_model, specs, unflatten
+from ringvision.checkpoint import Checkpoints, flatten, load_model, load_params, read_config, save_model, unflatten
 from ringvision.config import TrainConfig
 from ringvision.data.loader import Loader
 from ringvision.data.packing import Batch
@@ -38,6 +38,7 @@ from ringvision.models.transformer import Transformer
 from ringvision.ops.losses import chunked_cross_entropy
 from ringvision.ops.planner import plan
 from ringvision.train.exam import mark, table
+from ringvision.train.part import Part
 from ringvision.train.record import Record
 from ringvision.train.state import TrainState, optimizer, schedule, shardings, start, update
 from ringvision.vocabulary import Vocabulary
@@ -59,19 +60,20 @@ def train(config: TrainConfig, *, stop_at: int | None = None, quiet: bool = Fals
         mesh = make_mesh(**axes)
     weaver, loader = open_data(config)
     put = placer(config, mesh)
-    graphdef, tx = describe(config), optimizer(config)
+    part, tx = Part.of(config, weaver.vocabulary), optimizer(config)
     checkpoints = Checkpoints(out / "checkpoints")
     if (latest := checkpoints.latest()) is not None:
-        state = checkpoints.restore(abstract_state(config, tx, mesh), latest)
+        state = checkpoints.restore(abstract_state(config, tx, mesh, part), latest)
     else:
         state = first_state(config, tx, mesh, weaver)
-    step_fn = compile_step(graphdef, tx, config, mesh, state)
-    examine = open_exams(config, weaver, graphdef, mesh, put)
+    step_fn = compile_step(part, tx, config, mesh, state)
+    examine = open_exams(config, weaver, part, mesh, put)
 
     step, last = int(state.step), min(config.steps, stop_at or config.steps)
     with Record(out, step=step, quiet=quiet) as record:
         (out / "run.json").write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
-        record.say(f"{config.name}: {count(state.params):,} parameters on {mesh.size} devices, from step {step} to {last}")
+        every = "" if state.frozen is None else f" of {count(state.frozen):,}"
+        record.say(f"{config.name}: {count(state.params):,}{every} parameters on {mesh.size} devices, from step {step} to {last}")
         batches = loader.batches(step)
         window, rate = Window(), schedule(config)
         while step < last:
@@ -88,7 +90,7 @@ def train(config: TrainConfig, *, stop_at: int | None = None, quiet: bool = Fals
             if step % config.checkpoint_every == 0 or step == last:
                 window.check(step)
                 checkpoints.save(step, state)
-                export(out / "model", config, weaver, loader.shards, state)
+                export(out / "model", part, weaver, loader.shards, state)
                 record.curves_png(out / "curves.png", CURVES)
                 window.restart()
         batches.close()
@@ -108,21 +110,25 @@ def loss_fn(params: Any, batch: Batch, *, graphdef: Any, mesh: Mesh, chunk: int)
 
 
 def train_step(
-    state: TrainState, batch: Batch, *, graphdef: Any, tx: optax.GradientTransformation, mesh: Mesh, chunk: int, ema: float
+    state: TrainState, batch: Batch, *, part: Part, tx: optax.GradientTransformation, mesh: Mesh, chunk: int, ema: float
 ) -> tuple[TrainState, Metrics]:
     """One step: a pure function of the state and the batch."""
-    grad_fn = jax.value_and_grad(partial(loss_fn, graphdef=graphdef, mesh=mesh, chunk=chunk), has_aux=True)
-    (loss, metrics), gradients = grad_fn(state.params, batch)
+    graphdef, _ = part.describe()
+
+    def loss_of(trained: Any) -> tuple[jax.Array, Metrics]:
+        return loss_fn(part.join(trained, state.frozen), batch, graphdef=graphdef, mesh=mesh, chunk=chunk)
+
+    (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     state = update(state, gradients, tx, ema=ema)
     return state, {"loss": loss, **metrics, "gradient_norm": optax.global_norm(gradients)}
 
 
 def compile_step(
-    graphdef: Any, tx: optax.GradientTransformation, config: TrainConfig, mesh: Mesh, state: TrainState
+    part: Part, tx: optax.GradientTransformation, config: TrainConfig, mesh: Mesh, state: TrainState
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The step jitted: the old state's memory becomes the new one's, and outputs lie where the inputs lay, so it compiles once."""
     whole = NamedSharding(mesh, PartitionSpec())
-    step = partial(train_step, graphdef=graphdef, tx=tx, mesh=mesh, chunk=config.loss_chunk, ema=config.ema)
+    step = partial(train_step, part=part, tx=tx, mesh=mesh, chunk=config.loss_chunk, ema=config.ema)
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings(state, mesh), whole))
 
 
@@ -152,7 +158,7 @@ def open_loader(config: TrainConfig, shards: Shards, weaver: Weaver, seed: int, 
 
 
 def open_exams(
-    config: TrainConfig, weaver: Weaver, graphdef: Any, mesh: Mesh, put: Callable[[Any], Any]
+    config: TrainConfig, weaver: Weaver, part: Part, mesh: Mesh, put: Callable[[Any], Any]
 ) -> Callable[[TrainState], tuple[dict[str, float], dict[str, int]]] | None:
     """A function that marks the model (the averaged one where there is one) on config.eval_data; None where there is nothing to mark."""
     if config.eval_data is None or not config.eval_every:
@@ -164,7 +170,8 @@ def open_exams(
             f" ({trained.hash[:8]}); tokenize both with one tokenizer"
         )
     exams = open_loader(config, shards, weaver, seed=0).exams(config.eval_examples)
-    return lambda state: mark(exams, exported(state), graphdef, mesh, put)
+    graphdef = describe(config)
+    return lambda state: mark(exams, exported(state, part), graphdef, mesh, put)
 
 
 def describe(config: TrainConfig) -> Any:
@@ -172,29 +179,35 @@ def describe(config: TrainConfig) -> Any:
     return nnx.split(nnx.eval_shape(lambda: Transformer(config.model, rngs=nnx.Rngs(0))))[0]
 
 
-def _start(config: TrainConfig, tx: optax.GradientTransformation) -> TrainState:
-    _, params = nnx.split(Transformer(config.model, rngs=nnx.Rngs(config.seed)))
-    return start(params, tx, average=config.ema > 0)
+def _drawn(config: TrainConfig) -> Any:
+    """Random parameters by config.seed."""
+    return nnx.split(Transformer(config.model, rngs=nnx.Rngs(config.seed)))[1]
 
 
-def abstract_state(config: TrainConfig, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def _start(config: TrainConfig, tx: optax.GradientTransformation, part: Part, params: Any) -> TrainState:
+    trained, frozen = part.start(params)
+    return start(trained, tx, average=config.ema > 0, frozen=frozen)
+
+
+def abstract_state(config: TrainConfig, tx: optax.GradientTransformation, mesh: Mesh, part: Part) -> TrainState:
     """The state's shapes, dtypes and shardings, without arrays."""
-    shapes = jax.eval_shape(partial(_start, config, tx))
+    shapes = jax.eval_shape(lambda: _start(config, tx, part, _drawn(config)))
     return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings(shapes, mesh))
 
 
 def first_state(config: TrainConfig, tx: optax.GradientTransformation, mesh: Mesh, weaver: Weaver) -> TrainState:
     """The state before step 1: random weights by config.seed, or those of the model folder config.init_from."""
-    places = shardings(jax.eval_shape(partial(_start, config, tx)), mesh)
-    state = jax.jit(partial(_start, config, tx), out_shardings=places)()
+    part = Part.of(config, weaver.vocabulary)
+    places = shardings(jax.eval_shape(lambda: _start(config, tx, part, _drawn(config))), mesh)
     if config.init_from is None:
+        state = jax.jit(lambda: _start(config, tx, part, _drawn(config)), out_shardings=places)()
         return state if not config.embed_codebook else _with_codebook(state, config, tx, weaver, places)
     settings = read_config(config.init_from)
     if settings.get("vocabulary") != json.loads(json.dumps(weaver.vocabulary.to_dict())):
         raise UserError(f"{config.init_from} has another vocabulary than this run; use its text model, its tokenizer and its vocab_size")
-    params = unflatten(load_model(config.init_from, specs(state.params)), state.params)
-    params = jax.device_put(params, places.params)
-    return jax.jit(partial(start, tx=tx, average=config.ema > 0), out_shardings=places)(params)
+    shapes = jax.eval_shape(partial(_drawn, config))
+    params = load_params(config.init_from, shapes, shardings(shapes, mesh))
+    return jax.jit(partial(_start, config, tx, part), out_shardings=places)(params)
 
 
 def _with_codebook(state: TrainState, config: TrainConfig, tx: optax.GradientTransformation, weaver: Weaver, places: Any) -> TrainState:
@@ -244,13 +257,14 @@ def placer(config: TrainConfig, mesh: Mesh) -> Callable[..., Any]:
 # ------------------------------------------------------------------------------------------- what a run leaves behind
 
 
-def exported(state: TrainState) -> Any:
-    """The parameters that go into the model folder: the average where there is one."""
-    return state.params if state.average is None else state.average
+def exported(state: TrainState, part: Part) -> Any:
+    """The parameters that go into the model folder: the whole model, of the average where there is one."""
+    return part.whole(state.params if state.average is None else state.average, state.frozen)
 
 
-def export(folder: Path, config: TrainConfig, weaver: Weaver, shards: Shards, state: TrainState) -> None:
+def export(folder: Path, part: Part, weaver: Weaver, shards: Shards, state: TrainState) -> None:
     """Write the model folder that `ringvision ask --model` reads."""
+    config = part.config
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / "text.model.partial"
     aside.write_bytes(weaver.text.serialized)
@@ -266,7 +280,7 @@ def export(folder: Path, config: TrainConfig, weaver: Weaver, shards: Shards, st
         "fps": shards.info.fps,
         "trained": {"steps": int(state.step), "tokens": int(state.step) * config.rows * config.length},
     }
-    save_model(folder, settings, {name: np.asarray(array) for name, array in flatten(exported(state)).items()})
+    save_model(folder, settings, flatten(exported(state, part)))
 
 
 def count(params: Any) -> int:

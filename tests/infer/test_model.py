@@ -66,6 +66,35 @@ def _copy(folder: Path, place: Path) -> Path:
     return place
 
 
+def test_a_model_in_several_files_is_the_same_model(folder: Path, alone: Model, tmp_path: Path) -> None:
+    several = _copy(folder, tmp_path / "several")
+    checkpoint.save_model(several, checkpoint.read_config(folder), checkpoint.load_model(folder), max_file=50_000)
+    files = checkpoint.weight_files(several)
+    assert len(files) > 2
+    loaded = load_model(several, alone.mesh)
+    tokens = _tokens(alone, 1, 7)
+    np.testing.assert_array_equal(np.asarray(loaded.logits(tokens)), np.asarray(alone.logits(tokens)))
+    before = loaded.hash
+    content = bytearray(files[-1].read_bytes())
+    content[-1] ^= 1
+    files[-1].write_bytes(content)
+    assert load_model(several, alone.mesh).hash != before
+
+
+def test_weights_stay_as_narrow_as_one_asks(folder: Path, alone: Model, tmp_path: Path) -> None:
+    half = _copy(folder, tmp_path / "half")
+    arrays = {name: array.astype("bfloat16") for name, array in checkpoint.load_model(folder).items()}
+    checkpoint.save_model(half, checkpoint.read_config(folder), arrays)
+    tokens = _tokens(alone, 1, 7)
+    for place, dtype, expected in ((half, None, "float32"), (half, "stored", "bfloat16"), (folder, "bfloat16", "bfloat16")):
+        model = load_model(place, alone.mesh, dtype=dtype)
+        assert {str(leaf.dtype) for leaf in jax.tree.leaves(model.params)} == {expected}
+        spread = np.abs(np.asarray(model.logits(tokens)) - np.asarray(alone.logits(tokens))).max()
+        assert spread < 0.1 * np.abs(np.asarray(alone.logits(tokens))).max()
+    with pytest.raises(UserError, match="dtype='int8'"):
+        load_model(folder, dtype="int8")
+
+
 def test_every_wrong_tensor_is_named_in_one_line(folder: Path, tmp_path: Path) -> None:
     broken = _copy(folder, tmp_path / "broken")
     arrays = checkpoint.load_model(broken)

@@ -12,6 +12,16 @@ def norm(x, scale, eps):
     return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * scale
 
 
+def head_norm(x, layer, name, config):
+    """What queries or keys [L, heads, H] become before they are turned."""
+    if config.qk_norm == "rms":
+        return norm(x, layer[f"attention.{name}_norm"], config.norm_eps)
+    if config.qk_norm == "layer":
+        spread = np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5)
+        return (x - x.mean(axis=-1, keepdims=True)) / spread * layer[f"attention.{name}_norm"] + layer[f"attention.{name}_norm_bias"]
+    return x
+
+
 def rotate(x, positions, theta):
     """x [L, heads, H]: dimension i is paired with i + H/2 and turned by position / theta^(2i/H)."""
     half = x.shape[-1] // 2
@@ -20,12 +30,14 @@ def rotate(x, positions, theta):
     return np.concatenate([first * np.cos(angles) - second * np.sin(angles), second * np.cos(angles) + first * np.sin(angles)], axis=-1)
 
 
-def attention(q, k, v, positions, segment_ids):
-    """q [L, N, H], k and v [L, K, H]; a token sees the tokens of its own segment at its own position or before. Padding gives zeros."""
+def attention(q, k, v, positions, segment_ids, window):
+    """q [L, N, H], k and v [L, K, H]; a token sees the tokens of its own segment at its own position or before, less than `window`
+    away where there is one. Padding gives zeros."""
     out = np.zeros_like(q)
     group = q.shape[1] // k.shape[1]
     for t in range(q.shape[0]):
         seen = (segment_ids == segment_ids[t]) & (positions <= positions[t]) & (segment_ids[t] > 0)
+        seen &= positions > positions[t] - (window or np.inf)
         for n in range(q.shape[1]):
             if seen.any():
                 weights = softmax(k[seen, n // group] @ q[t, n] / np.sqrt(q.shape[-1]))
@@ -44,8 +56,11 @@ def logits(params, config, tokens, positions, segment_ids):
             layer = {name.removeprefix("layers."): value[i] for name, value in params.items() if name.startswith("layers.")}
             normed = norm(x, layer["attention_norm.scale"], config.norm_eps)
             q, k, v = (np.einsum("ld,dnh->lnh", normed, layer[f"attention.{name}"]) for name in ("query", "key", "value"))
+            if config.qkv_bias:
+                q, k, v = (x + layer[f"attention.{name}_bias"] for x, name in zip((q, k, v), ("query", "key", "value")))
+            q, k = head_norm(q, layer, "query", config), head_norm(k, layer, "key", config)
             q, k = rotate(q, row_positions, config.rope_theta), rotate(k, row_positions, config.rope_theta)
-            heads = attention(q, k, v, row_positions, row_segments)
+            heads = attention(q, k, v, row_positions, row_segments, config.window)
             x = x + np.einsum("lnh,nhd->ld", heads, layer["attention.output"])
             normed = norm(x, layer["feed_forward_norm.scale"], config.norm_eps)
             gate = normed @ layer["feed_forward.gate"]

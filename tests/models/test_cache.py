@@ -130,6 +130,26 @@ def test_greedy_answers_equal_hugging_face(variant, devices):
     np.testing.assert_array_equal(np.concatenate([prompt, np.stack(tokens, axis=1)], axis=1), expected)
 
 
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("variant", ["qwen2", "qwen2_yarn", "qwen3", "mistral"])
+def test_relatives_of_llama_decode_as_hugging_face_does(variant, devices):
+    """A block, another that sees into the cache, then single tokens; in the end what was read token by token equals one pass."""
+    model, data = load(FIXTURES.with_name("hf_variants") / variant)
+    reader = Reader(model, ring(devices))
+    expected = data["greedy_sequences"].astype(np.int32)
+    cache = Cache.empty(model.config, 2, 28, reader.mesh)
+    first, cache = reader.read(expected[:, :8], cache, fresh=True)
+    second, cache = reader.read(expected[:, 8:12], cache, start=8)
+    parts = [first, second]
+    while (length := sum(part.shape[1] for part in parts)) < 28:
+        token = parts[-1][:, -1:].argmax(-1).astype(np.int32)
+        np.testing.assert_array_equal(token[:, 0], expected[:, length])
+        logits, cache = reader.read(token, cache, start=length)
+        parts.append(logits)
+    whole = jax.jit(model.logits)(expected)
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=1e-4)
+
+
 def test_a_row_that_has_ended_stays_out_of_the_way(model, whole):
     """Row 0 passes segment 0 from token 18 on; row 1 goes on as if alone."""
     reader = Reader(model, ring(2))

@@ -20,6 +20,7 @@ from . import llama_reference
 from .hugging_face import load
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "hf_llama"
+VARIANTS = FIXTURES.with_name("hf_variants")
 SMALL = TransformerConfig(vocab_size=97, embed_dim=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, hidden_dim=48)
 
 
@@ -65,6 +66,25 @@ def test_logits_against_float64(tied):
 def test_logits_against_hugging_face(variant):
     model, data = load(FIXTURES / variant)
     np.testing.assert_allclose(logits(model, data["input_ids"]), data["logits"], atol=1e-4)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("variant", ["qwen2", "qwen2_yarn", "qwen3", "mistral"])
+def test_relatives_of_llama_against_hugging_face(variant, devices):
+    model, data = load(VARIANTS / variant)
+    found = logits(model, data["input_ids"], mesh=make_mesh(context=devices, devices=jax.devices()[:devices]))
+    np.testing.assert_allclose(found, data["logits"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("variant", "change"),
+    [("qwen2_yarn", {"rope_scaling": None}), ("mistral", {"window": None}), ("mistral", {"window": 6}), ("qwen3", {"norm_eps": 0.1})],
+)
+def test_what_makes_a_relative_is_seen_in_its_logits(variant, change):
+    model, data = load(VARIANTS / variant)
+    _, params = nnx.split(model)
+    graphdef, _ = nnx.split(Transformer(replace(model.config, **change), rngs=nnx.Rngs(0)))
+    assert np.abs(_logits(graphdef, params, (data["input_ids"],), None) - data["logits"]).max() > 0.1
 
 
 def test_left_padding_against_hugging_face():
@@ -156,6 +176,32 @@ def test_names_and_shapes_of_the_weights():
     }
 
 
+def test_names_and_shapes_of_what_some_models_have():
+    def extra(**change):
+        config = replace(SMALL, **change)
+        named = flatten(nnx.state(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0)))))
+        plain = flatten(nnx.state(nnx.eval_shape(lambda: Transformer(SMALL, rngs=nnx.Rngs(0)))))
+        return {name.removeprefix("layers.attention."): x.shape for name, x in named.items() if name not in plain}
+
+    assert extra(qkv_bias=True) == {"query_bias": (2, 4, 8), "key_bias": (2, 2, 8), "value_bias": (2, 2, 8)}
+    assert extra(qk_norm="rms") == {"query_norm": (2, 8), "key_norm": (2, 8)}
+    per_head = {"query_norm": (2, 4, 8), "key_norm": (2, 2, 8)}
+    assert extra(qk_norm="layer") == per_head | {f"{name}_bias": shape for name, shape in per_head.items()}
+    assert extra(window=3) == {}
+
+
+@pytest.mark.parametrize("change", [{"qkv_bias": True, "window": 5}, {"qk_norm": "rms"}, {"qkv_bias": True, "qk_norm": "layer"}])
+def test_biases_norms_and_windows_against_float64(change):
+    """Packed documents, padding, an order shuffled over four devices."""
+    model, rows = make(replace(SMALL, **change)), packed_rows()
+    expected = llama_reference.logits(flatten(nnx.state(model)), model.config, *rows)
+    np.testing.assert_allclose(logits(model, *rows), expected, atol=5e-5)
+    order = np.random.default_rng(1).permutation(32)
+    mesh = make_mesh(context=2, tensor=2, devices=jax.devices()[:4])
+    np.testing.assert_allclose(logits(model, *(x[:, order] for x in rows), mesh=mesh), expected[:, order], atol=5e-5)
+    assert np.abs(expected - llama_reference.logits(flatten(nnx.state(model)), SMALL, *rows)).max() > 0.1
+
+
 def test_a_large_model_costs_nothing_to_describe():
     model = nnx.eval_shape(lambda: Transformer(PRESETS["lwm-7b"], rngs=nnx.Rngs(0), dtype=jnp.bfloat16))
     leaves = jax.tree.leaves(nnx.state(model))
@@ -188,7 +234,16 @@ def test_config_there_and_back():
 
 @pytest.mark.parametrize(
     "change",
-    [{"num_layers": 0}, {"num_kv_heads": 3}, {"head_dim": 7}, {"feed_forward_chunk": 0}, {"remat": "all"}, {"rope_theta": 0.0}],
+    [
+        {"num_layers": 0},
+        {"num_kv_heads": 3},
+        {"head_dim": 7},
+        {"feed_forward_chunk": 0},
+        {"remat": "all"},
+        {"rope_theta": 0.0},
+        {"window": 0},
+        {"qk_norm": "batch"},
+    ],
 )
 def test_impossible_configs_are_refused(change):
     with pytest.raises(UserError, match=next(iter(change))):

@@ -244,6 +244,53 @@ def test_config_round_trip_and_refusals() -> None:
         VQGANConfig(64, codebook_size=0)
     with pytest.raises(UserError, match="no field codebok_size"):
         VQGANConfig.from_dict({"codebok_size": 3})
+    with pytest.raises(UserError, match="channel_mults"):
+        VQGANConfig(64, channel_mults=(1, 0))
+    with pytest.raises(UserError, match="attention_heads=3"):
+        VQGANConfig(64, attention_heads=3)
+    with pytest.raises(UserError, match="pixel_range"):
+        VQGANConfig(64, pixel_range=(1, -1))
+
+
+def test_what_came_later_changes_no_older_config() -> None:
+    """The hash of a tokenizer is over its config: options that it does not use must not be in it."""
+    assert set(VQGANConfig().to_dict()) == {
+        "resolution", "in_channels", "channels", "channel_mults", "num_res_blocks", "attention_resolutions", "mid_attention", "z_channels",
+        "embed_dim", "codebook_size", "patch_size", "norm_groups", "norm_eps", "clip", "local_codes",
+    }  # fmt: skip
+    later = VQGANConfig(attention_heads=2, pixel_range=(0, 1), encoder_only=True)
+    assert later.to_dict()["pixel_range"] == [0, 1] and VQGANConfig.from_dict(later.to_dict()) == later
+
+
+def test_attention_stays_on_its_levels_at_another_resolution() -> None:
+    config = VQGANConfig(64, channel_mults=(1, 2, 2), attention_resolutions=(32, 16))
+    larger = config.resized(96)
+    assert (larger.resolution, larger.attention_resolutions, larger.grid) == (96, (48, 24), (24, 24))
+    names = [set(flatten(nnx.eval_shape(lambda of=of: nnx.state(VQGAN(of, rngs=nnx.Rngs(0)))))) for of in (config, larger)]
+    assert names[0] == names[1] and any("attentions" in name for name in names[0])
+
+
+def test_without_a_decoder_codes_stay_codes() -> None:
+    model = nnx.eval_shape(lambda: VQGAN(VQGANConfig(encoder_only=True), rngs=nnx.Rngs(0)))
+    assert not any(name.startswith("decoder") for name in flatten(nnx.state(model)))
+    with pytest.raises(UserError, match="an encoder alone"):
+        model.decode(jnp.zeros((1, 16, 16, 16)))
+
+
+def test_images_are_clipped_to_the_range_of_pixels() -> None:
+    config = VQGANConfig(8, channels=8, channel_mults=(1,), z_channels=8, embed_dim=4, codebook_size=8, norm_groups=4, pixel_range=(0, 1))
+    graph, like = nnx.split(nnx.eval_shape(lambda: VQGAN(config, rngs=nnx.Rngs(0))))
+    random = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32), like)
+
+    @jax.jit
+    def decode(params, z_q):
+        model = nnx.merge(graph, params)
+        return model.decode(z_q), model.decode(z_q, clip=False)
+
+    clipped, free = decode(params, random.normal(size=(4, 8, 8, 4)).astype(np.float32))
+    assert free.min() < -0.1 and free.max() > 1.1
+    np.testing.assert_array_equal(clipped, np.clip(free, 0, 1))
 
 
 def test_discriminator_judges_pieces() -> None:

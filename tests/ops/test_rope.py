@@ -1,4 +1,6 @@
-"""Rotary positions against their definition in float64."""
+"""Rotary positions against their definition in float64, and scaled ones against Hugging Face's."""
+
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 
 from ringvision.errors import UserError
-from ringvision.ops.rope import RopeScaling, frequencies
+from ringvision.ops.rope import RopeScaling, frequencies, scaling_from
 from ringvision.ops.rope import rope as plain_rope
 
 rope = jax.jit(plain_rope, static_argnames="theta")
@@ -56,8 +58,66 @@ def test_scaling_slows_the_slow_and_keeps_the_fast():
 
 
 def test_linear_interpolation():
-    linear = RopeScaling(factor=4, low_frequency=float("inf"), high_frequency=float("inf"))
-    assert np.allclose(frequencies(16, 1e4, linear), frequencies(16, 1e4) / 4, rtol=1e-6)
+    assert np.allclose(frequencies(16, 1e4, RopeScaling(4, kind="linear")), frequencies(16, 1e4) / 4, rtol=1e-6)
+
+
+SCALED = [  # as tests/fixtures/hf_variants/write.py lists them: head width, theta, longest text, what the config says
+    (64, 1e6, 32768, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}),
+    (
+        128,
+        1e4,
+        131072,
+        {"type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096, "beta_fast": 16, "beta_slow": 2},
+    ),
+    (32, 1e4, 4096, {"type": "yarn", "factor": None, "original_max_position_embeddings": 512, "attention_factor": 1.25}),
+    (
+        64,
+        1e4,
+        163840,
+        {"rope_type": "yarn", "factor": 40.0, "original_max_position_embeddings": 4096, "mscale": 0.7, "mscale_all_dim": 1.0},
+    ),
+    (64, 1e4, 4096, {"rope_type": "linear", "factor": 3.0}),
+    (
+        64,
+        5e5,
+        131072,
+        {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize("number", range(len(SCALED)))
+def test_scaled_positions_against_hugging_face(number):
+    head_dim, theta, length, values = SCALED[number]
+    scaling = scaling_from(values | {"rope_theta": theta}, length)
+    expected = np.load(Path(__file__).parents[1] / "fixtures/hf_variants/frequencies.npz")
+    np.testing.assert_allclose(frequencies(head_dim, theta, scaling), expected[f"{number}/radians"], rtol=2e-6)
+    assert scaling.amplitude == pytest.approx(float(expected[f"{number}/amplitude"]), rel=1e-6)
+    assert not np.allclose(frequencies(head_dim, theta), expected[f"{number}/radians"], rtol=1e-2)
+    unturned = plain_rope(jnp.ones((1, 1, 1, head_dim)), np.zeros((1, 1), np.int32), theta=theta, scaling=scaling)
+    np.testing.assert_allclose(unturned, scaling.amplitude, rtol=1e-6)
+
+
+def test_what_is_not_scaled_and_what_is_not_supported():
+    assert scaling_from(None, 4096) is None
+    assert scaling_from({"rope_type": "default", "rope_theta": 1e4}, 4096) is None
+    for values, said in (
+        ({"type": "dynamic", "factor": 2.0}, "'dynamic' is not supported"),
+        ({"rope_type": "longrope"}, "'longrope' is not supported"),
+        ({"rope_type": "yarn", "factor": 2.0, "truncate": False}, "truncate"),
+        ({"rope_type": "default", "partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+        ({"rope_type": "linear"}, "cannot be read"),
+        ({"rope_type": "llama3", "factor": 2.0}, "cannot be read"),
+        ({"rope_type": "linear", "factor": "twice"}, "cannot be read"),
+    ):
+        with pytest.raises(UserError, match=said):
+            scaling_from(values, 4096)
 
 
 def test_bad_input_is_named():
@@ -65,5 +125,7 @@ def test_bad_input_is_named():
         rope(np.zeros((1, 1, 1, 7), np.float32), np.zeros((1, 1), np.int32), theta=1e4)
     with pytest.raises(UserError, match=r"factor=0\.5"):
         RopeScaling(factor=0.5)
+    with pytest.raises(UserError, match="kind='ntk'"):
+        RopeScaling(factor=2, kind="ntk")
     with pytest.raises(UserError, match="low_frequency=5"):
         RopeScaling(factor=2, low_frequency=5, high_frequency=4)

@@ -5,60 +5,25 @@ import json
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tiny_run import MODEL, config, one_device, same
 
 from ringvision.checkpoint import flatten, load_model, read_config
-from ringvision.config import TrainConfig
 from ringvision.data.packing import pack
 from ringvision.data.shards import ShardsInfo, ShardWriter
 from ringvision.data.stream import Example
-from ringvision.data.text import train_text_tokenizer
-from ringvision.data.world import make_scene, questions
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh, parse_mesh
 from ringvision.models.transformer import Transformer, TransformerConfig
+from ringvision.train.part import Part
 from ringvision.train.record import read_metrics
 from ringvision.train.state import decays, optimizer, schedule, shardings
-from ringvision.train.transformer import describe, first_state, loss_fn, open_data, placer, train, train_step
-
-MODEL = TransformerConfig(640, 32, 2, 2, 1, 16, 48, max_length=256)
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text model and shards of the world's first scenes, their codes random."""
-    folder = tmp_path_factory.mktemp("data")
-    sentences = [f"USER: {q.text} ASSISTANT: {q.answer}" for seed in range(60) for q in questions(make_scene(seed))]
-    train_text_tokenizer(sentences, folder / "text.model", 560)
-    random = np.random.default_rng(0)
-    with ShardWriter(folder / "codes", ShardsInfo("none", "0", (2, 2), 32, 1.0)) as writer:
-        for seed in range(24):
-            frames = int(make_scene(seed).duration)
-            writer.add(random.integers(0, 32, (frames, 2, 2)), np.arange(frames), seed)
-    return folder
-
-
-def config(data: Path, out: Path, **changes: Any) -> TrainConfig:
-    settings: dict[str, Any] = {
-        "name": "test", "out": str(out), "model": MODEL, "data": str(data / "codes"), "text_model": str(data / "text.model"),
-        "tokenizer": "none", "length": 192, "rows": 4, "steps": 4, "lr": 1e-2, "warmup_steps": 2, "loss_chunk": 64,
-        "log_every": 1, "eval_every": 0, "checkpoint_every": 2,
-    }  # fmt: skip
-    return TrainConfig(**{**settings, **changes})
-
-
-def one_device() -> jax.sharding.Mesh:
-    return make_mesh(context=1, devices=jax.devices()[:1])
-
-
-def same(one: Any, other: Any) -> bool:
-    return all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+from ringvision.train.transformer import first_state, loss_fn, open_data, placer, train, train_step
 
 
 def test_packed_and_unpacked_agree() -> None:
@@ -128,7 +93,7 @@ def test_the_mesh_changes_nothing(data: Path, tmp_path: Path, mesh: str, rule: s
         tx = optimizer(setup)
         state = first_state(setup, tx, devices, weaver)
         put = placer(setup, devices)
-        step = jax.jit(partial(train_step, graphdef=describe(setup), tx=tx, mesh=devices, chunk=64, ema=0.0))
+        step = jax.jit(partial(train_step, part=Part.of(setup, weaver.vocabulary), tx=tx, mesh=devices, chunk=64, ema=0.0))
         losses.append([])
         for number in range(2):
             state, metrics = step(state, put(loader.batch(number)))

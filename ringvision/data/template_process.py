@@ -1,0 +1,109 @@
+"""The process that renders chat templates: `python -m ringvision.data.template_process`, started by chat_template.py.
+
+In, on stdin: a line of JSON `{"source": template, "variables": {…}}`. Out, on stdout: a line `{"text": …}` or `{"error": …}`. The
+template runs in Jinja's immutable sandbox (no attribute with an underscore, nothing changed), and the process has bounds of its own, set
+before the first template is read: memory, processor time for each request, and no file that it could open.
+"""
+
+import contextlib
+import json
+import resource
+import sys
+import time
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+import jinja2.sandbox
+
+MEMORY, PROCESSOR_SECONDS = 512 << 20, 20
+MOST_CHARACTERS = 1 << 22
+"""Of what a template writes."""
+
+
+WARM_UP = ("{{ 'a\\n' | pprint | urlize ~ strftime_now('%c') }}", "{{ raise_exception('') }}", "{% if %}", "{{ ''.__class__ }}")
+"""Templates that make Python read the modules and files that it reads when they are first needed."""
+
+
+class Refused(jinja2.TemplateError):
+    """What a template raises by `raise_exception`."""
+
+
+class Generation(jinja2.ext.Extension):
+    """`{% generation %} … {% endgeneration %}`, which marks what a model is trained on: here it is only what stands inside."""
+
+    tags = {"generation"}  # noqa: RUF012 (as the base class has it)
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
+    """Jinja as chat templates expect it."""
+    extensions = [jinja2.ext.loopcontrols, Generation]
+    jinja = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+    del jinja.globals["lipsum"]
+    jinja.globals |= {"raise_exception": _raise, "strftime_now": _now}
+    jinja.filters["tojson"] = _json
+    return jinja
+
+
+def render(jinja: jinja2.Environment, source: str, variables: dict[str, Any]) -> dict[str, str]:
+    """{"text": …}, or {"error": what is wrong, to stand after "the chat template"}."""
+    try:
+        pieces, length = [], 0
+        for piece in jinja.from_string(source).generate(variables):
+            pieces.append(piece)
+            length += len(piece)
+            if length > MOST_CHARACTERS:
+                return {"error": f"writes more than {MOST_CHARACTERS} characters"}
+        text = "".join(pieces)
+        text.encode()
+        return {"text": text}
+    except Refused as error:
+        return {"error": f"refuses these messages ({error})"}
+    except jinja2.TemplateSyntaxError as error:
+        return {"error": f"is no template (line {error.lineno}: {error})"}
+    except jinja2.sandbox.SecurityError as error:
+        return {"error": f"does what it must not ({error})"}
+    except MemoryError:
+        return {"error": f"needs more than {MEMORY >> 20} MB"}
+    except Exception as error:
+        return {"error": f"failed ({type(error).__name__}: {str(error)[:200]})"}
+
+
+def main() -> None:
+    jinja = environment()
+    for source in WARM_UP:
+        render(jinja, source, {})
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE):
+        resource.setrlimit(limit, (0, 0))
+    for line in sys.stdin:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        _, most = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + PROCESSOR_SECONDS, most))
+        request = json.loads(line)
+        answer = render(jinja, request["source"], request["variables"])
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(answer), flush=True)
+
+
+def _raise(message: object = "") -> None:
+    raise Refused(str(message))
+
+
+def _now(form: str) -> str:
+    return time.strftime(form)
+
+
+def _json(value: Any, indent: int | None = None, ensure_ascii: bool = False, sort_keys: bool = False, separators: Any = None) -> str:
+    """JSON as it is, where Jinja's own filter would write &lt; for <."""
+    return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, sort_keys=sort_keys, separators=separators)
+
+
+if __name__ == "__main__":
+    main()

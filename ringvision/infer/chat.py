@@ -1,0 +1,211 @@
+"""A conversation with a text model: what a user says in, what the model answers out, piece by piece.
+
+    messages ─chat template→ text ─tokenizer→ ids ─those not read yet→ session ─decode→ text
+
+The whole conversation is written anew by the model's own template each time, as it was trained, and the session that read the last one is
+taken back to where the two part: only what is new is read. What a user writes never becomes a special token, whatever it spells.
+"""
+
+import json
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+from jax.sharding import Mesh
+
+from ringvision.data.chat_template import ChatTemplate, load_chat_template
+from ringvision.data.text import load_text_tokenizer
+from ringvision.data.text_codec import TextCodec
+from ringvision.errors import UserError
+from ringvision.infer.generate import Generator, Session
+from ringvision.infer.model import Model, load_model
+from ringvision.infer.sampler import Sampler
+
+MAX_TOKENS = 512
+LEAST_ANSWER = 16
+"""Tokens of the context that a conversation must leave for the next answer."""
+GENERATION_FILE = "generation_config.json"
+HELP = "/again answers anew, /new forgets everything, /quit ends"
+
+
+class Chat:
+    """A conversation that goes on. messages: what was said, `{"role", "content"}` each.
+
+    stops: the ids that end an answer, besides the tokenizer's eos. system: what the model is told first; None leaves it to the template.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        text: TextCodec,
+        template: ChatTemplate,
+        system: str | None = None,
+        *,
+        stops: Collection[int] = (),
+        sampler: Sampler | None = None,
+        max_tokens: int = MAX_TOKENS,
+    ) -> None:
+        if text.size > model.config.vocab_size:
+            raise UserError(
+                f"the text tokenizer has {text.size} ids, the model {model.config.vocab_size} rows; give the tokenizer it was trained with"
+            )
+        if max_tokens < 1:
+            raise UserError(f"max_tokens {max_tokens} was given; expected at least 1")
+        self.model, self.text, self.template = model, text, template
+        self.stops = frozenset(stops) | ({text.eos} if text.eos is not None else set())
+        self.sampler, self.max_tokens = sampler or Sampler(), max_tokens
+        self.generator = Generator(model, limit=text.size)
+        self._opening = [] if system is None else [{"role": "system", "content": system}]
+        self.messages = list(self._opening)
+        self._session: Session | None = None
+        self._read: list[int] = []
+        self._answers = 0
+
+    def say(self, text: str) -> Iterator[str]:
+        """Pieces of the answer to `text`, as they are generated. Both join the conversation when the iteration ends, however it ends; what
+        the answer then is, is what was said of it.
+
+        UserError, before anything is read, for an empty text and for a conversation that the model cannot read.
+        """
+        if not text.strip():
+            raise UserError("nothing was said; write something to be answered")
+        messages = [*self.messages, {"role": "user", "content": text}]
+        prompt = self._tokens(messages)
+        room = self.model.config.max_length - len(prompt)
+        if room < min(LEAST_ANSWER, self.max_tokens):
+            raise UserError(
+                f"the conversation has become {len(prompt)} tokens, and the model reads {self.model.config.max_length} with the answer: "
+                "say less, or begin a new conversation"
+            )
+        return self._answer(messages, prompt, min(self.max_tokens, room))
+
+    def rewind(self) -> str | None:
+        """Takes back the last thing said and its answer; -> what was said, None where nothing was."""
+        said = [index for index, message in enumerate(self.messages) if message["role"] == "user"]
+        if not said:
+            return None
+        text = self.messages[said[-1]]["content"]
+        del self.messages[said[-1] :]
+        return text
+
+    def clear(self) -> None:
+        """Begins a new conversation."""
+        self.messages = list(self._opening)
+
+    def _tokens(self, messages: list[dict[str, str]]) -> list[int]:
+        """The ids of a conversation up to where the answer begins."""
+        guard = self.text.guard(message["content"] for message in messages)
+        protected = [{**message, "content": self.text.protect(message["content"], guard)} for message in messages]
+        return self.text.encode_marked(self.template.render(protected), guard)
+
+    def _answer(self, messages: list[dict[str, str]], prompt: list[int], max_tokens: int) -> Iterator[str]:
+        stream, said, tokens = self.text.stream(), "", list(prompt)
+        session = self._prefill(prompt, max_tokens)
+        # Another seed for each answer, or one that is asked for again would be the same.
+        sampler = replace(self.sampler, seed=self.sampler.seed + self._answers)
+        self._answers += 1
+        try:
+            for token in self.generator.generate(session, sampler, max_tokens, self.stops):
+                tokens.append(token)
+                if token in self.stops:
+                    break
+                if piece := stream.push(token):
+                    said += piece
+                    yield piece
+            if piece := stream.finish():
+                said += piece
+                yield piece
+        finally:
+            self.messages = [*messages, {"role": "assistant", "content": said}]
+            # Interrupted while the cache was being handed on, there is none: the next answer reads everything.
+            self._session = None if session.cache.k.is_deleted() else session
+            self._read = tokens[: session.length]
+
+    def _prefill(self, prompt: list[int], max_tokens: int) -> Session:
+        """A session that has read the prompt, at the cost of what is new in it."""
+        session, self._session, same = self._session, None, 0
+        if session is not None:
+            # The last token is always read: the logits after it are wanted.
+            while same < min(len(self._read), len(prompt) - 1) and self._read[same] == prompt[same]:
+                same += 1
+            self.generator.rewind(session, same)
+            if session.cache.room < self.generator.room_for(len(prompt) - same, generate=max_tokens):
+                session, same = None, 0
+        if session is None:
+            session = self.generator.begin(self.generator.room_for(len(prompt), generate=max_tokens))
+        self.generator.read(session, np.array(prompt[same:], np.int32))
+        return session
+
+
+def load_chat(
+    folder: str | os.PathLike[str],
+    mesh: Mesh | None = None,
+    *,
+    system: str | None = None,
+    sampler: Sampler | None = None,
+    max_tokens: int = MAX_TOKENS,
+) -> Chat:
+    """The chat with the model in `folder` on `mesh` (all devices on the axis `context` when None).
+
+    UserError for a folder that lacks something, or whose parts do not fit together.
+    """
+    template = load_chat_template(folder)
+    text = load_text_tokenizer(folder)
+    model = load_model(folder, mesh)
+    return Chat(model, text, template, system, stops=load_stops(folder), sampler=sampler, max_tokens=max_tokens)
+
+
+def load_stops(folder: str | os.PathLike[str]) -> frozenset[int]:
+    """The ids that end an answer by a folder's generation_config.json; none where there is no such file. UserError where it is damaged."""
+    path = Path(folder) / GENERATION_FILE
+    if not path.is_file():
+        return frozenset()
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") or []
+        return frozenset(int(token) for token in (found if isinstance(found, list) else [found]))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}); expected an object whose eos_token_id is a number or a list of them") from error
+
+
+def converse(chat: Chat, lines: TextIO, output: TextIO) -> None:
+    """Reads what is said from `lines`, one line each, and writes the answers to `output`, until the lines end or one is /quit.
+
+    An interrupt (Ctrl-C) ends the answer that is on its way, not the conversation. A mistake is said in one line, and it goes on.
+    """
+
+    def write(text: str) -> None:
+        output.write(text)
+        output.flush()
+
+    while True:
+        try:
+            write("> " if lines.isatty() else "")
+            line = lines.readline()
+        except KeyboardInterrupt:
+            write(f"\n({HELP})\n")
+            continue
+        said: str | None = line.strip()
+        if not line or said == "/quit":
+            return
+        if said == "/new":
+            chat.clear()
+            continue
+        if said == "/again" and (said := chat.rewind()) is None:
+            write(f"(nothing was said yet; {HELP})\n")
+            continue
+        if not said:
+            continue
+        if said.startswith("/"):
+            write(f"(there is no {said.split()[0]}; {HELP})\n")
+            continue
+        try:
+            for piece in chat.say(said):
+                write(piece)
+            write("\n")
+        except KeyboardInterrupt:
+            write("\n(interrupted)\n")
+        except UserError as error:
+            write(f"({error})\n")

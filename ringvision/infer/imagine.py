@@ -1,0 +1,303 @@
+"""Pictures and films from words, or from a video that is to go on: frame by frame, each written before the next batch is drawn.
+
+    prompt ─weave→ tokens ─prefill→ two rows ─guided draws→ codes of a frame ─video tokenizer→ pixels ─→ file
+                                        └──── eof, time stamp ←────┘
+
+Only codes are ever drawn: how many make a frame, and what stands between frames (eof, and the time stamps of a model that has them), is
+known beforehand and read by the model as it read it in training. Where the model was trained on texts before vision, the prompt stands
+there and guidance is classifier-free; where it was trained to say what it sees, each frame is the one of several drafts of which it would
+say the prompt (candidates.py). `PromptForm` says which. Any model that sees can go on from a video, or begin one by itself.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from jax.sharding import Mesh
+
+from ringvision import shipped
+from ringvision.checkpoint import read_config
+from ringvision.data.film import check_film, film
+from ringvision.data.stream import StreamFormat, Weaver
+from ringvision.data.text import TextTokenizer, load_text_tokenizer
+from ringvision.data.text_codec import TextCodec
+from ringvision.data.video import probe, sample, sample_times
+from ringvision.errors import UserError
+from ringvision.infer.candidates import Candidates, room_to_weigh
+from ringvision.infer.guidance import Guide, Reading
+from ringvision.infer.model import Model, load_model
+from ringvision.infer.prompt_form import LWM_FORM, PromptForm, answers, form_of
+from ringvision.infer.sampler import Sampler
+from ringvision.video_tokenizer import BATCH, VideoTokenizer, load_video_tokenizer
+
+PathLike = str | os.PathLike[str]
+Progress = Callable[[str, int, int], None]
+DRAWS = Sampler(temperature=1.0)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be drawn, and how.
+
+    prompt: what is to be seen; None lets the model draw what it expects. guidance: how strongly the prompt steers the first frame (1: as it
+    was learned), video_guidance all others (None: as the first, or 1 where the model's form has a text of its own for them, as LWM's does).
+    candidates: drafts of which each frame is chosen, where the model's form chooses (None: as many as that says). fps: frames that make a
+    second (None: the model's own rate). UserError for a prompt without words, and numbers out of their range.
+    """
+
+    prompt: str | None = None
+    frames: int = 1
+    guidance: float = 5.0
+    video_guidance: float | None = None
+    candidates: int | None = None
+    fps: float | None = None
+    sampler: Sampler = DRAWS
+
+    def __post_init__(self) -> None:
+        if self.prompt is not None and not self.prompt.strip():
+            raise UserError("the prompt is empty; say what is to be seen")
+        if self.frames < 1:
+            raise UserError(f"--frames {self.frames} was given; expected at least 1")
+        for name, value in (("--guidance", self.guidance), ("--video-guidance", self.video_guidance)):
+            if value is not None and not 0 <= value < float("inf"):
+                raise UserError(f"{name} {value:g} was given; expected a number from 0 upward (1: no guidance, about 5: strong)")
+        if self.candidates is not None and self.candidates < 1:
+            raise UserError(f"--candidates {self.candidates} was given; expected at least 1 draft to choose from")
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise UserError(f"--fps {self.fps:g} was given; expected the frames that are shown in each second, above 0")
+
+
+class Imaginer:
+    """A model, its tokenizers and the form of its prompts (None: it knows none), ready to draw. `load_imaginer` makes one from a folder."""
+
+    def __init__(self, model: Model, text: TextCodec, tokenizer: VideoTokenizer, stream: StreamFormat, form: PromptForm | None) -> None:
+        vocabulary = model.vocabulary
+        if vocabulary is None:
+            raise UserError("this is a text model: it cannot see, so it cannot draw; give a model with a video tokenizer")
+        if tokenizer.num_codes != vocabulary.num_codes:
+            raise UserError(
+                f"the model knows {vocabulary.num_codes} codes, the video tokenizer {tokenizer.num_codes}; give the one that the model was"
+                " trained with (--tokenizer)"
+            )
+        self.model, self.tokenizer, self.form, self.vocabulary = model, tokenizer, form, vocabulary
+        self.weaver = Weaver(cast(TextTokenizer, text), vocabulary, stream)  # which asks it for ids alone
+        self.guide = Guide(model, (vocabulary.code_offset, vocabulary.eof))
+        self.candidates = Candidates(self.guide)
+
+    @property
+    def fps(self) -> float:
+        """Frames that the model has learned to make a second."""
+        return float(self.model.settings.get("fps") or (self.form.fps if self.form else 1.0))
+
+    def draw(self, request: Request, seen: np.ndarray | None = None, progress: Progress | None = None) -> Iterator[np.ndarray]:
+        """The codes [h, w] int32 of the frames, one by one, as they are drawn.
+
+        seen: codes [T, h, w] of frames at the request's rate, that they go on from. progress: called with "tokens" while much is read, then
+        "codes"; how many are done; of how many. UserError, before anything is computed, for a prompt where the model's form has none, and
+        for what does not fit the model.
+        """
+        return Drawing(self, request, seen).frames(progress)
+
+
+class Drawing:
+    """One request on its way."""
+
+    def __init__(self, imaginer: Imaginer, request: Request, seen: np.ndarray | None) -> None:
+        form = imaginer.form
+        if request.prompt is not None and form is None:
+            raise UserError(
+                'this model was not taught to draw what a text says (its config.json has no "generation"); leave the prompt out and it'
+                " draws what it likes, or goes on from a video (--video FILE)"
+            )
+        self.imaginer, self.request, self.prompt, self.form = imaginer, request, request.prompt, form or PromptForm()
+        self.seen = np.zeros((0, *imaginer.tokenizer.grid), np.int32) if seen is None else seen
+        self.fps = request.fps or imaginer.fps
+        later = request.guidance if self.form.video is None else 1.0
+        self.video_guidance = later if request.video_guidance is None else request.video_guidance
+        chooses = request.prompt is not None and self.form.question is not None
+        self.rows = (request.candidates or self.form.candidates) if chooses else 0
+        self._check_fit()
+
+    def frames(self, progress: Progress | None) -> Iterator[np.ndarray]:
+        guide, size, grid = self.imaginer.guide, self.imaginer.tokenizer.codes_per_frame, self.imaginer.tokenizer.grid
+        seen, drawn, of = self.seen, 0, self.request.frames * self.imaginer.tokenizer.codes_per_frame
+        for frames in self._parts():
+            scales = [self.video_guidance if len(seen) or index else self.request.guidance for index in range(frames)]
+            reading = self._read(seen, scales, progress)
+            for index, scale in enumerate(scales):
+                moment = (len(seen) + index) / self.fps
+                for token in self._stamp(moment):
+                    guide.push(reading, token)
+                codes = np.empty(size, np.int32)
+                for at, token in enumerate(self._draw(reading, moment, scale, first=drawn)):
+                    codes[at] = token - self.imaginer.vocabulary.code_offset
+                    drawn += 1
+                    if progress is not None:
+                        progress("codes", drawn, of)
+                frame = codes.reshape(grid)
+                yield frame
+                if index + 1 < frames:
+                    guide.push(reading, self.imaginer.vocabulary.eof)
+            seen = frame[None]
+            del reading  # its memory, before the next part takes as much
+
+    def _parts(self) -> list[int]:
+        """Frames that are drawn after one reading of the prompt. A first frame that is asked for in other words than the rest is read again
+        after these."""
+        frames = self.request.frames
+        if self.form.video is None or self.prompt is None or len(self.seen) or frames == 1:
+            return [frames]
+        return [1, frames - 1]
+
+    def _read(self, seen: np.ndarray, scales: list[float], progress: Progress | None) -> Reading:
+        """Reads the prompt and the frames `seen`, where a scale says so also without the words; where frames are chosen, once a draft."""
+        text = self._text(begun=len(seen) > 0)
+        prompts = [self._tokens(text, seen)] * max(1, self.rows)
+        if text and any(scale != 1 for scale in scales):
+            prompts.append(self._tokens("", seen))
+        report = None if progress is None else lambda done, of: progress("tokens", done, of)
+        return self.imaginer.guide.read(prompts, room=len(scales) * self._period() + self._room_to_weigh(), progress=report)
+
+    def _draw(self, reading: Reading, moment: float, scale: float, *, first: int) -> Iterator[int]:
+        """The ids of one frame; all rows have read them then."""
+        candidates, size, sampler = self.imaginer.candidates, self.imaginer.tokenizer.codes_per_frame, self.request.sampler
+        if not self.rows:
+            yield from self.imaginer.guide.draw(reading, size, sampler, scale, first=first)
+            return
+        drafts = candidates.draw(reading, size, sampler, first=first)
+        scores = scale * candidates.weigh(reading, self._question(moment), self._answers()).astype(np.float64)
+        weights = np.exp(scores - scores.max())
+        random = np.random.default_rng([sampler.seed, first])
+        row = int(random.choice(len(scores), p=weights / weights.sum()))
+        candidates.keep(reading, row)
+        yield from drafts[row].tolist()
+
+    def _text(self, *, begun: bool) -> str:
+        return "" if self.prompt is None else self.form.before(self.prompt, begun)
+
+    def _tokens(self, text: str, seen: np.ndarray) -> np.ndarray:
+        """bos, the text, vision_start and the frames `seen`: int32 [n], all that stands before the next frame's stamp."""
+        vocabulary, encode = self.imaginer.vocabulary, self.imaginer.weaver.text.encode
+        tokens, period = [vocabulary.bos, *encode(text)], self.imaginer.model.config.frame_period
+        if period:  # spaces let frames begin where they did in training, as Weaver.videos has it
+            tokens += encode(" ") * ((1 - len(tokens)) % period)
+        tokens += vocabulary.vision_start
+        for index, codes in enumerate(seen):
+            tokens += [*self._stamp(index / self.fps), *(codes.reshape(-1) + vocabulary.code_offset).tolist(), vocabulary.eof]
+        return np.array(tokens, np.int32)
+
+    def _stamp(self, moment: float) -> list[int]:
+        weaver = self.imaginer.weaver
+        return weaver.stamp(moment) if weaver.format.stamps else []
+
+    def _question(self, moment: float) -> np.ndarray:
+        """What ends the video here, and asks what is to be seen at this moment."""
+        vocabulary, asked = self.imaginer.vocabulary, self.imaginer.weaver.question(self.form.asked_at(moment))
+        return np.concatenate([[vocabulary.eov, *vocabulary.vision_end], asked]).astype(np.int32)
+
+    def _answers(self) -> list[np.ndarray]:
+        return [self.imaginer.weaver.answer(text) for text in answers(self.prompt or "")]
+
+    def _last(self) -> float:
+        """The moment of the last frame."""
+        return (len(self.seen) + self.request.frames - 1) / self.fps
+
+    def _period(self) -> int:
+        """The most tokens from one frame to the next."""
+        return self.imaginer.tokenizer.codes_per_frame + 1 + len(self._stamp(self._last()))
+
+    def _room_to_weigh(self) -> int:
+        if not self.rows:
+            return 0
+        question, answer = len(self._question(self._last())), max(map(len, self._answers()))
+        return room_to_weigh(question, answer, self.imaginer.model.mesh)
+
+    def _check_fit(self) -> None:
+        """UserError where the prompt, or prompt and frames, are longer than the model reads."""
+        words = max(len(self._tokens(self._text(begun=begun), self.seen[:0])) for begun in (False, True)) + self._room_to_weigh()
+        longest, period = self.imaginer.model.config.max_length, self._period()
+        fitting = (longest - words) // period
+        if fitting < 1:
+            raise UserError(
+                f"the prompt takes {words} tokens and a frame {period} of the {longest} that the model reads: shorten the prompt"
+            )
+        if len(self.seen) + self.request.frames > fitting:
+            beside = f" beside the {len(self.seen)} of the video" if len(self.seen) else ""
+            raise UserError(
+                f"{self.request.frames} frames{beside} do not fit the {longest} tokens that the model reads,"
+                f" {max(0, fitting - len(self.seen))} do: ask for fewer frames" + (", or give a shorter video" if beside else "")
+            )
+
+
+def imagine(
+    out: PathLike,
+    request: Request,
+    *,
+    video: PathLike | None = None,
+    model: PathLike | None = None,
+    tokenizer: PathLike | None = None,
+    mesh: Mesh | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Draws what is requested and writes it to `out`, an .mp4 or a .png (see `ringvision.data.film`), as it comes.
+
+    video: a file that the frames go on from; they alone are written. model, tokenizer, mesh: see `load_imaginer`. Memory holds the model,
+    its cache and one batch of frames. -> {"out", "frames", "codes", "devices", "fps", "seconds": {"load", "draw", "decode", "total"}}, draw
+    with the reading of prompt and video. UserError for anything wrong with the request, before a model is loaded where that is possible.
+    """
+    check_film(out, request.frames, request.fps or 1.0)
+    if video is not None:
+        probe(video)  # a file that is no video is refused before a model is loaded for it
+    began = time.perf_counter()
+    imaginer = load_imaginer(model, mesh, tokenizer=tokenizer, batch=min(BATCH, request.frames))
+    fps, seconds = request.fps or imaginer.fps, {"load": time.perf_counter() - began, "draw": 0.0, "decode": 0.0}
+    seen = None
+    if video is not None:
+        expected = len(sample_times(probe(video).duration, fps))
+        Drawing(imaginer, request, np.zeros((expected, *imaginer.tokenizer.grid), np.int32))  # what does not fit is not decoded first
+        seen = _codes(video, fps, expected, imaginer.tokenizer, progress)
+    coming, left = imaginer.draw(request, seen, progress), request.frames
+    with film(out, request.frames, fps) as append:
+        while left:
+            since = time.perf_counter()
+            batch = np.stack([next(coming) for _ in range(min(left, imaginer.tokenizer.batch))])
+            drawn = time.perf_counter()
+            append(imaginer.tokenizer.decode(batch, np.uint8))
+            seconds["draw"] += drawn - since
+            seconds["decode"] += time.perf_counter() - drawn
+            left -= len(batch)
+    codes, devices = request.frames * imaginer.tokenizer.codes_per_frame, imaginer.model.mesh.size
+    seconds["total"] = time.perf_counter() - began
+    return {"out": os.fspath(out), "frames": request.frames, "codes": codes, "devices": devices, "fps": fps, "seconds": seconds}
+
+
+def load_imaginer(
+    dir: PathLike | None = None, mesh: Mesh | None = None, *, tokenizer: PathLike | None = None, batch: int = BATCH
+) -> Imaginer:
+    """The model in `dir` (the shipped one when None) on `mesh`, with the video tokenizer that its config names, or `tokenizer`: a shipped
+    one's name, or a folder. batch: frames that are decoded at once. UserError for a model that cannot see, or lacks something."""
+    place = shipped.model() if dir is None else Path(dir)
+    settings = read_config(place)
+    if not settings.get("vocabulary"):
+        raise UserError(f"{place} is a text model: it cannot see, so it cannot draw; give a model with a video tokenizer")
+    name = os.fspath(tokenizer or settings.get("video_tokenizer") or "")
+    if not name:
+        raise UserError(f"{place} names no video tokenizer, which turns what it draws into pictures; give one with --tokenizer NAME|DIR")
+    eyes = place / name if tokenizer is None and (place / name / "config.json").is_file() else shipped.tokenizer(name)
+    text, form = load_text_tokenizer(place), form_of(settings)
+    stream = StreamFormat.from_dict(settings.get("stream") or {"stamps": form is not LWM_FORM})
+    return Imaginer(load_model(place, mesh), text, load_video_tokenizer(eyes, batch=batch), stream, form)
+
+
+def _codes(video: PathLike, fps: float, expected: int, tokenizer: VideoTokenizer, progress: Progress | None) -> np.ndarray:
+    """codes [T, h, w] of a video's frames, `fps` a second, about `expected` of them."""
+    codes: list[np.ndarray] = []
+    for batch in sample(video, fps=fps, size=tokenizer.size, batch=BATCH):
+        codes.extend(tokenizer.encode(batch.frames))
+        if progress is not None:
+            progress("frames", len(codes), max(expected, len(codes)))
+    return np.stack(codes)

@@ -1,0 +1,57 @@
+"""A folder that is there whole or not at all: filled aside, renamed when it is done, gone where something failed."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ringvision.errors import UserError
+
+
+def check_free(target: Path) -> None:
+    """UserError where something lies at `target` already (an empty folder does not count)."""
+    if target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
+        return
+    if target.exists() or target.is_symlink():
+        raise UserError(f"{target} is there already; give a new folder, or remove it first")
+
+
+@contextmanager
+def folder_aside(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` to be filled; it takes that name when the block ends, and is removed where it ends by an error.
+
+    What a killed process left of an earlier attempt is removed first. UserError where `target` is there already.
+    """
+    check_free(target)
+    made = next((folder for folder in reversed(target.parents) if not folder.exists()), None)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target)
+    aside = target.with_name(f".{target.name}.making-{os.getpid()}")
+    try:
+        aside.mkdir()
+        yield aside
+        if target.is_dir():
+            target.rmdir()
+        os.rename(aside, target)
+    except BaseException:
+        shutil.rmtree(aside if made is None else made, ignore_errors=True)
+        raise
+
+
+def _sweep(target: Path) -> None:
+    for path in target.parent.glob(f".{target.name}.making-*"):
+        match = re.fullmatch(r".*-(\d+)", path.name)
+        if match and not _alive(int(match[1])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()

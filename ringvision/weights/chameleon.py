@@ -1,0 +1,106 @@
+"""Chameleon as Hugging Face saves it (model_type "chameleon"): a language model and the encoder of a VQGAN in one file.
+
+    model.layers.*, model.embed_tokens.*, lm_head.*  ->  the destination: a transformer, with Llama's table of names
+    model.vqmodel.*                                  ->  its folder tokenizer/: models/vqgan.py, without a decoder, as none was published
+
+Ids come in our order (code_ids.py says why). transformers leaves out of a config.json what is as its classes have it: such values are
+filled in.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from flax import nnx
+
+from ringvision.models.vqgan import VQGAN, VQGANConfig
+from ringvision.vocabulary import Vocabulary
+from ringvision.weights.code_ids import TOKENIZER, CodeIds, check_rows, ids_by_code, mapped, model_folder, model_rows, piece_id
+from ringvision.weights.family import Family, Folder, Settings, root_of, shapes_of
+from ringvision.weights.llama import EMBEDDING, transformer_config
+from ringvision.weights.table import Table
+from ringvision.weights.tensors import Tensors
+from ringvision.weights.vqgan import STYLES
+
+LETTERS = {ord(letter): ord(digit) for letter, digit in zip("ABCDEFGHIJ", "0123456789")}
+"""The pieces of codes spell their numbers with these: IMGIMGBCZ is code 12."""
+START, END = ("<boi>", "<racm3:break>"), ("<eoi>", "<eoss>")
+"""Around a picture. The published model has no pieces of the first names and uses the others."""
+WHITE = 255 * 0.0078 - 1
+"""A white pixel as the published preprocessing hands it to the encoder; black is -1."""
+
+DEFAULTS = {"rms_norm_eps": 1e-5, "rope_theta": 1e4, "bos_token_id": 1, "eos_token_id": 2}
+DEFAULTS |= {"max_position_embeddings": 4096, "num_attention_heads": 32, "num_key_value_heads": 32}
+VQ_DEFAULTS = {"resolution": 512, "in_channels": 3, "base_channels": 128, "num_res_blocks": 2, "latent_channels": 256, "embed_dim": 256}
+VQ_DEFAULTS |= {"num_embeddings": 8192}
+VQ_LEVELS = (1, 1, 2, 2, 4)
+TAMING = STYLES["encoder.down.0.block.0.conv1.weight"]
+"""The encoder's names are those of Taming Transformers."""
+
+
+def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
+    """Both halves; None where the config says another model_type. UserError for settings that compute something else."""
+    prefix = root_of(tensors.specs, EMBEDDING)
+    if config.get("model_type") != "chameleon" or prefix is None:
+        return None
+    settings = Settings({**DEFAULTS, **config, "tie_word_embeddings": None})  # whether the file has a head says it better
+    settings.only("swin_norm", False)
+    settings.only("attention_bias", False)
+    check_rows(settings, tensors, prefix)
+    transformer = transformer_config(settings, tensors.specs, prefix, qk_norm="layer")
+    ids = code_ids(config, transformer.vocab_size)
+    words = vocabulary(config, ids)
+    model_table, tokenizer_table = tables(config, ids, prefix)
+    model = model_folder(replace(transformer, vocab_size=words.size), model_table, words, config)
+    tokenizer = tokenizer_config(config)
+    shapes = shapes_of(lambda: VQGAN(tokenizer, rngs=nnx.Rngs(0)))
+    described = {"kind": "vqgan", "name": "chameleon", "size": tokenizer.resolution, "vqgan": tokenizer.to_dict()}
+    return Family(
+        "Chameleon (Hugging Face)",
+        (model, Folder(described, shapes, tokenizer_table, TOKENIZER)),
+        (r".*lm_head\.weight",) if transformer.tie_embeddings else (),
+        tuple(settings.assumed),
+        ids.renumber,
+    )
+
+
+def tables(config: Mapping[str, Any], ids: CodeIds, prefix: str = "") -> tuple[Table, Table]:
+    """The names of the language model and of the tokenizer."""
+    return Table(model_rows(ids), prefix), Table(TAMING.rows(), "model.vqmodel.")
+
+
+def code_ids(config: Mapping[str, Any], vocab_size: int) -> CodeIds:
+    """Where the codes lie among their ids."""
+    pieces = mapped(config, "vocabulary_map")
+    return CodeIds(vocab_size, ids_by_code(pieces, "IMGIMG([A-J]{1,9})Z", LETTERS), piece_id(pieces, *END))
+
+
+def vocabulary(config: Mapping[str, Any], ids: CodeIds) -> Vocabulary:
+    """Our ids of text and codes."""
+    pieces, text = mapped(config, "vocabulary_map"), {**DEFAULTS, **config}
+    start, end = piece_id(pieces, *START), piece_id(pieces, *END)
+    return ids.vocabulary(piece_id(text, "bos_token_id"), piece_id(text, "eos_token_id"), start, end)
+
+
+def tokenizer_config(config: Mapping[str, Any]) -> VQGANConfig:
+    """UserError for what models/vqgan.py has no place for."""
+    vq = Settings({**VQ_DEFAULTS, **mapped(config, "vq_config")})
+    vq.only("double_latent", False)
+    attention = vq.get("attn_type") in (None, "vanilla")
+    resolutions = vq.wholes("attn_resolutions", default=())
+    values: dict[str, Any] = {
+        "resolution": vq.whole("resolution"),
+        "in_channels": vq.whole("in_channels"),
+        "channels": vq.whole("base_channels"),
+        "channel_mults": vq.wholes("channel_multiplier", default=VQ_LEVELS),
+        "num_res_blocks": vq.whole("num_res_blocks", most=64),
+        "attention_resolutions": resolutions if attention else (),
+        "mid_attention": attention,
+        "z_channels": vq.whole("latent_channels"),
+        "embed_dim": vq.whole("embed_dim"),
+        "codebook_size": vq.whole("num_embeddings"),
+        "pixel_range": (-1, WHITE),
+        "encoder_only": True,
+    }
+    vq.report()
+    return VQGANConfig(**values)

@@ -1,0 +1,175 @@
+"""Emu3 as Hugging Face saves it (model_type "emu3"): a Llama and a video tokenizer in one file.
+
+    text_model.model.*, text_model.lm_head.*  ->  the destination: a transformer, with Llama's table of names
+    vqmodel.*                                 ->  its folder tokenizer/: models/emu3_tokenizer.py
+
+Ids come in our order (code_ids.py says why). A picture is one row of codes after another there, each ended by the piece <|extra_200|>:
+see `picture_tokens`. transformers leaves out of a config.json what is as its classes have it: such values are filled in.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from ringvision.models.emu3_tokenizer import Emu3Tokenizer, Emu3TokenizerConfig
+from ringvision.models.vqgan import VQGANConfig
+from ringvision.vocabulary import Vocabulary
+from ringvision.weights.code_ids import TOKENIZER, CodeIds, check_rows, ids_by_code, mapped, model_folder, model_rows, piece_id
+from ringvision.weights.family import Family, Folder, Settings, root_of, shapes_of
+from ringvision.weights.llama import EMBEDDING, transformer_config
+from ringvision.weights.table import TORCH_CONVOLUTION, TORCH_POINT, Row, Table, Transform
+from ringvision.weights.tensors import Tensors
+
+SIZE = 512
+"""Pixels on a side that a frame is given where nobody says: the config names none, and the network takes any."""
+LINE_END, FRAME_END = "<|extra_200|>", "<|extra_201|>"
+TORCH_CONVOLUTION_3D = Transform("OITHW to THWIO", lambda x, shape: x.transpose(2, 3, 4, 1, 0), lambda x: x.transpose(4, 3, 0, 1, 2))
+IGNORABLE = (r"vqmodel\..*\.num_batches_tracked",)
+"""How many batches a batch normalisation was trained on."""
+NORM = (("scale", "weight"), ("bias", "bias"))
+
+TEXT_DEFAULTS = {"rms_norm_eps": 1e-5, "rope_theta": 1e6, "bos_token_id": 151849, "eos_token_id": 151850}
+TEXT_DEFAULTS |= {"max_position_embeddings": 9216, "num_attention_heads": 32, "num_key_value_heads": 8}
+VQ_DEFAULTS = {"codebook_size": 32768, "embed_dim": 4, "latent_channels": 4, "in_channels": 3, "out_channels": 3, "hidden_size": 1024}
+VQ_DEFAULTS |= {"temporal_downsample_factor": 4, "base_channels": 256, "num_res_blocks": 2, "num_attention_heads": 1}
+VQ_LEVELS = (1, 2, 2, 4)
+VQ_ATTENTION = (3,)
+
+
+def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
+    """Both halves; None where the config says another model_type. UserError for settings that compute something else."""
+    prefix = root_of(tensors.specs, EMBEDDING)
+    if config.get("model_type") != "emu3" or prefix is None:
+        return None
+    # whether the file has a head says better than two configs whether embeddings are tied
+    settings = Settings({**TEXT_DEFAULTS, **mapped(config, "text_config"), "tie_word_embeddings": None})
+    check_rows(settings, tensors, prefix)
+    transformer = transformer_config(settings, tensors.specs, prefix)
+    ids = code_ids(config, transformer.vocab_size)
+    words = vocabulary(config, ids)
+    model_table, tokenizer_table = tables(config, ids, prefix)
+    model = model_folder(replace(transformer, vocab_size=words.size), model_table, words, config)
+    tokenizer = tokenizer_config(config)
+    shapes = shapes_of(lambda: Emu3Tokenizer(tokenizer, rngs=nnx.Rngs(0)))
+    described = {"kind": "emu3", "name": "emu3", "size": tokenizer.resolution, "emu3": tokenizer.to_dict()}
+    return Family(
+        "Emu3 (Hugging Face)",
+        (model, Folder(described, shapes, tokenizer_table, TOKENIZER)),
+        (*IGNORABLE, r".*lm_head\.weight") if transformer.tie_embeddings else IGNORABLE,
+        tuple(settings.assumed),
+        ids.renumber,
+    )
+
+
+def tables(config: Mapping[str, Any], ids: CodeIds, prefix: str = "text_model.") -> tuple[Table, Table]:
+    """The names of the language model and of the tokenizer."""
+    levels = len(tokenizer_config(config).frames.channel_mults)
+    return Table(model_rows(ids), prefix), Table(tuple(_tokenizer_rows()), "vqmodel.", levels)
+
+
+def code_ids(config: Mapping[str, Any], vocab_size: int) -> CodeIds:
+    """Where the codes lie among their ids."""
+    pieces = mapped(config, "vocabulary_map")
+    return CodeIds(vocab_size, ids_by_code(pieces, r"<\|visual token (\d{1,9})\|>"), piece_id(pieces, FRAME_END))
+
+
+def vocabulary(config: Mapping[str, Any], ids: CodeIds) -> Vocabulary:
+    """Our ids of text and codes."""
+    pieces, text = mapped(config, "vocabulary_map"), {**TEXT_DEFAULTS, **mapped(config, "text_config")}
+    start, end = piece_id(pieces, "<|image start|>"), piece_id(pieces, "<|image end|>")
+    return ids.vocabulary(piece_id(text, "bos_token_id"), piece_id(text, "eos_token_id"), start, end)
+
+
+def tokenizer_config(config: Mapping[str, Any]) -> Emu3TokenizerConfig:
+    """UserError for what models/emu3_tokenizer.py has no place for."""
+    vq = Settings({**VQ_DEFAULTS, **mapped(config, "vq_config")})
+    channels, levels = vq.whole("base_channels"), vq.wholes("channel_multiplier", default=VQ_LEVELS)
+    stages = [stage for stage in vq.wholes("attn_resolutions", default=VQ_ATTENTION) if stage < len(levels)]
+    for width in {*(levels[stage] for stage in stages), *levels[-1:]}:
+        vq.only("hidden_size", channels * width)
+    vq.only("double_latent", False)
+    vq.only("out_channels", vq.whole("in_channels"))
+    size = SIZE - SIZE % 2 ** max(0, len(levels) - 1)
+    values: dict[str, Any] = {
+        "resolution": size,
+        "in_channels": vq.whole("in_channels"),
+        "channels": channels,
+        "channel_mults": levels,
+        "num_res_blocks": vq.whole("num_res_blocks", most=64),
+        "attention_resolutions": tuple(size >> stage for stage in stages),
+        "attention_heads": vq.whole("num_attention_heads"),
+        "mid_attention": True,
+        "z_channels": vq.whole("latent_channels"),
+        "embed_dim": vq.whole("embed_dim"),
+        "codebook_size": vq.whole("codebook_size"),
+        "clip": False,
+    }
+    factor = vq.whole("temporal_downsample_factor", most=64)
+    vq.report()
+    return Emu3TokenizerConfig(VQGANConfig(**values), temporal_factor=factor)
+
+
+def _tokenizer_rows() -> list[Row]:
+    rows = [Row("codebook", "quantize.embedding.weight")]
+    for side, theirs in (("encoder", "encoder.down_block.down.{i}"), ("decoder", "decoder.up_block.up.{-i}")):
+        steered = side == "decoder"
+        rows += [
+            *_convolution(f"{side}.conv_in"),
+            *_convolution(f"{side}.conv_out"),
+            *_norm(f"{side}.norm_out", f"{side}.norm_out", steered),
+        ]
+        rows += _block(f"{side}.levels.{{i}}.blocks.{{j}}", f"{theirs}.block.{{j}}", steered)
+        rows += _attention(f"{side}.levels.{{i}}.attentions.{{j}}", f"{theirs}.attn.{{j}}", f"{theirs}.attn_norms.{{j}}", steered)
+        rows += _convolution(f"{side}.levels.{{i}}.resample.conv", f"{theirs}.{'upsample' if steered else 'downsample'}.conv")
+        middle = f"{side}.middle_block"
+        rows += _block(f"{side}.middle.block{{n}}", f"{middle}.block_{{n}}", steered)
+        rows += _attention(f"{side}.middle.attention", f"{middle}.attn_1", f"{middle}.attn_norm", steered)
+        rows += _time(f"temporal_{side}.{'double' if steered else 'halve'}.{{i}}", f"{side}.time_conv.{{i}}.conv")
+        rows += _time(f"temporal_{side}.blocks.{{i}}.conv{{n}}", f"{side}.time_res_stack.{{i}}.conv{{n}}")
+        statistics = (("mean", "running_mean"), ("variance", "running_var"))
+        rows += _leaves(f"temporal_{side}.blocks.{{i}}.norm{{n}}", f"{side}.time_res_stack.{{i}}.norm{{n}}", NORM + statistics)
+    return [*rows, *_time("quant_conv", "quant_conv"), *_time("post_quant_conv", "post_quant_conv")]
+
+
+def picture_tokens(codes: np.ndarray, words: Vocabulary, line_end: int) -> np.ndarray:
+    """codes int [h, w] of a picture -> tokens int32 [h * (w + 1)]: each row of codes, then the piece that ends a line (its id)."""
+    rows = words.codes_to_tokens(codes)
+    return np.concatenate([rows, np.full((len(rows), 1), line_end, np.int32)], axis=1).reshape(-1)
+
+
+def _leaves(ours: str, theirs: str, names: tuple[tuple[str, str], ...]) -> list[Row]:
+    return [Row(f"{ours}.{leaf}", f"{theirs}.{other}") for leaf, other in names]
+
+
+def _convolution(ours: str, theirs: str | None = None) -> list[Row]:
+    theirs = theirs or ours
+    return [Row(f"{ours}.kernel", f"{theirs}.weight", TORCH_CONVOLUTION), Row(f"{ours}.bias", f"{theirs}.bias")]
+
+
+def _time(ours: str, theirs: str) -> list[Row]:
+    return [Row(f"{ours}.kernel", f"{theirs}.conv.weight", TORCH_CONVOLUTION_3D), Row(f"{ours}.bias", f"{theirs}.conv.bias")]
+
+
+def _norm(ours: str, theirs: str, steered: bool) -> list[Row]:
+    if not steered:
+        return _leaves(ours, theirs, NORM)
+    steering = [*_convolution(f"{ours}.factor", f"{theirs}.conv_y"), *_convolution(f"{ours}.shift", f"{theirs}.conv_b")]
+    return _leaves(f"{ours}.norm", f"{theirs}.norm_layer", NORM) + steering
+
+
+def _block(ours: str, theirs: str, steered: bool) -> list[Row]:
+    rows = [*_norm(f"{ours}.norm{{m}}", f"{theirs}.norm{{m}}", steered), *_convolution(f"{ours}.conv{{m}}", f"{theirs}.conv{{m}}")]
+    return rows + _convolution(f"{ours}.shortcut", f"{theirs}.nin_shortcut")
+
+
+def _attention(ours: str, theirs: str, norm: str, steered: bool) -> list[Row]:
+    rows = _norm(f"{ours}.norm", norm, steered)
+    for part, other in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("out", "out_proj")):
+        rows += [
+            Row(f"{ours}.{part}.kernel", f"{theirs}.{other}.weight", TORCH_POINT),
+            Row(f"{ours}.{part}.bias", f"{theirs}.{other}.bias"),
+        ]
+    return rows

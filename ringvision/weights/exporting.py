@@ -1,0 +1,140 @@
+"""A model of ours -> the form that other programs read: Hugging Face's transformers, or LWM.
+
+    model folder ─plan by the family's table, the other way─→ their tensors, one piece at a time ─→ DEST
+
+    hf    config.json, model.safetensors (several and an index above 5 GB)
+    lwm   config.json, `streaming_params`: to be loaded as `params::DEST/streaming_params`
+
+Imported again, the weights are the same bit for bit. Memory holds one tensor of ours at a time.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from flax import nnx
+
+from ringvision.checkpoint import read_config
+from ringvision.data.text import OWN_FILE, SENTENCEPIECE_FILE, save_text_tokenizer
+from ringvision.errors import UserError
+from ringvision.models.transformer import Transformer, TransformerConfig
+from ringvision.weights import llama, lwm
+from ringvision.weights.aside import folder_aside
+from ringvision.weights.family import shapes_of
+from ringvision.weights.folder import CONFIG_FILE, ModelReader, ModelWriter
+from ringvision.weights.importing import TYPES, Latest, Progress
+from ringvision.weights.pair import export_pair, is_pair
+from ringvision.weights.streaming import record
+from ringvision.weights.table import Piece, Shape, Table, unmake
+from ringvision.weights.tensors import DTYPES
+
+Format = Literal["hf", "lwm"]
+FORMATS = ("hf", "lwm")
+KINDS = ("transformer", "assistant")
+PARAMS_FILE = "streaming_params"
+
+
+def export_weights(
+    model_folder: str | Path, dest: str | Path, format: Format, *, dtype: str | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Write the model in `model_folder` as the new folder `dest`.
+
+    dtype: "float32", "bfloat16" or "float16" (None: as it is stored). progress: (what, done, of). Returns {"format", "tensors", "dest"}.
+    UserError where the folder is no model, where the other program has no such model, or `dest` is there already.
+    """
+    if format not in FORMATS:
+        raise UserError(f"the format {format!r} was given; expected {' or '.join(FORMATS)}")
+    if dtype is not None and dtype not in TYPES:
+        raise UserError(f"dtype {dtype!r} was given; expected one of {', '.join(TYPES)}")
+    settings = read_config(model_folder)
+    if settings.get("kind") not in KINDS or not isinstance(settings.get("transformer"), Mapping):
+        raise UserError(f"{model_folder} is of kind {settings.get('kind')!r}; give the folder of a model (kind {' or '.join(KINDS)})")
+    if format == "hf" and is_pair(settings):
+        tensors = export_pair(Path(model_folder), Path(dest), settings, dtype=DTYPES[dtype] if dtype else None, progress=progress)
+        return {"format": format, "tensors": tensors, "dest": str(dest)}
+    config = TransformerConfig.from_dict(settings["transformer"])
+    with ModelReader(model_folder) as reader:
+        shapes = _checked(reader, config, str(model_folder))
+        kind = DTYPES[dtype] if dtype else _widest(reader)
+        if format == "hf":
+            theirs, table = llama.config_of(config, settings, kind.name), Table(llama.ROWS)
+        else:
+            theirs, table = lwm.config_of(config, settings), Table(lwm.rows(_parts(settings)))
+        pieces = table.plan(shapes)
+        with folder_aside(Path(dest)) as aside:
+            write = _write_safetensors if format == "hf" else _write_streaming
+            write(reader, pieces, aside, theirs, kind, progress)
+            _copy_text(Path(model_folder), aside)
+    return {"format": format, "tensors": len({source.name for piece in pieces for source in piece.sources}), "dest": str(dest)}
+
+
+def _checked(reader: ModelReader, config: TransformerConfig, where: str) -> dict[str, Shape]:
+    """The shapes of all our tensors. UserError where the folder holds others."""
+    shapes = shapes_of(lambda: Transformer(config, rngs=nnx.Rngs(0)))
+    wrong = [f"{name} is {'unknown' if name in reader.specs else 'missing'}" for name in sorted(shapes.keys() ^ reader.specs.keys())]
+    wrong += [
+        f"{name} has shape {list(reader.specs[name][0])}, expected {list(shape)}"
+        for name, shape in shapes.items()
+        if name in reader.specs and tuple(reader.specs[name][0]) != shape
+    ]
+    if wrong:
+        raise UserError(f"{where} does not fit its config: {'; '.join(wrong)}; use the config that was saved with these weights")
+    return shapes
+
+
+def _widest(reader: ModelReader) -> np.dtype:
+    """The type that most bytes are of: that of the model."""
+    return max((np.dtype(dtype) for _, dtype in reader.specs.values()), key=lambda kind: kind.itemsize)
+
+
+def _parts(settings: Mapping[str, Any]) -> tuple[int, ...]:
+    vocabulary = settings.get("vocabulary")
+    return (int(vocabulary["text_size"]), int(vocabulary["vision_size"])) if vocabulary else ()
+
+
+def _turned(reader: ModelReader, pieces: list[Piece], kind: np.dtype, progress: Progress | None) -> Iterator[tuple[Any, np.ndarray]]:
+    """Their tensors, or layers of them, with where each belongs, in the order of the pieces."""
+    latest = Latest(reader.read)
+    for number, piece in enumerate(pieces):
+        if progress is not None:
+            progress("tensors", number, len(pieces))
+        array = latest.read(piece.ours)
+        for source, part in unmake(piece, array if piece.at is None else array[piece.at]):
+            yield source, part.astype(kind, copy=False)
+        del array
+
+
+def _write_safetensors(
+    reader: ModelReader, pieces: list[Piece], where: Path, config: Mapping[str, Any], kind: np.dtype, progress: Progress | None
+) -> None:
+    specs = {source.name: (source.shape, kind) for piece in pieces for source in piece.sources}
+    with ModelWriter(where, config, specs) as writer:
+        for source, part in _turned(reader, pieces, kind, progress):
+            writer.write(source.name, part)
+
+
+def _write_streaming(
+    reader: ModelReader, pieces: list[Piece], where: Path, config: Mapping[str, Any], kind: np.dtype, progress: Progress | None
+) -> None:
+    """One record a tensor, its layers one after another; tensors that are parts of one of ours (text and vision) are read once each."""
+    names = dict.fromkeys(source.name for piece in pieces for source in piece.sources)
+    with (where / PARAMS_FILE).open("wb") as file:
+        for name in names:
+            mine = [piece for piece in pieces if any(source.name == name for source in piece.sources)]
+            shape = next(source.shape for source in mine[0].sources if source.name == name)
+            parts = (part for source, part in _turned(reader, mine, kind, progress) if source.name == name)
+            record(file, name.split("/"), shape, kind, parts)
+    (where / CONFIG_FILE).write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
+
+
+def _copy_text(source: Path, where: Path) -> None:
+    """The text tokenizer, where there is one, under the name that other programs know."""
+    try:
+        names = save_text_tokenizer(source, where)
+    except UserError:
+        return
+    if OWN_FILE in names and SENTENCEPIECE_FILE not in names:
+        shutil.move(where / OWN_FILE, where / SENTENCEPIECE_FILE)

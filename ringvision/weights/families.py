@@ -1,0 +1,34 @@
+"""Which family somebody else's weights are of: every family is asked in turn.
+
+tensors, config  --recognise-->  Family
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ringvision.errors import UserError
+from ringvision.weights import chameleon, emu3, gguf, llama, lwm, vqgan
+from ringvision.weights.family import Family
+from ringvision.weights.table import gathered
+from ringvision.weights.tensors import Tensors
+
+RECOGNISERS: tuple[Callable[[Tensors, Mapping[str, Any]], Family | None], ...] = (
+    gguf.recognise,
+    lwm.recognise,
+    chameleon.recognise,
+    emu3.recognise,
+    llama.recognise,
+    vqgan.recognise,
+)
+"""In the order in which they are asked: what looks at more comes first."""
+KNOWN = "LWM, Llama and its kin (safetensors or GGUF), Chameleon, Emu3, VQGANs of LWM, vqgan-jax, taming and diffusers"
+
+
+def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family:
+    """The family of these weights. UserError where none knows them."""
+    for ask in RECOGNISERS:
+        family = ask(tensors, config)
+        if family is not None:
+            return family
+    names = gathered(tensors.specs)
+    raise UserError(f"{len(tensors.specs)} tensors of no family known here ({', '.join(names[:4])} …); known are {KNOWN}")

@@ -1,0 +1,155 @@
+"""What somebody else's weights are: a `Family`, which says what folders they become and by which tables.
+
+    tensors (names, shapes), config (their config.json, {} where there is none)  --recognise-->  Family, or None: somebody else's
+
+Every family's file has such a `recognise`; families.py asks them in turn. `Settings` reads a foreign config one setting at a time and
+remembers what had to be assumed and what was wrong.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flax import nnx
+
+from ringvision.checkpoint import specs
+from ringvision.errors import UserError
+from ringvision.models.transformer import Transformer, TransformerConfig
+from ringvision.vocabulary import Vocabulary
+from ringvision.weights.table import Shape, Table
+
+LARGEST = 2**31 - 1
+MOST_LAYERS = 4096
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One folder to be written: its config.json (without "source"), the shapes of its tensors, the table that fills them.
+
+    path: where it lies within the destination; "." is the destination itself.
+    """
+
+    config: Mapping[str, Any]
+    shapes: Mapping[str, Shape]
+    table: Table
+    path: str = "."
+
+
+@dataclass(frozen=True)
+class Family:
+    """name: for people. ignorable: regular expressions of tensors that may be there and are left out. assumed: what nothing said.
+
+    renumber: what becomes of a tokenizer.json (parsed), where ids change on the way.
+    """
+
+    name: str
+    folders: tuple[Folder, ...]
+    ignorable: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+    renumber: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+
+
+class Settings:
+    """A foreign config, read with types and bounds. Each reader takes the first of several names that is there and not null.
+
+    assumed: sentences on what was not said. `report()` raises one UserError of all that was wrong.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values, self.assumed, self.wrong = values, list[str](), list[str]()
+
+    def get(self, *names: str) -> Any:
+        return self._said(*names)[1]
+
+    def _said(self, *names: str) -> tuple[str, Any]:
+        """The first of the names that has a value, and that; the first of all with None where none has."""
+        return next(((name, self.values[name]) for name in names if self.values.get(name) is not None), (names[0], None))
+
+    def whole(self, *names: str, default: int | None = None, why: str = "", least: int = 1, most: int = LARGEST) -> int:
+        """A whole number. Where it is absent: `default`, which is noted as assumed where `why` says on what grounds."""
+        name, value = self._said(*names)
+        if value is None:
+            return int(self._absent(name, default, why))
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            self.wrong.append(f"{name} is {value!r}, expected a whole number from {least} to {most}")
+            return least
+        return value
+
+    def real(self, *names: str, default: float | None = None, why: str = "") -> float:
+        """A number above 0."""
+        name, value = self._said(*names)
+        if value is None:
+            return float(self._absent(name, default, why))
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+            self.wrong.append(f"{name} is {value!r}, expected a number above 0")
+            return 1.0
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.get(name)
+        if value is not None and not isinstance(value, bool):
+            self.wrong.append(f"{name} is {value!r}, expected true or false")
+        return default if value is None else bool(value)
+
+    def wholes(self, *names: str, default: Iterable[int]) -> tuple[int, ...]:
+        """A list of whole numbers from 0 on."""
+        name, value = self._said(*names)
+        if value is None:
+            return tuple(default)
+        if not isinstance(value, (list, tuple)) or not all(type(one) is int and 0 <= one <= LARGEST for one in value) or len(value) > 64:
+            self.wrong.append(f"{name} is {value!r}, expected a list of whole numbers")
+            return tuple(default)
+        return tuple(value)
+
+    def mapping(self, name: str) -> Mapping[str, Any]:
+        value = self.get(name)
+        if value is not None and not isinstance(value, Mapping):
+            self.wrong.append(f"{name} is {value!r}, expected an object of settings")
+        return value if isinstance(value, Mapping) else {}
+
+    def only(self, name: str, *allowed: Any) -> None:
+        """This setting, where it is there, must have one of these values: nothing else is computed here."""
+        value = self.get(name)
+        if value is not None and value not in allowed:
+            self.wrong.append(f"{name} is {value!r}, and only {' or '.join(map(repr, allowed))} is known here")
+
+    def report(self) -> None:
+        if self.wrong:
+            raise UserError(f"the config of these weights: {'; '.join(self.wrong)}; correct it, or give another with --config")
+
+    def _absent(self, name: str, default: float | None, why: str) -> float:
+        if default is None:
+            self.wrong.append(f"{name} is missing")
+            return 1
+        if why:
+            self.assumed.append(f"{name} {default:g} ({why})")
+        return default
+
+
+def shapes_of(make: Callable[[], nnx.Module]) -> dict[str, Shape]:
+    """The names and shapes of a model's tensors; `make` is traced, so nothing is made."""
+    return {name: shape for name, (shape, _) in specs(nnx.split(nnx.eval_shape(make))[1]).items()}
+
+
+def transformer_folder(
+    config: TransformerConfig, table: Table, vocabulary: Vocabulary | None = None, text: Mapping[str, Any] | None = None
+) -> Folder:
+    """The folder of a transformer. text: "bos" and "eos" as their config says, where it does."""
+    settings: dict[str, Any] = {"kind": "transformer", "transformer": config.to_dict()}
+    if vocabulary is not None:
+        settings["vocabulary"] = vocabulary.to_dict()
+    if text:
+        settings["text"] = dict(text)
+    return Folder(settings, shapes_of(lambda: Transformer(config, rngs=nnx.Rngs(0))), table)
+
+
+def root_of(names: Iterable[str], marker: str) -> str | None:
+    """What stands before `marker` in the shortest of the names that end in it, an optimizer's apart; None where none does."""
+    found = (name.removesuffix(marker) for name in names if name.endswith(marker))
+    return min((root for root in found if "opt_state" not in root and root[-1:] in ("", "/", ".")), key=len, default=None)
+
+
+def layers_in(names: Iterable[str], before: str, after: str) -> int:
+    """How many layers there are by the names `before`0`after`, `before`1`after` …"""
+    names = set(names)
+    return next(layer for layer in range(len(names) + 1) if f"{before}{layer}{after}" not in names)

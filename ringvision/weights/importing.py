@@ -1,0 +1,176 @@
+"""Somebody else's weights -> a model or tokenizer folder of ours.
+
+    SOURCE ─find─→ files, config ─open─→ tensors ─recognise─→ Family ─plan, check─→ pieces ─read, transform, write, one by one─→ DEST
+
+Everything that is wrong is found before anything is written, and said at once. What is written appears under its name when it is whole;
+an import that fails or is interrupted leaves nothing. Memory holds one tensor of theirs and one piece of ours at a time.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ringvision.data.gguf_text import text_from_gguf
+from ringvision.data.hugging_face_text import TOKENIZER_FILE
+from ringvision.data.text import FILES, save_text_tokenizer
+from ringvision.errors import UserError
+from ringvision.weights.aside import check_free, folder_aside
+from ringvision.weights.card import model_card, versions
+from ringvision.weights.families import recognise
+from ringvision.weights.family import Family, Folder
+from ringvision.weights.folder import ModelWriter
+from ringvision.weights.source import Source, find_source, read_settings
+from ringvision.weights.table import Piece, Read, gathered, make, problems
+from ringvision.weights.tensors import DTYPES, Tensors, open_tensors
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+CARD_FILE = "MODEL_CARD.md"
+TYPES = ("float32", "bfloat16", "float16")
+
+
+def import_weights(
+    source: str | Path,
+    dest: str | Path,
+    *,
+    config: str | Path | None = None,
+    dtype: str | None = None,
+    dry_run: bool = False,
+    say: Say | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Import `source` (a file, a folder, hf:OWNER/NAME, smollm2) into the new folder `dest`.
+
+    config: a config.json to be read in the place of the one beside the weights. dtype: one of TYPES (None: as tensors are stored, GGUF
+    in float32). dry_run: the table of names is said and checked, nothing is written. say gets lines for people, progress (what, done, of).
+    Returns {"family", "tensors", "parameters", "assumed", "dest"}; dest is None after a dry run. UserError, one line with all that is
+    wrong, for weights that no family knows, that lack something, hold more than they should, or do not fit their config.
+    """
+    tell = say or (lambda line: None)
+    if dtype is not None and dtype not in TYPES:
+        raise UserError(f"dtype {dtype!r} was given; expected one of {', '.join(TYPES)}")
+    target = Path(dest)
+    if not dry_run:
+        check_free(target)
+    found = find_source(str(source), config)
+    with open_tensors(found.weights) as tensors:
+        family = recognise(tensors, found.config)
+        plans = [(folder, folder.table.plan(folder.shapes)) for folder in family.folders]
+        _describe(family, plans, tell, table=dry_run)
+        wrong = problems((piece for _, pieces in plans for piece in pieces), tensors.specs, family.ignorable)
+        if wrong:
+            raise UserError(f"{found.name} is not {family.name} of this config: {'; '.join(wrong)}; give the right config with --config")
+        if not dry_run:
+            with folder_aside(target) as aside:
+                _write(found, tensors, family, plans, aside, target.name, dtype, tell, progress)
+    shapes = [shape for folder in family.folders for shape in folder.shapes.values()]
+    return {
+        "family": family.name,
+        "tensors": len(shapes),
+        "parameters": sum(map(math.prod, shapes)),
+        "assumed": list(family.assumed),
+        "dest": None if dry_run else str(target),
+    }
+
+
+def _describe(family: Family, plans: Iterable[tuple[Folder, list[Piece]]], tell: Say, *, table: bool) -> None:
+    tell(f"this is {family.name}")
+    for line in family.assumed:
+        tell(f"assumed: {line}")
+    for folder, pieces in plans if table else ():
+        sources: dict[str, dict[str, None]] = {}
+        for piece in pieces:
+            sources.setdefault(piece.ours, {}).update({source.name: None for source in piece.sources})
+        says = {piece.ours: piece.row.transform.says for piece in pieces}
+        for name, theirs in sources.items():
+            how = f" ({says[name]})" if says[name] else ""
+            tell(f"{name} {list(folder.shapes[name])} <- {' + '.join(gathered(theirs))}{how}")
+
+
+def _write(
+    found: Source,
+    tensors: Tensors,
+    family: Family,
+    plans: Sequence[tuple[Folder, list[Piece]]],
+    aside: Path,
+    name: str,
+    dtype: str | None,
+    tell: Say,
+    progress: Progress | None,
+) -> None:
+    origin = {
+        "name": Path(found.name).name if Path(found.name).is_absolute() else found.name,
+        "family": family.name,
+        "form": tensors.form,
+        "files": found.hashes(progress),
+        "license": found.licence or (str(tensors.metadata["general.license"]) if "general.license" in tensors.metadata else None),
+        "assumed": list(family.assumed),
+        "versions": versions(),
+    }
+    dtypes: set[str] = set()
+    for folder, pieces in plans:
+        kinds = _dtypes(pieces, tensors, dtype)
+        dtypes |= {kind.name for kind in kinds.values()}
+        settings = {"kind": folder.config["kind"], "name": name, **folder.config, "source": origin}
+        specs = {ours: (shape, kinds[ours]) for ours, shape in folder.shapes.items()}
+        latest = Latest(tensors.read)
+        with ModelWriter(aside / folder.path, settings, specs) as writer:
+            for number, piece in enumerate(pieces):
+                if progress is not None:
+                    progress("tensors", number, len(pieces))
+                writer.write(piece.ours, make(piece, latest.read).astype(kinds[piece.ours], copy=False), at=piece.at)
+    if any("transformer" in folder.config for folder in family.folders):
+        _copy_text(found, tensors, family, aside, tell)
+    for licence in sorted(found.folder.glob("LICENSE*"))[:4] if found.licence else ():
+        if licence.is_file():
+            shutil.copyfile(licence, aside / licence.name)
+    shapes = [shape for folder in family.folders for shape in folder.shapes.values()]
+    card = model_card(name, origin, sum(map(math.prod, shapes)), sorted(dtypes))
+    (aside / CARD_FILE).write_text(card, encoding="utf-8")
+
+
+class Latest:
+    """Reads tensors, keeping the latest: layers of one stacked tensor are cut from one reading. The one before is let go first."""
+
+    def __init__(self, read: Read) -> None:
+        self._read, self._name, self._array = read, "", np.zeros(0)
+
+    def read(self, name: str) -> np.ndarray:
+        if name != self._name:
+            self._name, self._array = "", np.zeros(0)
+            self._array, self._name = self._read(name), name
+        return self._array
+
+
+def _dtypes(pieces: Iterable[Piece], tensors: Tensors, dtype: str | None) -> dict[str, np.dtype]:
+    """The type of each of our tensors: `dtype`, or one that holds all its sources' numbers."""
+    kinds: dict[str, np.dtype] = {}
+    for piece in pieces:
+        for source in piece.sources:
+            kind = DTYPES[dtype or tensors.specs[source.name].dtype]
+            kinds[piece.ours] = np.dtype(jnp.promote_types(kinds.get(piece.ours, kind), kind))
+    return kinds
+
+
+def _copy_text(found: Source, tensors: Tensors, family: Family, where: Path, tell: Say) -> None:
+    """The text tokenizer beside the weights, or in them. What cannot be read is said, and the model is imported without."""
+    try:
+        if tensors.form == "gguf":
+            text_from_gguf(tensors.metadata, where)
+        elif any((found.folder / name).is_file() for name in FILES[:3]):
+            save_text_tokenizer(found.folder, where)
+        else:
+            tell("no text tokenizer lies beside the weights (tokenizer.json or tokenizer.model); copy one into the folder to use text")
+    except UserError as error:
+        tell(f"without a text tokenizer: {error}")
+        return
+    path = where / TOKENIZER_FILE
+    if family.renumber is not None and path.is_file():
+        changed: Mapping[str, Any] = family.renumber(read_settings(path))
+        path.write_text(json.dumps(changed, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

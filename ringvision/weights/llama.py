@@ -1,0 +1,211 @@
+"""Llama and its kin as Hugging Face's transformers names them: Llama 2 and 3, SmolLM2, Mistral, Qwen2, Qwen3.
+
+    model.layers.{layer}.self_attn.q_proj.weight [N*H, D]  <->  layers.attention.query [layers, D, N, H]
+
+The config of transformers 4 (`rope_theta`, `rope_scaling`) and of 5 (`rope_parameters`) are both read and both written.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ringvision.errors import UserError
+from ringvision.models.transformer import TransformerConfig
+from ringvision.ops.rope import RopeScaling, scaling_from
+from ringvision.vocabulary import Vocabulary
+from ringvision.weights.family import MOST_LAYERS, Family, Settings, layers_in, root_of, transformer_folder
+from ringvision.weights.table import Row, Table, matrix, vector
+from ringvision.weights.tensors import Spec, Tensors
+
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+EMBEDDING = "model.embed_tokens.weight"
+IGNORABLE = (r".*rotary_emb\.inv_freq",)
+
+_LAYER = "model.layers.{layer}."
+_ATTENTION, _MLP = _LAYER + "self_attn.", _LAYER + "mlp."
+ROWS = (
+    Row("embed.table", EMBEDDING),
+    Row("layers.attention.query", _ATTENTION + "q_proj.weight", matrix(out_first=True)),
+    Row("layers.attention.key", _ATTENTION + "k_proj.weight", matrix(out_first=True)),
+    Row("layers.attention.value", _ATTENTION + "v_proj.weight", matrix(out_first=True)),
+    Row("layers.attention.output", _ATTENTION + "o_proj.weight", matrix(2, out_first=True)),
+    Row("layers.attention.query_bias", _ATTENTION + "q_proj.bias", vector()),
+    Row("layers.attention.key_bias", _ATTENTION + "k_proj.bias", vector()),
+    Row("layers.attention.value_bias", _ATTENTION + "v_proj.bias", vector()),
+    Row("layers.attention.query_norm", _ATTENTION + "q_norm.weight"),
+    Row("layers.attention.key_norm", _ATTENTION + "k_norm.weight"),
+    Row("layers.attention.query_norm_bias", _ATTENTION + "q_norm.bias"),
+    Row("layers.attention.key_norm_bias", _ATTENTION + "k_norm.bias"),
+    Row("layers.attention_norm.scale", _LAYER + "input_layernorm.weight"),
+    Row("layers.feed_forward_norm.scale", _LAYER + "post_attention_layernorm.weight"),
+    Row("layers.feed_forward.gate", _MLP + "gate_proj.weight", matrix(out_first=True)),
+    Row("layers.feed_forward.up", _MLP + "up_proj.weight", matrix(out_first=True)),
+    Row("layers.feed_forward.down", _MLP + "down_proj.weight", matrix(out_first=True)),
+    Row("norm.scale", "model.norm.weight"),
+    Row("unembed.kernel", "lm_head.weight", matrix(out_first=True)),
+)
+
+
+def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
+    """A language model under these names. UserError for a kind of model under the same names that computes something else."""
+    prefix = root_of(tensors.specs, EMBEDDING)
+    if prefix is None:
+        return None
+    kind = config.get("model_type")
+    if kind is not None and kind not in MODEL_TYPES:
+        raise UserError(f"a model of type {kind!r} was given; expected {', '.join(MODEL_TYPES)}: others compute something else")
+    settings = Settings(config)
+    transformer = transformer_config(settings, tensors.specs, prefix)
+    return Family(
+        f"{(kind or 'llama').capitalize()} (Hugging Face)",
+        (transformer_folder(transformer, Table(ROWS, prefix), _vocabulary(config), _marks(config)),),
+        (*IGNORABLE, r".*lm_head\.weight") if transformer.tie_embeddings else IGNORABLE,
+        tuple(settings.assumed),
+    )
+
+
+def transformer_config(settings: Settings, found: Mapping[str, Spec], prefix: str = "", *, qk_norm: str | None = None) -> TransformerConfig:
+    """The architecture, from the settings where they say it and from the tensors' shapes where they do not.
+
+    qk_norm: "layer" for Chameleon's; None: "rms" where there are such tensors. UserError names all that is wrong or unknown.
+    """
+
+    def size(name: str, axis: int) -> int | None:
+        spec = found.get(prefix + name)
+        return spec.shape[axis] if spec is not None and axis < len(spec.shape) else None
+
+    first = "model.layers.0."
+    kind = settings.get("model_type")
+    settings.only("hidden_act", "silu", "swish")
+    settings.only("mlp_bias", False)
+    layers = layers_in(found, prefix + "model.layers.", ".input_layernorm.weight")
+    width = settings.whole("hidden_size", default=size(EMBEDDING, 1))
+    rows, kv_rows = size(first + "self_attn.q_proj.weight", 0), size(first + "self_attn.k_proj.weight", 0)
+    heads_said = settings.get("num_attention_heads") is not None
+    if heads_said:
+        heads = settings.whole("num_attention_heads")
+        head_dim = settings.whole("head_dim", default=width // heads)
+    else:
+        head_dim = settings.whole("head_dim", default=128, why="no config says it")
+        heads = max(1, (rows or head_dim) // head_dim)
+    kv_heads = settings.whole("num_key_value_heads", default=heads if heads_said else max(1, (kv_rows or head_dim) // head_dim))
+    theta, scaling = rope_settings(settings)
+    bias = f"{prefix}{first}self_attn.q_proj.bias" in found or kind == "qwen2" or settings.flag("attention_bias", False)
+    normed = f"{prefix}{first}self_attn.q_norm.weight" in found or kind == "qwen3"
+    layers = settings.whole("num_hidden_layers", default=layers or None, most=MOST_LAYERS)
+    values: dict[str, Any] = {
+        "vocab_size": settings.whole("vocab_size", default=size(EMBEDDING, 0)),
+        "embed_dim": width,
+        "num_layers": layers,
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "hidden_dim": settings.whole("intermediate_size", default=size(first + "mlp.gate_proj.weight", 0)),
+        "rope_theta": theta,
+        "rope_scaling": scaling,
+        "norm_eps": settings.real("rms_norm_eps", default=1e-6, why="transformers' default"),
+        "tie_embeddings": settings.flag("tie_word_embeddings", f"{prefix}lm_head.weight" not in found),
+        "max_length": settings.whole("max_position_embeddings", default=4096, why="no config says it"),
+        "qkv_bias": bias,
+        "qk_norm": qk_norm or ("rms" if normed else "none"),
+        "window": _window(settings, layers),
+    }
+    settings.report()
+    return TransformerConfig(**values)
+
+
+def rope_settings(settings: Settings) -> tuple[float, RopeScaling | None]:
+    """Base and scaling, of either generation of config. What is wrong with them is added to `settings.wrong`."""
+    rope = {**settings.mapping("rope_scaling"), **settings.mapping("rope_parameters")}
+    inner = Settings({"rope_theta": settings.get("rope_theta"), **{name: value for name, value in rope.items() if value is not None}})
+    theta = inner.real("rope_theta", default=10000.0, why="transformers' default")
+    settings.wrong += inner.wrong
+    settings.assumed += inner.assumed
+    length = settings.get("max_position_embeddings")
+    try:
+        return theta, scaling_from(rope, length if isinstance(length, int) else 4096)
+    except UserError as error:
+        settings.wrong.append(str(error))
+        return theta, None
+
+
+def _window(settings: Settings, layers: int) -> int | None:
+    """How far back attention reaches, where a config limits it. Qwen's counts only where it is switched on, and from some layer on."""
+    if settings.get("sliding_window") is None or settings.get("model_type") not in MODEL_TYPES[1:]:
+        return None
+    if settings.get("model_type") != "mistral":
+        first = settings.whole("max_window_layers", default=0, least=0)
+        if not settings.flag("use_sliding_window", False) or first >= layers:
+            return None
+        if first:
+            settings.wrong.append(f"max_window_layers is {first}, and here all {layers} layers have a window or none (0)")
+    return settings.whole("sliding_window")
+
+
+def _vocabulary(config: Mapping[str, Any]) -> Vocabulary | None:
+    """What an export of ours left in the config."""
+    own = config.get("ringvision")
+    if not isinstance(own, Mapping) or not isinstance(own.get("vocabulary"), Mapping):
+        return None
+    try:
+        return Vocabulary.from_dict(own["vocabulary"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the vocabulary in this config cannot be read ({error}); export the model again") from error
+
+
+def _marks(config: Mapping[str, Any]) -> dict[str, Any]:
+    """bos, an id; eos, an id or several."""
+    marks = {}
+    for ours, theirs in (("bos", "bos_token_id"), ("eos", "eos_token_id")):
+        value = config.get(theirs)
+        if type(value) is int or (isinstance(value, list) and value and all(type(one) is int for one in value)):
+            marks[ours] = value
+    return marks
+
+
+def config_of(config: TransformerConfig, settings: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The config.json that transformers reads for this model. settings: our own config.json. UserError where it has no such model."""
+    if config.qk_norm == "layer" or config.frame_period or (config.qk_norm == "rms" and config.qkv_bias):
+        what = "places in a frame" if config.frame_period else "LayerNorm on queries" if config.qk_norm == "layer" else "both bias and norm"
+        raise UserError(f"this model has {what}, which no Llama, Mistral, Qwen2 or Qwen3 has; it cannot be exported to that form")
+    kind = "qwen3" if config.qk_norm == "rms" else "qwen2" if config.qkv_bias else "mistral" if config.window else "llama"
+    rope = _rope_of(config.rope_scaling)
+    theirs: dict[str, Any] = {
+        "architectures": [f"{kind.capitalize()}ForCausalLM"],
+        "model_type": kind,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.embed_dim,
+        "intermediate_size": config.hidden_dim,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.max_length,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": rope if config.rope_scaling else None,
+        "rope_parameters": {**rope, "rope_theta": config.rope_theta},
+        "tie_word_embeddings": config.tie_embeddings,
+        "torch_dtype": dtype,
+        "dtype": dtype,
+    }
+    if kind != "llama":
+        theirs["sliding_window"] = config.window
+    if kind in ("qwen2", "qwen3"):
+        theirs |= {"use_sliding_window": config.window is not None, "max_window_layers": 0 if config.window else config.num_layers}
+    vocabulary, text = settings.get("vocabulary") or {}, settings.get("text") or {}
+    for ours, name in (("bos", "bos_token_id"), ("eos", "eos_token_id")):
+        if (token := text.get(ours, vocabulary.get(ours))) is not None:
+            theirs[name] = token
+    return theirs | ({"ringvision": {"vocabulary": vocabulary}} if vocabulary else {})
+
+
+def _rope_of(scaling: RopeScaling | None) -> dict[str, Any]:
+    if scaling is None:
+        return {"rope_type": "default"}
+    rope: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
+    if scaling.kind != "linear":
+        names = ("low_freq_factor", "high_freq_factor") if scaling.kind == "llama3" else ("beta_slow", "beta_fast")
+        rope |= dict(zip(names, (scaling.low_frequency, scaling.high_frequency)))
+        rope["original_max_position_embeddings"] = scaling.trained_length
+    return rope | ({"attention_factor": scaling.amplitude} if scaling.kind == "yarn" else {})

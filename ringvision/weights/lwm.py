@@ -1,0 +1,195 @@
+"""LWM's language models: Llama in Flax, text alone or with a second table of embeddings and a second head for vision.
+
+    transformer/h/scan_decoder/attention/wq/kernel [layers, D, N*H]  <->  layers.attention.query [layers, D, N, H]
+    transformer/wte/embedding [T, D] over transformer/vte/embedding [V, D]  <->  embed.table [T+V, D]
+    lm_head/kernel [D, T] beside vision_head/kernel [D, V]  <->  unembed.kernel [D, T+V]
+
+LWM turns adjacent pairs of a head's channels, we halves: q and k are permuted. Layers lie on axis 0 or 1 of one tensor, or apart
+(`transformer/h/0/…`). Kernels are [in, out]. Its config calls the base of rotary positions `theta`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ringvision.errors import UserError
+from ringvision.models.transformer import TransformerConfig
+from ringvision.vocabulary import Vocabulary
+from ringvision.weights.family import MOST_LAYERS, Family, Settings, layers_in, root_of, transformer_folder
+from ringvision.weights.table import SAME, Row, Table, matrix
+from ringvision.weights.tensors import Spec, Tensors
+
+TEXT, VISION = "transformer/wte/embedding", "transformer/vte/embedding"
+IGNORABLE = (r"(.*/)?opt_state/.*", r"(.*/)?step")
+LLAMA_PIECES = 32000
+VISION_START, VISION_END = (529, 4924, 29958), (1533, 4924, 29958)
+"""`<vision>` and `</vision>` in Llama 2's pieces."""
+
+_LAYER = {
+    "layers.attention.query": ("attention/wq", matrix(out_first=False, pairs=True)),
+    "layers.attention.key": ("attention/wk", matrix(out_first=False, pairs=True)),
+    "layers.attention.value": ("attention/wv", matrix(out_first=False)),
+    "layers.attention.output": ("attention/wo", matrix(2, out_first=False)),
+    "layers.attention_norm.scale": ("attention_norm", SAME),
+    "layers.feed_forward_norm.scale": ("ffn_norm", SAME),
+    "layers.feed_forward.gate": ("feed_forward/w1", SAME),
+    "layers.feed_forward.up": ("feed_forward/w3", SAME),
+    "layers.feed_forward.down": ("feed_forward/w2", SAME),
+}
+
+
+def rows(parts: tuple[int, ...] = (), layer_axis: int | None = 0) -> tuple[Row, ...]:
+    """The table. parts: (text rows, vision rows), () without vision. layer_axis: None where every layer has tensors of its own."""
+    place = "transformer/h/{layer}/" if layer_axis is None else "transformer/h/scan_decoder/"
+    layers = (Row(ours, f"{place}{theirs}/kernel", transform, layer_axis=layer_axis) for ours, (theirs, transform) in _LAYER.items())
+    embeddings, heads = (TEXT, VISION), ("lm_head/kernel", "vision_head/kernel")
+    return (
+        Row("embed.table", embeddings if parts else TEXT, parts=parts),
+        *layers,
+        Row("norm.scale", "transformer/ln_f/kernel"),
+        Row("unembed.kernel", heads if parts else heads[0], parts=parts, axis=1),
+    )
+
+
+def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
+    """LWM's parameters, alone or within a train state."""
+    found, prefix = tensors.specs, root_of(tensors.specs, TEXT)
+    if prefix is None or not any(name.startswith(prefix + "transformer/h/") for name in found):
+        return None
+    settings = Settings(config)
+    axis = _layer_axis(settings, found, prefix)
+    transformer, parts = _architecture(settings, found, prefix, axis)
+    vocabulary = _vocabulary(settings, *parts) if parts else None
+    tied = (r".*lm_head/kernel", r".*vision_head/kernel") if transformer.tie_embeddings else ()
+    return Family(
+        f"LWM ({'text and vision' if parts else 'text'})",
+        (transformer_folder(transformer, Table(rows(parts, axis), prefix), vocabulary, _marks(settings)),),
+        (*IGNORABLE, *tied),
+        tuple(settings.assumed),
+    )
+
+
+def _layer_axis(settings: Settings, found: Mapping[str, Spec], prefix: str) -> int | None:
+    """Where layers are counted: by the feed-forward kernel, which is [D, F] with the layers before or behind D."""
+    spec = found.get(f"{prefix}transformer/h/scan_decoder/feed_forward/w1/kernel")
+    if spec is None:
+        return None
+    width = (1, *found[prefix + TEXT].shape)[-1]
+    if len(spec.shape) == 3 and spec.shape[0] == spec.shape[1] == width:
+        return settings.whole("param_scan_axis", default=0, why="as many layers as channels: LWM's default", least=0, most=1)
+    return 1 if len(spec.shape) == 3 and spec.shape[0] == width else 0
+
+
+def _architecture(
+    settings: Settings, found: Mapping[str, Spec], prefix: str, axis: int | None
+) -> tuple[TransformerConfig, tuple[int, ...]]:
+    """The config, and (text rows, vision rows), () without vision."""
+    place = f"{prefix}transformer/h/{'0' if axis is None else 'scan_decoder'}/"
+
+    def one_layer(name: str) -> tuple[int, ...]:
+        spec = found.get(f"{place}{name}/kernel")
+        shape = spec.shape if spec is not None else ()
+        return shape if axis is None else (*shape[:axis], *shape[axis + 1 :])
+
+    text, width = (*found[prefix + TEXT].shape, 1, 1)[:2]
+    vision = (*found[prefix + VISION].shape, 1)[0] if prefix + VISION in found else 0
+    up = found.get(f"{place}feed_forward/w1/kernel")
+    layers = layers_in(found, f"{prefix}transformer/h/", "/ffn_norm/kernel") if axis is None else (*up.shape, 0, 0)[axis] if up else 0
+    columns, kv_columns = ((*one_layer(f"attention/{name}"), 0, 0)[1] for name in ("wq", "wk"))
+    width = settings.whole("hidden_size", default=width)
+    if settings.get("num_attention_heads") is not None:
+        heads = settings.whole("num_attention_heads")
+        head_dim = settings.whole("head_dim", default=width // heads)
+    else:
+        head_dim = settings.whole("head_dim", default=100 if width == 3200 else 128, why="as LWM's models have; no config says it")
+        heads = max(1, columns // head_dim)
+    long = vision > 0 or settings.get("theta", "rope_theta") is None
+    tied = settings.flag("tie_word_embeddings", f"{prefix}lm_head/kernel" not in found)
+    if vision and tied != settings.flag("tie_vision_embeddings", tied):
+        settings.wrong.append("tie_word_embeddings and tie_vision_embeddings differ, and here both are tied or neither")
+    text = settings.whole("vocab_size", default=text)
+    vision = settings.whole("vision_vocab_size", default=vision) if vision else 0
+    values: dict[str, Any] = {
+        "vocab_size": text + vision,
+        "embed_dim": width,
+        "num_layers": settings.whole("num_hidden_layers", default=layers or None, most=MOST_LAYERS),
+        "num_heads": heads,
+        "num_kv_heads": settings.whole("num_key_value_heads", default=max(1, kv_columns // head_dim)),
+        "head_dim": head_dim,
+        "hidden_dim": settings.whole("intermediate_size", default=(*one_layer("feed_forward/w1"), 0, 0)[1] or None),
+        "rope_theta": settings.real("theta", "rope_theta", default=5e7, why="as LWM's models of a million tokens; no config says it"),
+        "norm_eps": settings.real("rms_norm_eps", default=1e-6, why="LWM's default"),
+        "tie_embeddings": tied,
+        "max_length": settings.whole(
+            "max_sequence_length", "max_position_embeddings", default=2**20 if long else 4096, why="no config says it"
+        ),
+    }
+    settings.report()
+    return TransformerConfig(**values), (text, vision) if vision else ()
+
+
+def _vocabulary(settings: Settings, text: int, vision: int) -> Vocabulary:
+    codes = settings.whole("num_vision_codes", "eof_token", default=min(8192, vision - 2), why="the rest: eof, eov, padding")
+    bos = settings.whole("bos_token_id", default=1, why="Llama's <s>", least=0)
+    eos = settings.whole("eos_token_id", default=2, why="Llama's </s>", least=0)
+    start = settings.wholes("vision_start_tokens", default=())
+    end = settings.wholes("vision_end_tokens", default=())
+    if not (start and end) and text == LLAMA_PIECES:
+        start, end = VISION_START, VISION_END
+        settings.assumed.append(f"<vision> is {list(start)} and </vision> {list(end)} (Llama 2's pieces; no tokenizer.model lies beside)")
+    elif not (start and end):
+        start, end = (bos,), (eos,)
+        settings.assumed.append("bos and eos stand for <vision> and </vision> (no tokenizer.model lies beside)")
+    settings.report()
+    return Vocabulary(text, codes, bos, eos, start, end, vision)
+
+
+def _marks(settings: Settings) -> dict[str, int]:
+    marks = {"bos": settings.whole("bos_token_id", default=1, least=0), "eos": settings.whole("eos_token_id", default=2, least=0)}
+    settings.report()
+    return marks
+
+
+def config_of(config: TransformerConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings under LWM's names. settings: our own config.json. UserError where LWM has no such model."""
+    odd = [
+        f"{name}={value}"
+        for name, value, plain in (
+            ("num_kv_heads", config.num_kv_heads, config.num_heads),
+            ("head_dim", config.head_dim, config.embed_dim // config.num_heads),
+            ("rope_scaling", config.rope_scaling, None),
+            ("qkv_bias", config.qkv_bias, False),
+            ("qk_norm", config.qk_norm, "none"),
+            ("window", config.window, None),
+            ("frame_period", config.frame_period, 0),
+        )
+        if value != plain
+    ]
+    if odd:
+        raise UserError(f"this model has {', '.join(odd)}, which LWM's models cannot have; export it with --format hf")
+    vocabulary = settings.get("vocabulary") or {}
+    text = settings.get("text") or {}
+    theirs = {
+        "model_type": "lwm_video_llama" if vocabulary else "lwm_llama",
+        "vocab_size": vocabulary.get("text_size", config.vocab_size),
+        "hidden_size": config.embed_dim,
+        "intermediate_size": config.hidden_dim,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "max_sequence_length": config.max_length,
+        "rms_norm_eps": config.norm_eps,
+        "theta": config.rope_theta,
+        "tie_word_embeddings": config.tie_embeddings,
+        "bos_token_id": text.get("bos", vocabulary.get("bos", 1)),
+        "eos_token_id": text.get("eos", vocabulary.get("eos", 2)),
+        "scan_layers": True,
+        "param_scan_axis": 0,
+    }
+    if vocabulary:
+        theirs |= {
+            "vision_vocab_size": vocabulary["vision_size"],
+            "num_vision_codes": vocabulary["num_codes"],
+            "tie_vision_embeddings": config.tie_embeddings,
+            "vision_start_tokens": vocabulary["vision_start"],
+            "vision_end_tokens": vocabulary["vision_end"],
+        }
+    return theirs

@@ -1,0 +1,150 @@
+"""The process that reads pickles: started by `table_of`, it writes one JSON object to stdout and ends.
+
+Nothing in a pickle can be run (unpickler.py has no way to), but a hostile one can use memory and time, and a mistake of ours should find
+nothing to do harm with. So this is a fresh interpreter with the standard library alone. It holds one descriptor (of the file, for reading)
+and limits itself: address space, processor time, no core, no written file, no further process (unless it is root's), and no network where
+the system lets it leave that. The places that it names are checked against the file by whoever asked.
+"""
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ringvision.errors import UserError
+from ringvision.weights.readers.source import MOST_TENSORS, Source
+from ringvision.weights.readers.unpickler import Array, Tensor, Unpickler, leaves
+
+SECONDS = 120
+ANSWER_BYTES = 64 << 20
+LEAST_MEMORY = 128 << 20
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+TORCH_MAGIC, TORCH_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ringvision.weights.readers.child import main; main()"
+
+
+def table_of(source: Source, memory: int, kind: str, offset: int = 0, end: int | None = None) -> dict[str, Any]:
+    """What the pickle in `source` describes, found out in a process of at most `memory` bytes and SECONDS.
+
+    kind: "pickle" (arrays lie in the file itself), "torch" (a zip's data.pkl, from `offset` to `end`) or "torch-legacy".
+    Returns {"tensors": {name: fields}}; for torch also {"storages": {key: [dtype, count]}}; for its legacy form "keys" and "end".
+    Raises UserError, for what the process says of the file and for its passing a limit.
+    """
+    memory, end = max(memory, LEAST_MEMORY), source.size if end is None else end
+    request = {"path": str(source.path), "descriptor": source.descriptor, "memory": memory, "kind": kind, "offset": offset, "end": end}
+    root = str(Path(__file__).resolve().parents[3])
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", START, root, json.dumps(request)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        pass_fds=(source.descriptor,),
+        env={"MALLOC_ARENA_MAX": "1"},
+        start_new_session=True,
+    )
+    assert child.stdout is not None
+    try:
+        answer = json.loads(_until_end(source, child.stdout.fileno()))
+    except (ValueError, RecursionError):
+        why = f"the process that reads it ended without an answer; it may need more than {memory >> 20} MB"
+        raise source.damaged(why) from None
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+    if "error" in answer:
+        raise UserError(answer["error"])
+    return answer
+
+
+def _until_end(source: Source, descriptor: int) -> bytes:
+    data, until = bytearray(), time.monotonic() + SECONDS
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    while waiting.poll(max(0.0, until - time.monotonic()) * 1000):
+        piece = os.read(descriptor, 1 << 20)
+        if not piece:
+            return bytes(data)
+        data += piece
+        if len(data) > ANSWER_BYTES:
+            raise source.damaged("the table of its tensors is too large")
+    raise source.damaged(f"going over it takes longer than {SECONDS} seconds")
+
+
+def main() -> None:
+    request = json.loads(sys.argv[1])
+    limit_process(request["memory"])
+    gc.disable()  # everything that is built stays until the end: looking for what does not would take most of the time
+    source = Source(request["path"], request["descriptor"])
+    try:
+        answer = table(source, request["kind"], request["offset"], request["end"])
+    except UserError as error:
+        answer = {"error": str(error)}
+    except MemoryError:
+        answer = {"error": str(source.damaged(f"going over it needs more than {request['memory'] >> 20} MB"))}
+    except Exception as error:
+        answer = {"error": str(source.damaged(f"the pickle in it makes no sense ({type(error).__name__})"))}
+    rest = memoryview(json.dumps(answer).encode())
+    while rest:
+        rest = rest[os.write(1, rest) :]
+
+
+def limit_process(memory: int) -> None:
+    """Takes away from this process what reading a pickle does not need."""
+    limits = {resource.RLIMIT_AS: memory, resource.RLIMIT_CPU: SECONDS, resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0}
+    for limit, value in (limits | {resource.RLIMIT_NPROC: 0}).items():
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(limit, (value, value))
+    with contextlib.suppress(Exception):
+        unshare = ctypes.CDLL(None, use_errno=True).unshare
+        if unshare(CLONE_NEWNET) != 0 and os.geteuid() != 0:
+            unshare(CLONE_NEWUSER | CLONE_NEWNET)
+
+
+def table(source: Source, kind: str, offset: int, end: int) -> dict[str, Any]:
+    """`table_of`, in this process."""
+    unpickler = Unpickler(source, offset, end, torch=kind != "pickle")
+    answer: dict[str, Any] = {}
+    if kind == "torch-legacy":
+        if unpickler.load() != TORCH_MAGIC or unpickler.load() != TORCH_PROTOCOL:
+            raise unpickler.damaged("it is no file of torch's")
+        unpickler.load()
+    root = unpickler.load()
+    found = leaves(unpickler, root)
+    if len(found) > MOST_TENSORS:
+        raise unpickler.damaged(f"it speaks of {len(found)} tensors, and {MOST_TENSORS} are the most")
+    answer["tensors"] = {name: _fields(unpickler, name, leaf, kind) for name, leaf in found.items()}
+    if kind == "torch-legacy":
+        keys = unpickler.load()
+        answer |= {"keys": [unpickler.text(key) for key in keys] if isinstance(keys, list) else [], "end": unpickler.offset}
+    if unpickler.torch:
+        answer["storages"] = {key: [storage.dtype, storage.count] for key, storage in unpickler.storages.items()}
+    return answer
+
+
+def _fields(unpickler: Unpickler, name: str, leaf: Array | Tensor, kind: str) -> dict[str, Any]:
+    lengths = leaf.shape if isinstance(leaf, Array) else (*leaf.shape, *leaf.strides, leaf.offset)
+    if len(lengths) > 100 or any(type(length) is not int or not 0 <= length < 1 << 60 for length in lengths):
+        raise unpickler.damaged(f"{name[:60]} has no shape that a tensor can have")
+    if isinstance(leaf, Tensor):
+        return {
+            "shape": leaf.shape,
+            "strides": leaf.strides,
+            "offset": leaf.offset,
+            "storage": leaf.storage.key,
+            "dtype": leaf.storage.dtype,
+        }
+    if leaf.data is None or kind != "pickle":
+        raise unpickler.damaged(f"{name[:60]} is an array without its numbers")
+    fields = {"shape": leaf.shape, "dtype": leaf.dtype, "start": leaf.data.start, "length": leaf.data.length}
+    return fields | {"fortran": leaf.fortran, "text": leaf.data.latin}

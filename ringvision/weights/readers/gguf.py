@@ -1,0 +1,182 @@
+"""GGUF, the file of llama.cpp: key-values, a list of tensors, then their numbers, mostly quantised; read as float32 by the `gguf` package.
+
+In goes a path; out come the key-values as `metadata` (the vocabulary among them) and tensors that are dequantised a slice of rows at a time
+when they are read. Shapes are given slowest axis first, as NumPy has them; the file lists them the other way.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import math
+import struct
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ringvision.errors import UserError
+from ringvision.weights.readers.source import LONGEST_NAME, MOST_TENSORS, Source
+from ringvision.weights.readers.stored import Entry, StoredTensors, check_shape
+
+MOST_KEYS = 1 << 16
+MOST_ELEMENTS = 1 << 22
+TEXT_BYTES = 1 << 24
+SLICE_ELEMENTS = 1 << 20
+TEXT, ARRAY = 8, 9
+# type of a value -> how struct reads it
+NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+
+
+class Quantised(NamedTuple):
+    """How a tensor's numbers are stored: the package's type, and how many elements in how many bytes make a block."""
+
+    kind: Any
+    block: int
+    block_bytes: int
+
+
+def open_gguf(path: Path) -> "GgufTensors":
+    """The tensors and key-values of a GGUF file. Raises UserError where its header is not sound, or holds a type that is not read."""
+    source = Source(path)
+    try:
+        header = Header(source)
+        return GgufTensors(source, header)
+    except BaseException:
+        source.close()
+        raise
+
+
+class Header:
+    """Reads what stands before the numbers: `metadata`, and the places of the tensors."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.offset, self.elements = source, 4, 0
+        if source.take(0, 4) != b"GGUF" or (version := self.number(4)) not in (2, 3):
+            raise source.damaged("it is no GGUF of version 2 or 3")
+        self.version = version
+        tensors, keys = self.number(8), self.number(8)
+        if tensors > MOST_TENSORS or keys > MOST_KEYS:
+            raise source.damaged(f"it speaks of {tensors} tensors and {keys} keys")
+        self.metadata: dict[str, Any] = {}
+        for _ in range(keys):
+            name = source.name(self.text(LONGEST_NAME))
+            if name in self.metadata:
+                raise source.damaged(f"the key {name[:60]} comes twice")
+            self.metadata[name] = self.value(self.number(4))
+        self.infos: dict[str, tuple[list[int], int, int]] = {}
+        for _ in range(tensors):
+            self._info()
+        alignment = self.metadata.get("general.alignment", 32)
+        if type(alignment) is not int or not 8 <= alignment <= 1 << 20 or alignment % 8:
+            raise source.damaged("its alignment is none")
+        self.alignment, self.start = alignment, -(-self.offset // alignment) * alignment
+
+    def number(self, count: int) -> int:
+        self.offset += count
+        return self.source.number(self.offset - count, count)
+
+    def text(self, most: int = TEXT_BYTES) -> str:
+        length = self.number(8)
+        if length > most:
+            raise self.source.damaged(f"at byte {self.offset} it speaks of a text of {length} bytes")
+        self.offset += length
+        try:
+            return self.source.take(self.offset - length, length).decode()
+        except UnicodeDecodeError:
+            raise self.source.damaged(f"the text before byte {self.offset} is no UTF-8") from None
+
+    def value(self, kind: int) -> Any:
+        """One value of a key: a number, a text, or a list of either."""
+        if kind == TEXT:
+            return self.text()
+        if kind != ARRAY:
+            return self._numbers(kind, 1)[0]
+        kind, count = self.number(4), self.number(8)
+        self.elements += count
+        if self.elements > MOST_ELEMENTS:
+            raise self.source.damaged(f"its lists have more than {MOST_ELEMENTS} elements")
+        return [self.text() for _ in range(count)] if kind == TEXT else list(self._numbers(kind, count))
+
+    def _numbers(self, kind: int, count: int) -> tuple[Any, ...]:
+        if kind not in NUMBERS:
+            raise self.source.damaged(f"a value has the type {kind}, which is none, or a list of lists")
+        self.offset += (length := count * struct.calcsize(NUMBERS[kind]))
+        return struct.unpack(f"<{count}{NUMBERS[kind][1]}", self.source.take(self.offset - length, length))
+
+    def _info(self) -> None:
+        name, axes = self.source.name(self.text(LONGEST_NAME)), self.number(4)
+        if name in self.infos or axes > 8:
+            raise self.source.damaged(f"{name[:60]} comes twice, or has {axes} axes")
+        shape = [self.number(8) for _ in range(axes)][::-1]
+        self.infos[name] = (shape, self.number(4), self.number(8))
+
+
+class GgufTensors(StoredTensors):
+    """The tensors of a GGUF file, as float32."""
+
+    def __init__(self, source: Source, header: Header) -> None:
+        kinds = _kinds(source)
+        self.quantised: dict[str, Quantised] = {}
+        entries, places = {}, []
+        for name, (shape, kind, offset) in header.infos.items():
+            spec = check_shape(source, name, shape, "float32")
+            if kind not in kinds:
+                raise source.damaged(f"{name} is quantised in the way {kind}, which is not read")
+            how = self.quantised[name] = kinds[kind]
+            if not shape or shape[-1] % how.block or offset % header.alignment:
+                raise source.damaged(f"{name} of shape {shape} cannot lie where it says in blocks of {how.block}")
+            length = math.prod(shape) // how.block * how.block_bytes
+            if header.start + offset + length > source.size:
+                raise source.damaged(f"{name} ends behind the file, which has {source.size} bytes")
+            places.append((header.start + offset, length))
+            entries[name] = Entry(spec, (places[-1],))
+        last = 0
+        for offset, length in sorted(places):
+            if offset < last:
+                raise source.damaged(f"its tensors overlap at byte {offset}")
+            last = offset + length
+        super().__init__(source, "gguf", entries, header.metadata)
+
+    def check(self, source: Source, name: str, entry: Entry) -> None:
+        """Quantised, a tensor has as many bytes as its blocks, which was checked above."""
+
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
+        """One tensor or some of its rows, dequantised. Raises UserError for a name or rows that are not there."""
+        entry, how = self.entry(name), self.quantised[name]
+        first, end = self.rows(name, rows)
+        shape = entry.spec.shape
+        if len(shape) == 1:  # a block can be longer than what is asked for
+            return self._dequantised(entry, how, 0, shape[0])[first:end]
+        row = math.prod(shape[1:])
+        return self._dequantised(entry, how, first * row, end * row).reshape(end - first, *shape[1:])
+
+    def _dequantised(self, entry: Entry, how: Quantised, first: int, end: int) -> np.ndarray:
+        """The elements from `first` to `end`, both at the edge of a block, in memory of their own and a slice's beside."""
+        from gguf import quants
+
+        flat = np.empty(end - first, np.float32)
+        step = max(1, SLICE_ELEMENTS // how.block) * how.block
+        for start in range(first, end, step):
+            stop = min(end, start + step)
+            data = np.empty((1, (stop - start) // how.block * how.block_bytes), np.uint8)
+            self.fill(data[0], entry, start // how.block * how.block_bytes)
+            with np.errstate(all="ignore"):
+                flat[start - first : stop - first] = quants.dequantize(data, how.kind)[0]
+        return flat
+
+
+def _kinds(source: Source) -> dict[int, Quantised]:
+    """The ways of quantising that the `gguf` package can undo, by their numbers in a file."""
+    try:
+        import gguf
+        from gguf import quants
+    except ImportError:
+        raise UserError(f"{source.path} is GGUF, for which the package gguf is needed; pip install gguf") from None
+    kinds = {}
+    for kind, (block, block_bytes) in gguf.GGML_QUANT_SIZES.items():
+        try:
+            with np.errstate(all="ignore"):
+                quants.dequantize(np.zeros((1, block_bytes), np.uint8), kind)
+        except NotImplementedError:
+            continue
+        kinds[int(kind)] = Quantised(kind, block, block_bytes)
+    return kinds

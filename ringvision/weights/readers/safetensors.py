@@ -1,0 +1,147 @@
+"""safetensors: a length, a JSON header that names every tensor's type, shape and bytes, then the bytes; and folders of such files.
+
+In goes a path; out come tensors that are read on demand. The header is bounded, its ranges must cover the data once without a hole, and an
+index may name files of its own folder alone.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+import numpy as np
+
+from ringvision.errors import UserError
+from ringvision.weights.readers.source import MOST_TENSORS, Source
+from ringvision.weights.readers.stored import Entry, StoredTensors, check_shape
+
+HEADER_BYTES = 16 << 20
+TYPES = {
+    **{f"{letter}{bits}": f"{kind}{bits}" for letter, kind in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)},
+    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"},
+    **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"},
+}
+
+
+def open_safetensors(path: Path) -> StoredTensors:
+    """The tensors of one safetensors file. Raises UserError where its header is not sound."""
+    source = Source(path)
+    try:
+        length = source.number(0, 8)
+        if not 2 <= length <= min(HEADER_BYTES, source.size - 8):
+            raise source.damaged(f"its header would have {length} bytes")
+        header = _parse(source, source.take(8, length))
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+            raise source.damaged("its metadata is no table of texts")
+        entries = {name: _entry(source, name, fields, 8 + length) for name, fields in header.items()}
+        _check_cover(source, entries, 8 + length)
+        return StoredTensors(source, "safetensors", entries, metadata)
+    except BaseException:
+        source.close()
+        raise
+
+
+def open_index(path: Path) -> "ShardedTensors":
+    """The tensors of the files that an index (`model.safetensors.index.json`) names, which lie in its folder."""
+    source = Source(path)
+    try:
+        if source.size > HEADER_BYTES:
+            raise source.damaged(f"an index of {source.size} bytes")
+        weight_map = _parse(source, source.take(0, source.size)).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise source.damaged("it has no weight_map")
+        files: dict[str, list[str]] = {}
+        for name, file in weight_map.items():
+            if not isinstance(file, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors", file):
+                raise source.damaged(f"it names the file {ascii(file)[:60]}, which is no safetensors file of its folder")
+            files.setdefault(file, []).append(source.name(name))
+        return ShardedTensors(source, files)
+    finally:
+        source.close()
+
+
+class ShardedTensors:
+    """Tensors of several safetensors files as one (`Tensors` of ringvision/weights/tensors.py)."""
+
+    form = "safetensors"
+
+    def __init__(self, index: Source, files: dict[str, list[str]]) -> None:
+        self.path = index.path
+        self.metadata: dict[str, Any] = {}
+        self.shards: list[StoredTensors] = []
+        self.homes: dict[str, StoredTensors] = {}
+        try:
+            for file, names in files.items():
+                shard = open_safetensors(index.path.parent / file)
+                self.shards.append(shard)
+                self.metadata |= shard.metadata
+                if absent := set(names) - set(shard.specs):
+                    raise index.damaged(f"it says that {file} holds {min(absent)}, which is not there")
+                if twice := set(self.homes) & set(shard.specs):
+                    raise index.damaged(f"{min(twice)} is in two of its files")
+                self.homes |= dict.fromkeys(shard.specs, shard)
+        except BaseException:
+            self.close()
+            raise
+        self.specs = {name: shard.specs[name] for name, shard in self.homes.items()}
+
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
+        """One tensor or some of its rows. Raises UserError for a name or rows that are not there."""
+        if name not in self.homes:
+            raise UserError(f"{self.path} has no tensor {name}; it has {len(self.homes)}, such as {', '.join([*self.homes][:3])}")
+        return self.homes[name].read(name, rows)
+
+    def close(self) -> None:
+        for shard in self.shards:
+            shard.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _parse(source: Source, data: bytes) -> dict[str, Any]:
+    """A JSON object in which no key comes twice."""
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(found)
+        if len(table) != len(found):
+            raise source.damaged("a name comes twice in its header")
+        return table
+
+    def refuse(word: str) -> NoReturn:
+        raise source.damaged(f"its header speaks of {word}")
+
+    if data.count(b"[") + data.count(b"{") > 4 * MOST_TENSORS:  # each would take many times its bytes in memory
+        raise source.damaged("its header has more lists than tensors could need")
+    try:
+        header = json.loads(data, object_pairs_hook=pairs, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise source.damaged(f"its header is no JSON ({type(error).__name__})") from None
+    if not isinstance(header, dict):
+        raise source.damaged("its header is no JSON object")
+    return header
+
+
+def _entry(source: Source, name: str, fields: Any, start: int) -> Entry:
+    if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
+        raise source.damaged(f"{ascii(name)[:60]} has not dtype, shape and data_offsets")
+    kind, offsets = fields["dtype"], fields["data_offsets"]
+    if not isinstance(kind, str) or kind not in TYPES:
+        raise source.damaged(f"{ascii(name)[:60]} has the type {ascii(kind)[:40]}; known are {', '.join(TYPES)}")
+    if not isinstance(offsets, list) or len(offsets) != 2 or any(type(offset) is not int for offset in offsets):
+        raise source.damaged(f"{ascii(name)[:60]} has the offsets {ascii(offsets)[:60]}")
+    return Entry(check_shape(source, name, fields["shape"], TYPES[kind]), ((start + offsets[0], offsets[1] - offsets[0]),))
+
+
+def _check_cover(source: Source, entries: dict[str, Entry], start: int) -> None:
+    """Raises UserError unless the entries' bytes lie one after another from `start` to the file's end."""
+    for offset, length in sorted(entry.pieces[0] for entry in entries.values()):
+        if offset != start or length < 0:
+            raise source.damaged(f"its tensors leave a hole or overlap at byte {start}")
+        start += length
+    if start != source.size:
+        raise source.damaged(f"its tensors end at byte {start} where the file has {source.size}")

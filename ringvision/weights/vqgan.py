@@ -1,0 +1,320 @@
+"""Image tokenizers of the VQGAN's kind, as four families name them; one table, filled with each family's words.
+
+    LWM               encoder/DownsamplingBlock_{i}/ResnetBlock_{j}/Conv_0/kernel     decoder numbered from the lowest resolution
+    vqgan-jax         encoder/down_{i}/block_{j}/conv1/kernel                         decoder numbered from the highest
+    taming            encoder.down.{i}.block.{j}.conv1.weight [out, in, h, w]         decoder numbered from the highest
+    diffusers         encoder.down_blocks.{i}.resnets.{j}.conv1.weight [out, in, h, w]   decoder numbered from the lowest (aMUSEd)
+
+The architecture is inferred from the tensors' names and shapes, all but what they cannot say (resolution, groups of a norm), and a config
+that lies beside overrides it. LWM's network clips to [-1, 1] and aMUSEd's takes pixels in [0, 1]; the others' values are left alone.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from ringvision.errors import UserError
+from ringvision.models.vqgan import VQGAN, VQGANConfig
+from ringvision.weights.family import Family, Folder, Settings, root_of, shapes_of
+from ringvision.weights.table import SAME, TORCH_CONVOLUTION, TORCH_POINT, Row, Shape, Table, Transform
+from ringvision.weights.tensors import Spec, Tensors
+
+RESOLUTION = 256
+MOST_LEVELS = 16
+_BLOCK = re.compile(r"(Attn)?(Down|Up)(En|De)coderBlock2D")
+PLACES = (
+    "encoder.conv_in",
+    "encoder.levels.{i}.blocks.{j}",
+    "encoder.levels.{i}.attentions.{j}",
+    "encoder.levels.{i}.resample.conv",
+    "encoder.middle.block1",
+    "encoder.middle.attention",
+    "encoder.middle.block2",
+    "encoder.norm_out",
+    "encoder.conv_out",
+)
+"""Our places; the decoder's are the same."""
+PARTS = ("norm1", "conv1", "norm2", "conv2", "shortcut")
+ATTENTION = ("norm", "query", "key", "value", "out")
+
+
+@dataclass(frozen=True)
+class Style:
+    """A family's words. encoder, decoder: its names of PLACES. parts, attention: of PARTS and ATTENTION. leaves: kernel, scale, bias."""
+
+    name: str
+    join: str
+    encoder: tuple[str, ...]
+    decoder: tuple[str, ...]
+    parts: tuple[str, ...]
+    attention: tuple[str, ...]
+    leaves: tuple[str, str, str]
+    codebook: str
+    convolution: Transform = SAME
+    point: Transform = SAME
+    ignorable: tuple[str, ...] = ()
+    clip: bool = False
+    pixel_range: tuple[float, float] = (-1.0, 1.0)
+
+    def rows(self) -> tuple[Row, ...]:
+        rows = [Row("codebook", self.codebook)]
+        for name in ("quant_conv", "post_quant_conv"):
+            rows += self._leaves(name, name, self.convolution)
+        for half, names in (("encoder", self.encoder), ("decoder", self.decoder)):
+            for ours, theirs in zip(PLACES, names):
+                rows += self._place(ours.replace("encoder", half, 1), theirs)
+        return tuple(rows)
+
+    def _place(self, ours: str, theirs: str) -> list[Row]:
+        last = ours.rpartition(".")[2]
+        if "attention" in ours:
+            inner, transform = zip(ATTENTION, self.attention), self.point
+        elif "block" in ours:
+            inner, transform = zip(PARTS, self.parts), self.convolution
+        else:
+            return self._leaves(ours, theirs, None if last == "norm_out" else self.convolution)
+        return [
+            row
+            for part, word in inner
+            for row in self._leaves(f"{ours}.{part}", f"{theirs}{self.join}{word}", None if "norm" in part else transform)
+        ]
+
+    def _leaves(self, ours: str, theirs: str, kernel: Transform | None) -> list[Row]:
+        """A convolution's kernel and bias, or a norm's scale and bias where `kernel` is None."""
+        weight, scale, bias = (f"{theirs}{self.join}{leaf}" for leaf in self.leaves)
+        first = Row(f"{ours}.scale", scale) if kernel is None else Row(f"{ours}.kernel", weight, kernel)
+        return [first, Row(f"{ours}.bias", bias)]
+
+
+def _flax_half(half: str, block: str, resample: str) -> tuple[str, ...]:
+    level = f"{half}/{block}_{{i}}/"
+    middle = f"{half}/MidBlock_0/"
+    places = (f"{half}/Conv_0", level + "ResnetBlock_{j}", level + "AttnBlock_{j}", f"{level}{resample}_0/Conv_0")
+    return (*places, middle + "ResnetBlock_0", middle + "AttnBlock_0", middle + "ResnetBlock_1", f"{half}/GroupNorm_0", f"{half}/Conv_1")
+
+
+def _taming_half(half: str, level: str, resample: str, join: str, number: str) -> tuple[str, ...]:
+    names = (
+        "conv_in",
+        f"{level}block{number}{{j}}",
+        f"{level}attn{number}{{j}}",
+        f"{level}{resample}.conv",
+        "mid.block_1",
+        "mid.attn_1",
+        "mid.block_2",
+        "norm_out",
+        "conv_out",
+    )
+    return tuple(f"{half}.{name}".replace(".", join) for name in names)
+
+
+def _diffusers_half(half: str, blocks: str, resample: str) -> tuple[str, ...]:
+    level, middle = f"{half}.{blocks}.{{i}}.", f"{half}.mid_block."
+    places = (f"{half}.conv_in", level + "resnets.{j}", level + "attentions.{j}", f"{level}{resample}.0.conv")
+    return (*places, middle + "resnets.0", middle + "attentions.0", middle + "resnets.1", f"{half}.conv_norm_out", f"{half}.conv_out")
+
+
+TAMING_EXTRAS = (r"(.*\.)?loss\..*", r"(callbacks|optimizer_states|lr_schedulers|loops|hyper_parameters)\..*", r"global_step|epoch")
+"""The discriminator and the perceptual loss, and what a trainer keeps beside the weights."""
+_TAMING = ("norm1", "conv1", "norm2", "conv2", "nin_shortcut"), ("norm", "q", "k", "v", "proj_out")
+_FLAX, _TORCH = ("kernel", "scale", "bias"), ("weight", "weight", "bias")
+_DIFFUSERS = Style(
+    "VQModel of diffusers (aMUSEd)",
+    ".",
+    _diffusers_half("encoder", "down_blocks", "downsamplers"),
+    _diffusers_half("decoder", "up_blocks", "upsamplers"),
+    ("norm1", "conv1", "norm2", "conv2", "conv_shortcut"),
+    ("group_norm", "to_q", "to_k", "to_v", "to_out.0"),
+    _TORCH,
+    "quantize.embedding.weight",
+    TORCH_CONVOLUTION,
+    TORCH_POINT,
+    pixel_range=(0.0, 1.0),
+)
+STYLES = {
+    "encoder/DownsamplingBlock_0/ResnetBlock_0/Conv_0/kernel": Style(
+        "LWM's VQGAN",
+        "/",
+        _flax_half("encoder", "DownsamplingBlock", "Downsample"),
+        _flax_half("decoder", "UpsamplingBlock", "Upsample"),
+        ("GroupNorm_0", "Conv_0", "GroupNorm_1", "Conv_1", "Conv_2"),
+        ("GroupNorm_0", "Conv_0", "Conv_1", "Conv_2", "Conv_3"),
+        _FLAX,
+        "quantize/embeddings",
+        clip=True,
+    ),
+    "encoder/down_0/block_0/conv1/kernel": Style(
+        "vqgan-jax",
+        "/",
+        _taming_half("encoder", "down_{i}.", "downsample", "/", "_"),
+        _taming_half("decoder", "up_{-i}.", "upsample", "/", "_"),
+        *_TAMING,
+        _FLAX,
+        "quantize/embedding/embedding",
+    ),
+    "encoder.down.0.block.0.conv1.weight": Style(
+        "taming-transformers' VQGAN",
+        ".",
+        _taming_half("encoder", "down.{i}.", "downsample", ".", "."),
+        _taming_half("decoder", "up.{-i}.", "upsample", ".", "."),
+        *_TAMING,
+        _TORCH,
+        "quantize.embedding.weight",
+        TORCH_CONVOLUTION,
+        TORCH_CONVOLUTION,
+        (
+            r"(.*\.)?loss\..*",
+            r"(.*\.)?discriminator\..*",
+            r"(?!.*state_dict).*(callbacks|optimizer_states|lr_schedulers|global_step|epoch).*",
+        ),
+    ),
+    "encoder.down_blocks.0.resnets.0.conv1.weight": _DIFFUSERS,
+}
+"""By a name that each family's files have."""
+
+
+def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
+    """A VQGAN of one of the four families. UserError where the config contradicts itself or asks for what is not known here."""
+    marks = {marker: root for marker in STYLES if (root := root_of(tensors.specs, marker)) is not None}
+    if not marks:
+        return None
+    marker, prefix = next(iter(marks.items()))
+    style = STYLES[marker]
+    half_table = Table(style.rows(), prefix)
+    levels = 1 + max((int(match[1]) for name in tensors.specs if (match := _level(half_table, name))), default=0)
+    if levels > MOST_LEVELS:
+        raise UserError(f"{style.name} with {levels} levels of resolution: expected at most {MOST_LEVELS}; is this a VQGAN?")
+    table = Table(style.rows(), prefix, levels)
+    settings = Settings(_flattened(config))
+    vqgan = _read(settings, _inferred(table, tensors.specs), style)
+    shapes = shapes_of(lambda: VQGAN(vqgan, rngs=nnx.Rngs(0)))
+    folder = Folder({"kind": "vqgan", "size": vqgan.resolution, "vqgan": vqgan.to_dict()}, shapes, table)
+    return Family(style.name, (folder,), style.ignorable, tuple(settings.assumed))
+
+
+def _level(table: Table, name: str) -> re.Match[str] | None:
+    found = table.ours(name)
+    return re.match(r"encoder\.levels\.(\d+)\.", found[0]) if found else None
+
+
+def _flattened(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A taming config (model: params: ddconfig) laid flat."""
+    flat = dict(config)
+    for name in ("model", "params", "ddconfig"):
+        inner = flat.get(name)
+        flat |= inner if isinstance(inner, Mapping) else {}
+    return flat
+
+
+def _inferred(table: Table, found: Mapping[str, Spec]) -> dict[str, Any]:
+    """What names and shapes say: attention by level, and the sizes. Where something is missing, a size that the check will complain of."""
+    shapes: dict[str, Shape] = {}
+    for name, spec in found.items():
+        known = table.ours(name)
+        if known is not None:
+            known_name, transform = known
+            shapes[known_name] = _turned(transform, spec.shape)
+
+    def size(name: str, axis: int) -> int:
+        shape = shapes.get(name, ())
+        return shape[axis] if shape else 1
+
+    levels = range(table.levels)
+    widths = [size(f"encoder.levels.{level}.blocks.0.conv1.kernel", -1) for level in levels]
+    attended = tuple(level for level in levels if f"encoder.levels.{level}.attentions.0.query.kernel" in shapes)
+    blocks = sum(f"encoder.levels.0.blocks.{block}.conv1.kernel" in shapes for block in range(len(shapes)))
+    return {
+        "in_channels": size("encoder.conv_in.kernel", -2),
+        "widths": widths,
+        "attended": attended,
+        "mid_attention": "encoder.middle.attention.query.kernel" in shapes,
+        "num_res_blocks": max(1, blocks),
+        "z_channels": size("encoder.conv_out.kernel", -1),
+        "embed_dim": size("codebook", -1),
+        "codebook_size": size("codebook", 0),
+    }
+
+
+def _turned(transform: Transform, shape: Shape) -> Shape:
+    """The shape of ours that a tensor of theirs becomes; () where it has another number of axes than it should."""
+    try:
+        return transform.into(np.broadcast_to(np.int8(0), shape), shape).shape
+    except ValueError:
+        return ()
+
+
+def _read(settings: Settings, seen: Mapping[str, Any], style: Style) -> VQGANConfig:
+    """The config, from the settings where they say it (under the names of any of the four families) and from what was seen."""
+    _refuse_unknown(settings)
+    widths = settings.wholes("block_out_channels", default=()) or seen["widths"]
+    base = settings.whole("hidden_channels", "ch", default=math.gcd(*widths) or 1)
+    mults = settings.wholes("channel_mult", "ch_mult", default=[width // base for width in widths])
+    if not 1 <= len(mults) <= MOST_LEVELS:
+        settings.wrong.append(f"{len(mults)} levels of resolution, expected 1 to {MOST_LEVELS}")
+    step = 2 ** (max(1, min(len(mults), MOST_LEVELS)) - 1)
+    resolution = _resolution(settings, step)
+    groups = settings.whole("group_norm_groups", "norm_num_groups", default=math.gcd(32, *(base * mult for mult in mults)))
+    z_channels = settings.whole("z_channels", "latent_channels", default=seen["z_channels"])
+    attended, middle = _attention(settings, seen, resolution, style)
+    values: dict[str, Any] = {
+        "resolution": resolution,
+        "in_channels": settings.whole("num_channels", "in_channels", default=seen["in_channels"]),
+        "channels": base,
+        "channel_mults": mults,
+        "num_res_blocks": settings.whole("num_res_blocks", "layers_per_block", default=seen["num_res_blocks"], most=64),
+        "attention_resolutions": attended,
+        "mid_attention": middle,
+        "z_channels": z_channels,
+        "embed_dim": settings.whole("quantized_embed_dim", "embed_dim", "vq_embed_dim", default=seen["embed_dim"]),
+        "codebook_size": settings.whole("num_embeddings", "n_embed", "num_vq_embeddings", default=seen["codebook_size"]),
+        "norm_groups": groups,
+        "norm_eps": settings.real("group_norm_eps", default=1e-6),
+        "clip": style.clip,
+        "pixel_range": style.pixel_range,
+    }
+    settings.report()
+    return VQGANConfig(**values)
+
+
+def _resolution(settings: Settings, step: int) -> int:
+    """diffusers' sample_size is a count of codes in some files and of pixels in others: what cannot be pixels is not believed."""
+    said = settings.get("resolution") or settings.get("sample_size")
+    believed = settings.get("resolution") is not None or (isinstance(said, int) and said >= 4 * step)
+    if said is not None and believed:
+        resolution = settings.whole("resolution", "sample_size")
+    else:
+        resolution = RESOLUTION if RESOLUTION % step == 0 else 4 * step
+        settings.assumed.append(f"resolution {resolution} (nothing says it, and the network takes others; see --config)")
+    if resolution % step:
+        settings.wrong.append(f"resolution is {resolution}, expected a multiple of {step}, the pixels of a code")
+    return resolution
+
+
+def _attention(settings: Settings, seen: Mapping[str, Any], resolution: int, style: Style) -> tuple[tuple[int, ...], bool]:
+    """(resolutions with attention, attention in the middle)."""
+    attended: tuple[int, ...] = tuple(resolution >> level for level in seen["attended"])
+    middle = seen["mid_attention"]
+    if style is _DIFFUSERS:
+        kinds = settings.get("down_block_types")
+        if isinstance(kinds, (list, tuple)) and all(isinstance(kind, str) for kind in kinds):
+            attended = tuple(resolution >> level for level, kind in enumerate(kinds[:MOST_LEVELS]) if "Attn" in kind)
+        return attended, settings.flag("mid_block_add_attention", middle)
+    middle = not settings.flag("no_attn_mid_block", not middle)
+    return settings.wholes("attn_resolutions", default=attended), middle
+
+
+def _refuse_unknown(settings: Settings) -> None:
+    settings.only("resample_with_conv", True)
+    settings.only("resamp_with_conv", True)
+    settings.only("double_z", False)
+    settings.only("act_fn", "silu")
+    settings.only("norm_type", "group")
+    for name in ("down_block_types", "up_block_types"):
+        kinds: Any = settings.get(name) or ()
+        kinds = kinds if isinstance(kinds, (list, tuple)) else [kinds]
+        settings.wrong += [f"{name} has {kind!r}, which is not known here" for kind in kinds if not _BLOCK.fullmatch(str(kind))]

@@ -1,0 +1,166 @@
+"""Guided drawing gives LWM's own tokens and those of whole forward passes, on any number of devices, and only ids from its range."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import msgpack
+import numpy as np
+import pytest
+from flax import nnx, serialization
+
+from ringvision.checkpoint import flatten, unflatten
+from ringvision.infer.guidance import Guide
+from ringvision.infer.model import Model, load_model
+from ringvision.infer.sampler import Sampler
+from ringvision.mesh import make_mesh
+from ringvision.models.transformer import Transformer, TransformerConfig
+from ringvision.vocabulary import Vocabulary
+
+LWM = Path(__file__).parents[1] / "fixtures" / "lwm_llama"
+BLOCKS = (32, 8)
+MESHES: list[dict[str, int]] = [{"context": 1}, {"context": 4}, {"context": 2, "data": 4}, {"context": 2, "data": 2, "tensor": 2}]
+TEXT, VISION, WIDTH, HEADS = 320, 80, 64, 4
+
+
+def _lwm(**axes: int) -> Model:
+    """The fixture's model, its tensors put in place by hand."""
+    read = {}
+    with (LWM / "streaming_params").open("rb") as file:
+        for key, value in msgpack.Unpacker(file, max_buffer_size=0):
+            read["/".join(key)] = np.asarray(serialization.msgpack_restore(value))
+    place = "transformer/h/scan_decoder/"
+    layers = len(read[place + "attention_norm/kernel"])
+
+    def heads(name: str, turned: bool) -> np.ndarray:
+        kernel = read[f"{place}attention/{name}/kernel"].reshape(layers, WIDTH, HEADS, -1)
+        return np.concatenate([kernel[..., 0::2], kernel[..., 1::2]], -1) if turned else kernel
+
+    def vision_below_text(text: str, vision: str, axis: int) -> np.ndarray:
+        return np.concatenate([read[text], read[vision]], axis)
+
+    config = TransformerConfig(TEXT + VISION, WIDTH, layers, HEADS, HEADS, WIDTH // HEADS, 160, rope_theta=1e4, norm_eps=1e-6)
+    tensors = {
+        "embed.table": vision_below_text("transformer/wte/embedding", "transformer/vte/embedding", 0),
+        "unembed.kernel": vision_below_text("lm_head/kernel", "vision_head/kernel", 1),
+        "norm.scale": read["transformer/ln_f/kernel"],
+        "layers.attention.query": heads("wq", turned=True),
+        "layers.attention.key": heads("wk", turned=True),
+        "layers.attention.value": heads("wv", turned=False),
+        "layers.attention.output": read[place + "attention/wo/kernel"].reshape(layers, HEADS, WIDTH // HEADS, WIDTH),
+        "layers.attention_norm.scale": read[place + "attention_norm/kernel"],
+        "layers.feed_forward_norm.scale": read[place + "ffn_norm/kernel"],
+        "layers.feed_forward.gate": read[place + "feed_forward/w1/kernel"],
+        "layers.feed_forward.up": read[place + "feed_forward/w3/kernel"],
+        "layers.feed_forward.down": read[place + "feed_forward/w2/kernel"],
+    }
+    like = nnx.split(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))))[1]
+    return Model(config, Vocabulary(TEXT, 64, 1, 2, (1,), (2,), VISION), unflatten(tensors, like), _mesh(axes))
+
+
+def _mesh(axes: dict[str, int]) -> jax.sharding.Mesh:
+    return make_mesh(**axes, devices=jax.devices()[: int(np.prod(list(axes.values())))])
+
+
+@pytest.mark.parametrize("axes", MESHES, ids=str)
+def test_lwms_own_guided_tokens(axes: dict[str, int]) -> None:
+    """Recorded by LWM: two prompts beside two that ask for nothing, top_k 1 among all ids of the vision's table."""
+    recorded = np.load(LWM / "io.npz")
+    prompts, masks, sequences = (recorded[f"gen_vision_{name}"] for name in ("prompt_ids", "attention_mask", "sequences"))
+    assert recorded["gen_vision_step_margins"].min() > 1e-3
+    guide = Guide(_lwm(**axes), (TEXT, TEXT + VISION), blocks=BLOCKS)
+    pairs, scale = len(prompts) // 2, float(recorded["gen_vision_cfg_scale"])
+    for row in range(pairs):
+        given, blank = (prompts[at][masks[at] == 1] for at in (row, row + pairs))
+        assert len(given) != len(blank)
+        expected = (sequences[row, prompts.shape[1] :] + TEXT).tolist()
+        reading = guide.read([given, blank], room=len(expected))
+        assert list(guide.draw(reading, len(expected), Sampler(), scale)) == expected
+        again = guide.read([given, blank], room=len(expected))
+        assert list(guide.draw(again, len(expected), Sampler(temperature=1.0, top_k=1, seed=7), scale)) == expected
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Model:
+    return load_model(folder, _mesh({"context": 1}))
+
+
+def _whole(model: Model, tokens: list[int]) -> np.ndarray:
+    """Logits after the last of `tokens`, by a whole forward pass."""
+    padded = np.zeros((1, 64), np.int32)
+    padded[0, : len(tokens)] = tokens
+    return np.asarray(model.logits(padded, None, (np.arange(64) < len(tokens)).astype(int)[None]), np.float64)[0, len(tokens) - 1]
+
+
+@pytest.mark.parametrize("scale", [0.0, 2.5])
+def test_drawing_and_pushing_by_whole_forward_passes(model: Model, scale: float) -> None:
+    """11 tokens against 3; two are pushed after the fourth draw."""
+    random, ids = np.random.default_rng(0), (model.config.vocab_size - 30, model.config.vocab_size - 2)
+    given, blank = random.integers(1, 100, 11), random.integers(1, 100, 3)
+    guide = Guide(model, ids, blocks=BLOCKS)
+    reading = guide.read([given, blank], room=16)
+    found = list(guide.draw(reading, 4, Sampler(), scale))
+    for token in (5, 6):
+        guide.push(reading, token)
+    found += guide.draw(reading, 4, Sampler(), scale)
+
+    rows, expected = [given.tolist(), blank.tolist()], []
+    for index in range(8):
+        with_prompt, without = (_whole(model, row)[slice(*ids)] for row in rows)
+        expected.append(ids[0] + int(np.argmax(without + scale * (with_prompt - without))))
+        for row in rows:
+            row += [expected[-1], *((5, 6) if index == 3 else ())]
+    assert found == expected
+    assert reading.lengths[:2].tolist() == [21, 13]
+
+
+def test_without_a_second_prompt_nothing_is_guided(model: Model) -> None:
+    """A scale of 1 is the prompt alone, at half the work; 0 is the other prompt alone."""
+    random, ids = np.random.default_rng(1), (0, model.config.vocab_size)
+    given, blank = random.integers(1, 100, 11), random.integers(1, 100, 5)
+    guide = Guide(model, ids, blocks=BLOCKS)
+
+    def drawn(*prompts: np.ndarray, scale: float) -> list[int]:
+        return list(guide.draw(guide.read(prompts, room=8), 8, Sampler(), scale))
+
+    assert drawn(given, blank, scale=1.0) == drawn(given, scale=3.0)
+    assert drawn(given, blank, scale=0.0) == drawn(blank, scale=1.0) != drawn(given, scale=1.0)
+    assert guide.read([given], room=8).lengths.shape == (1,)
+
+
+@pytest.mark.parametrize("axes", MESHES[1:], ids=str)
+def test_draws_depend_on_the_seed_and_not_on_the_mesh(folder: Path, model: Model, axes: dict[str, int]) -> None:
+    ids = (model.config.vocab_size - 30, model.config.vocab_size - 2)
+    given, blank = np.arange(5, 50), np.arange(3, 6)
+
+    def drawn(model: Model, seed: int, **knobs: Any) -> list[int]:
+        guide = Guide(model, ids, blocks=BLOCKS)
+        return list(guide.draw(guide.read([given, blank], room=24), 24, Sampler(temperature=3.0, seed=seed, **knobs), 2.0))
+
+    alone = drawn(model, 0)
+    assert drawn(load_model(folder, _mesh(axes)), 0) == alone != drawn(model, 1)
+    assert all(ids[0] <= token < ids[1] for token in alone)
+    assert len(set(alone)) > 8
+
+
+def test_prompts_and_films_of_other_lengths_compile_nothing(model: Model) -> None:
+    guide = Guide(model, (0, 30), blocks=BLOCKS)
+
+    def draw(given: int, blank: int, room: int) -> None:
+        list(guide.draw(guide.read([np.arange(1, given), np.arange(1, blank)], room=room), 3, Sampler(temperature=1.0), 2.0))
+
+    draw(45, 3, 100)
+    compiled = guide._read._cache_size(), guide._choose._cache_size()
+    draw(39, 9, 70)
+    draw(71, 4, 3)
+    assert (guide._read._cache_size(), guide._choose._cache_size()) == compiled
+
+
+def test_a_long_prompt_tells_how_far_it_is(model: Model) -> None:
+    seen: list[tuple[int, int]] = []
+    Guide(model, (0, 30), blocks=BLOCKS).read([np.arange(1, 70)], room=1, progress=lambda done, of: seen.append((done, of)))
+    assert seen == [(32, 72), (64, 72), (72, 72)]
+
+
+def test_the_fixture_is_read_whole() -> None:
+    assert sum(array.size for array in flatten(_lwm(context=1).params).values()) * 4 > 0.95 * (LWM / "streaming_params").stat().st_size

@@ -1,0 +1,143 @@
+"""Chameleon, imported from what Hugging Face saved, computes what that recorded: codes, logits, greedy text; on one device and four.
+
+Fixture: a tiny random model, its codes' ids in no order. `code_margin` is how much nearer the nearest row of the codebook is than the next.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from ringvision.errors import UserError
+from ringvision.infer.generate import Generator
+from ringvision.infer.model import load_model
+from ringvision.infer.sampler import Sampler
+from ringvision.mesh import make_mesh
+from ringvision.video_tokenizer import load_video_tokenizer
+from ringvision.weights import chameleon
+from ringvision.weights.exporting import export_weights
+from ringvision.weights.importing import import_weights
+
+FIXTURE = Path(__file__).parent.parent / "fixtures" / "chameleon"
+CONFIG = json.loads((FIXTURE / "config.json").read_text())
+IDS = chameleon.code_ids(CONFIG, CONFIG["vocab_size"])
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, np.ndarray]:
+    with np.load(FIXTURE / "io.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    target = tmp_path_factory.mktemp("models") / "chameleon"
+    report = import_weights(FIXTURE, target)
+    assert report["family"] == "Chameleon (Hugging Face)" and not report["assumed"]
+    return target
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    return load_video_tokenizer(folder / "tokenizer", batch=2)
+
+
+def test_codes(tokenizer, recorded) -> None:
+    codes = tokenizer.encode(recorded["images"].transpose(0, 2, 3, 1)).reshape(2, -1)
+    sure = recorded["code_margin"] > 1e-3
+    assert sure.mean() > 0.95
+    np.testing.assert_array_equal(codes[sure], recorded["codes"][sure])
+    z_q = tokenizer.embed(recorded["codes"].reshape(2, *tokenizer.grid))
+    np.testing.assert_allclose(z_q.transpose(0, 3, 1, 2), recorded["quantized"], atol=1e-5)
+
+
+def test_latents(tokenizer, recorded) -> None:
+    z = tokenizer.latents(recorded["images"].transpose(0, 2, 3, 1))
+    np.testing.assert_allclose(z, recorded["latents_pre_quant"], atol=1e-4)
+
+
+def test_codes_become_the_ids_that_the_library_gives_them(folder, recorded) -> None:
+    words = load_model(folder, make_mesh(context=1, devices=jax.devices()[:1])).vocabulary
+    np.testing.assert_array_equal(IDS.theirs[words.codes_to_tokens(recorded["codes"])], recorded["image_token_ids"])
+    np.testing.assert_array_equal(np.sort(IDS.codes), np.sort(recorded["logits_masked_columns"]))
+    start, end = CONFIG["vocabulary_map"]["<boi>"], CONFIG["vocabulary_map"]["<eoi>"]
+    assert IDS.theirs[[*words.vision_start, *words.vision_end]].tolist() == [start, end]
+
+
+def test_pixels_enter_as_the_library_hands_them_over(tokenizer) -> None:
+    pixels = np.random.default_rng(0).integers(256, size=(2, 32, 32, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(tokenizer.encode(pixels), tokenizer.encode(pixels * 0.0078 - 1))
+
+
+def test_codes_cannot_be_decoded(tokenizer, recorded) -> None:
+    with pytest.raises(UserError, match="encoder alone"):
+        tokenizer.decode(recorded["codes"].reshape(2, *tokenizer.grid))
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_logits_and_greedy_text(folder, recorded, devices) -> None:
+    """What is not text is masked there in every forward; here it stands behind the text, and generating stops short of it."""
+    model = load_model(folder, make_mesh(context=devices, devices=jax.devices()[:devices]))
+    logits = np.asarray(model.logits(IDS.ours[recorded["merged_input_ids"]]))
+    expected = recorded["logits_unmasked"][..., IDS.theirs]
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    masked = np.full(recorded["logits_unmasked"].shape, np.finfo(np.float32).min)
+    masked[..., IDS.theirs[: IDS.text_size]] = logits[..., : IDS.text_size]
+    theirs = recorded["logits_unmasked"].copy()
+    theirs[..., recorded["logits_masked_columns"]] = np.finfo(np.float32).min
+    np.testing.assert_allclose(masked, theirs, atol=1e-4)
+    assert recorded["greedy_step_margins"].min() > 1e-4
+    generator = Generator(model, limit=model.vocabulary.text_size, blocks=(32,))
+    for prompt, whole in zip(recorded["greedy_prompt_ids"], recorded["greedy_sequences"]):
+        session = generator.begin(generator.room_for(len(prompt), generate=12))
+        generator.read(session, IDS.ours[prompt])
+        said = list(generator.generate(session, Sampler(), 12))
+        np.testing.assert_array_equal(IDS.theirs[said], whole[len(prompt) :])
+
+
+def test_exported_it_is_what_was_imported(folder, tmp_path) -> None:
+    """Bit for bit, in the library's ids and under its names; and imported again it is the same folder."""
+    export_weights(folder, tmp_path / "theirs", "hf")
+    exported, original = load_file(tmp_path / "theirs" / "model.safetensors"), load_file(FIXTURE / "model.safetensors")
+    assert exported.keys() == original.keys()
+    for name, array in original.items():
+        np.testing.assert_array_equal(exported[name], array, strict=True)
+    assert json.loads((tmp_path / "theirs" / "config.json").read_text()) == {**CONFIG, "torch_dtype": "float32"}
+    import_weights(tmp_path / "theirs", tmp_path / "again")
+    for part in (".", "tokenizer"):
+        assert (tmp_path / "again" / part / "model.safetensors").read_bytes() == (folder / part / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"swin_norm": True}, "swin_norm is True"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"vq_config": {**CONFIG["vq_config"], "double_latent": True}}, "double_latent is True"),
+        ({"vq_config": {**CONFIG["vq_config"], "num_embeddings": 65}}, "quantize.embedding.weight"),
+        ({"vq_config": None}, "without vq_config"),
+        ({"vocabulary_map": {}}, "0 pieces for codes"),
+        ({"vocabulary_map": {**CONFIG["vocabulary_map"], "IMGIMGBZ": 67, "IMGIMGAZ": 67}}, "64 codes with 63 ids"),
+        ({"vocab_size": 2**31 - 1}, "vocab_size is 2147483647, and model.embed_tokens.weight has the shape"),
+        ({"bos_token_id": 5000}, "0 to 223"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(tmp_path, change, says) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    shutil.copyfile(FIXTURE / "model.safetensors", source / "model.safetensors")
+    (source / "config.json").write_text(json.dumps({**CONFIG, **change}))
+    with pytest.raises(UserError, match=says):
+        import_weights(source, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_values_that_a_config_leaves_out_are_the_librarys() -> None:
+    """Those of its classes, which are the published 7B model's."""
+    published = chameleon.tokenizer_config({"vq_config": {}})
+    assert (published.resolution, published.channel_mults, published.codebook_size) == (512, (1, 1, 2, 2, 4), 8192)
+    assert published.grid == (32, 32) and published.encoder_only
