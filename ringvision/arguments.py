@@ -40,6 +40,8 @@ def make_parser() -> argparse.ArgumentParser:
     generate.add_argument("--video", metavar="VIDEO", help="what the frames go on from")
     generate.add_argument("--guidance", type=float, default=5.0, help="how closely the prompt is followed (default 5; 1: no guidance)")
     generate.add_argument("--video-guidance", type=float, metavar="G", help="how closely the frames are followed (default: as --guidance)")
+    drafts = "of how many drafts a frame is chosen, for models that say what they see (default: the model's)"
+    generate.add_argument("--candidates", type=_count_of, metavar="N", help=drafts)
     generate.add_argument("--fps", type=_positive, help="frames a second of the film (default: the model's own)")
     _add_model(generate)
     generate.add_argument("--tokenizer", metavar="NAME|DIR", help="what turns codes into pictures (default: the one that the model names)")

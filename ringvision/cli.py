@@ -232,12 +232,12 @@ def _chat(options: argparse.Namespace) -> int:
 
 def _generate(options: argparse.Namespace) -> int:
     mesh = _mesh(options)
-    from ringvision.infer.imagine import imagine
+    from ringvision.infer.imagine import Request, imagine
 
-    names = ("frames", "video", "guidance", "video_guidance", "fps", "model")
-    settings = {name: getattr(options, name) for name in names}
-    settings |= {"tokenizer": options.tokenizer, "mesh": mesh, "sampler": _sampler(options), "progress": _progress()}
-    result = imagine(options.out, options.prompt, **settings)
+    names = ("prompt", "frames", "guidance", "video_guidance", "candidates", "fps")
+    request = Request(sampler=_sampler(options), **{name: getattr(options, name) for name in names})
+    where = {name: getattr(options, name) for name in ("video", "model", "tokenizer")}
+    result = imagine(options.out, request, mesh=mesh, progress=_progress(), **where)
     if options.json:
         _print_json(result)
     else:
@@ -250,7 +250,11 @@ def _import(options: argparse.Namespace) -> int:
     if options.add_vision:
         from ringvision.weights.grow import add_vision
 
-        result = add_vision(options.source, _tokenizer(options.add_vision), options.dest, options.seed)
+        if options.dry_run:
+            raise UserError("--dry-run cannot go with --add-vision; try the import of the text model alone")
+        settings = {name: getattr(options, name) for name in ("config", "dtype", "seed")}
+        settings |= {"say": _say, "progress": _progress()}
+        result = add_vision(options.source, _tokenizer(options.add_vision), options.dest, **settings)
         said = f"{result['dest']}: {result['rows']} rows, kind {result['kind']}"
     else:
         from ringvision.weights.importing import import_weights

@@ -1,6 +1,6 @@
 """Frames into a file, as they come: an H.264 film (.mp4), or a picture (.png) in which several frames stand in rows, as on a contact sheet.
 
-In: frames uint8 [T, S, S, 3], a few at a time. Out: the file, which appears whole or not at all.
+In: frames uint8 [T, H, W, 3], a few at a time. Out: the file, which appears whole or not at all.
 """
 
 import math
@@ -28,10 +28,10 @@ Append = Callable[[np.ndarray], None]
 def check_film(out: str | os.PathLike[str], frames: int, fps: float) -> None:
     """UserError where `film` could not write so many frames there: before anything is computed for it."""
     path = Path(out)
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path} has the suffix {path.suffix!r}; give the name of an .mp4 (a film) or a .png (a picture)")
     if os.path.isdir(path):
         raise UserError(f"{path} is a folder; give the name of an .mp4 or .png file to write")
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{path} has the suffix {path.suffix!r}; give the name of an .mp4 (a film) or a .png (a picture)")
     if not os.path.isdir(path.absolute().parent):
         raise UserError(f"{path.absolute().parent} is not a folder; make it first, or write elsewhere")
     if path.suffix.lower() == ".png" and frames > MOST_ON_A_SHEET:
@@ -42,7 +42,7 @@ def check_film(out: str | os.PathLike[str], frames: int, fps: float) -> None:
 
 @contextmanager
 def film(out: str | os.PathLike[str], frames: int, fps: float) -> Iterator[Append]:
-    """A function that appends frames, uint8 [T, S, S, 3]; `frames` of them are to come, `fps` are shown a second.
+    """A function that appends frames, uint8 [T, H, W, 3]; `frames` of them are to come, `fps` are shown a second.
 
     Small frames are enlarged in a film (to whole pixels, at least 256 of them high: H.264 halves the resolution of colours), never in a
     picture. `out` is renamed into place when the block ends well, and left as it was when not. UserError where it cannot be written.
@@ -81,10 +81,10 @@ def _movie(path: Path, fps: float) -> Iterator[Append]:
             for frame in frames:
                 times = max(1, round(SHOWN_HEIGHT / len(frame)))
                 shown = np.repeat(np.repeat(frame, times, 0), times, 1)
-                odd = len(shown) % 2  # H.264 wants even sides
-                shown = np.pad(shown, ((0, odd), (0, odd), (0, 0)), mode="edge")
+                odd = [side % 2 for side in shown.shape[:2]]  # H.264 wants even sides
+                shown = np.pad(shown, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
                 if not stream.codec_context.is_open:
-                    stream.width = stream.height = len(shown)
+                    stream.height, stream.width = shown.shape[:2]
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
 
         yield append
@@ -97,13 +97,13 @@ def _sheet(path: Path, frames: int) -> Iterator[Append]:
 
     def append(more: np.ndarray) -> None:
         nonlocal sheet, at
-        step = more.shape[1] + GAP
+        height, width = more.shape[1:3]
         if sheet is None:
             rows, columns = -(-frames // ACROSS), min(frames, ACROSS)
-            sheet = np.full((rows * step - GAP, columns * step - GAP, 3), 255, np.uint8)
+            sheet = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, np.uint8)
         for frame in more:
-            top, left = at // ACROSS * step, at % ACROSS * step
-            sheet[top : top + len(frame), left : left + len(frame)] = frame
+            top, left = at // ACROSS * (height + GAP), at % ACROSS * (width + GAP)
+            sheet[top : top + height, left : left + width] = frame
             at += 1
 
     yield append

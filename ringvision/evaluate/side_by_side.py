@@ -1,15 +1,13 @@
 """Originals and reconstructions as one film: pairs of frames in, an H.264 mp4 out that appears whole or not at all."""
 
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ringvision.data import film as films
 from ringvision.errors import UserError
 
 SHOWN_HEIGHT = 256
@@ -22,14 +20,12 @@ def film(out: str | os.PathLike[str], size: int, fps: float) -> Iterator[Callabl
 
     `out` is renamed into place when the block ends well, and left as it was when not. UserError where it cannot be written.
     """
-    if not (math.isfinite(fps) and fps > 0):
-        raise UserError(f"--fps is {fps}; give the frames to read from each second of video, above 0")
-    blank = np.zeros((size, size, 3), np.uint8)
-    with _aside(Path(out)) as partial, _writer(partial, fps, side_by_side(blank, blank).shape[:2]) as write:
+    if Path(out).suffix.lower() != ".mp4" and not os.path.isdir(out):
+        raise UserError(f"{out} has the suffix {Path(out).suffix!r}; give the name of an .mp4 file to write")
+    with films.film(out, 1, fps) as append_pictures:
 
         def append(frames: np.ndarray, again: np.ndarray) -> None:
-            for left, right in zip(frames, again):
-                write(side_by_side(left, right))
+            append_pictures(np.stack([side_by_side(left, right) for left, right in zip(frames, again)]))
 
         yield append
 
@@ -43,39 +39,3 @@ def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     sheet[:height, : left.shape[1]] = left
     sheet[:height, left.shape[1] + GAP : width] = right
     return sheet
-
-
-@contextmanager
-def _aside(out: Path) -> Iterator[Path]:
-    """A path to write to, renamed to `out` when all went well and removed when not."""
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; give the name of an .mp4 file to write")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"{out.absolute().parent} is not a folder; make it first, or write elsewhere")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        partial.touch()
-        yield partial
-        os.replace(partial, out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror or error}); give another place") from None
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _writer(path: Path, fps: float, shape: tuple[int, ...]) -> Iterator[Callable[[np.ndarray], None]]:
-    """A function that takes frames of `shape` (height, width; even), one by one, for an H.264 mp4 of `fps` frames a second."""
-    import av
-
-    rate = max(Fraction(fps).limit_denominator(1001), Fraction(1, 1001))
-    with av.open(str(path), "w", format="mp4") as container:
-        stream: Any = container.add_stream("libx264", rate=rate, options={"crf": "16", "preset": "veryfast"})
-        stream.height, stream.width = shape
-        stream.pix_fmt = "yuv420p"
-
-        def write(frame: np.ndarray) -> None:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-
-        yield write
-        container.mux(stream.encode())

@@ -16,19 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from ringvision.data.video import Limits, VideoError
+from ringvision.data.video import Limits, Unsteady, VideoError
 from ringvision.errors import UserError
-from ringvision.tokenize.inputs import pictures
+from ringvision.tokenize.inputs import QUICKLY, SURELY, pictures
 from ringvision.tokenize.library import Encoder, Job, Outcome
 from ringvision.tokenize.source import Source
 
 ROUND = 256
 """Jobs in one data set; the next ones' checksums are taken meanwhile."""
 PIECE = 16
-END = -1
+END, TURN = -1, 1 << 40
 Rows = dict[str, np.ndarray]
-"""number int64 [n], the row of the manifest; order int64 [n], the frame's place in its video, END behind the last; time float64 [n], the
-frame's, or how many frames there were; error [n], JSON or ""; frame uint8 [n, size, size, 3], later codes int32 [n, h, w]."""
+"""number int64 [n], the row of the manifest; order int64 [n], the frame's place in its video (from TURN on where it is read again), END
+behind the last; time float64 [n], the frame's, or behind the last the order that would be next; error [n], JSON or ""; frame uint8
+[n, size, size, 3], later codes int32 [n, h, w]."""
 
 
 class RayEngine:
@@ -121,7 +122,6 @@ class InHand:
 
     job: Job
     parts: list[Rows] = field(default_factory=list)
-    frames: int = 0
     whole: int | None = None
     error: VideoError | None = None
 
@@ -132,15 +132,18 @@ class InHand:
             if error:
                 self.error = VideoError(**json.loads(error))
         self.parts.append({name: rows[name][~ends] for name in ("order", "time", "codes")})
-        self.frames += int((~ends).sum())
 
     def outcome(self) -> Outcome | None:
         """Once every row is there."""
-        if self.whole is None or self.frames < self.whole:
+        if self.whole is None:
             return None
         if self.error is not None:
             return Outcome(self.job, error=self.error)
-        order = np.argsort(np.concatenate([part["order"] for part in self.parts]))
+        there = np.concatenate([part["order"] for part in self.parts])
+        turn, count = divmod(self.whole, TURN)
+        order = np.argsort(there)[np.sort(there) >= turn * TURN]
+        if len(order) < count:
+            return None
         codes, times = (np.concatenate([part[name] for part in self.parts])[order] for name in ("codes", "time"))
         return Outcome(self.job, codes, times)
 
@@ -154,16 +157,21 @@ class Decode:
     def __call__(self, job: Rows) -> Iterator[Rows]:
         number = int(job["number"][0])
         asked = json.loads(str(job["source"][0]))
-        source, order, error = Source(**asked | {"qa": tuple(map(tuple, asked["qa"]))}), 0, ""
-        try:
-            for piece in pictures(source, **self.reading):
-                count = len(piece.frames)
-                yield self._rows(number, np.arange(order, order + count), piece.times, [""] * count, piece.frames)
-                order += count
-        except VideoError as failure:
-            error = json.dumps({"message": str(failure), "kind": failure.kind})
-        size = self.reading["size"]
-        yield self._rows(number, np.array([END]), np.array([float(order)]), [error], np.zeros((1, size, size, 3), np.uint8))
+        source, error, size = Source(**asked | {"qa": tuple(map(tuple, asked["qa"]))}), "", self.reading["size"]
+        for turn, way in enumerate((QUICKLY, SURELY)):
+            order = turn * TURN
+            try:
+                for piece in pictures(source, **self.reading, **way):
+                    count = len(piece.frames)
+                    yield self._rows(number, np.arange(order, order + count), piece.times, [""] * count, piece.frames)
+                    order += count
+            except Unsteady:
+                continue
+            except VideoError as failure:
+                error = json.dumps({"message": str(failure), "kind": failure.kind})
+            break
+        end = np.array([END]), np.array([float(order)]), [error], np.zeros((1, size, size, 3), np.uint8)
+        yield self._rows(number, *end)
 
     @staticmethod
     def _rows(number: int, order: np.ndarray, time: np.ndarray, error: list[str], frame: np.ndarray) -> Rows:

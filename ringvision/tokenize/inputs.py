@@ -50,6 +50,11 @@ def read_inputs(inputs: Iterable[str | os.PathLike[str]]) -> list[Source]:
     return [replace(source, caption="\n".join(captions[name]), qa=tuple(questions[name])) for name, source in found.items()]
 
 
+QUICKLY: dict[str, Any] = {"steady": True}
+SURELY: dict[str, Any] = {"steady": True, "threads": 1}
+"""How `pictures` is to read, so that a file's codes are the same whenever it is read: the first way, and after Unsteady the second."""
+
+
 def pictures(
     source: Source, *, fps: float, size: int, batch: int, limits: Limits | None = None, decoder: str = "auto", **reading: Any
 ) -> Iterator[FrameBatch]:

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ringvision.data.video import FrameBatch, Limits, VideoError
-from ringvision.tokenize.inputs import pictures
+from ringvision.data.video import FrameBatch, Limits, Unsteady, VideoError
+from ringvision.tokenize.inputs import QUICKLY, SURELY, pictures
 from ringvision.tokenize.library import Encoder, Job, Outcome
 
 PIECE = 16
@@ -125,7 +125,7 @@ class Mixer:
 
 
 class Decoders:
-    """Threads that turn jobs into pieces until there are no more jobs; each ends with None, or with the exception that it did not expect."""
+    """Threads that turn jobs into pieces until there are no more jobs; each ends with None, or with an exception that it did not expect."""
 
     def __init__(self, jobs: Iterator[Job], number: int, reading: dict[str, Any]) -> None:
         self.jobs, self.reading = jobs, reading
@@ -163,14 +163,19 @@ class Decoders:
             return next(self.jobs, None)
 
     def _decode(self, job: Job) -> None:
-        video = InHand(job)
-        try:
-            for batch in pictures(job.source, **self.reading):
-                if not self._put((video, batch)):
-                    return
-            self._put((video, None))
-        except VideoError as error:
-            self._put((video, error))
+        """Quickly, or where that met a fault once more from the beginning, in the one way that always gives the same."""
+        for way in (QUICKLY, SURELY):
+            video = InHand(job)
+            try:
+                for batch in pictures(job.source, **self.reading, **way):
+                    if not self._put((video, batch)):
+                        return
+                self._put((video, None))
+            except VideoError as error:
+                self._put((video, error))
+            except Unsteady:
+                continue
+            return
 
     def _put(self, piece: Piece | BaseException | None) -> bool:
         """Waits for room; False where nobody wants any more."""

@@ -46,6 +46,9 @@ from ringvision.vocabulary import Vocabulary
 CURVES = ("loss", "answer_accuracy", "eval/all", "gradient_norm", "learning_rate", "tokens_per_second")
 Metrics = dict[str, jax.Array]
 
+ASKED_ABOUT_A_FRAME = "What was there at {seconds}?"
+"""What a model of the world is asked, in the end, to judge what it draws (infer/prompt_form.py)."""
+
 
 def train(config: TrainConfig, *, stop_at: int | None = None, quiet: bool = False, mesh: Mesh | None = None) -> TrainState:
     """Train until config.steps, or until step `stop_at` to go on another day. -> the state, which is also on disk.
@@ -278,6 +281,7 @@ def export(folder: Path, part: Part, weaver: Weaver, shards: Shards, state: Trai
         "video_tokenizer": config.tokenizer,
         "video_tokenizer_hash": shards.info.hash,
         "fps": shards.info.fps,
+        "generation": {"question": ASKED_ABOUT_A_FRAME, "candidates": 64},
         "trained": {"steps": int(state.step), "tokens": int(state.step) * config.rows * config.length},
     }
     save_model(folder, settings, flatten(exported(state, part)))

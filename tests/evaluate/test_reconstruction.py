@@ -49,7 +49,7 @@ def test_a_film_of_very_few_frames_a_second(tmp_path):
     with film(tmp_path / "slow.mp4", 32, 1e-5) as show:
         show(frames, frames)
     assert probe(tmp_path / "slow.mp4").num_frames == 2
-    with pytest.raises(UserError, match="--fps is nan"), film(tmp_path / "none.mp4", 32, float("nan")):
+    with pytest.raises(UserError, match="--fps nan was given"), film(tmp_path / "none.mp4", 32, float("nan")):
         pass
 
 

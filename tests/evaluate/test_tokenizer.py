@@ -114,7 +114,7 @@ def test_requests_that_make_no_sense(tmp_path, clips):
         evaluate_tokenizer([], tokenizer=MeanColour())
     with pytest.raises(UserError, match="a limit of 0 videos"):
         evaluate_tokenizer(clips, tokenizer=MeanColour(), limit=0)
-    with pytest.raises(UserError, match="--fps is -1"):
+    with pytest.raises(UserError, match="--fps -1 was given"):
         evaluate_tokenizer(clips, tokenizer=MeanColour(), fps=-1, out=out)
     with pytest.raises(UserError, match="is not a file"):
         evaluate_tokenizer(clips, tokenizer=MeanColour(), inception=missing[0])

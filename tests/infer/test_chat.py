@@ -271,7 +271,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_smollm2
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [1, pytest.param(4, marks=pytest.mark.long)])
 def test_smollm2_goes_on_as_recorded(smollm2: Path, devices: int) -> None:
     """Token for token what transformers wrote, on one device and on a ring."""
     generator = Generator(load_model(smollm2, make_mesh(context=devices, devices=jax.devices()[:devices])))

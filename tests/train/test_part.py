@@ -61,7 +61,8 @@ def test_two_steps_and_two_more_are_four_bit_for_bit(data: Path, base: Any, tmp_
         return
     assert changed == {"embed.table"} | (set() if run.model.tie_embeddings else {"unembed.kernel", "cells.table"})
     np.testing.assert_array_equal(after["embed.table"][:TEXT], before["embed.table"][:TEXT])
-    assert (after["embed.table"][TEXT:] != before["embed.table"][TEXT:]).any(axis=1).mean() > 0.5
+    told = (after["embed.table"] != before["embed.table"]).any(axis=1)[TEXT : TEXT + 34]  # 32 codes, the ends of a frame and of a video
+    assert told.all()
     if not run.model.tie_embeddings:
         np.testing.assert_array_equal(after["unembed.kernel"][:, :TEXT], before["unembed.kernel"][:, :TEXT])
         assert (after["unembed.kernel"][:, TEXT:] != before["unembed.kernel"][:, TEXT:]).all()
@@ -88,7 +89,7 @@ def test_only_what_is_trained_has_moments(data: Path, base: Any, tmp_path: Path,
     assert jax.tree.all(jax.tree.map(lambda leaf, place: leaf.sharding == place, state, shardings(state, mesh)))
 
 
-@pytest.mark.parametrize("kind", ["all", "new_rows", "lora"])
+@pytest.mark.parametrize("kind", ["new_rows", "lora"])
 def test_the_first_step_begins_with_the_model_as_it_was(data: Path, base: Any, tmp_path: Path, kind: str) -> None:
     """The loss of the first step is that of the base; what is exported before any step is the base, bit for bit."""
     run = setup(data, tmp_path / kind, base, kind)
@@ -103,7 +104,7 @@ def test_the_first_step_begins_with_the_model_as_it_was(data: Path, base: Any, t
     assert found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize(("kind", "falls"), [("new_rows", 0.2), ("lora", 0.2)])
+@pytest.mark.parametrize(("kind", "falls"), [("new_rows", 0.2), ("lora", 0.1)])
 def test_the_loss_falls(data: Path, base: Any, tmp_path: Path, kind: str, falls: float) -> None:
     train(setup(data, tmp_path, base, kind, steps=16, lr=2e-2, checkpoint_every=100, log_every=4), quiet=True, mesh=one_device())
     losses = [record["loss"] for record in read_metrics(tmp_path)]

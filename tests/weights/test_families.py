@@ -33,7 +33,7 @@ JUNK = st.one_of(
     st.text(max_size=3),
     st.lists(st.integers(-2, 9), max_size=3),
 )
-QUICK = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+QUICK = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 
 
 @dataclass

@@ -6,12 +6,16 @@ import jax
 import numpy as np
 import pytest
 from continuation import FIXTURES
+from flax import nnx
 from safetensors.numpy import load_file
 
+from ringvision.checkpoint import flatten, save_model
 from ringvision.data.text import load_text_tokenizer, train_text_tokenizer
 from ringvision.errors import UserError
+from ringvision.infer.assistant import load
 from ringvision.infer.model import load_model
 from ringvision.mesh import make_mesh
+from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.video_tokenizer import load_video_tokenizer
 from ringvision.weights.grow import add_vision
 from ringvision.weights.importing import import_weights
@@ -102,11 +106,34 @@ def test_it_knows_its_vocabulary_and_its_eyes(tmp_path, tokenizer, pieces):
 
 
 def test_with_our_own_text_tokenizer_it_is_an_assistant(tmp_path, tokenizer):
+    config = TransformerConfig(512, 16, 2, 4, 2, 4, 24)
+    params = flatten(nnx.split(Transformer(config, rngs=nnx.Rngs(0)))[1])
+    save_model(tmp_path / "words", {"kind": "transformer", "transformer": config.to_dict()}, params)
+    train_text_tokenizer(["what is this"] * 9, tmp_path / "words/text.model", 400)
+    assert add_vision(tmp_path / "words", tokenizer, tmp_path / "grown")["kind"] == "assistant"
+    grown = load(tmp_path / "grown", make_mesh(context=1, devices=jax.devices()[:1]))
+    assert grown.model.vocabulary.vision_start == grown.text.vision_start and grown.tokenizer.num_codes == CODES
+
+
+def test_a_text_tokenizer_that_is_larger_than_the_model(tmp_path, tokenizer):
     import_weights(LLAMAS / "untied", tmp_path / "words")
+    train_text_tokenizer(["what is this"] * 9, tmp_path / "words/text.model", 400)
     with pytest.raises(UserError, match="and the model 320 rows"):
-        train_text_tokenizer(["what is this"] * 9, tmp_path / "words/text.model", 400)
         add_vision(tmp_path / "words", tokenizer, tmp_path / "grown")
     assert not (tmp_path / "grown").exists()
+
+
+def test_weights_of_others_are_imported_on_the_way(tmp_path, tokenizer, pieces):
+    source = tmp_path / "source"
+    source.mkdir()
+    for path in (LLAMAS / "untied/config.json", LLAMAS / "untied/model.safetensors", pieces):
+        (source / path.name).write_bytes(path.read_bytes())
+    result = add_vision(source, tokenizer, tmp_path / "deep/grown", seed=1, dtype="bfloat16")
+    assert result["rows"] == ROWS and load_file(tmp_path / "deep/grown/model.safetensors")["embed.table"].dtype.name == "bfloat16"
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "deep"}
+    with pytest.raises(UserError, match="neither a file nor a folder"):
+        add_vision(tmp_path / "nowhere", tokenizer, tmp_path / "other")
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "deep"}
 
 
 def test_what_cannot_grow(tmp_path, tokenizer, pieces):

@@ -6,8 +6,8 @@ process.py, child.py        the decoding process, both ends                     
 sample.py                   the public functions                                      reel.py    PyAV's frames, with jumps
 """
 
-from ringvision.data.video.info import Limits, VideoError, VideoInfo
+from ringvision.data.video.info import Limits, Unsteady, VideoError, VideoInfo
 from ringvision.data.video.sample import FrameBatch, probe, sample
 from ringvision.data.video.times import sample_times
 
-__all__ = ["FrameBatch", "Limits", "VideoError", "VideoInfo", "probe", "sample", "sample_times"]
+__all__ = ["FrameBatch", "Limits", "Unsteady", "VideoError", "VideoInfo", "probe", "sample", "sample_times"]

@@ -65,7 +65,7 @@ def serve(requests: "Requests", out: int, ring: int) -> None:
 
 def _answer(request: dict[str, Any], requests: "Requests", out: int, ring: int) -> None:
     from ringvision.data.video.decode import Unsuited, Video
-    from ringvision.data.video.info import Limits
+    from ringvision.data.video.info import Limits, Unsteady
 
     limits = Limits(**request["limits"])
     threads = request["threads"]
@@ -75,11 +75,11 @@ def _answer(request: dict[str, Any], requests: "Requests", out: int, ring: int) 
     if request["fps"] is None:
         _send(out, b"D")
         return
-    decoder = request["decoder"]
+    decoder, steady = request["decoder"], request["steady"]
     if decoder == "auto":
-        decoder = "decord" if video.suits_decord() else "av"
+        decoder = "decord" if video.suits_decord() and not steady else "av"
     end = float("inf") if request["end"] is None else request["end"]
-    pictures = video.pictures(decoder, request["fps"], request["size"], request["start"], end, request["first"], threads)
+    pictures = video.pictures(decoder, request["fps"], request["size"], request["start"], end, request["first"], threads, steady)
     free, slots = request["slots"], request["slots"]
     try:
         for n, picture in enumerate(pictures):
@@ -94,7 +94,7 @@ def _answer(request: dict[str, Any], requests: "Requests", out: int, ring: int) 
             free -= 1
             _allow(limits, threads)
         _send(out, b"D")
-    except Unsuited as reason:
+    except (Unsuited, Unsteady) as reason:
         _send(out, b"U", _json({"message": str(reason), "kind": "damaged"}))
 
 

@@ -113,15 +113,18 @@ class Video:
             and self.begins_with_key
         )
 
-    def pictures(self, decoder: str, fps: float, size: int, start: float, end: float, first: int, threads: int) -> Iterator[np.ndarray]:
+    def pictures(
+        self, decoder: str, fps: float, size: int, start: float, end: float, first: int, threads: int, steady: bool = False
+    ) -> Iterator[np.ndarray]:
         """Samples k = first, first+1, ... at start + k/fps seconds, before `end`; `decoder` is decord or av.
 
-        Raises Unsuited where decord's own account of the file is not to be trusted, VideoError where nothing can be decoded.
+        Raises Unsuited where decord's own account of the file is not to be trusted, VideoError where nothing can be decoded, and where it
+        is to be `steady` Unsteady for a video whose faults several threads would treat as it happens (PyAV alone tells).
         """
         if decoder == "decord":
             yield from self._by_decord(fps, size, start, end, first, threads)
         else:
-            yield from self._by_av(fps, size, start, end, first, threads)
+            yield from self._by_av(fps, size, start, end, first, threads, steady)
 
     def _by_decord(self, fps: float, size: int, start: float, end: float, first: int, threads: int) -> Iterator[np.ndarray]:
         import decord
@@ -171,12 +174,13 @@ class Video:
         starts = (ordered - ordered[0]) * base
         return starts, float(starts[-1]) + (ends * base or self._usual())
 
-    def _by_av(self, fps: float, size: int, start: float, end: float, first: int, threads: int) -> Iterator[np.ndarray]:
+    def _by_av(self, fps: float, size: int, start: float, end: float, first: int, threads: int, steady: bool) -> Iterator[np.ndarray]:
         k, end = first, end - end_slack(fps)
         held: Any = None
         seeks = self.demuxer in SEEKS_BY_TIME
         by_order = self.demuxer == "avi"
-        with Reel(self._opened, (start, fps), threads=threads, by_order=by_order, usual=self._usual(), seeks=seeks) as reel:
+        reading: dict[str, Any] = {"threads": threads, "by_order": by_order, "usual": self._usual(), "seeks": seeks, "steady": steady}
+        with Reel(self._opened, (start, fps), **reading) as reel:
             for count, (now, frame) in enumerate(reel, 1):
                 self._check_length(count, now)
                 if held is not None:

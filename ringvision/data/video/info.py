@@ -25,6 +25,10 @@ class VideoError(UserError):
         self.kind = kind
 
 
+class Unsteady(Exception):
+    """A video with faults was read by several threads, and what they make of those depends on which is first: read it again by one."""
+
+
 @dataclass(frozen=True)
 class VideoInfo:
     """A video's header: `width` and `height` in pixels as shown (after `rotation`, in degrees), `duration` in seconds.

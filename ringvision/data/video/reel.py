@@ -14,7 +14,6 @@ is decoded again from the start, and whole.
 """
 
 import bisect
-import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from typing import Any
 
 import av.error
 
+from ringvision.data.video.info import Unsteady
 from ringvision.data.video.times import TOLERANCE
 
 WORTH = 24  # frames passed over that pay for a jump: threads and reordering hold some that are decoded in vain
@@ -42,12 +42,15 @@ class Reel:
         by_order: bool,
         usual: float,
         seeks: bool,
+        steady: bool = False,
     ) -> None:
         """`opened` gives a new container and its stream. `wanted`: the first wanted time, in seconds, and how many come in each second.
 
         `by_order`: the container keeps no time of showing (AVI), only the order. `usual`: seconds a frame is shown where nothing
-        says. `seeks`: whether every packet says when it is shown, and key frames can be found by that.
+        says. `seeks`: whether every packet says when it is shown, and key frames can be found by that. `steady`: with more than one
+        thread the first fault raises Unsteady, and the decoder is to hide none.
         """
+        self.steady = steady and threads > 1
         self.opened, self.threads, self.by_order, self.usual, self.seeks = opened, threads, by_order, usual, seeks
         self.start, self.fps = wanted
         self.zero: float | None = None
@@ -70,6 +73,8 @@ class Reel:
 
     def __iter__(self) -> Iterator[tuple[float, Any]]:
         while (frame := self._next()) is not None:
+            if frame.is_corrupt:
+                self._fault()
             now = self._clock(frame)
             self.seeks &= now is not None
             if self.zero is None:
@@ -104,6 +109,8 @@ class Reel:
     def _open(self) -> None:
         self.container, self.stream = self.opened()
         self.stream.codec_context.thread_count = self.threads
+        if self.steady:
+            self.stream.codec_context.options = {"err_detect": "explode"}
         self.frames = self._decoded()
 
     def _clock(self, frame: Any) -> float | None:
@@ -115,6 +122,7 @@ class Reel:
         """The next frame; where one that was due before it (or before the end) is missing, the next of the whole stream."""
         frame = next(self.frames, None)
         if self.due and (frame is None or frame.pts is None or frame.pts > self.due[0]):
+            self._fault()
             self._again()
             frame = next(self.frames, None)
         if frame is not None and self.due and frame.pts == self.due[0]:
@@ -126,10 +134,20 @@ class Reel:
         for packet in self._packets():
             if packet.pts is not None:
                 self.read = max(self.read, packet.pts)
-            with contextlib.suppress(av.error.InvalidDataError):
+            try:
                 yield from packet.decode()
-        with contextlib.suppress(av.error.FFmpegError):
+            except av.error.InvalidDataError:
+                self._fault()
+        try:
             yield from self.stream.decode(None)
+        except av.error.EOFError:  # its packets ended with one that said so
+            return
+        except av.error.FFmpegError:
+            self._fault()
+
+    def _fault(self) -> None:
+        if self.steady:
+            raise Unsteady
 
     def _packets(self) -> Iterator[Any]:
         """Packets in the order of decoding, the decoder told before each one whether it may pass over it."""
@@ -139,6 +157,7 @@ class Reel:
             try:
                 packet = next(packets, None) if reading else None
             except av.error.FFmpegError:  # reading stops here; what came before stands
+                self._fault()
                 packet = None
             reading = packet is not None
             if packet is not None:
@@ -157,8 +176,9 @@ class Reel:
         else:
             following = min((other.pts for other in ahead if other.pts is not None and other.pts > packet.pts), default=None)
             wanted = self.zero is None or self._wanted(packet.pts, following)
-            if wanted and self.zero is not None and packet.pts >= self.landed:
-                bisect.insort(self.due, packet.pts)
+        watched = (self.skips or self.steady) and wanted and packet.size > 0 and self.zero is not None
+        if watched and packet.pts is not None and packet.pts >= self.landed:
+            bisect.insort(self.due, packet.pts)
         level = "DEFAULT" if wanted else "NONREF"
         if context.skip_frame != level:
             context.skip_frame = level

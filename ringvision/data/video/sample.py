@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ringvision.data.video.container import identify, refuse_large
-from ringvision.data.video.info import Limits, VideoError, VideoInfo
+from ringvision.data.video.info import Limits, Unsteady, VideoError, VideoInfo
 from ringvision.data.video.process import POOL, UNEXPECTED, DecodeProcess, Gone, Late
 from ringvision.errors import UserError
 
@@ -42,7 +42,7 @@ class FrameBatch:
 def probe(path: str | os.PathLike[str], limits: Limits | None = None) -> VideoInfo:
     """What the header of the video at `path` says. Raises VideoError where it is no video, damaged, or over `limits`."""
     limits = limits or Limits()
-    request = _request(path, limits, fps=None, first=0, decoder="auto")
+    request = _request(path, limits, fps=None, first=0, decoder="auto", steady=False)
     process, clean = POOL.take(), False
     try:
         process.send(request)
@@ -68,13 +68,17 @@ def sample(
     start: float = 0.0,
     end: float | None = None,
     decoder: str = "auto",
+    threads: int | None = None,
+    steady: bool = False,
 ) -> Generator[FrameBatch, None, None]:
     """The frames shown at start, start + 1/fps, start + 2/fps, ... seconds, before `end`, `batch` at a time (the last may be fewer).
 
     The frame of a time is the last one whose time stamp is not later. Pictures are turned as the file says, the middle square
     is kept and averaged down to `size` x `size` pixels. Raises UserError at once for arguments that make no sense and VideoError
     for the file, at once or while it is read; `close()` ends the reading early. `decoder`: auto, decord or av; auto takes
-    decord for short videos, and PyAV for those that are long (decode.py says why) or that decord cannot read.
+    decord for short videos, and PyAV for those that are long (decode.py says why) or that decord cannot read. `threads`: of the decoder
+    (None: a few). `steady`: to give the same pictures every time, also of a damaged video: auto is then PyAV, and Unsteady is raised where
+    more than one thread met a fault; one thread, from the beginning, always gives the same.
     """
     if not (math.isfinite(fps) and fps > 0):
         raise UserError(f"--fps is {fps}; give the frames to read from each second of video, above 0")
@@ -86,7 +90,8 @@ def sample(
         raise UserError(f"decoder {decoder!r} is not known; choose one of {', '.join(DECODERS)}")
     limits = limits or Limits()
     slots = max(2, min(AHEAD * batch, AHEAD_BYTES // (3 * size * size)))
-    request = _request(path, limits, fps=fps, size=size, slots=slots, start=start, end=end, decoder=decoder, first=0)
+    request = _request(path, limits, fps=fps, size=size, slots=slots, start=start, end=end, decoder=decoder, first=0, steady=steady)
+    request["threads"] = threads or request["threads"]
     return _batches(request, batch, limits)
 
 
@@ -118,10 +123,15 @@ def _batches(request: dict[str, Any], batch: int, limits: Limits) -> Generator[F
         except VideoError:
             clean = True
             raise
+        except Unsteady:
+            clean = True
+            raise
         except Unsuited:
             clean, request = True, request | {"decoder": "av"}
             continue
         except (Late, Gone) as failure:
+            if request["steady"] and request["threads"] > 1 and request["decoder"] != "decord":
+                raise Unsteady from None
             if request["decoder"] != "auto":
                 raise _lost(request["name"], failure, limits) from None
             request = request | {"decoder": "av"}
@@ -153,6 +163,8 @@ def _slots(process: DecodeProcess, request: dict[str, Any], limits: Limits) -> I
             return
         elif kind == b"E":
             raise _told(body)
+        elif kind == b"U" and request["steady"] and request["decoder"] != "decord":
+            raise Unsteady
         elif kind == b"U" and request["decoder"] == "auto":
             raise Unsuited
         elif kind == b"U":
