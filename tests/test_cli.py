@@ -75,7 +75,7 @@ def test_every_command_explains_itself(command, capsys):
     [
         ([], "COMMAND"),
         (["asj"], "did you mean ask?"),
-        (["zzzzzz"], "there are ask, tokenize"),
+        (["zzzzzz"], "there are ask, chat"),
         (["ask", "clip.mp4"], "QUESTION"),
         (["ask", "clip.mp4", "why?", "--devcies", "2"], "did you mean --devices?"),
         (["ask", "clip.mp4", "why?", "--devices", "0"], "expected a whole number from 1 upward"),
