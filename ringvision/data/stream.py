@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ringvision.data.text import TextTokenizer
+from ringvision.data.text_codec import TextCodec
 from ringvision.errors import UserError
 from ringvision.vocabulary import Vocabulary
 
@@ -68,7 +68,7 @@ class Example:
 class Weaver:
     """Weaves with one text tokenizer, one vocabulary and one format."""
 
-    text: TextTokenizer
+    text: TextCodec
     vocabulary: Vocabulary
     format: StreamFormat = StreamFormat()
 

@@ -19,7 +19,8 @@ from jax.sharding import Mesh
 
 from ringvision import shipped
 from ringvision.data.stream import StreamFormat, Video, Weaver
-from ringvision.data.text import TextTokenizer
+from ringvision.data.text import load_text_tokenizer
+from ringvision.data.text_codec import TextCodec
 from ringvision.data.video import probe, sample, sample_times
 from ringvision.errors import UserError
 from ringvision.infer.generate import Generator, Session
@@ -76,7 +77,7 @@ class Assistant:
     def __init__(
         self,
         model: Model,
-        text: TextTokenizer,
+        text: TextCodec,
         tokenizer: VideoTokenizer,
         stream: StreamFormat | None = None,
         *,
@@ -293,12 +294,12 @@ def load(dir: PathLike | None = None, mesh: Mesh | None = None) -> Assistant:
     model = load_model(place, mesh)
     settings = model.settings
     missing = [name for name in ("vocabulary", "video_tokenizer") if not settings.get(name)]
-    if missing or not (place / "text.model").is_file():
-        raise UserError(f"{place} lacks {', '.join(missing) or 'text.model'}, so it cannot be asked; give the folder of an assistant")
+    if missing:
+        raise UserError(f"{place} lacks {' and '.join(missing)}, so it cannot be asked; give the folder of an assistant")
     name = str(settings["video_tokenizer"])
     own = place / name
     tokenizer = load_video_tokenizer(own if (own / "config.json").is_file() else shipped.tokenizer(name))
-    return Assistant(model, TextTokenizer(place / "text.model"), tokenizer, StreamFormat.from_dict(settings.get("stream", {})))
+    return Assistant(model, load_text_tokenizer(place), tokenizer, StreamFormat.from_dict(settings.get("stream", {})))
 
 
 @lru_cache(maxsize=64)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -23,7 +23,7 @@ from ringvision import shipped
 from ringvision.checkpoint import read_config
 from ringvision.data.film import check_film, film
 from ringvision.data.stream import StreamFormat, Weaver
-from ringvision.data.text import TextTokenizer, load_text_tokenizer
+from ringvision.data.text import load_text_tokenizer
 from ringvision.data.text_codec import TextCodec
 from ringvision.data.video import probe, sample, sample_times
 from ringvision.errors import UserError
@@ -84,7 +84,7 @@ class Imaginer:
                 " trained with (--tokenizer)"
             )
         self.model, self.tokenizer, self.form, self.vocabulary = model, tokenizer, form, vocabulary
-        self.weaver = Weaver(cast(TextTokenizer, text), vocabulary, stream)  # which asks it for ids alone
+        self.weaver = Weaver(text, vocabulary, stream)
         self.guide = Guide(model, (vocabulary.code_offset, vocabulary.eof))
         self.candidates = Candidates(self.guide)
 

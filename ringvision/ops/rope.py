@@ -106,7 +106,7 @@ def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None)
 
 def _kept(turns: np.ndarray, head_dim: int, theta: float, scaling: RopeScaling) -> np.ndarray:
     """How much of each pair's turn stays as it was, from 0 to 1."""
-    if scaling.kind == "linear" or math.isinf(scaling.low_frequency):
+    if scaling.kind == "linear":
         return np.zeros_like(turns)
     low, high, length = scaling.low_frequency, scaling.high_frequency, scaling.trained_length
     if scaling.kind == "llama3":

@@ -270,6 +270,7 @@ def export(folder: Path, part: Part, weaver: Weaver, shards: Shards, state: Trai
     config = part.config
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / "text.model.partial"
+    assert isinstance(weaver.text, TextTokenizer)  # the only kind that a trainer reads
     aside.write_bytes(weaver.text.serialized)
     os.replace(aside, folder / "text.model")
     settings = {
