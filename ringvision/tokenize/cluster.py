@@ -9,6 +9,7 @@ be there under the same paths on every machine. Imports ray when it is asked to 
 import itertools
 import json
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -78,10 +79,12 @@ class RayEngine:
             return False
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
-            if self.address:
-                ray.init(address=self.address, **quiet)
-            else:
-                ray.init(num_cpus=self.workers + 1, include_dashboard=False, **quiet)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # jax's, that a fork is dangerous: what Ray forks becomes another program
+                if self.address:
+                    ray.init(address=self.address, **quiet)
+                else:
+                    ray.init(num_cpus=self.workers + 1, include_dashboard=False, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
             where = f"the Ray cluster at {self.address}" if self.address else "Ray on this machine"
             raise UserError(f"{where} cannot be reached ({error}); check --ray-address, or use --engine local") from None
