@@ -91,7 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--shard", type=_part, default=(1, 1), metavar="I/N", help="only the I-th of N parts of the inputs, for N machines"
     )
     tokenize.add_argument(
-        "--decoder", choices=("auto", "decord", "av"), default="auto", help="(default auto: av, which reads damaged videos alike every time)"
+        "--decoder", choices=("auto", "decord", "av"), default="auto", help="(default auto: av, steady on damaged videos)"
     )
     _add_limits(tokenize)
     _add_json(tokenize)
