@@ -26,7 +26,7 @@ def claims(part: bench_tokenize.Part) -> dict[str, tuple[str, bool]]:
 
 @pytest.mark.long
 def test_kills_and_resumes_on_both_engines(tmp_path):
-    command = [sys.executable, SCRIPTS / "bench_tokenize.py", "--kills", "--videos", "5", "--kill-count", "2"]
+    command = [sys.executable, SCRIPTS / "bench_tokenize.py", "--kills", "--videos", "20", "--kill-count", "2"]
     done = subprocess.run([*command, "--json", tmp_path / "kills.json"], capture_output=True, text=True, timeout=240)
     found = {what: (found, holds) for what, found, holds in json.loads((tmp_path / "kills.json").read_text())["parts"]["kills"]["claims"]}
     assert len(found) == 11
