@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ringvision.errors import UserError
-from ringvision.models.vqgan import Decoder, Encoder, VQGANConfig, nearest
+from ringvision.models.vqgan import Decoder, Encoder, Quantizer, VQGANConfig
 
 SPACE_TIME = ("NDHWC", "DHWIO", "NDHWC")
 
@@ -159,7 +159,7 @@ class TemporalDecoder(nnx.Module):
         return x
 
 
-class Emu3Tokenizer(nnx.Module):
+class Emu3Tokenizer(Quantizer):
     """Encoder, codebook, decoder. For images it has the methods of a VQGAN; a video goes through them in two steps each way, of which only
     the one along time needs all frames at once: `encode_frames` and `encode_time`; `decode_time` and `decode_frames`."""
 
@@ -198,19 +198,6 @@ class Emu3Tokenizer(nnx.Module):
     def latents(self, images: jax.Array) -> jax.Array:
         """images float32 [N, H, W, 3] in the pixel_range -> what is about to be quantized, [N, h, w, C]."""
         return self.encode_time(jnp.repeat(self.encode_frames(images)[:, None], self.config.temporal_factor, axis=1))[:, 0]
-
-    def quantize(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """z [..., C] -> (z_q [..., C], codes int32 [...]): the nearest row of the codebook by Euclidean distance, and which."""
-        codes = nearest(z, self.codebook[...])
-        return self.embed(codes), codes
-
-    def encode(self, images: jax.Array) -> jax.Array:
-        """images float32 [N, H, W, 3] in the pixel_range -> codes int32 [N, h, w]."""
-        return self.quantize(self.latents(images))[1]
-
-    def embed(self, codes: jax.Array) -> jax.Array:
-        """codes int [...] -> their rows of the codebook, z_q [..., C]."""
-        return self.codebook[...][codes]
 
     def decode(self, z_q: jax.Array, *, clip: bool | None = None) -> jax.Array:
         """z_q of images [N, h, w, C] -> images float32 [N, H, W, 3]: the first frame of the moment that each is."""

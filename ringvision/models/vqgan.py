@@ -218,7 +218,30 @@ class Decoder(nnx.Module):
         return depth_to_space(self.conv_out(jax.nn.silu(self.norm_out(x, *condition))), self.patch_size)
 
 
-class VQGAN(nnx.Module):
+class Quantizer(nnx.Module):
+    """What a network with a codebook [K, C] does between its two halves; `latents` is each one's own."""
+
+    codebook: nnx.Param
+
+    def latents(self, images: jax.Array) -> jax.Array:
+        """images float32 [N, H, W, 3] in the pixel_range -> what is about to be quantized, [N, h, w, C]."""
+        raise NotImplementedError
+
+    def quantize(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """z [..., C] -> (z_q [..., C], codes int32 [...]): the nearest row of the codebook by Euclidean distance, and which."""
+        codes = nearest(z, self.codebook[...])
+        return self.embed(codes), codes
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        """images float32 [N, H, W, 3] in the pixel_range -> codes int32 [N, h, w]."""
+        return self.quantize(self.latents(images))[1]
+
+    def embed(self, codes: jax.Array) -> jax.Array:
+        """codes int [...] -> their rows of the codebook, z_q [..., C]."""
+        return self.codebook[...][codes]
+
+
+class VQGAN(Quantizer):
     """Encoder, codebook, decoder. Weights are float32 `nnx.Param`s; split it (`nnx.split`) and it is a plain pytree."""
 
     def __init__(self, config: VQGANConfig, *, rngs: nnx.Rngs):
@@ -237,19 +260,6 @@ class VQGAN(nnx.Module):
         n, h, w = images.shape[0], images.shape[1] // size, images.shape[2] // size
         tiles = images.reshape(n, h, size, w, size, -1).transpose(0, 1, 3, 2, 4, 5).reshape(n * h * w, size, size, -1)
         return self.quant_conv(self.encoder(tiles)).reshape(n, h, w, -1)
-
-    def quantize(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """z [..., C] -> (z_q [..., C], codes int32 [...]): the nearest row of the codebook by Euclidean distance, and which."""
-        codes = nearest(z, self.codebook[...])
-        return self.embed(codes), codes
-
-    def encode(self, images: jax.Array) -> jax.Array:
-        """images float32 [N, H, W, 3] in [-1, 1] -> codes int32 [N, h, w]."""
-        return self.quantize(self.latents(images))[1]
-
-    def embed(self, codes: jax.Array) -> jax.Array:
-        """codes int [...] -> their rows of the codebook, z_q [..., C]."""
-        return self.codebook[...][codes]
 
     def decode(self, z_q: jax.Array, *, clip: bool | None = None) -> jax.Array:
         """z_q [N, h, w, C] -> images float32 [N, H, W, 3]; clipped to the pixel_range where `clip`, by default as the config says.

@@ -31,7 +31,7 @@ def test_kills_and_resumes_on_both_engines(tmp_path):
     found = {what: (found, holds) for what, found, holds in json.loads((tmp_path / "kills.json").read_text())["parts"]["kills"]["claims"]}
     assert len(found) == 11
     assert done.returncode == 0, (found, done.stderr[-2000:])
-    assert found["manifest rows = inputs"] == ("5 of 5", True)
+    assert found["manifest rows = inputs"] == ("20 of 20", True)
     assert found["SIGKILLs while it ran"] == ("2", True)
 
 
