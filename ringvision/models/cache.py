@@ -1,6 +1,6 @@
 """The key/value cache: spread like the length, over the mesh axes `context` and `ulysses`, where it was made, and never moved.
 
-    k, v [layers, B, S, K, H]      positions, segment_ids [B, S]      fill [C]
+    k, v [layers, B, K, S, H]      positions, segment_ids [B, S]      fill [C]
 
 Each of the C devices owns S / C neighbouring slots and fills them from its own first one; `fill` says how many are taken. Which token
 lies in which slot does not matter, for positions and segment ids travel along (a slot with segment 0 is empty). So
@@ -27,7 +27,7 @@ from ringvision.models.presets import TransformerConfig
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cache:
-    """Keys and values of all layers, already rotated. k, v: [layers, B, S, K, H]; positions, segment_ids: int32 [B, S]; fill: int32 [C]."""
+    """Keys and values of all layers, already rotated, heads first: attention reads them as they lie. k, v: [layers, B, K, S, H]; positions, segment_ids: int32 [B, S]; fill: int32 [C]."""
 
     k: jax.Array
     v: jax.Array
@@ -43,7 +43,7 @@ class Cache:
         mesh = mesh or make_mesh(context=1, devices=jax.devices()[:1])
         devices = spread(mesh, "length")
         length = -(-length // devices) * devices
-        stacked = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
+        stacked = (config.num_layers, batch, config.num_kv_heads, length, config.head_dim)
 
         def zeros() -> Cache:
             rows = jnp.zeros((batch, length), jnp.int32)
@@ -70,7 +70,7 @@ class Cache:
     def append(self, k: jax.Array, v: jax.Array, positions: jax.Array, segment_ids: jax.Array, *, mesh: Mesh | None = None) -> "Cache":
         """Write T tokens behind those that are there: a block (T a multiple of the devices that share the length) or a single one.
 
-        k, v: [layers, B, T, K, H]; positions, segment_ids: int32 [B, T], padding allowed (it takes up slots until `truncate`). A row
+        k, v: [layers, B, K, T, H]; positions, segment_ids: int32 [B, T], padding allowed (it takes up slots until `truncate`). A row
         that has ended passes segment 0. What does not fit is not written, and `overflowed` tells; look at `room` before.
         """
         mesh = mesh or make_mesh(context=1, devices=jax.devices()[:1])
@@ -94,8 +94,8 @@ class Cache:
 
             k, v, positions, segment_ids = new
             return Cache(
-                place(cache.k, k, 2),
-                place(cache.v, v, 2),
+                place(cache.k, k, 3),
+                place(cache.v, v, 3),
                 place(cache.positions, positions, 1),
                 place(cache.segment_ids, segment_ids, 1),
                 cache.fill + count * turn.astype(jnp.int32),
@@ -103,7 +103,7 @@ class Cache:
 
         specs = _specs(mesh)
         length = None if single else "length"
-        stacked, rows = spec(mesh, None, "batch", length, "kv_heads", None), spec(mesh, "batch", length)
+        stacked, rows = spec(mesh, None, "batch", "kv_heads", length, None), spec(mesh, "batch", length)
         in_specs = (specs, (stacked, stacked, rows, rows), specs.fill)
         return jax.shard_map(write, mesh=mesh, in_specs=in_specs, out_specs=specs)(self, new, turn)
 
@@ -123,5 +123,5 @@ def shardings(mesh: Mesh) -> Cache:
 
 
 def _specs(mesh: Mesh) -> Any:
-    stacked, rows = spec(mesh, None, "batch", "length", "kv_heads", None), spec(mesh, "batch", "length")
+    stacked, rows = spec(mesh, None, "batch", "kv_heads", "length", None), spec(mesh, "batch", "length")
     return Cache(stacked, stacked, rows, rows, spec(mesh, "length"))  # type: ignore[arg-type]

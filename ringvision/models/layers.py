@@ -114,7 +114,8 @@ class Attention(nnx.Module):
         """`[B, L, N, H]` -> `[B, L, D]`."""
         output = self.output[...]
         heads = heads.astype(output.dtype)
-        return _adapted(self, "output", heads, jnp.einsum("BLNH,NHD->BLD", heads, output))
+        flat = heads.reshape(*heads.shape[:2], -1)  # one axis: XLA lays out anew what is multiplied over two
+        return _adapted(self, "output", heads, flat @ output.reshape(-1, output.shape[-1]))
 
 
 class FeedForward(nnx.Module):

@@ -19,7 +19,7 @@ from ringvision.mesh import make_mesh, spread
 from ringvision.models.cache import Cache
 from ringvision.models.layers import Attention, Embedding, FeedForward, RMSNorm, Unembedding, blockwise
 from ringvision.models.presets import PRESETS, TransformerConfig
-from ringvision.ops.attention import merge
+from ringvision.ops.attention import heads_first, merge
 from ringvision.ops.cached import cached_attention
 from ringvision.ops.kernels import attend
 from ringvision.ops.ring import ring_attention, ring_attention_with_lse
@@ -105,8 +105,9 @@ class Transformer(nnx.Module):
             layer_params, old = scanned
             layer = nnx.merge(graphdef, layer_params)
             q, k, v = self._queries_keys_values(layer, x, positions)
-            new = k.astype(cache.k.dtype), v.astype(cache.v.dtype)
-            k, v = (part.astype(q.dtype) for part in new)  # as they will be read from the cache
+            k, v = k.astype(cache.k.dtype), v.astype(cache.v.dtype)
+            new = heads_first(k), heads_first(v)
+            k, v = k.astype(q.dtype), v.astype(q.dtype)  # as they will be read from the cache
             if tokens.shape[1] == 1:
                 # a token sees itself through any window
                 part = attend(q, k, v, q_positions=positions, k_positions=positions, q_segment_ids=segment_ids, k_segment_ids=segment_ids)

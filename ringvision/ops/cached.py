@@ -1,8 +1,8 @@
 """Attention of new tokens to a cache that is spread over the ring. The cache never moves: the queries, which are few, go to every device,
 each attends to its own share, and the partial results merge by their log-sum-exp (a pmax and a psum).
 
-In: queries of new tokens, spread like the length (over context and ulysses) or on every device; keys and values of the cache, spread like
-the length along their slots. Out: output and log-sum-exp over the whole cache, ready to be merged with attention to anything else.
+In: queries of new tokens, spread like the length (over context and ulysses) or on every device; keys and values of the cache, heads first
+as the kernels read them, spread like the length along their slots. Out: output and log-sum-exp over the whole cache, ready to be merged with attention to anything else.
 Forward only.
 """
 
@@ -32,17 +32,17 @@ def cached_attention(
     scale: float | None = None,
     kernel: kernels.Name | None = None,
 ) -> Partial:
-    """q [B, T, N, H] of new tokens, k and v [B, S, K, H] of the cache -> out float32 [B, T, N, H], natural lse float32 [B, N, T].
+    """q [B, T, N, H] of new tokens, k and v [B, K, S, H] of the cache -> out float32 [B, T, N, H], natural lse float32 [B, N, T].
 
     Causal by positions. positions and segment_ids: int [B, T] and [B, S]; segment 0 is an empty slot or padding. S is a multiple of
     context x ulysses. Where T is too, the result is spread over these like a block of prefill, otherwise every device has it all.
     UserError for shapes, types or a mesh that do not fit.
     """
     mesh = resolve_mesh(mesh)
-    check_heads(q, k, v, mesh)
-    check_length("k", k.shape[1], mesh)
+    check_heads(q, *jax.eval_shape(lambda *kv: [attention.heads_first(x) for x in kv], k, v), mesh)
+    check_length("k", k.shape[2], mesh)
     q_tokens = make_tokens("q_", q_positions, q_segment_ids, q.shape[:2])
-    k_tokens = make_tokens("k_", k_positions, k_segment_ids, k.shape[:2])
+    k_tokens = make_tokens("k_", k_positions, k_segment_ids, (k.shape[0], k.shape[2]))
     return _attend(q, k, v, q_tokens, k_tokens, mesh, make_rule(q, True, window, scale), _kernel(kernel, mesh, q))
 
 
@@ -74,7 +74,7 @@ def _attend(
 
     if all(size == 1 for size in mesh.shape.values()):
         return local(q, k, v, q_tokens, k_tokens)
-    keys, length = spec(mesh, "batch", "length", "kv_heads", None), "length" if scatter else None
+    keys, length = spec(mesh, "batch", "kv_heads", "length", None), "length" if scatter else None
     return jax.shard_map(
         local,
         mesh=mesh,

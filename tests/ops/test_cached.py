@@ -8,7 +8,7 @@ from dense import Problem, dense_attention, make_problem
 
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh, sharding
-from ringvision.ops.attention import merge
+from ringvision.ops.attention import heads_first, merge
 from ringvision.ops.cached import cached_attention
 from ringvision.ops.ring import ring_attention_with_lse
 
@@ -33,7 +33,7 @@ def make_cache(new: int, *, empty_slots: int = 9) -> Problem:
 
 def run(p: Problem, devices: int, **options):
     tokens = {name: getattr(p, name) for name in ("q_positions", "k_positions", "q_segment_ids", "k_segment_ids")}
-    return cached_attention(p.q, p.k, p.v, mesh=ring(devices), **tokens, **options)
+    return cached_attention(p.q, heads_first(p.k), heads_first(p.v), mesh=ring(devices), **tokens, **options)
 
 
 @pytest.mark.parametrize("new", [1, 8])
@@ -75,8 +75,8 @@ def test_a_block_is_the_ring_within_merged_with_what_is_cached():
         )
         before = cached_attention(
             q[:, new],
-            k[:, old],
-            v[:, old],
+            heads_first(k[:, old]),
+            heads_first(v[:, old]),
             mesh=mesh,
             q_positions=positions[:, new],
             k_positions=positions[:, old],
@@ -93,7 +93,8 @@ def test_the_cache_does_not_move():
     """In the compiled program nothing of the cache's size is gathered, sent or copied to another device."""
     problem = make_cache(1)
     mesh = ring(4)
-    keys = jax.ShapeDtypeStruct(problem.k.shape, jnp.float32, sharding=sharding(mesh, "batch", "length", "kv_heads", None))
+    place = sharding(mesh, "batch", "kv_heads", "length", None)
+    keys = jax.ShapeDtypeStruct(heads_first(problem.k).shape, jnp.float32, sharding=place)
     slots = jax.ShapeDtypeStruct(problem.k_positions.shape, jnp.int32, sharding=sharding(mesh, "batch", "length"))
     query = jax.ShapeDtypeStruct(problem.q.shape, jnp.float32, sharding=sharding(mesh, "batch", None, "heads", None))
     token = jax.ShapeDtypeStruct((2, 1), jnp.int32, sharding=sharding(mesh, "batch", None))

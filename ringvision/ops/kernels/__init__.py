@@ -94,12 +94,12 @@ def attend(
     """
     rule = Rule(causal, window, q.shape[-1] ** -0.5 if scale is None else scale)
     q_tokens, k_tokens = Tokens(q_positions, q_segment_ids), Tokens(k_positions, k_segment_ids)
-    out, lse = forward(load(kernel), q, k, v, q_tokens, k_tokens, rule)
+    out, lse = forward(load(kernel), q, heads_first(k), heads_first(v), q_tokens, k_tokens, rule)
     return ungroup(out, q.shape[1]), jnp.swapaxes(ungroup(lse, q.shape[1]), 1, 2)
 
 
 def forward(kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens: Tokens, rule: Rule) -> Partial:
-    """q [B, T, N, H], k and v [B, S, K, H] -> out and lse as they come from the kernel, grouped."""
-    kv_heads = k.shape[2]
+    """q [B, T, N, H], k and v [B, K, S, H] -> out and lse as they come from the kernel, grouped."""
+    kv_heads = k.shape[1]
     rows = rows_of(q_tokens, q.shape[2] // kv_heads, kernel.folds)
-    return kernel.forward(group(q, kv_heads, kernel.folds), heads_first(k), heads_first(v), rows, k_tokens, rule)
+    return kernel.forward(group(q, kv_heads, kernel.folds), k, v, rows, k_tokens, rule)
