@@ -23,6 +23,8 @@ def make_parser() -> argparse.ArgumentParser:
     ask.add_argument("videos", nargs="+", metavar="VIDEO", help="a video file; several are seen one after another")
     ask.add_argument("question", metavar="QUESTION")
     _add_model(ask)
+    seeing = "what turns the video into codes (default: the one that the model names)"
+    ask.add_argument("--tokenizer", metavar="NAME|DIR", help=seeing)
     ask.add_argument("--fps", type=_positive, default=1.0, help="frames to look at in each second (default 1)")
     _add_sampler(ask, max_tokens=128)
     _add_json(ask)
@@ -38,8 +40,10 @@ def make_parser() -> argparse.ArgumentParser:
     generate.add_argument("--frames", type=_count_of, default=1, metavar="N", help="how many (default 1)")
     generate.add_argument("--out", required=True, metavar="FILE", help=".png or .mp4")
     generate.add_argument("--video", metavar="VIDEO", help="what the frames go on from")
-    generate.add_argument("--guidance", type=float, default=5.0, help="how closely the prompt is followed (default 5; 1: no guidance)")
-    generate.add_argument("--video-guidance", type=float, metavar="G", help="how closely the frames are followed (default: as --guidance)")
+    closely = "how closely the prompt is followed (default: the model's, mostly 5; 1: no guidance)"
+    generate.add_argument("--guidance", type=float, metavar="G", help=closely)
+    later = "the same for frames after the first (default: as --guidance; 1 where a model is asked for them in other words, as LWM is)"
+    generate.add_argument("--video-guidance", type=float, metavar="G", help=later)
     drafts = "of how many drafts a frame is chosen, for models that say what they see (default: the model's)"
     generate.add_argument("--candidates", type=_count_of, metavar="N", help=drafts)
     generate.add_argument("--fps", type=_positive, help="frames a second of the film (default: the model's own)")
@@ -53,6 +57,8 @@ def make_parser() -> argparse.ArgumentParser:
     bring.add_argument("dest", metavar="DEST", help="the folder to write")
     bring.add_argument("--config", metavar="FILE", help="a config.json to be read in the place of the one beside the weights")
     bring.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="store the weights so (default: as they come)")
+    eyes = "a model's own video tokenizer, such as LWM's, imported before: it is copied into DEST"
+    bring.add_argument("--tokenizer", metavar="NAME|DIR", help=eyes)
     bring.add_argument("--dry-run", action="store_true", help="print the table of names and what is wrong; write nothing")
     bring.add_argument("--add-vision", metavar="NAME|DIR", help="SOURCE is a text model: grow it rows for this video tokenizer's codes")
     bring.add_argument("--seed", type=int, default=0, help="of the noise in rows that --add-vision adds")
@@ -174,6 +180,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_devices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", type=_count_of, metavar="N", help="spread the work over N devices; a CPU is made into N of them")
     parser.add_argument("--mesh", metavar="AXES", help="which axis gets how many: context=4,data=2 (default: all on context, the ring)")
+    types = "of the weights and what is computed with them; stored: as on disk (default float32)"
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16", "stored"), help=types)
 
 
 def _add_sampler(parser: argparse.ArgumentParser, *, temperature: float = 0.0, max_tokens: int | None = None) -> None:

@@ -75,7 +75,7 @@ def _ask(options: argparse.Namespace) -> int:
     sampler = _sampler(options)
     for video in options.videos:
         probe(video)  # a file that is no video is refused before a model is loaded for it
-    assistant = load(options.model, mesh=mesh)
+    assistant = load(options.model, mesh=mesh, tokenizer=options.tokenizer, dtype=options.dtype)
     loaded = time.perf_counter() - started
     _say(f"model ready on {_devices(mesh)} after {loaded:.1f} s")
     settings = {"fps": options.fps, "sampler": sampler, "max_tokens": options.max_tokens, "progress": _progress()}
@@ -163,7 +163,8 @@ def _evaluate_world(options: argparse.Namespace) -> int:
     from ringvision.evaluate.world import evaluate_world
     from ringvision.infer.assistant import load
 
-    result = evaluate_world(load(options.model, mesh=mesh), examples=options.examples, seed=options.seed, fps=options.fps)
+    assistant = load(options.model, mesh=mesh, dtype=options.dtype)
+    result = evaluate_world(assistant, examples=options.examples, seed=options.seed, fps=options.fps)
     if options.json:
         _print_json(result)
         return DONE
@@ -224,7 +225,8 @@ def _chat(options: argparse.Namespace) -> int:
     from ringvision.infer.chat import converse, load_chat
 
     sampler = _sampler(options)
-    chat = load_chat(options.folder, mesh, system=options.system, sampler=sampler, max_tokens=options.max_tokens)
+    settings = {name: getattr(options, name) for name in ("system", "max_tokens", "dtype")}
+    chat = load_chat(options.folder, mesh, sampler=sampler, **settings)
     _say(f"model ready on {_devices(mesh)}")
     converse(chat, sys.stdin, sys.stdout)
     return DONE
@@ -236,7 +238,7 @@ def _generate(options: argparse.Namespace) -> int:
 
     names = ("prompt", "frames", "guidance", "video_guidance", "candidates", "fps")
     request = Request(sampler=_sampler(options), **{name: getattr(options, name) for name in names})
-    where = {name: getattr(options, name) for name in ("video", "model", "tokenizer")}
+    where = {name: getattr(options, name) for name in ("video", "model", "tokenizer", "dtype")}
     result = imagine(options.out, request, mesh=mesh, progress=_progress(), **where)
     if options.json:
         _print_json(result)
@@ -250,6 +252,8 @@ def _import(options: argparse.Namespace) -> int:
     if options.add_vision:
         from ringvision.weights.grow import add_vision
 
+        if options.tokenizer:
+            raise UserError("--tokenizer cannot go with --add-vision, which names the video tokenizer itself; leave it out")
         if options.dry_run:
             raise UserError("--dry-run cannot go with --add-vision; try the import of the text model alone")
         settings = {name: getattr(options, name) for name in ("config", "dtype", "seed")}
@@ -260,6 +264,7 @@ def _import(options: argparse.Namespace) -> int:
         from ringvision.weights.importing import import_weights
 
         settings = {name: getattr(options, name) for name in ("config", "dtype", "dry_run")}
+        settings["tokenizer"] = _tokenizer(options.tokenizer) if options.tokenizer else None
         result = import_weights(options.source, options.dest, say=_say, progress=_progress(), **settings)
         said = f"{result['family']}: {result['tensors']} tensors, {result['parameters']:,} parameters -> {result['dest'] or 'nowhere'}"
     _print_json(result) if options.json else print(said)

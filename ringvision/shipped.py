@@ -4,7 +4,10 @@ In a checkout they are folders beside the package; in an installed wheel they li
 """
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ringvision.errors import UserError
 
@@ -40,6 +43,19 @@ def tokenizer(name: str) -> Path:
     if (Path(name) / "config.json").is_file():
         return Path(name)
     raise UserError(f"no video tokenizer {name!r}: shipped are {', '.join(known) or 'none'}; give one of these, or a folder that holds one")
+
+
+def tokenizer_of(model: Path, settings: Mapping[str, Any], given: str | os.PathLike[str] | None = None) -> Path:
+    """The video tokenizer `given`, as `tokenizer` takes it; or else the one that the model's config.json (parsed) names, a folder in the
+    model's or a shipped one."""
+    name = os.fspath(given or settings.get("video_tokenizer") or "")
+    if not name:
+        raise UserError(
+            f"{model} names no video_tokenizer, which turns pictures into codes and back; give one with --tokenizer NAME|DIR, here or when"
+            " it is imported"
+        )
+    own = model / name
+    return own if given is None and (own / "config.json").is_file() else tokenizer(name)
 
 
 def default_tokenizer() -> Path:

@@ -180,10 +180,11 @@ def test_reconstruct_reports_numbers(capsys, monkeypatch, model):
 def test_evaluate_world_prints_each_kind_beside_chance_and_blind(capsys, monkeypatch, model):
     score = {"accuracy": 0.9, "examples": 4, "chance": 0.25, "blind": 0.3}
     result = {"overall": 0.9, "examples": 4, "chance": 0.25, "blind": 0.3, "kinds": {"colour": score}}
-    asked = {}
+    asked, types = {}, []
 
     def evaluate_world(assistant, **settings):
         asked.update(settings)
+        types.append(assistant.model.params["embed"]["table"].dtype.name)
         return result
 
     monkeypatch.setattr("ringvision.evaluate.world.evaluate_world", evaluate_world)
@@ -191,7 +192,8 @@ def test_evaluate_world_prints_each_kind_beside_chance_and_blind(capsys, monkeyp
     assert cli.main([*request, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == result
     assert asked == {"examples": 4, "seed": 9, "fps": 1.0}
-    assert cli.main(request) == 0
+    assert cli.main([*request, "--dtype", "bfloat16"]) == 0
+    assert types == ["float32", "bfloat16"]
     assert "colour                  90.0%    25.0%    30.0%        4" in capsys.readouterr().out
 
 

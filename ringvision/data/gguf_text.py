@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ringvision.data.hugging_face_text import SETTINGS_FILE, TOKENIZER_FILE, HuggingFaceText
+from ringvision.data.hugging_face_text import SETTINGS_FILE, TOKENIZER_FILE
+from ringvision.data.text_apart import TextApart
 from ringvision.errors import UserError
 
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
 """Kinds of tokens in `tokenizer.ggml.token_type`; others are ordinary (1), unused (5) or a byte (6)."""
 MODEL, TEMPLATE = "tokenizer.ggml.model", "tokenizer.chat_template"
+LONGEST_TOKEN, MOST_CHARACTERS = 4096, 1 << 23
 _SPACE = "\u2581"
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -24,7 +26,7 @@ _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 END_OF_TURN = ("eos", "eot", "eom")
 
 
-def text_from_gguf(metadata: Mapping[str, Any], folder: str | os.PathLike[str]) -> HuggingFaceText:
+def text_from_gguf(metadata: Mapping[str, Any], folder: str | os.PathLike[str]) -> TextApart:
     """Write the tokenizer that a GGUF's metadata describe into `folder` and read it.
 
     UserError, and nothing written, where the metadata lack something, contradict themselves, or name a kind of vocabulary or a way of
@@ -32,8 +34,8 @@ def text_from_gguf(metadata: Mapping[str, Any], folder: str | os.PathLike[str]) 
     """
     tokens, kinds = _tokens(metadata)
     model = metadata.get(MODEL)
-    if model not in _MODELS:
-        raise UserError(f"the GGUF's {MODEL} is {model!r}; expected one of {', '.join(_MODELS)}: convert it from another format")
+    if not isinstance(model, str) or model not in _MODELS:
+        raise UserError(f"the GGUF's {MODEL} is {str(model)[:60]!r}; expected one of {', '.join(_MODELS)}: convert it from another format")
     described = _MODELS[model](metadata, tokens, kinds) | {"added_tokens": _added(tokens, kinds)}
     named = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", *END_OF_TURN)}
     ids = {name: token for name, token in named.items() if isinstance(token, int) and 0 <= token < len(tokens)}
@@ -48,9 +50,10 @@ def text_from_gguf(metadata: Mapping[str, Any], folder: str | os.PathLike[str]) 
     with tempfile.TemporaryDirectory(dir=place, prefix=".writing-") as aside:
         for name, value in files.items():
             Path(aside, name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        text = HuggingFaceText(aside)
+        text = TextApart(Path(aside, TOKENIZER_FILE))
         for name in files:
             os.replace(Path(aside, name), place / name)
+    text.path = place / TOKENIZER_FILE
     return text
 
 
@@ -60,6 +63,8 @@ def _tokens(metadata: Mapping[str, Any]) -> tuple[list[str], list[int]]:
     kinds = _list(metadata, "token_type", int) if "tokenizer.ggml.token_type" in metadata else [1] * len(tokens)
     if not tokens or len(kinds) != len(tokens):
         raise UserError(f"the GGUF has {len(tokens)} tokens and {len(kinds)} kinds of them; expected as many: download it again")
+    if sum(map(len, tokens)) > MOST_CHARACTERS or max(map(len, tokens)) > LONGEST_TOKEN:
+        raise UserError(f"the GGUF has tokens longer than {LONGEST_TOKEN}, or {MOST_CHARACTERS} characters of them: download it again")
     return tokens, kinds
 
 
@@ -88,12 +93,13 @@ def _added(tokens: list[str], kinds: list[int]) -> list[dict[str, Any]]:
 
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str], kinds: list[int]) -> dict[str, Any]:
     split = metadata.get("tokenizer.ggml.pre", "default")
-    if split not in _SPLITS:
+    if not isinstance(split, str) or split not in _SPLITS:
         known = ", ".join(_SPLITS)
-        raise UserError(f"the GGUF splits text into words by {split!r}; known are {known}: give a folder with a tokenizer.json")
+        raise UserError(f"the GGUF splits text into words by {str(split)[:60]!r}; known are {known}: give a folder with a tokenizer.json")
     merges = [merge.split(" ") for merge in _list(metadata, "merges", str)]
     if wrong := next((merge for merge in merges if len(merge) != 2), None):
-        raise UserError(f"the GGUF's merges hold {' '.join(wrong)!r}; expected two pieces with a space between them: download it again")
+        held = " ".join(wrong)[:60]
+        raise UserError(f"the GGUF's merges hold {held!r}; expected two pieces with a space between them: download it again")
     model = {
         "type": "BPE",
         "byte_fallback": False,

@@ -12,12 +12,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ringvision.data.foreign_files import read_object
 from ringvision.data.text_codec import TextCodec
 from ringvision.errors import UserError
 from tokenizers import Tokenizer
 
 TOKENIZER_FILE, SETTINGS_FILE = "tokenizer.json", "tokenizer_config.json"
-MOST_BYTES, MOST_IDS = 256 << 20, 1 << 22
+MOST_BYTES, MOST_PARTS, MOST_IDS = 64 << 20, 1 << 23, 1 << 20
+ADVICE = "download it again"
 _SPACE = "\u2581"
 
 
@@ -26,7 +28,7 @@ class HuggingFaceText(TextCodec):
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         path = Path(folder) / TOKENIZER_FILE
-        settings, described = read_settings(folder), _read_json(path)
+        settings, described = read_settings(folder), read_object(path, ADVICE, most_bytes=MOST_BYTES, most_parts=MOST_PARTS)
         self._tokenizer = _parse(path, json.dumps(described))
         self._later = self._tokenizer
         if (described.get("pre_tokenizer") or {}).get("prepend_scheme") == "first":
@@ -74,19 +76,7 @@ class HuggingFaceText(TextCodec):
 def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """tokenizer_config.json, and what special_tokens_map.json says beside it; {} where there is neither. UserError where one is damaged."""
     paths = (Path(folder, name) for name in ("special_tokens_map.json", SETTINGS_FILE))
-    return {name: value for path in paths if path.is_file() for name, value in _read_json(path).items()}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise UserError(f"{path} has {path.stat().st_size >> 20} MB; expected at most {MOST_BYTES >> 20}: is it what its name says?")
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); download it again") from error
-    if not isinstance(described, dict):
-        raise UserError(f"{path} holds a {type(described).__name__}, expected an object of settings; download it again")
-    return described
+    return {name: value for path in paths if path.is_file() for name, value in read_object(path, ADVICE).items()}
 
 
 def _parse(path: Path, text: str) -> Tokenizer:

@@ -6,6 +6,11 @@
 In: codes [T, h, w], the time of each frame in seconds, turns of question and answer. Out: int32 tokens, and for training
 the weight of each as something to be predicted. The video comes first, so that what was computed for it serves every
 question; the same functions make training examples and prompts, so that the second is a prefix of the first.
+
+Models of other people's were trained on other streams, which a `StreamFormat` describes:
+
+    bos You are … USER: what?\n <vision> c c c c eof c c c c eov </vision> ASSISTANT:     LWM: the question stands before the video
+    bos You are … USER: <vision> 2*2 <codes> c c / c c / <eof> </vision> what?. ASSISTANT:  Emu3: every frame is a picture by itself
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,20 +28,53 @@ Turn = tuple[str, str]  # (question, answer)
 
 
 @dataclass(frozen=True)
+class PictureForm:
+    """How a frame stands alone: vision_start, its size, its codes row by row, vision_end.
+
+    size: the text before the codes, in which {height} and {width} stand for rows and columns of them ("": nothing). size_end, row_end,
+    end: ids behind the size, behind every row, and behind the last of them.
+    """
+
+    size: str = ""
+    size_end: tuple[int, ...] = ()
+    row_end: tuple[int, ...] = ()
+    end: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("size_end", "row_end", "end"):
+            object.__setattr__(self, name, tuple(int(id) for id in getattr(self, name)))
+
+
+@dataclass(frozen=True)
 class StreamFormat:
     """How things stand in the stream; part of a model, because it was trained on it.
 
     stamps: before each frame the minute and the second at which it is seen, a piece each, so that every frame takes as many tokens as the
-    next. question holds `{question}` once; the answer stands
-    after one space.
+    next. in_step: spaces before a further video let its frames begin where those of the first do, counted in frames. question holds
+    `{question}` once, and `{video}` where the videos stand in it (nowhere: before all of it); the answer stands after one space. Where
+    it spells a special token of the text tokenizer, that token is meant. picture: how a frame stands alone, where it does; without it all
+    frames of a video stand between one vision_start and vision_end, eof between them and eov after the last.
     """
 
     stamps: bool = True
     question: str = "USER: {question} ASSISTANT:"
+    in_step: bool = True
+    picture: PictureForm | None = None
 
     def __post_init__(self) -> None:
-        if self.question.count("{question}") != 1:
-            raise UserError(f"the question's form {self.question!r} must hold {{question}} once")
+        if self.question.count("{question}") != 1 or self.question.count("{video}") > 1:
+            raise UserError(f"the question's form {self.question!r} must hold {{question}} once, and {{video}} at most once")
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        """The question's form before the videos, and after them."""
+        before, video, after = self.question.partition("{video}")
+        return (before, after) if video else ("", self.question)
+
+    @property
+    def asks_first(self) -> bool:
+        """Whether the question stands before the videos, so that they are read anew for every question."""
+        return "{question}" in self.parts[0]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -44,9 +82,18 @@ class StreamFormat:
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "StreamFormat":
         """UserError that names the fields that a format does not have."""
-        if unknown := sorted(set(values) - set(StreamFormat.__dataclass_fields__)):
-            raise UserError(f"a stream format has no field {', '.join(unknown)}; it has {', '.join(StreamFormat.__dataclass_fields__)}")
-        return StreamFormat(**values)
+        picture = values.get("picture")
+        if isinstance(picture, Mapping):
+            picture = PictureForm(**_known("a picture's form", PictureForm, picture))
+        return StreamFormat(**_known("a stream format", StreamFormat, {**values, "picture": picture}))
+
+
+def _known(what: str, kind: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values; UserError where `kind` has no field of one of their names."""
+    fields = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    if unknown := sorted(set(values) - set(fields)):
+        raise UserError(f"{what} has no field {', '.join(unknown)}; it has {', '.join(fields)}")
+    return values
 
 
 @dataclass(frozen=True)
@@ -73,34 +120,68 @@ class Weaver:
     format: StreamFormat = StreamFormat()
 
     def video(self, codes: np.ndarray, times: Sequence[float] | np.ndarray) -> np.ndarray:
-        """codes [T, h, w] and times [T] seconds -> int32 [n]: vision_start, frames with eof between them, eov, vision_end."""
+        """codes [T, h, w] and times [T] seconds -> int32 [n]: the frames, and what stands before, between and after them."""
         frames, end = len(codes), len(times)
         if codes.ndim != 3 or not frames or frames != end:
             raise UserError(f"codes of shape {codes.shape} with {end} times; give codes [T, h, w], T of at least 1, and one time a frame")
-        flat = self.vocabulary.codes_to_tokens(np.asarray(codes).reshape(frames, -1))
-        pieces: list[Any] = [self.vocabulary.vision_start]
-        for index in range(frames):
-            if self.format.stamps:
-                pieces.append(self.stamp(times[index]))
-            pieces.append(flat[index])
-            pieces.append((self.vocabulary.eof if index + 1 < frames else self.vocabulary.eov,))
-        pieces.append(self.vocabulary.vision_end)
-        return np.concatenate([np.asarray(piece, np.int32) for piece in pieces])
+        pieces: list[Any] = [self.start]
+        for index, frame in enumerate(codes):
+            last = index + 1 == frames
+            pieces += [self.before(frame.shape, times[index]), self.rows(frame), self.after(last=last)]
+        return np.concatenate([np.asarray(piece, np.int32) for piece in [*pieces, self.end]])
 
-    def videos(self, videos: Sequence[Video]) -> np.ndarray:
-        """bos and the videos one after another: all of a prompt that can be prefilled before the question is known.
+    @property
+    def start(self) -> tuple[int, ...]:
+        """What opens all frames of a video together."""
+        return () if self.format.picture else self.vocabulary.vision_start
 
-        Spaces before a further video let its frames begin where those of the first do, counted in frames.
-        """
-        tokens = np.array([self.vocabulary.bos], np.int32)
+    @property
+    def end(self) -> tuple[int, ...]:
+        """What closes them."""
+        return () if self.format.picture else self.vocabulary.vision_end
+
+    @property
+    def row_end(self) -> tuple[int, ...]:
+        """What stands behind each row of a frame's codes."""
+        return self.format.picture.row_end if self.format.picture else ()
+
+    def before(self, grid: tuple[int, ...], seconds: float) -> list[int]:
+        """What stands before the codes of a frame of grid (h, w) that is seen at this time."""
+        stamp, picture = self.stamp(seconds) if self.format.stamps else [], self.format.picture
+        if picture is None:
+            return stamp
+        size = picture.size.replace("{height}", str(grid[0])).replace("{width}", str(grid[1]))
+        return [*stamp, *self.vocabulary.vision_start, *self.text.encode(size), *picture.size_end]
+
+    def rows(self, codes: np.ndarray) -> np.ndarray:
+        """codes [h, w] of a frame -> int32 [n]: their tokens row by row, each with its end."""
+        tokens = self.vocabulary.codes_to_tokens(np.asarray(codes))
+        ends = np.tile(np.array(self.row_end, np.int32), (len(tokens), 1))
+        return np.concatenate([tokens, ends], axis=1).reshape(-1)
+
+    def after(self, *, last: bool) -> list[int]:
+        """What stands behind the codes of a frame. last: no other follows in its video."""
+        picture = self.format.picture
+        if picture is None:
+            return [self.vocabulary.eov if last else self.vocabulary.eof]
+        return [*picture.end, *self.vocabulary.vision_end]
+
+    def opening(self, question: str = "") -> np.ndarray:
+        """bos, and what stands before the videos: int32 [n]. question: of which this holds something where the format asks first."""
+        return np.array([self.vocabulary.bos, *self._words(self.format.parts[0], question)], np.int32)
+
+    def videos(self, videos: Sequence[Video], question: str = "") -> np.ndarray:
+        """The opening and the videos one after another: all of a prompt that can be prefilled before the question is known, unless the
+        format asks first."""
+        tokens = self.opening(question)
         for codes, times in videos:
-            gap = (1 - len(tokens)) % self.period((codes.shape[1], codes.shape[2])) if codes.ndim == 3 else 0
+            gap = (1 - len(tokens)) % self.period((codes.shape[1], codes.shape[2])) if codes.ndim == 3 and self.format.in_step else 0
             tokens = np.concatenate([tokens, np.array(self.text.encode(" ") * gap, np.int32), self.video(codes, times)])
         return tokens
 
-    def period(self, grid: tuple[int, int]) -> int:
-        """Tokens from one frame of grid (h, w) to the next: stamp, codes, eof."""
-        return grid[0] * grid[1] + 1 + (len(self.stamp(0.0)) if self.format.stamps else 0)
+    def period(self, grid: tuple[int, int], seconds: float = 0.0) -> int:
+        """Tokens from a frame of grid (h, w) that is seen at this time to the next."""
+        return len(self.before(grid, seconds)) + grid[0] * (grid[1] + len(self.row_end)) + len(self.after(last=False))
 
     def stamp(self, seconds: float) -> list[int]:
         """The tokens of a time: its minute and its second, always two below 100 minutes."""
@@ -108,7 +189,13 @@ class Weaver:
 
     def question(self, question: str) -> np.ndarray:
         """What follows the videos, or the eos of the answer before: int32 [n]."""
-        return np.array(self.text.encode(self.format.question.replace("{question}", question.strip())), np.int32)
+        return np.array(self._words(self.format.parts[1], question), np.int32)
+
+    def _words(self, form: str, question: str) -> list[int]:
+        """The ids of a part of the question's form; what the question spells is text alone."""
+        asked = question.strip()
+        guard = self.text.guard([asked])
+        return self.text.encode_marked(form.replace("{question}", self.text.protect(asked, guard)), guard)
 
     def answer(self, answer: str) -> np.ndarray:
         """One space, the answer, eos: int32 [n]."""
@@ -116,7 +203,7 @@ class Weaver:
 
     def prompt(self, videos: Sequence[Video], question: str) -> np.ndarray:
         """bos, videos, question: int32 [n]; the model goes on with the answer and eos."""
-        return np.concatenate([self.videos(videos), self.question(question)])
+        return np.concatenate([self.videos(videos, question), self.question(question)])
 
     def example(
         self, videos: Sequence[Video], turns: Sequence[Turn], *, vision_weight: float = 0.0, question_weight: float = 0.0
@@ -124,10 +211,14 @@ class Weaver:
         """A document of videos and turns. Loss is on answers and their eos; every answer counts 1 however long it is.
 
         vision_weight: how much all codes, eof and eov together count beside one answer. question_weight: how much each question counts
-        beside its answer; what may be asked of a video says much about it.
+        beside its answer; what may be asked of a video says much about it. UserError for several turns where the format asks first.
         """
+        if self.format.asks_first and len(turns) > 1:
+            raise UserError(f"{len(turns)} turns for a stream in which the question stands before the video; give one turn an example")
         parts = [(self.question(q), self.answer(a)) for q, a in turns]
-        return self.continued(self.videos(videos), parts, vision_weight=vision_weight, question_weight=question_weight)
+        return self.continued(
+            self.videos(videos, turns[0][0] if turns else ""), parts, vision_weight=vision_weight, question_weight=question_weight
+        )
 
     def continued(
         self,
@@ -154,9 +245,9 @@ class Weaver:
 
     def frames_that_fit(self, length: int, question: str, *, grid: tuple[int, int], fps: float = 1.0, answer_tokens: int = 0) -> int:
         """How many frames of grid (h, w), `fps` a second from 0, fit with a question and an answer into `length` tokens; 0 where none."""
-        fixed = [1, len(self.vocabulary.vision_start), len(self.vocabulary.vision_end), len(self.question(question)), answer_tokens]
-        room, frames, frame = length - sum(fixed), 0, grid[0] * grid[1] + 1
-        while (need := frame + (len(self.stamp(frames / fps)) if self.format.stamps else 0)) <= room:
+        fixed = [len(self.opening(question)), len(self.start), len(self.end), len(self.question(question)), answer_tokens]
+        room, frames = length - sum(fixed), 0
+        while (need := self.period(grid, frames / fps)) <= room:
             room -= need
             frames += 1
         return frames

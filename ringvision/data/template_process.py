@@ -2,13 +2,10 @@
 
 In, on stdin: a line of JSON `{"source": template, "variables": {…}}`. Out, on stdout: a line `{"text": …}` or `{"error": …}`. The
 template runs in Jinja's immutable sandbox (no attribute with an underscore, nothing changed), and the process has bounds of its own, set
-before the first template is read: memory, processor time for each request, and no file that it could open.
+before the first template is read (line_process.py): memory, processor time for each request, and no file that it could open.
 """
 
-import contextlib
 import json
-import resource
-import sys
 import time
 from typing import Any
 
@@ -18,10 +15,13 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-MEMORY, PROCESSOR_SECONDS = 512 << 20, 20
+from ringvision.data.line_process import close_files, limit, serve
+
+MEMORY = 512 << 20
 MOST_CHARACTERS = 1 << 22
 """Of what a template writes."""
-
+MOST_SAID = 200
+"""Of what it says where it refuses."""
 
 WARM_UP = ("{{ 'a\\n' | pprint | urlize ~ strftime_now('%c') }}", "{{ raise_exception('') }}", "{% if %}", "{{ ''.__class__ }}")
 """Templates that make Python read the modules and files that it reads when they are first needed."""
@@ -64,36 +64,33 @@ def render(jinja: jinja2.Environment, source: str, variables: dict[str, Any]) ->
         text.encode()
         return {"text": text}
     except Refused as error:
-        return {"error": f"refuses these messages ({error})"}
+        return {"error": f"refuses these messages ({_shown(error)})"}
     except jinja2.TemplateSyntaxError as error:
-        return {"error": f"is no template (line {error.lineno}: {error})"}
+        return {"error": f"is no template (line {error.lineno}: {_shown(error)})"}
     except jinja2.sandbox.SecurityError as error:
-        return {"error": f"does what it must not ({error})"}
+        return {"error": f"does what it must not ({_shown(error)})"}
     except MemoryError:
         return {"error": f"needs more than {MEMORY >> 20} MB"}
     except Exception as error:
-        return {"error": f"failed ({type(error).__name__}: {str(error)[:200]})"}
+        return {"error": f"failed ({type(error).__name__}: {_shown(error)})"}
 
 
 def main() -> None:
     jinja = environment()
     for source in WARM_UP:
         render(jinja, source, {})
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE):
-        resource.setrlimit(limit, (0, 0))
-    for line in sys.stdin:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        _, most = resource.getrlimit(resource.RLIMIT_CPU)
-        resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + PROCESSOR_SECONDS, most))
-        request = json.loads(line)
-        answer = render(jinja, request["source"], request["variables"])
-        with contextlib.suppress(BrokenPipeError):
-            print(json.dumps(answer), flush=True)
+    limit(MEMORY)
+    close_files()
+    serve(lambda request: render(jinja, request["source"], request["variables"]))
+
+
+def _shown(error: Exception) -> str:
+    """What a template may say in an error: a line that a terminal can show."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(error)[:MOST_SAID])
 
 
 def _raise(message: object = "") -> None:
-    raise Refused(str(message))
+    raise Refused(str(message)[:MOST_SAID])
 
 
 def _now(form: str) -> str:

@@ -18,8 +18,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import sentencepiece
+from google.protobuf.message import DecodeError
+from sentencepiece import sentencepiece_model_pb2
 
-from ringvision.data.hugging_face_text import SETTINGS_FILE, TOKENIZER_FILE, HuggingFaceText
+from ringvision.data.foreign_files import belongs
+from ringvision.data.hugging_face_text import SETTINGS_FILE, TOKENIZER_FILE
+from ringvision.data.text_apart import TextApart
 from ringvision.data.text_codec import TextCodec
 from ringvision.errors import UserError
 
@@ -36,13 +40,14 @@ FILES = (
 """What a folder may hold that says how text is read and when an answer ends."""
 VISION_START, VISION_END = "<vision>", "</vision>"
 NUMBERS = 100
+MOST_BYTES = 64 << 20
 _SPACE = "\u2581"  # what sentencepiece writes for a space inside its pieces
 _LITERAL_SPACE = [f"<0x{byte:02X}>" for byte in _SPACE.encode()]
 _BREAKS = re.compile(rf"(?<=<)(?=/?vision>)|({_SPACE})")
 
 
 class TextTokenizer(TextCodec):
-    """Reads the sentencepiece model in `model_file` (UserError where it is missing, damaged or without byte fallback).
+    """Reads the sentencepiece model in `model_file` (UserError where it is missing, damaged, without byte fallback, or changes text).
 
     size: number of ids. bos, eos: the ids that open and close a text. vision_start, vision_end: the ids (a tuple each) that
     enclose a video; `encode` gives them for no text, whatever a question may spell. `decode(encode(text)) == text`.
@@ -52,6 +57,7 @@ class TextTokenizer(TextCodec):
     eos: int
 
     def __init__(self, model_file: str | os.PathLike[str]) -> None:
+        _check_identity(Path(model_file))
         self.serialized, self._pieces = _read(Path(model_file))
         bos, eos, unknown = self._pieces.bos_id(), self._pieces.eos_id(), self._pieces.unk_id()
         missing = [piece for piece in (VISION_START, VISION_END, *_LITERAL_SPACE) if self._pieces.PieceToId(piece) == unknown]
@@ -103,19 +109,23 @@ def load_text_tokenizer(folder: str | os.PathLike[str]) -> TextCodec:
     if (place / OWN_FILE).is_file():
         return TextTokenizer(place / OWN_FILE)
     if (place / TOKENIZER_FILE).is_file():
-        return HuggingFaceText(place)
+        return TextApart(place / TOKENIZER_FILE)
     if (place / SENTENCEPIECE_FILE).is_file():
-        return SentencePieceText(place / SENTENCEPIECE_FILE)
+        return TextApart(place / SENTENCEPIECE_FILE)
     raise UserError(f"{place} holds no text tokenizer; expected {OWN_FILE}, {TOKENIZER_FILE} or {SENTENCEPIECE_FILE}: copy one into it")
 
 
 def save_text_tokenizer(source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[str]:
     """Copy the text tokenizer of one folder into another, byte for byte, with its settings; -> the names of the files copied.
 
-    UserError, and nothing copied, where `source` holds no text tokenizer that can be read.
+    UserError, and nothing copied, where `source` holds no text tokenizer that can be read, or one of the files is a link to another place.
     """
     load_text_tokenizer(source)
     names = [name for name in FILES if Path(source, name).is_file()]
+    for name in names:
+        path = Path(source, name)
+        if not belongs(path, Path(source)) or path.stat().st_size > MOST_BYTES:
+            raise UserError(f"{path} lies elsewhere, or has more than {MOST_BYTES >> 20} MB; put the file itself there")
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name in names:
         shutil.copyfile(Path(source, name), Path(folder, name))
@@ -167,14 +177,35 @@ def _numbers() -> Sequence[str]:
 
 def _read(path: Path) -> tuple[bytes, sentencepiece.SentencePieceProcessor]:
     """The bytes of a sentencepiece model, and what reads text by it."""
-    if not path.is_file():
-        raise UserError(f"{path}: no text model here; give a sentencepiece .model file")
-    serialized, pieces = path.read_bytes(), sentencepiece.SentencePieceProcessor()
+    serialized, pieces = _content(path), sentencepiece.SentencePieceProcessor()
     try:
         pieces.LoadFromSerializedProto(serialized)
-    except RuntimeError as error:
+        for token in range(pieces.GetPieceSize()):
+            pieces.IdToPiece(token)
+    except (RuntimeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a sentencepiece model; give the .model file that its training wrote") from error
     return serialized, pieces
+
+
+def _check_identity(path: Path) -> None:
+    """UserError for a model that changes text before it reads it: none of ours does, and its table for that is one that sentencepiece
+    follows without a look at where it leads."""
+    model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    try:
+        model.ParseFromString(_content(path))
+    except DecodeError:
+        raise UserError(f"{path}: not a sentencepiece model; give the .model file that its training wrote") from None
+    if model.normalizer_spec.precompiled_charsmap or model.denormalizer_spec.precompiled_charsmap:
+        raise UserError(f"{path}: normalises text; train it with ringvision.data.text.train_text_tokenizer, which does not")
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a model's file. UserError where there is none, or it is larger than any."""
+    if not path.is_file():
+        raise UserError(f"{path}: no text model here; give a sentencepiece .model file")
+    if path.stat().st_size > MOST_BYTES:
+        raise UserError(f"{path}: {path.stat().st_size} bytes, expected at most {MOST_BYTES}; give a sentencepiece .model file")
+    return path.read_bytes()
 
 
 def _surfaces(pieces: sentencepiece.SentencePieceProcessor, unknown: bytes) -> list[bytes]:

@@ -3,7 +3,8 @@
     file ─sample→ frames ─video tokenizer→ codes ─weave→ tokens ─prefill→ session ─question→ decode → text
 
 A video is read once. Its codes and the session that read it are remembered under what they depend on (model, tokenizer, the
-bytes of the file, sampling), as many as fit a bound in bytes; the next question starts from there.
+bytes of the file, sampling), as many as fit a bound in bytes; the next question starts from there. Of a model that was trained with the
+question before the video, as LWM was, the session serves that question alone; codes are remembered for all.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ringvision import shipped
+from ringvision.checkpoint import read_config
 from ringvision.data.stream import StreamFormat, Video, Weaver
 from ringvision.data.text import load_text_tokenizer
 from ringvision.data.text_codec import TextCodec
@@ -114,10 +116,11 @@ class Assistant:
         """
         paths = [videos] if isinstance(videos, (str, os.PathLike)) else list(videos)
         self._check_request(paths, question, fps, max_tokens)
-        asked = self.weaver.question(question)
+        opening, asked = self.weaver.opening(question), self.weaver.question(question)
         keys = [self._key(path, fps) for path in paths]
+        whole = (*keys, opening.tobytes())
         timings = {"decode": 0.0, "tokenize": 0.0, "prefill": 0.0}
-        session, frames = self._take_session(keys, len(asked), max_tokens) or (None, 0)
+        session, frames = self._take_session(whole, len(asked), max_tokens) or (None, 0)
         if session is None:
             durations = [probe(path).duration for path in paths]
             self._check_fit(paths, durations, question, fps)
@@ -126,19 +129,20 @@ class Assistant:
                 for path, key, duration in zip(paths, keys, durations)
             ]
             frames = sum(len(codes) for codes, _ in read)
-            session = self._prefill(self.weaver.videos(read), len(asked), max_tokens, timings, progress)
+            session = self._prefill(self.weaver.videos(read, question), len(asked), max_tokens, timings, progress)
         before = session.length
         room = self.model.config.max_length - before - len(asked)
         if room < 1:
-            self._remember(keys, session, before, frames)
+            self._remember(whole, session, before, frames)
             raise UserError(
                 f"the question has {len(asked)} tokens, beside this video there is room for {room + len(asked) - 1}: shorten it"
             )
         tokens: list[int] = []
-        back = partial(self._remember, keys, session, before, frames)
+        back = partial(self._remember, whole, session, before, frames)
         coming = self._answer(session, asked, sampler or Sampler(), min(max_tokens, room), tokens, timings, back)
         next(coming)
-        return Reply(coming, tokens, frames=frames, video_tokens=before - 1, devices=self.model.mesh.size, timings=timings)
+        video_tokens, devices = before - len(opening), self.model.mesh.size
+        return Reply(coming, tokens, frames=frames, video_tokens=video_tokens, devices=devices, timings=timings)
 
     def _answer(
         self,
@@ -170,16 +174,16 @@ class Assistant:
         finally:
             back()
 
-    def _remember(self, keys: list[Any], session: Session, length: int, frames: int) -> None:
+    def _remember(self, whole: tuple[Any, ...], session: Session, length: int, frames: int) -> None:
         """Takes the session back to where the video ended, and keeps it."""
         if session.cache.k.is_deleted():
             return  # interrupted while the cache was being handed on
         self.generator.rewind(session, length)
-        self._sessions.keep(tuple(keys), (session, frames), session.nbytes)
+        self._sessions.keep(whole, (session, frames), session.nbytes)
 
-    def _take_session(self, keys: list[Any], asked: int, max_tokens: int) -> tuple[Session, int] | None:
-        """A session that has read these videos and has room for the question and its answer."""
-        found = self._sessions.take(tuple(keys))
+    def _take_session(self, whole: tuple[Any, ...], asked: int, max_tokens: int) -> tuple[Session, int] | None:
+        """A session that has read these videos after this opening and has room for what follows."""
+        found = self._sessions.take(whole)
         if found is None or found[0].cache.room < self.generator.room_for(asked, generate=max_tokens):
             return None
         return found
@@ -232,15 +236,17 @@ class Assistant:
             raise UserError(f"--fps {fps:g} was given; expected the frames to look at in each second, above 0")
         if max_tokens < 1:
             raise UserError(f"max_tokens {max_tokens} was given; expected at least 1")
-        limit, asked = self.model.config.max_length, len(self.weaver.question(question))
-        # The shortest video is one frame.
-        least = self._video_tokens([np.zeros(1)]) + min(LEAST_ANSWER, max_tokens)
+        limit, asked = self.model.config.max_length, len(self.weaver.opening(question)) + len(self.weaver.question(question)) - 1
+        # The shortest video is one frame; there is a bos.
+        least = self._video_tokens([np.zeros(1)]) + 1 + min(LEAST_ANSWER, max_tokens)
+        if least >= limit:
+            raise UserError(f"a video of one frame takes {least} tokens with its answer, and the model reads {limit}: it cannot be asked")
         if asked + least > limit:
             raise UserError(f"the question has {asked} tokens; of the {limit} that the model reads it may have {limit - least}: shorten it")
 
     def _check_fit(self, paths: list[PathLike], durations: list[float], question: str, fps: float) -> None:
         """UserError where the videos, sampled at `fps`, leave no room for question and answer: how many frames fit, which fps would."""
-        fixed = len(self.weaver.question(question)) + LEAST_ANSWER
+        fixed = len(self.weaver.opening(question)) + len(self.weaver.question(question)) + LEAST_ANSWER
         longest = self.model.config.max_length
 
         def need(rate: float) -> int:
@@ -265,15 +271,10 @@ class Assistant:
         raise UserError(f"{line}: give fewer videos at once")
 
     def _video_tokens(self, times: list[np.ndarray]) -> int:
-        """How many tokens bos and videos with frames at these times are."""
-        height, width = self.tokenizer.grid
-        return len(self.weaver.videos([(np.zeros((1, height, width), np.int32), one[:1]) for one in times])) + sum(
-            sum(self._frame_tokens(float(moment)) for moment in one[1:]) for one in times
-        )
-
-    def _frame_tokens(self, moment: float) -> int:
-        codes = self.tokenizer.codes_per_frame
-        return codes + 1 + (len(self.weaver.stamp(moment)) if self.weaver.format.stamps else 0)
+        """How many tokens videos with frames at these times are."""
+        first = [(np.zeros((1, *self.tokenizer.grid), np.int32), one[:1]) for one in times]
+        further = (self.weaver.period(self.tokenizer.grid, float(moment)) for one in times for moment in one[1:])
+        return len(self.weaver.videos(first)) - len(self.weaver.opening()) + sum(further)
 
     def _key(self, path: PathLike, fps: float) -> tuple[Any, ...]:
         try:
@@ -285,21 +286,20 @@ class Assistant:
         return self.model.hash, self.tokenizer.hash, content, float(fps)
 
 
-def load(dir: PathLike | None = None, mesh: Mesh | None = None) -> Assistant:
-    """The assistant in a model folder (the shipped one when None), on `mesh` (all devices on the axis `context` when None).
+def load(
+    dir: PathLike | None = None, mesh: Mesh | None = None, *, tokenizer: PathLike | None = None, dtype: str | None = None
+) -> Assistant:
+    """The assistant in a model folder (the shipped one when None), on `mesh` (all devices on the axis `context` when None), with the video
+    tokenizer that its config names, or `tokenizer`: a shipped one's name, or a folder. dtype: see `load_model`.
 
     UserError for a folder that lacks something, or whose parts do not fit together.
     """
     place = shipped.model() if dir is None else Path(dir)
-    model = load_model(place, mesh)
-    settings = model.settings
-    missing = [name for name in ("vocabulary", "video_tokenizer") if not settings.get(name)]
-    if missing:
-        raise UserError(f"{place} lacks {' and '.join(missing)}, so it cannot be asked; give the folder of an assistant")
-    name = str(settings["video_tokenizer"])
-    own = place / name
-    tokenizer = load_video_tokenizer(own if (own / "config.json").is_file() else shipped.tokenizer(name))
-    return Assistant(model, load_text_tokenizer(place), tokenizer, StreamFormat.from_dict(settings.get("stream", {})))
+    settings = read_config(place)
+    if not settings.get("vocabulary"):
+        raise UserError(f"{place} lacks vocabulary, so it cannot be asked about a video; give the folder of a model that sees")
+    text, eyes = load_text_tokenizer(place), load_video_tokenizer(shipped.tokenizer_of(place, settings, tokenizer))
+    return Assistant(load_model(place, mesh, dtype=dtype), text, eyes, StreamFormat.from_dict(settings.get("stream") or {}))
 
 
 @lru_cache(maxsize=64)

@@ -147,14 +147,15 @@ def load_chat(
     system: str | None = None,
     sampler: Sampler | None = None,
     max_tokens: int = MAX_TOKENS,
+    dtype: str | None = None,
 ) -> Chat:
-    """The chat with the model in `folder` on `mesh` (all devices on the axis `context` when None).
+    """The chat with the model in `folder` on `mesh` (all devices on the axis `context` when None). dtype: see `load_model`.
 
     UserError for a folder that lacks something, or whose parts do not fit together.
     """
     template = load_chat_template(folder)
     text = load_text_tokenizer(folder)
-    model = load_model(folder, mesh)
+    model = load_model(folder, mesh, dtype=dtype)
     return Chat(model, text, template, system, stops=load_stops(folder), sampler=sampler, max_tokens=max_tokens)
 
 

@@ -3,15 +3,16 @@
     prompt ─weave→ tokens ─prefill→ two rows ─guided draws→ codes of a frame ─video tokenizer→ pixels ─→ file
                                         └──── eof, time stamp ←────┘
 
-Only codes are ever drawn: how many make a frame, and what stands between frames (eof, and the time stamps of a model that has them), is
-known beforehand and read by the model as it read it in training. Where the model was trained on texts before vision, the prompt stands
-there and guidance is classifier-free; where it was trained to say what it sees, each frame is the one of several drafts of which it would
-say the prompt (candidates.py). `PromptForm` says which. Any model that sees can go on from a video, or begin one by itself.
+Only codes are ever drawn: how many make a frame, and what stands between frames and rows (eof and time stamps, or markers, sizes and ends
+of lines, as the model's `StreamFormat` says) is known beforehand and read by the model as it read it in training. Where the model was
+trained on texts before vision, the prompt stands there and guidance is classifier-free; where it was trained to say what it sees, each
+frame is the one of several drafts of which it would say the prompt (candidates.py). `PromptForm` says which. Any model that sees can go on
+from a video, or begin one by itself.
 """
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,20 @@ from jax.sharding import Mesh
 from ringvision import shipped
 from ringvision.checkpoint import read_config
 from ringvision.data.film import check_film, film
+from ringvision.data.hugging_face_text import TOKENIZER_FILE
+from ringvision.data.prompt_form import PromptForm, answers, form_of
 from ringvision.data.stream import StreamFormat, Weaver
-from ringvision.data.text import load_text_tokenizer
+from ringvision.data.text import OWN_FILE, SENTENCEPIECE_FILE, load_text_tokenizer
 from ringvision.data.text_codec import TextCodec
 from ringvision.data.video import probe, sample, sample_times
 from ringvision.errors import UserError
 from ringvision.infer.candidates import Candidates, room_to_weigh
 from ringvision.infer.guidance import Guide, Reading
 from ringvision.infer.model import Model, load_model
-from ringvision.infer.prompt_form import LWM_FORM, PromptForm, answers, form_of
 from ringvision.infer.sampler import Sampler
+from ringvision.models.vqgan import VQGANConfig
 from ringvision.video_tokenizer import BATCH, VideoTokenizer, load_video_tokenizer
+from ringvision.vocabulary import Vocabulary
 
 PathLike = str | os.PathLike[str]
 Progress = Callable[[str, int, int], None]
@@ -44,14 +48,15 @@ class Request:
     """What is to be drawn, and how.
 
     prompt: what is to be seen; None lets the model draw what it expects. guidance: how strongly the prompt steers the first frame (1: as it
-    was learned), video_guidance all others (None: as the first, or 1 where the model's form has a text of its own for them, as LWM's does).
+    was learned; None: as the model's form says, mostly 5), video_guidance all others (None: as the first, or 1 where the model's form has a
+    text of its own for them, as LWM's does).
     candidates: drafts of which each frame is chosen, where the model's form chooses (None: as many as that says). fps: frames that make a
     second (None: the model's own rate). UserError for a prompt without words, and numbers out of their range.
     """
 
     prompt: str | None = None
     frames: int = 1
-    guidance: float = 5.0
+    guidance: float | None = None
     video_guidance: float | None = None
     candidates: int | None = None
     fps: float | None = None
@@ -78,11 +83,7 @@ class Imaginer:
         vocabulary = model.vocabulary
         if vocabulary is None:
             raise UserError("this is a text model: it cannot see, so it cannot draw; give a model with a video tokenizer")
-        if tokenizer.num_codes != vocabulary.num_codes:
-            raise UserError(
-                f"the model knows {vocabulary.num_codes} codes, the video tokenizer {tokenizer.num_codes}; give the one that the model was"
-                " trained with (--tokenizer)"
-            )
+        _check_parts(vocabulary, text, tokenizer)
         self.model, self.tokenizer, self.form, self.vocabulary = model, tokenizer, form, vocabulary
         self.weaver = Weaver(text, vocabulary, stream)
         self.guide = Guide(model, (vocabulary.code_offset, vocabulary.eof))
@@ -107,31 +108,26 @@ class Drawing:
     """One request on its way."""
 
     def __init__(self, imaginer: Imaginer, request: Request, seen: np.ndarray | None) -> None:
-        form = imaginer.form
-        if request.prompt is not None and form is None:
-            raise UserError(
-                'this model was not taught to draw what a text says (its config.json has no "generation"); leave the prompt out and it'
-                " draws what it likes, or goes on from a video (--video FILE)"
-            )
-        self.imaginer, self.request, self.prompt, self.form = imaginer, request, request.prompt, form or PromptForm()
+        _check_prompt(request.prompt, imaginer.form, imaginer.weaver.text)
+        self.imaginer, self.request, self.prompt, self.form = imaginer, request, request.prompt, imaginer.form or PromptForm()
         self.seen = np.zeros((0, *imaginer.tokenizer.grid), np.int32) if seen is None else seen
         self.fps = request.fps or imaginer.fps
-        later = request.guidance if self.form.video is None else 1.0
+        self.guidance = self.form.guidance if request.guidance is None else request.guidance
+        later = self.guidance if self.form.video is None else 1.0
         self.video_guidance = later if request.video_guidance is None else request.video_guidance
         chooses = request.prompt is not None and self.form.question is not None
         self.rows = (request.candidates or self.form.candidates) if chooses else 0
         self._check_fit()
 
     def frames(self, progress: Progress | None) -> Iterator[np.ndarray]:
-        guide, size, grid = self.imaginer.guide, self.imaginer.tokenizer.codes_per_frame, self.imaginer.tokenizer.grid
+        weaver, size, grid = self.imaginer.weaver, self.imaginer.tokenizer.codes_per_frame, self.imaginer.tokenizer.grid
         seen, drawn, of = self.seen, 0, self.request.frames * self.imaginer.tokenizer.codes_per_frame
         for frames in self._parts():
-            scales = [self.video_guidance if len(seen) or index else self.request.guidance for index in range(frames)]
+            scales = [self.video_guidance if len(seen) or index else self.guidance for index in range(frames)]
             reading = self._read(seen, scales, progress)
             for index, scale in enumerate(scales):
                 moment = (len(seen) + index) / self.fps
-                for token in self._stamp(moment):
-                    guide.push(reading, token)
+                self._push(reading, weaver.before(grid, moment))
                 codes = np.empty(size, np.int32)
                 for at, token in enumerate(self._draw(reading, moment, scale, first=drawn)):
                     codes[at] = token - self.imaginer.vocabulary.code_offset
@@ -141,7 +137,7 @@ class Drawing:
                 frame = codes.reshape(grid)
                 yield frame
                 if index + 1 < frames:
-                    guide.push(reading, self.imaginer.vocabulary.eof)
+                    self._push(reading, weaver.after(last=False))
             seen = frame[None]
             del reading  # its memory, before the next part takes as much
 
@@ -158,17 +154,23 @@ class Drawing:
         text = self._text(begun=len(seen) > 0)
         prompts = [self._tokens(text, seen)] * max(1, self.rows)
         if text and any(scale != 1 for scale in scales):
-            prompts.append(self._tokens("", seen))
+            prompts.append(self._tokens(self.form.without, seen))
         report = None if progress is None else lambda done, of: progress("tokens", done, of)
         return self.imaginer.guide.read(prompts, room=len(scales) * self._period() + self._room_to_weigh(), progress=report)
 
     def _draw(self, reading: Reading, moment: float, scale: float, *, first: int) -> Iterator[int]:
-        """The ids of one frame; all rows have read them then."""
-        candidates, size, sampler = self.imaginer.candidates, self.imaginer.tokenizer.codes_per_frame, self.request.sampler
+        """The ids of one frame's codes; all rows have read them then, and the ends of lines between them."""
+        sampler, candidates = self.request.sampler, self.imaginer.candidates
         if not self.rows:
-            yield from self.imaginer.guide.draw(reading, size, sampler, scale, first=first)
+            for at, count in self._lines(first):
+                yield from self.imaginer.guide.draw(reading, count, sampler, scale, first=at)
+                self._push(reading, self.imaginer.weaver.row_end)
             return
-        drafts = candidates.draw(reading, size, sampler, first=first)
+        lines = []
+        for at, count in self._lines(first):
+            lines.append(candidates.draw(reading, count, sampler, first=at))
+            self._push(reading, self.imaginer.weaver.row_end)
+        drafts = np.concatenate(lines, axis=1)
         scores = scale * candidates.weigh(reading, self._question(moment), self._answers()).astype(np.float64)
         weights = np.exp(scores - scores.max())
         random = np.random.default_rng([sampler.seed, first])
@@ -176,28 +178,36 @@ class Drawing:
         candidates.keep(reading, row)
         yield from drafts[row].tolist()
 
+    def _lines(self, first: int) -> list[tuple[int, int]]:
+        """(number of the first, how many) of the codes of a frame that nothing stands between; `first` is that of the frame's first."""
+        height, width = self.imaginer.tokenizer.grid
+        if not self.imaginer.weaver.row_end:
+            return [(first, height * width)]
+        return [(first + row * width, width) for row in range(height)]
+
+    def _push(self, reading: Reading, tokens: Sequence[int]) -> None:
+        """All rows read what is known beforehand."""
+        for token in tokens:
+            self.imaginer.guide.push(reading, int(token))
+
     def _text(self, *, begun: bool) -> str:
         return "" if self.prompt is None else self.form.before(self.prompt, begun)
 
     def _tokens(self, text: str, seen: np.ndarray) -> np.ndarray:
-        """bos, the text, vision_start and the frames `seen`: int32 [n], all that stands before the next frame's stamp."""
-        vocabulary, encode = self.imaginer.vocabulary, self.imaginer.weaver.text.encode
-        tokens, period = [vocabulary.bos, *encode(text)], self.imaginer.model.config.frame_period
+        """bos, the text, the video's start and the frames `seen`: int32 [n], all that stands before the next frame."""
+        weaver, period = self.imaginer.weaver, self.imaginer.model.config.frame_period
+        tokens = [self.imaginer.vocabulary.bos, *weaver.text.encode(text)]
         if period:  # spaces let frames begin where they did in training, as Weaver.videos has it
-            tokens += encode(" ") * ((1 - len(tokens)) % period)
-        tokens += vocabulary.vision_start
+            tokens += weaver.text.encode(" ") * ((1 - len(tokens)) % period)
+        tokens += weaver.start
         for index, codes in enumerate(seen):
-            tokens += [*self._stamp(index / self.fps), *(codes.reshape(-1) + vocabulary.code_offset).tolist(), vocabulary.eof]
+            tokens += [*weaver.before(codes.shape, index / self.fps), *weaver.rows(codes).tolist(), *weaver.after(last=False)]
         return np.array(tokens, np.int32)
-
-    def _stamp(self, moment: float) -> list[int]:
-        weaver = self.imaginer.weaver
-        return weaver.stamp(moment) if weaver.format.stamps else []
 
     def _question(self, moment: float) -> np.ndarray:
         """What ends the video here, and asks what is to be seen at this moment."""
-        vocabulary, asked = self.imaginer.vocabulary, self.imaginer.weaver.question(self.form.asked_at(moment))
-        return np.concatenate([[vocabulary.eov, *vocabulary.vision_end], asked]).astype(np.int32)
+        weaver = self.imaginer.weaver
+        return np.concatenate([weaver.after(last=True), weaver.end, weaver.question(self.form.asked_at(moment))]).astype(np.int32)
 
     def _answers(self) -> list[np.ndarray]:
         return [self.imaginer.weaver.answer(text) for text in answers(self.prompt or "")]
@@ -208,7 +218,7 @@ class Drawing:
 
     def _period(self) -> int:
         """The most tokens from one frame to the next."""
-        return self.imaginer.tokenizer.codes_per_frame + 1 + len(self._stamp(self._last()))
+        return self.imaginer.weaver.period(self.imaginer.tokenizer.grid, self._last())
 
     def _room_to_weigh(self) -> int:
         if not self.rows:
@@ -218,7 +228,10 @@ class Drawing:
 
     def _check_fit(self) -> None:
         """UserError where the prompt, or prompt and frames, are longer than the model reads."""
-        words = max(len(self._tokens(self._text(begun=begun), self.seen[:0])) for begun in (False, True)) + self._room_to_weigh()
+        texts = [self._text(begun=False), self._text(begun=True)]
+        if texts[0] and (self.guidance, self.video_guidance) != (1, 1):
+            texts.append(self.form.without)
+        words = max(len(self._tokens(text, self.seen[:0])) for text in texts) + self._room_to_weigh()
         longest, period = self.imaginer.model.config.max_length, self._period()
         fitting = (longest - words) // period
         if fitting < 1:
@@ -241,19 +254,22 @@ def imagine(
     model: PathLike | None = None,
     tokenizer: PathLike | None = None,
     mesh: Mesh | None = None,
+    dtype: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Draws what is requested and writes it to `out`, an .mp4 or a .png (see `ringvision.data.film`), as it comes.
 
-    video: a file that the frames go on from; they alone are written. model, tokenizer, mesh: see `load_imaginer`. Memory holds the model,
-    its cache and one batch of frames. -> {"out", "frames", "codes", "devices", "fps", "seconds": {"load", "draw", "decode", "total"}}, draw
-    with the reading of prompt and video. UserError for anything wrong with the request, before a model is loaded where that is possible.
+    video: a file that the frames go on from; they alone are written. model, tokenizer, mesh, dtype: see `load_imaginer`. Memory holds the
+    model, its cache and one batch of frames. -> {"out", "frames", "codes", "devices", "fps", "seconds": {"load", "draw", "decode",
+    "total"}}, draw with the reading of prompt and video. UserError for anything wrong with the request, before a model is loaded where that
+    is possible.
     """
     check_film(out, request.frames, request.fps or 1.0)
     if video is not None:
         probe(video)  # a file that is no video is refused before a model is loaded for it
     began = time.perf_counter()
-    imaginer = load_imaginer(model, mesh, tokenizer=tokenizer, batch=min(BATCH, request.frames))
+    at_once = min(BATCH, request.frames)
+    imaginer = load_imaginer(model, mesh, tokenizer=tokenizer, dtype=dtype, batch=at_once, prompt=request.prompt)
     fps, seconds = request.fps or imaginer.fps, {"load": time.perf_counter() - began, "draw": 0.0, "decode": 0.0}
     seen = None
     if video is not None:
@@ -276,21 +292,79 @@ def imagine(
 
 
 def load_imaginer(
-    dir: PathLike | None = None, mesh: Mesh | None = None, *, tokenizer: PathLike | None = None, batch: int = BATCH
+    dir: PathLike | None = None,
+    mesh: Mesh | None = None,
+    *,
+    tokenizer: PathLike | None = None,
+    dtype: str | None = None,
+    batch: int = BATCH,
+    prompt: str | None = None,
 ) -> Imaginer:
     """The model in `dir` (the shipped one when None) on `mesh`, with the video tokenizer that its config names, or `tokenizer`: a shipped
-    one's name, or a folder. batch: frames that are decoded at once. UserError for a model that cannot see, or lacks something."""
+    one's name, or a folder. dtype: see `load_model`. batch: frames that are decoded at once. prompt: what is to be drawn with it.
+
+    UserError, before the model's weights are loaded, for a model that cannot see, lacks something or cannot draw the prompt, and for a
+    video tokenizer that is not the model's or makes no pictures.
+    """
     place = shipped.model() if dir is None else Path(dir)
     settings = read_config(place)
     if not settings.get("vocabulary"):
         raise UserError(f"{place} is a text model: it cannot see, so it cannot draw; give a model with a video tokenizer")
-    name = os.fspath(tokenizer or settings.get("video_tokenizer") or "")
-    if not name:
-        raise UserError(f"{place} names no video tokenizer, which turns what it draws into pictures; give one with --tokenizer NAME|DIR")
-    eyes = place / name if tokenizer is None and (place / name / "config.json").is_file() else shipped.tokenizer(name)
-    text, form = load_text_tokenizer(place), form_of(settings)
-    stream = StreamFormat.from_dict(settings.get("stream") or {"stamps": form is not LWM_FORM})
-    return Imaginer(load_model(place, mesh), text, load_video_tokenizer(eyes, batch=batch), stream, form)
+    own = shipped.tokenizer_of(place, settings, tokenizer)
+    text, form, stream = _text_of(place), form_of(settings), StreamFormat.from_dict(settings.get("stream") or {})
+    _check_prompt(prompt, form, text)
+    eyes = load_video_tokenizer(own, batch=batch, size=form.size if form else None)
+    vocabulary = Vocabulary.from_dict(settings["vocabulary"])
+    _check_parts(vocabulary, text, eyes)
+    if isinstance(eyes.config, VQGANConfig) and eyes.config.encoder_only:
+        raise UserError(f"{own} sees and cannot draw: it is an encoder alone, which makes codes of pictures and no pictures of codes")
+    Weaver(text, vocabulary, stream).before(eyes.grid, 0.0)  # raises where words stand before a frame and there are none
+    return Imaginer(load_model(place, mesh, dtype=dtype), text, eyes, stream, form)
+
+
+class Wordless(TextCodec):
+    """Stands where a model's folder holds no text tokenizer: what can do without words goes on, all else is told what to put where."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__([], {}, None, None)
+        self.place = place
+
+    def _ids(self, text: str, first: bool) -> list[int]:
+        raise UserError(
+            f"{self.place} holds no text tokenizer, so the model cannot be told {text[:40]!r}; put the {SENTENCEPIECE_FILE} or"
+            f" {TOKENIZER_FILE} that came with its weights into that folder"
+        )
+
+
+def _text_of(place: Path) -> TextCodec:
+    there = any((place / name).is_file() for name in (OWN_FILE, TOKENIZER_FILE, SENTENCEPIECE_FILE))
+    return load_text_tokenizer(place) if there else Wordless(place)
+
+
+def _check_prompt(prompt: str | None, form: PromptForm | None, text: TextCodec) -> None:
+    """UserError where the model cannot be asked for this."""
+    if prompt is None:
+        return
+    if form is None:
+        raise UserError(
+            'this model was not taught to draw what a text says (its config.json has no "generation"); leave the prompt out and it'
+            " draws what it likes, or goes on from a video (--video FILE)"
+        )
+    text.encode(prompt)
+
+
+def _check_parts(vocabulary: Vocabulary, text: TextCodec, tokenizer: VideoTokenizer) -> None:
+    """UserError where the tokenizers are not those that the model was trained with."""
+    if tokenizer.num_codes != vocabulary.num_codes:
+        raise UserError(
+            f"the model knows {vocabulary.num_codes} codes, the video tokenizer {tokenizer.num_codes}; give the one that the model was"
+            " trained with (--tokenizer)"
+        )
+    if text.size > vocabulary.text_size:
+        raise UserError(
+            f"the model knows {vocabulary.text_size} text pieces, the text tokenizer {text.size}; put the one that the model was trained"
+            " with into its folder"
+        )
 
 
 def _codes(video: PathLike, fps: float, expected: int, tokenizer: VideoTokenizer, progress: Progress | None) -> np.ndarray:

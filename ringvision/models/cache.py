@@ -27,7 +27,10 @@ from ringvision.models.presets import TransformerConfig
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cache:
-    """Keys and values of all layers, already rotated, heads first: attention reads them as they lie. k, v: [layers, B, K, S, H]; positions, segment_ids: int32 [B, S]; fill: int32 [C]."""
+    """Keys and values of all layers, already rotated, heads first: attention reads them as they lie.
+
+    k, v: [layers, B, K, S, H]; positions, segment_ids: int32 [B, S]; fill: int32 [C].
+    """
 
     k: jax.Array
     v: jax.Array

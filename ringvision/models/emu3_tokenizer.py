@@ -30,15 +30,15 @@ SPACE_TIME = ("NDHWC", "DHWIO", "NDHWC")
 @dataclass(frozen=True)
 class Emu3TokenizerConfig:
     """Shape of the tokenizer. frames: what a VQGAN for single frames would have; temporal_factor: frames that go into one grid of codes,
-    a power of 2. Codes of other sizes than `frames.resolution` are made by the same weights."""
+    1 or a power of 2. Codes of other sizes than `frames.resolution` are made by the same weights."""
 
     frames: VQGANConfig
     temporal_factor: int = 4
     batch_norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        if self.temporal_factor < 2 or self.temporal_factor & (self.temporal_factor - 1):
-            raise UserError(f"a video tokenizer's temporal_factor is {self.temporal_factor}; it must be a power of 2, at least 2")
+        if self.temporal_factor < 1 or self.temporal_factor & (self.temporal_factor - 1):
+            raise UserError(f"a video tokenizer's temporal_factor is {self.temporal_factor}; it must be a power of 2, or 1")
         if self.frames.local_codes or self.frames.encoder_only:
             raise UserError("a video tokenizer of Emu3's kind has neither local_codes nor encoder_only; take them out of its config")
 

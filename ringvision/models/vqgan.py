@@ -34,7 +34,7 @@ SIZES = (
     "norm_groups",
     "attention_heads",
 )
-LATER = ("attention_heads", "pixel_range", "encoder_only")
+LATER = ("attention_heads", "pixel_range", "encoder_only", "entry_channels")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ class VQGANConfig:
     (doubled), so a code covers `patch_size * 2 ** (len(channel_mults) - 1)` pixels on a side. `clip`: decode() clips to [-1, 1].
     `local_codes`: the encoder sees each code's own pixels alone, so that a thing has the same codes whatever is elsewhere in the picture;
     the decoder sees all of them. `attention_heads`: of every attention. `pixel_range`: as what black and white enter and leave the network.
-    `encoder_only`: there is no decoder, and codes cannot be made pixels again (Chameleon's is published so).
+    `encoder_only`: there is no decoder, and codes cannot be made pixels again (Chameleon's is published so). `entry_channels`: what the
+    encoder's first convolution makes of pixels, where that is not as wide as the first level (Taming Transformers' with a first multiple
+    above 1).
     """
 
     resolution: int = 64
@@ -66,6 +68,7 @@ class VQGANConfig:
     attention_heads: int = 1
     pixel_range: tuple[float, float] = (-1.0, 1.0)
     encoder_only: bool = False
+    entry_channels: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channel_mults", tuple(self.channel_mults))
@@ -83,7 +86,7 @@ class VQGANConfig:
                 f"a VQGAN of resolution {self.resolution} does not divide into codes of {self.pixels_per_code} pixels "
                 f"(patch_size {self.patch_size}, {len(self.channel_mults)} levels); choose a multiple of {self.pixels_per_code}"
             )
-        for width in self.widths:
+        for width in (self.entry, *self.widths):
             for name in ("norm_groups", "attention_heads"):
                 if width % getattr(self, name):
                     raise UserError(f"a VQGAN's level of {width} channels does not divide into {name}={getattr(self, name)}")
@@ -92,6 +95,11 @@ class VQGANConfig:
     def widths(self) -> tuple[int, ...]:
         """Channels of each level, highest resolution first."""
         return tuple(self.channels * multiple for multiple in self.channel_mults)
+
+    @property
+    def entry(self) -> int:
+        """Channels that the encoder's first convolution gives."""
+        return self.widths[0] if self.entry_channels is None else self.entry_channels
 
     @property
     def pixels_per_code(self) -> int:
@@ -169,8 +177,8 @@ class Encoder(nnx.Module):
     def __init__(self, config: VQGANConfig, rngs: nnx.Rngs):
         widths, rows = config.widths, config.resolution // config.patch_size
         self.patch_size = config.patch_size
-        self.conv_in = Convolution(config.in_channels * config.patch_size**2, widths[0], 3, rngs=rngs)
-        levels, before = [], widths[0]
+        self.conv_in = Convolution(config.in_channels * config.patch_size**2, config.entry, 3, rngs=rngs)
+        levels, before = [], config.entry
         for index, width in enumerate(widths):
             resample = Downsample(width, rngs=rngs) if index + 1 < len(widths) else None
             through = [before] + [width] * config.num_res_blocks

@@ -2,8 +2,8 @@
 each attends to its own share, and the partial results merge by their log-sum-exp (a pmax and a psum).
 
 In: queries of new tokens, spread like the length (over context and ulysses) or on every device; keys and values of the cache, heads first
-as the kernels read them, spread like the length along their slots. Out: output and log-sum-exp over the whole cache, ready to be merged with attention to anything else.
-Forward only.
+as the kernels read them, spread like the length along their slots. Out: output and log-sum-exp over the whole cache, ready to be merged
+with attention to anything else. Forward only.
 """
 
 from functools import partial
@@ -39,7 +39,8 @@ def cached_attention(
     UserError for shapes, types or a mesh that do not fit.
     """
     mesh = resolve_mesh(mesh)
-    check_heads(q, *jax.eval_shape(lambda *kv: [attention.heads_first(x) for x in kv], k, v), mesh)
+    by_token = jax.eval_shape(attention.heads_first, k), jax.eval_shape(attention.heads_first, v)
+    check_heads(q, *by_token, mesh)
     check_length("k", k.shape[2], mesh)
     q_tokens = make_tokens("q_", q_positions, q_segment_ids, q.shape[:2])
     k_tokens = make_tokens("k_", k_positions, k_segment_ids, (k.shape[0], k.shape[2]))

@@ -13,6 +13,7 @@ from typing import Any
 
 from flax import nnx
 
+from ringvision.data.stream import PictureForm, StreamFormat
 from ringvision.models.vqgan import VQGAN, VQGANConfig
 from ringvision.vocabulary import Vocabulary
 from ringvision.weights.code_ids import TOKENIZER, CodeIds, check_rows, ids_by_code, mapped, model_folder, model_rows, piece_id
@@ -26,13 +27,15 @@ LETTERS = {ord(letter): ord(digit) for letter, digit in zip("ABCDEFGHIJ", "01234
 """The pieces of codes spell their numbers with these: IMGIMGBCZ is code 12."""
 START, END = ("<boi>", "<racm3:break>"), ("<eoi>", "<eoss>")
 """Around a picture. The published model has no pieces of the first names and uses the others."""
+TURN_END = "<reserved08706>"
+"""Behind what a user says, where the vocabulary has it."""
 WHITE = 255 * 0.0078 - 1
 """A white pixel as the published preprocessing hands it to the encoder; black is -1."""
 
 DEFAULTS = {"rms_norm_eps": 1e-5, "rope_theta": 1e4, "bos_token_id": 1, "eos_token_id": 2}
 DEFAULTS |= {"max_position_embeddings": 4096, "num_attention_heads": 32, "num_key_value_heads": 32}
-VQ_DEFAULTS = {"resolution": 512, "in_channels": 3, "base_channels": 128, "num_res_blocks": 2, "latent_channels": 256, "embed_dim": 256}
-VQ_DEFAULTS |= {"num_embeddings": 8192}
+VQ_DEFAULTS: dict[str, Any] = {"resolution": 512, "in_channels": 3, "base_channels": 128, "num_res_blocks": 2, "attn_type": "vanilla"}
+VQ_DEFAULTS |= {"latent_channels": 256, "embed_dim": 256, "num_embeddings": 8192}
 VQ_LEVELS = (1, 1, 2, 2, 4)
 TAMING = STYLES["encoder.down.0.block.0.conv1.weight"]
 """The encoder's names are those of Taming Transformers."""
@@ -51,7 +54,7 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
     ids = code_ids(config, transformer.vocab_size)
     words = vocabulary(config, ids)
     model_table, tokenizer_table = tables(config, ids, prefix)
-    model = model_folder(replace(transformer, vocab_size=words.size), model_table, words, config)
+    model = model_folder(replace(transformer, vocab_size=words.size), model_table, words, config, stream_format(config))
     tokenizer = tokenizer_config(config)
     shapes = shapes_of(lambda: VQGAN(tokenizer, rngs=nnx.Rngs(0)))
     described = {"kind": "vqgan", "name": "chameleon", "size": tokenizer.resolution, "vqgan": tokenizer.to_dict()}
@@ -82,17 +85,24 @@ def vocabulary(config: Mapping[str, Any], ids: CodeIds) -> Vocabulary:
     return ids.vocabulary(piece_id(text, "bos_token_id"), piece_id(text, "eos_token_id"), start, end)
 
 
+def stream_format(config: Mapping[str, Any]) -> StreamFormat:
+    """Pictures, then the question; each picture is its codes between two markers."""
+    ends = TURN_END if TURN_END in mapped(config, "vocabulary_map") else ""
+    return StreamFormat(stamps=False, question="{video}{question}" + ends, in_step=False, picture=PictureForm())
+
+
 def tokenizer_config(config: Mapping[str, Any]) -> VQGANConfig:
     """UserError for what models/vqgan.py has no place for."""
     vq = Settings({**VQ_DEFAULTS, **mapped(config, "vq_config")})
     vq.only("double_latent", False)
-    attention = vq.get("attn_type") in (None, "vanilla")
+    attention = vq.get("attn_type") == "vanilla"
     resolutions = vq.wholes("attn_resolutions", default=())
+    base, mults = vq.whole("base_channels"), vq.wholes("channel_multiplier", default=VQ_LEVELS)
     values: dict[str, Any] = {
         "resolution": vq.whole("resolution"),
         "in_channels": vq.whole("in_channels"),
-        "channels": vq.whole("base_channels"),
-        "channel_mults": vq.wholes("channel_multiplier", default=VQ_LEVELS),
+        "channels": base,
+        "channel_mults": mults,
         "num_res_blocks": vq.whole("num_res_blocks", most=64),
         "attention_resolutions": resolutions if attention else (),
         "mid_attention": attention,
@@ -101,6 +111,7 @@ def tokenizer_config(config: Mapping[str, Any]) -> VQGANConfig:
         "codebook_size": vq.whole("num_embeddings"),
         "pixel_range": (-1, WHITE),
         "encoder_only": True,
+        "entry_channels": base if mults[:1] != (1,) else None,
     }
     vq.report()
     return VQGANConfig(**values)

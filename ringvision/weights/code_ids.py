@@ -5,8 +5,8 @@
 Such a model is imported with its rows in our order, rather than with a map that every look at an id has to go through: an id is text
 or a code by where it stands, so that what the model may say is a prefix of its logits (Chameleon's library masks its codes for that), and
 nothing else here needs to know of it. The tokenizer.json is renumbered alike, and loses the pieces that stand for codes. The model has no
-eof and eov of its own: both are given the row of the piece that ends a picture there, so that they mean the same to it; going back, these
-two rows are dropped. What is exported has their ids.
+eof and eov of its own: both are given the row of the piece that ends a picture there; its pictures stand alone (`StreamFormat.picture`)
+and nothing reads them. Going back, these two rows are dropped. What is exported has their ids.
 """
 
 import re
@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from ringvision.data.prompt_form import PromptForm
+from ringvision.data.stream import StreamFormat
 from ringvision.errors import UserError
 from ringvision.models.transformer import TransformerConfig
 from ringvision.vocabulary import Vocabulary
@@ -112,10 +114,19 @@ def mapped(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return config[name]
 
 
-def model_folder(transformer: TransformerConfig, table: Table, words: Vocabulary, config: Mapping[str, Any]) -> Folder:
-    """The folder of such a model: a transformer's, which names its tokenizer and keeps their config, where their ids are."""
+def model_folder(
+    transformer: TransformerConfig,
+    table: Table,
+    words: Vocabulary,
+    config: Mapping[str, Any],
+    stream: StreamFormat,
+    generation: PromptForm | None = None,
+) -> Folder:
+    """The folder of such a model: a transformer's, which names its tokenizer and says how it is asked, and for pictures, if it is; it
+    keeps their config, where their ids are."""
     folder = transformer_folder(transformer, table, words, {"bos": words.bos, "eos": words.eos})
-    return replace(folder, config={**folder.config, "video_tokenizer": TOKENIZER, "hugging_face": dict(config)})
+    asked = {"stream": stream.to_dict()} | ({"generation": generation.to_dict()} if generation else {})
+    return replace(folder, config={**folder.config, **asked, "video_tokenizer": TOKENIZER, "hugging_face": dict(config)})
 
 
 def check_rows(settings: Settings, tensors: Tensors, prefix: str) -> None:

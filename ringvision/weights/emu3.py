@@ -3,17 +3,21 @@
     text_model.model.*, text_model.lm_head.*  ->  the destination: a transformer, with Llama's table of names
     vqmodel.*                                 ->  its folder tokenizer/: models/emu3_tokenizer.py
 
-Ids come in our order (code_ids.py says why). A picture is one row of codes after another there, each ended by the piece <|extra_200|>:
-see `picture_tokens`. transformers leaves out of a config.json what is as its classes have it: such values are filled in.
+Ids come in our order (code_ids.py says why). A picture is one row of codes after another there, each ended by the piece <|extra_200|>,
+after its size in words: see `stream_format`. transformers leaves out of a config.json what is as its classes have it: such values are
+filled in.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from flax import nnx
 
+from ringvision.data.prompt_form import PromptForm
+from ringvision.data.stream import PictureForm, StreamFormat
+from ringvision.errors import UserError
 from ringvision.models.emu3_tokenizer import Emu3Tokenizer, Emu3TokenizerConfig
 from ringvision.models.vqgan import VQGANConfig
 from ringvision.vocabulary import Vocabulary
@@ -23,9 +27,18 @@ from ringvision.weights.llama import EMBEDDING, transformer_config
 from ringvision.weights.table import TORCH_CONVOLUTION, TORCH_POINT, Row, Table, Transform
 from ringvision.weights.tensors import Tensors
 
-SIZE = 512
-"""Pixels on a side that a frame is given where nobody says: the config names none, and the network takes any."""
+SIZE, DRAWN = 512, 720
+"""Pixels on a side of a frame that is seen, and of one that is drawn, where the model's context has room for it: the config names none, and
+the network takes any."""
 LINE_END, FRAME_END = "<|extra_200|>", "<|extra_201|>"
+ASKS = "You are a helpful assistant. USER: {video}{question}. ASSISTANT:"
+WANTED = "{prompt} masterpiece, film grained, best quality."
+UNWANTED = (
+    "lowres, bad anatomy, bad hands, text, error, missing fingers, extra digit, fewer digits, cropped, worst quality, low quality, normal "
+    "quality, jpeg artifacts, signature, watermark, username, blurry."
+)
+"""The words with which its authors ask for a picture, and those with which guidance compares."""
+GUIDANCE = 3.0
 TORCH_CONVOLUTION_3D = Transform("OITHW to THWIO", lambda x, shape: x.transpose(2, 3, 4, 1, 0), lambda x: x.transpose(4, 3, 0, 1, 2))
 IGNORABLE = (r"vqmodel\..*\.num_batches_tracked",)
 """How many batches a batch normalisation was trained on."""
@@ -33,10 +46,10 @@ NORM = (("scale", "weight"), ("bias", "bias"))
 
 TEXT_DEFAULTS = {"rms_norm_eps": 1e-5, "rope_theta": 1e6, "bos_token_id": 151849, "eos_token_id": 151850}
 TEXT_DEFAULTS |= {"max_position_embeddings": 9216, "num_attention_heads": 32, "num_key_value_heads": 8}
-VQ_DEFAULTS = {"codebook_size": 32768, "embed_dim": 4, "latent_channels": 4, "in_channels": 3, "out_channels": 3, "hidden_size": 1024}
+VQ_DEFAULTS: dict[str, Any] = {"codebook_size": 32768, "embed_dim": 4, "latent_channels": 4, "in_channels": 3, "out_channels": 3}
 VQ_DEFAULTS |= {"temporal_downsample_factor": 4, "base_channels": 256, "num_res_blocks": 2, "num_attention_heads": 1}
+VQ_DEFAULTS |= {"hidden_size": 1024, "attn_resolutions": (3,)}
 VQ_LEVELS = (1, 2, 2, 4)
-VQ_ATTENTION = (3,)
 
 
 def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
@@ -51,8 +64,9 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
     ids = code_ids(config, transformer.vocab_size)
     words = vocabulary(config, ids)
     model_table, tokenizer_table = tables(config, ids, prefix)
-    model = model_folder(replace(transformer, vocab_size=words.size), model_table, words, config)
     tokenizer = tokenizer_config(config)
+    asked = stream_format(config, ids), prompt_form(tokenizer, transformer.max_length)
+    model = model_folder(replace(transformer, vocab_size=words.size), model_table, words, config, *asked)
     shapes = shapes_of(lambda: Emu3Tokenizer(tokenizer, rngs=nnx.Rngs(0)))
     described = {"kind": "emu3", "name": "emu3", "size": tokenizer.resolution, "emu3": tokenizer.to_dict()}
     return Family(
@@ -83,16 +97,37 @@ def vocabulary(config: Mapping[str, Any], ids: CodeIds) -> Vocabulary:
     return ids.vocabulary(piece_id(text, "bos_token_id"), piece_id(text, "eos_token_id"), start, end)
 
 
+def stream_format(config: Mapping[str, Any], ids: CodeIds) -> StreamFormat:
+    """A picture: its rows and columns of codes in words, the piece that opens it, rows that each end in a piece, and one behind them."""
+    pieces = mapped(config, "vocabulary_map")
+    opened, line, end = (piece_id(pieces, name) for name in ("<|image token|>", LINE_END, FRAME_END))
+    if max(opened, line, end) >= ids.vocab_size or min(opened, line, end) < 0:
+        raise UserError(f"a vocabulary_map with ids {opened}, {line}, {end}: expected 0 to {ids.vocab_size - 1}; take the config of these")
+    opened, line, end = (int(ids.ours[id]) for id in (opened, line, end))
+    return StreamFormat(False, ASKS, in_step=False, picture=PictureForm("{height}*{width}", (opened,), (line,), (end,)))
+
+
+def prompt_form(tokenizer: Emu3TokenizerConfig, context: int) -> PromptForm:
+    """How its authors ask for a picture, and of which size where that fits into so many tokens."""
+    drawn = DRAWN // tokenizer.pixels_per_code
+    fits = not DRAWN % tokenizer.pixels_per_code and drawn * (drawn + 1) < 0.9 * context
+    return PromptForm(WANTED, without=UNWANTED, guidance=GUIDANCE, size=DRAWN if fits else None)
+
+
 def tokenizer_config(config: Mapping[str, Any]) -> Emu3TokenizerConfig:
     """UserError for what models/emu3_tokenizer.py has no place for."""
     vq = Settings({**VQ_DEFAULTS, **mapped(config, "vq_config")})
     channels, levels = vq.whole("base_channels"), vq.wholes("channel_multiplier", default=VQ_LEVELS)
-    stages = [stage for stage in vq.wholes("attn_resolutions", default=VQ_ATTENTION) if stage < len(levels)]
+    stages = [stage for stage in vq.wholes("attn_resolutions", default=()) if stage < len(levels)]
     for width in {*(levels[stage] for stage in stages), *levels[-1:]}:
         vq.only("hidden_size", channels * width)
     vq.only("double_latent", False)
     vq.only("out_channels", vq.whole("in_channels"))
-    size = SIZE - SIZE % 2 ** max(0, len(levels) - 1)
+    # A picture that is seen leaves half of the context; the published models' is small enough at SIZE.
+    pixels = 2 ** max(0, len(levels) - 1)
+    text = config.get("text_config")
+    context = Settings({**TEXT_DEFAULTS, **(text if isinstance(text, Mapping) else {})}).whole("max_position_embeddings")
+    size = min(SIZE - SIZE % pixels, max(1, (math.isqrt(2 * context) - 1) // 2) * pixels)
     values: dict[str, Any] = {
         "resolution": size,
         "in_channels": vq.whole("in_channels"),
@@ -106,6 +141,7 @@ def tokenizer_config(config: Mapping[str, Any]) -> Emu3TokenizerConfig:
         "embed_dim": vq.whole("embed_dim"),
         "codebook_size": vq.whole("codebook_size"),
         "clip": False,
+        "entry_channels": channels if levels[:1] != (1,) else None,
     }
     factor = vq.whole("temporal_downsample_factor", most=64)
     vq.report()
@@ -132,12 +168,6 @@ def _tokenizer_rows() -> list[Row]:
         statistics = (("mean", "running_mean"), ("variance", "running_var"))
         rows += _leaves(f"temporal_{side}.blocks.{{i}}.norm{{n}}", f"{side}.time_res_stack.{{i}}.norm{{n}}", NORM + statistics)
     return [*rows, *_time("quant_conv", "quant_conv"), *_time("post_quant_conv", "post_quant_conv")]
-
-
-def picture_tokens(codes: np.ndarray, words: Vocabulary, line_end: int) -> np.ndarray:
-    """codes int [h, w] of a picture -> tokens int32 [h * (w + 1)]: each row of codes, then the piece that ends a line (its id)."""
-    rows = words.codes_to_tokens(codes)
-    return np.concatenate([rows, np.full((len(rows), 1), line_end, np.int32)], axis=1).reshape(-1)
 
 
 def _leaves(ours: str, theirs: str, names: tuple[tuple[str, str], ...]) -> list[Row]:

@@ -26,7 +26,7 @@ from ringvision.weights.aside import folder_aside
 from ringvision.weights.family import shapes_of
 from ringvision.weights.folder import CONFIG_FILE, ModelReader, ModelWriter
 from ringvision.weights.importing import TYPES, Latest, Progress
-from ringvision.weights.pair import export_pair, is_pair
+from ringvision.weights.pair import PYTORCH, export_pair, is_pair
 from ringvision.weights.streaming import record
 from ringvision.weights.table import Piece, Shape, Table, unmake
 from ringvision.weights.tensors import DTYPES
@@ -111,7 +111,7 @@ def _write_safetensors(
     reader: ModelReader, pieces: list[Piece], where: Path, config: Mapping[str, Any], kind: np.dtype, progress: Progress | None
 ) -> None:
     specs = {source.name: (source.shape, kind) for piece in pieces for source in piece.sources}
-    with ModelWriter(where, config, specs) as writer:
+    with ModelWriter(where, config, specs, metadata=PYTORCH) as writer:
         for source, part in _turned(reader, pieces, kind, progress):
             writer.write(source.name, part)
 

@@ -24,11 +24,16 @@ RECOGNISERS: tuple[Callable[[Tensors, Mapping[str, Any]], Family | None], ...] =
 KNOWN = "LWM, Llama and its kin (safetensors or GGUF), Chameleon, Emu3, VQGANs of LWM, vqgan-jax, taming and diffusers"
 
 
+LONGEST = 60
+"""Characters of a config's word that are said again."""
+
+
 def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family:
     """The family of these weights. UserError where none knows them."""
     for ask in RECOGNISERS:
         family = ask(tensors, config)
         if family is not None:
             return family
-    names = gathered(tensors.specs)
-    raise UserError(f"{len(tensors.specs)} tensors of no family known here ({', '.join(names[:4])} …); known are {KNOWN}")
+    names, said = gathered(tensors.specs), config.get("model_type") or config.get("_class_name")
+    kind = f"a {str(said)[:LONGEST]!r}: " if said else ""
+    raise UserError(f"{kind}{len(tensors.specs)} tensors of no family known here ({', '.join(names[:4])} …); known are {KNOWN}")

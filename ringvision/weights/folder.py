@@ -53,16 +53,22 @@ class ModelWriter:
             for layer in range(layers):
                 writer.write("layers.attention.query", query(layer), at=layer)
 
-    config: what JSON can hold. specs: name -> (shape, dtype) of every tensor that will come. Each file is laid out aside in its full
-    size and renamed into place when all is written, weights before the config; other files that lie in the folder stay, older weights
-    go, and so does what a killed writer left. Leaving the block by an error leaves the folder as it was. UserError where the disk has
-    no room for it all.
+    config: what JSON can hold. specs: name -> (shape, dtype) of every tensor that will come. metadata: what each file's header says beside
+    them. Each file is laid out aside in its full size and renamed into place when all is written, weights before the config; other files
+    that lie in the folder stay, older weights go, and so does what a killed writer left. Leaving the block by an error leaves the folder
+    as it was. UserError where the disk has no room for it all.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], config: Mapping[str, Any], specs: Mapping[str, Spec], *, max_file: int = MAX_FILE
+        self,
+        folder: str | os.PathLike[str],
+        config: Mapping[str, Any],
+        specs: Mapping[str, Spec],
+        *,
+        max_file: int = MAX_FILE,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder, self._metadata = Path(folder), metadata
         self._specs = {name: (tuple(int(size) for size in shape), np.dtype(dtype)) for name, (shape, dtype) in specs.items()}
         self._settings = json.dumps(dict(config), indent=2) + "\n"
         self._parts = _parts(self._specs, max_file)
@@ -159,7 +165,8 @@ class ModelWriter:
             begin, end = end, end + _nbytes(self._specs[name])
             shape, dtype = self._specs[name]
             entries[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
-        header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+        said = {"__metadata__": dict(self._metadata)} if self._metadata else {}
+        header = json.dumps(said | entries, separators=(",", ":"), ensure_ascii=False).encode()
         header += b" " * (-len(header) % 8)
         first = 8 + len(header)
         handle = os.open(self._aside / _file_name(number, len(self._parts)), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)

@@ -24,7 +24,7 @@ from ringvision.video_tokenizer import load_video_tokenizer
 from ringvision.vocabulary import Vocabulary
 from ringvision.weights.aside import check_free, folder_aside
 from ringvision.weights.folder import CONFIG_FILE, ModelReader, ModelWriter, weight_names
-from ringvision.weights.importing import Progress, Say, import_weights
+from ringvision.weights.importing import EYES, Progress, Say, import_weights
 from ringvision.weights.source import read_settings
 
 NOISE = 0.1
@@ -32,7 +32,6 @@ NOISE = 0.1
 BLOCK = 128
 """All rows together are a multiple of this."""
 MARKERS = ("<vision>", "</vision>")
-EYES = "video_tokenizer"
 
 
 def add_vision(

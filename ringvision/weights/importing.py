@@ -16,10 +16,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ringvision.data.chat_template import TEMPLATE_FILE
 from ringvision.data.gguf_text import text_from_gguf
-from ringvision.data.hugging_face_text import TOKENIZER_FILE
-from ringvision.data.text import FILES, save_text_tokenizer
+from ringvision.data.hugging_face_text import SETTINGS_FILE, TOKENIZER_FILE
+from ringvision.data.text import FILES, VISION_END, VISION_START, load_text_tokenizer, save_text_tokenizer
 from ringvision.errors import UserError
+from ringvision.video_tokenizer import load_video_tokenizer
 from ringvision.weights.aside import check_free, folder_aside
 from ringvision.weights.card import model_card, versions
 from ringvision.weights.families import recognise
@@ -32,6 +34,10 @@ from ringvision.weights.tensors import DTYPES, Tensors, open_tensors
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 CARD_FILE = "MODEL_CARD.md"
+EYES = "video_tokenizer"
+"""The folder of a video tokenizer that was given along, within the model's."""
+TEMPLATE = "chat_template"
+"""In what a family says of a model's config: the chat template that is written beside it where none came with the weights."""
 TYPES = ("float32", "bfloat16", "float16")
 
 
@@ -41,6 +47,7 @@ def import_weights(
     *,
     config: str | Path | None = None,
     dtype: str | None = None,
+    tokenizer: str | Path | None = None,
     dry_run: bool = False,
     say: Say | None = None,
     progress: Progress | None = None,
@@ -48,9 +55,11 @@ def import_weights(
     """Import `source` (a file, a folder, hf:OWNER/NAME, smollm2) into the new folder `dest`.
 
     config: a config.json to be read in the place of the one beside the weights. dtype: one of TYPES (None: as tensors are stored, GGUF
-    in float32). dry_run: the table of names is said and checked, nothing is written. say gets lines for people, progress (what, done, of).
+    in float32). tokenizer: the folder of the video tokenizer that the model was trained with, which is copied into its folder. dry_run:
+    the table of names is said and checked, nothing is written. say gets lines for people, progress (what, done, of).
     Returns {"family", "tensors", "parameters", "assumed", "dest"}; dest is None after a dry run. UserError, one line with all that is
-    wrong, for weights that no family knows, that lack something, hold more than they should, or do not fit their config.
+    wrong, for weights that no family knows, that lack something, hold more than they should, or do not fit their config, and for a
+    video tokenizer that is not the model's.
     """
     tell = say or (lambda line: None)
     if dtype is not None and dtype not in TYPES:
@@ -60,15 +69,19 @@ def import_weights(
         check_free(target)
     found = find_source(str(source), config)
     with open_tensors(found.weights) as tensors:
-        family = recognise(tensors, found.config)
+        family = recognise(tensors, {**_markers(found, tensors.form), **found.config})
+        if tokenizer is not None:
+            _check_eyes(family, tokenizer)
         plans = [(folder, folder.table.plan(folder.shapes)) for folder in family.folders]
         _describe(family, plans, tell, table=dry_run)
+        if tokenizer is None and "vocabulary" in family.folders[0].config and "video_tokenizer" not in family.folders[0].config:
+            tell("it sees by a video tokenizer that is not among these weights; give it with --tokenizer, here or when it is used")
         wrong = problems((piece for _, pieces in plans for piece in pieces), tensors.specs, family.ignorable)
         if wrong:
             raise UserError(f"{found.name} is not {family.name} of this config: {'; '.join(wrong)}; give the right config with --config")
         if not dry_run:
             with folder_aside(target) as aside:
-                _write(found, tensors, family, plans, aside, target.name, dtype, tell, progress)
+                _write(found, tensors, family, plans, aside, target.name, dtype, tokenizer, tell, progress)
     shapes = [shape for folder in family.folders for shape in folder.shapes.values()]
     return {
         "family": family.name,
@@ -77,6 +90,17 @@ def import_weights(
         "assumed": list(family.assumed),
         "dest": None if dry_run else str(target),
     }
+
+
+def _markers(found: Source, form: str) -> dict[str, Any]:
+    """The ids of the vision's markers by a tokenizer.json beside LWM's msgpack; find_source asks a tokenizer.model."""
+    if "msgpack" not in form or not (found.folder / TOKENIZER_FILE).is_file():
+        return {}
+    try:
+        encode = load_text_tokenizer(found.folder).encode
+    except UserError:  # is said when it is to be copied
+        return {}
+    return {"vision_start_tokens": encode(VISION_START), "vision_end_tokens": encode(VISION_END)}
 
 
 def _describe(family: Family, plans: Iterable[tuple[Folder, list[Piece]]], tell: Say, *, table: bool) -> None:
@@ -101,6 +125,7 @@ def _write(
     aside: Path,
     name: str,
     dtype: str | None,
+    tokenizer: str | Path | None,
     tell: Say,
     progress: Progress | None,
 ) -> None:
@@ -117,7 +142,9 @@ def _write(
     for folder, pieces in plans:
         kinds = _dtypes(pieces, tensors, dtype)
         dtypes |= {kind.name for kind in kinds.values()}
-        settings = {"kind": folder.config["kind"], "name": name, **folder.config, "source": origin}
+        eyes = {} if tokenizer is None else {"video_tokenizer": EYES}
+        described = {key: value for key, value in folder.config.items() if key != TEMPLATE}
+        settings = {"kind": folder.config["kind"], "name": name, **described, **eyes, "source": origin}
         specs = {ours: (shape, kinds[ours]) for ours, shape in folder.shapes.items()}
         latest = Latest(tensors.read)
         with ModelWriter(aside / folder.path, settings, specs) as writer:
@@ -127,6 +154,9 @@ def _write(
                 writer.write(piece.ours, make(piece, latest.read).astype(kinds[piece.ours], copy=False), at=piece.at)
     if any("transformer" in folder.config for folder in family.folders):
         _copy_text(found, tensors, family, aside, tell)
+        _write_template(family, aside)
+    if tokenizer is not None:
+        shutil.copytree(tokenizer, aside / EYES)
     for licence in sorted(found.folder.glob("LICENSE*"))[:4] if found.licence else ():
         if licence.is_file():
             shutil.copyfile(licence, aside / licence.name)
@@ -158,6 +188,22 @@ def _dtypes(pieces: Iterable[Piece], tensors: Tensors, dtype: str | None) -> dic
     return kinds
 
 
+def _check_eyes(family: Family, tokenizer: str | Path) -> None:
+    """UserError where this is no video tokenizer, or the model has no use for it."""
+    settings = family.folders[0].config
+    if "vocabulary" not in settings:
+        raise UserError(
+            f"this is {family.name}, which knows no codes of videos; import it without --tokenizer, or give it eyes with --add-vision"
+        )
+    if "video_tokenizer" in settings:
+        raise UserError(f"this is {family.name}, which brings its own video tokenizer; import it without --tokenizer")
+    given, expected = load_video_tokenizer(tokenizer).num_codes, settings["vocabulary"]["num_codes"]
+    if given != expected:
+        raise UserError(
+            f"the model knows {expected} codes, the video tokenizer in {tokenizer} {given}; give the one that it was trained with"
+        )
+
+
 def _copy_text(found: Source, tensors: Tensors, family: Family, where: Path, tell: Say) -> None:
     """The text tokenizer beside the weights, or in them. What cannot be read is said, and the model is imported without."""
     try:
@@ -174,3 +220,11 @@ def _copy_text(found: Source, tensors: Tensors, family: Family, where: Path, tel
     if family.renumber is not None and path.is_file():
         changed: Mapping[str, Any] = family.renumber(read_settings(path))
         path.write_text(json.dumps(changed, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_template(family: Family, where: Path) -> None:
+    """The family's chat template, where none came with the weights."""
+    template, settings = family.folders[0].config.get(TEMPLATE), where / SETTINGS_FILE
+    came = (where / TEMPLATE_FILE).is_file() or (settings.is_file() and "chat_template" in read_settings(settings))
+    if template and not came:
+        (where / TEMPLATE_FILE).write_text(template, encoding="utf-8")

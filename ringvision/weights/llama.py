@@ -6,7 +6,10 @@ The config of transformers 4 (`rope_theta`, `rope_scaling`) and of 5 (`rope_para
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from ringvision.errors import UserError
 from ringvision.models.transformer import TransformerConfig
@@ -17,8 +20,13 @@ from ringvision.weights.table import Row, Table, matrix, vector
 from ringvision.weights.tensors import Spec, Tensors
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-EMBEDDING = "model.embed_tokens.weight"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 IGNORABLE = (r".*rotary_emb\.inv_freq",)
+OURS, KEPT = "ringvision", ("stream", "generation")
+"""Under which name an exported config.json keeps what is ours alone, and what that is beside the vocabulary: how the model is asked."""
+ROWS_AT_ONCE = 4096
+WINDOW, FIRST_WITH_WINDOW = 4096, 28
+"""transformers' defaults of sliding_window and max_window_layers."""
 
 _LAYER = "model.layers.{layer}."
 _ATTENTION, _MLP = _LAYER + "self_attn.", _LAYER + "mlp."
@@ -41,7 +49,7 @@ ROWS = (
     Row("layers.feed_forward.up", _MLP + "up_proj.weight", matrix(out_first=True)),
     Row("layers.feed_forward.down", _MLP + "down_proj.weight", matrix(out_first=True)),
     Row("norm.scale", "model.norm.weight"),
-    Row("unembed.kernel", "lm_head.weight", matrix(out_first=True)),
+    Row("unembed.kernel", HEAD, matrix(out_first=True)),
 )
 
 
@@ -55,12 +63,28 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
         raise UserError(f"a model of type {kind!r} was given; expected {', '.join(MODEL_TYPES)}: others compute something else")
     settings = Settings(config)
     transformer = transformer_config(settings, tensors.specs, prefix)
+    if transformer.tie_embeddings and _has_another_head(tensors, prefix):
+        raise UserError(
+            f"the config says tie_word_embeddings, and {prefix}{HEAD} is not {prefix}{EMBEDDING}; give a config (--config) that says false "
+            "where the model is to keep its head, or weights without it"
+        )
+    folder = transformer_folder(transformer, Table(ROWS, prefix), _vocabulary(config), _marks(config))
+    kept = {name: value for name, value in _own(config).items() if name in KEPT}
     return Family(
         f"{(kind or 'llama').capitalize()} (Hugging Face)",
-        (transformer_folder(transformer, Table(ROWS, prefix), _vocabulary(config), _marks(config)),),
+        (replace(folder, config={**folder.config, **kept}),),
         (*IGNORABLE, r".*lm_head\.weight") if transformer.tie_embeddings else IGNORABLE,
         tuple(settings.assumed),
     )
+
+
+def _has_another_head(tensors: Tensors, prefix: str) -> bool:
+    """Whether there is a head that differs from the embeddings; looked at a few rows at a time."""
+    embedding, head = (tensors.specs.get(prefix + name) for name in (EMBEDDING, HEAD))
+    if embedding is None or head is None or embedding.shape != head.shape:
+        return head is not None
+    pieces = ((start, min(start + ROWS_AT_ONCE, head.shape[0])) for start in range(0, head.shape[0], ROWS_AT_ONCE))
+    return any(not np.array_equal(tensors.read(prefix + EMBEDDING, rows), tensors.read(prefix + HEAD, rows)) for rows in pieces)
 
 
 def transformer_config(settings: Settings, found: Mapping[str, Spec], prefix: str = "", *, qk_norm: str | None = None) -> TransformerConfig:
@@ -89,6 +113,8 @@ def transformer_config(settings: Settings, found: Mapping[str, Spec], prefix: st
         heads = max(1, (rows or head_dim) // head_dim)
     kv_heads = settings.whole("num_key_value_heads", default=heads if heads_said else max(1, (kv_rows or head_dim) // head_dim))
     theta, scaling = rope_settings(settings)
+    if f"{prefix}{first}self_attn.o_proj.bias" in found:
+        settings.wrong.append("o_proj has a bias (attention_bias), and only query, key and value may have one here")
     bias = f"{prefix}{first}self_attn.q_proj.bias" in found or kind == "qwen2" or settings.flag("attention_bias", False)
     normed = f"{prefix}{first}self_attn.q_norm.weight" in found or kind == "qwen3"
     layers = settings.whole("num_hidden_layers", default=layers or None, most=MOST_LAYERS)
@@ -103,7 +129,7 @@ def transformer_config(settings: Settings, found: Mapping[str, Spec], prefix: st
         "rope_theta": theta,
         "rope_scaling": scaling,
         "norm_eps": settings.real("rms_norm_eps", default=1e-6, why="transformers' default"),
-        "tie_embeddings": settings.flag("tie_word_embeddings", f"{prefix}lm_head.weight" not in found),
+        "tie_embeddings": settings.flag("tie_word_embeddings", prefix + HEAD not in found),
         "max_length": settings.whole("max_position_embeddings", default=4096, why="no config says it"),
         "qkv_bias": bias,
         "qk_norm": qk_norm or ("rms" if normed else "none"),
@@ -130,24 +156,40 @@ def rope_settings(settings: Settings) -> tuple[float, RopeScaling | None]:
 
 def _window(settings: Settings, layers: int) -> int | None:
     """How far back attention reaches, where a config limits it. Qwen's counts only where it is switched on, and from some layer on."""
-    if settings.get("sliding_window") is None or settings.get("model_type") not in MODEL_TYPES[1:]:
+    kind = settings.get("model_type")
+    if kind not in MODEL_TYPES[1:] or settings.values.get("sliding_window", WINDOW) is None:
         return None
-    if settings.get("model_type") != "mistral":
-        first = settings.whole("max_window_layers", default=0, least=0)
-        if not settings.flag("use_sliding_window", False) or first >= layers:
+    if kind != "mistral":
+        if not settings.flag("use_sliding_window", False):
             return None
-        if first:
-            settings.wrong.append(f"max_window_layers is {first}, and here all {layers} layers have a window or none (0)")
-    return settings.whole("sliding_window")
+        with_window = _layers_with_window(settings, layers)
+        if 0 < with_window < layers:
+            settings.wrong.append(f"{with_window} of {layers} layers have a window (layer_types, max_window_layers), expected all or none")
+        if not with_window:
+            return None
+    return settings.whole("sliding_window", default=WINDOW, why="transformers' default")
+
+
+def _layers_with_window(settings: Settings, layers: int) -> int:
+    """By layer_types, a word for each layer, where there are such; else all from some layer on."""
+    types = settings.get("layer_types")
+    if isinstance(types, list):
+        return sum(word == "sliding_attention" for word in types[:layers])
+    return max(0, layers - settings.whole("max_window_layers", default=FIRST_WITH_WINDOW, least=0))
+
+
+def _own(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an export of ours left in the config."""
+    own = config.get(OURS)
+    return own if isinstance(own, Mapping) else {}
 
 
 def _vocabulary(config: Mapping[str, Any]) -> Vocabulary | None:
-    """What an export of ours left in the config."""
-    own = config.get("ringvision")
-    if not isinstance(own, Mapping) or not isinstance(own.get("vocabulary"), Mapping):
+    own = _own(config).get("vocabulary")
+    if not isinstance(own, Mapping):
         return None
     try:
-        return Vocabulary.from_dict(own["vocabulary"])
+        return Vocabulary.from_dict(own)
     except (TypeError, ValueError) as error:
         raise UserError(f"the vocabulary in this config cannot be read ({error}); export the model again") from error
 
@@ -197,7 +239,8 @@ def config_of(config: TransformerConfig, settings: Mapping[str, Any], dtype: str
     for ours, name in (("bos", "bos_token_id"), ("eos", "eos_token_id")):
         if (token := text.get(ours, vocabulary.get(ours))) is not None:
             theirs[name] = token
-    return theirs | ({"ringvision": {"vocabulary": vocabulary}} if vocabulary else {})
+    own = {name: settings[name] for name in ("vocabulary", *KEPT) if settings.get(name)}
+    return theirs | ({OURS: own} if own else {})
 
 
 def _rope_of(scaling: RopeScaling | None) -> dict[str, Any]:

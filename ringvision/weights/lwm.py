@@ -9,8 +9,11 @@ LWM turns adjacent pairs of a head's channels, we halves: q and k are permuted. 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from ringvision.data.prompt_form import PromptForm
+from ringvision.data.stream import StreamFormat
 from ringvision.errors import UserError
 from ringvision.models.transformer import TransformerConfig
 from ringvision.vocabulary import Vocabulary
@@ -22,7 +25,19 @@ TEXT, VISION = "transformer/wte/embedding", "transformer/vte/embedding"
 IGNORABLE = (r"(.*/)?opt_state/.*", r"(.*/)?step")
 LLAMA_PIECES = 32000
 VISION_START, VISION_END = (529, 4924, 29958), (1533, 4924, 29958)
-"""`<vision>` and `</vision>` in Llama 2's pieces."""
+"""`<vision>` and `</vision>` in Llama 2's pieces: "▁<" or "▁</", then "vision" and ">"."""
+
+ASKS = "You are a helpful assistant. USER: "
+STREAM = StreamFormat(stamps=False, question=ASKS + "{question}\n{video} ASSISTANT:", in_step=False)
+"""A question about a video, as LWM's chat asks it."""
+GENERATION = PromptForm(ASKS + "Generate an image of {prompt} ASSISTANT:", ASKS + "Generate a video of {prompt} ASSISTANT:", fps=4.0)
+"""The first frame is asked for as an image, the rest as a video that begins with it."""
+CHAT = """<s>{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% else %}You are a helpful assistant.{% endif %}\
+{% for message in messages %}{% if message['role'] == 'user' %}\
+{{ '' if loop.previtem is defined and loop.previtem['role'] == 'assistant' else ' ' }}USER: {{ message['content'] }}\
+{% elif message['role'] == 'assistant' %} ASSISTANT: {{ message['content'] }}</s>{% endif %}{% endfor %}\
+{% if add_generation_prompt %} ASSISTANT:{% endif %}"""
+"""A conversation, in the words of LWM's text models; turns after the first as Vicuna's, whose words these are."""
 
 _LAYER = {
     "layers.attention.query": ("attention/wq", matrix(out_first=False, pairs=True)),
@@ -60,9 +75,11 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
     transformer, parts = _architecture(settings, found, prefix, axis)
     vocabulary = _vocabulary(settings, *parts) if parts else None
     tied = (r".*lm_head/kernel", r".*vision_head/kernel") if transformer.tie_embeddings else ()
+    folder = transformer_folder(transformer, Table(rows(parts, axis), prefix), vocabulary, _marks(settings))
+    words = {"stream": STREAM.to_dict(), "generation": GENERATION.to_dict()} if parts else {}
     return Family(
         f"LWM ({'text and vision' if parts else 'text'})",
-        (transformer_folder(transformer, Table(rows(parts, axis), prefix), vocabulary, _marks(settings)),),
+        (replace(folder, config={**folder.config, **words, "chat_template": CHAT}),),
         (*IGNORABLE, *tied),
         tuple(settings.assumed),
     )
@@ -102,6 +119,9 @@ def _architecture(
     else:
         head_dim = settings.whole("head_dim", default=100 if width == 3200 else 128, why="as LWM's models have; no config says it")
         heads = max(1, columns // head_dim)
+        if columns % head_dim:
+            said = f"num_attention_heads is missing, and the {columns} columns of wq are no heads of {head_dim}"
+            settings.wrong.append(f"{said}, which is what LWM's models have")
     long = vision > 0 or settings.get("theta", "rope_theta") is None
     tied = settings.flag("tie_word_embeddings", f"{prefix}lm_head/kernel" not in found)
     if vision and tied != settings.flag("tie_vision_embeddings", tied):
@@ -128,7 +148,7 @@ def _architecture(
 
 
 def _vocabulary(settings: Settings, text: int, vision: int) -> Vocabulary:
-    codes = settings.whole("num_vision_codes", "eof_token", default=min(8192, vision - 2), why="the rest: eof, eov, padding")
+    codes = _codes(settings, vision)
     bos = settings.whole("bos_token_id", default=1, why="Llama's <s>", least=0)
     eos = settings.whole("eos_token_id", default=2, why="Llama's </s>", least=0)
     start = settings.wholes("vision_start_tokens", default=())
@@ -141,6 +161,20 @@ def _vocabulary(settings: Settings, text: int, vision: int) -> Vocabulary:
         settings.assumed.append("bos and eos stand for <vision> and </vision> (no tokenizer.model lies beside)")
     settings.report()
     return Vocabulary(text, codes, bos, eos, start, end, vision)
+
+
+def _codes(settings: Settings, vision: int) -> int:
+    """How many codes there are: all rows before eof, behind which eov is. A config may say more of them than a video tokenizer has."""
+    codes = settings.whole("num_vision_codes", "eof_token", default=min(8192, vision - 2), why="the rest: eof, eov, padding")
+    eof = settings.whole("eof_token", default=codes)
+    eov = settings.whole("eov_token", default=eof + 1)
+    if eof < codes or eov != eof + 1:
+        settings.wrong.append(
+            f"of {codes} codes, eof_token is {eof} and eov_token {eov}: expected codes before eof, and eov right behind it"
+        )
+    elif eof > codes:
+        settings.assumed.append(f"{eof} codes where num_vision_codes is {codes} (all rows before eof_token count as codes)")
+    return eof
 
 
 def _marks(settings: Settings) -> dict[str, int]:

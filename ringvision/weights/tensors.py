@@ -87,7 +87,10 @@ def find_weights(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    try:
+        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{path} cannot be looked into ({error.strerror}); give a folder with weights, or the file itself") from None
     for kind in (INDEX, ".safetensors"):
         if len(found := [file for file in files if file.name.endswith(kind)]) == 1:
             return found[0]

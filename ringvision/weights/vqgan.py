@@ -11,7 +11,7 @@ that lies beside overrides it. LWM's network clips to [-1, 1] and aMUSEd's takes
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -225,11 +225,13 @@ def _inferred(table: Table, found: Mapping[str, Spec]) -> dict[str, Any]:
         return shape[axis] if shape else 1
 
     levels = range(table.levels)
+    entry = shapes.get("encoder.conv_in.kernel") or (None,)
     widths = [size(f"encoder.levels.{level}.blocks.0.conv1.kernel", -1) for level in levels]
     attended = tuple(level for level in levels if f"encoder.levels.{level}.attentions.0.query.kernel" in shapes)
     blocks = sum(f"encoder.levels.0.blocks.{block}.conv1.kernel" in shapes for block in range(len(shapes)))
     return {
         "in_channels": size("encoder.conv_in.kernel", -2),
+        "entry": entry[-1],
         "widths": widths,
         "attended": attended,
         "mid_attention": "encoder.middle.attention.query.kernel" in shapes,
@@ -250,6 +252,8 @@ def _turned(transform: Transform, shape: Shape) -> Shape:
 
 def _read(settings: Settings, seen: Mapping[str, Any], style: Style) -> VQGANConfig:
     """The config, from the settings where they say it (under the names of any of the four families) and from what was seen."""
+    if style is _DIFFUSERS:
+        settings.only("_class_name", "VQModel")
     _refuse_unknown(settings)
     widths = settings.wholes("block_out_channels", default=()) or seen["widths"]
     base = settings.whole("hidden_channels", "ch", default=math.gcd(*widths) or 1)
@@ -276,9 +280,16 @@ def _read(settings: Settings, seen: Mapping[str, Any], style: Style) -> VQGANCon
         "norm_eps": settings.real("group_norm_eps", default=1e-6),
         "clip": style.clip,
         "pixel_range": style.pixel_range,
+        "entry_channels": _entry(settings, seen, base, mults, style),
     }
     settings.report()
     return VQGANConfig(**values)
+
+
+def _entry(settings: Settings, seen: Mapping[str, Any], base: int, mults: Sequence[int], style: Style) -> int | None:
+    """What the first convolution gives where that is not the first level's width, as diffusers always has it; elsewhere it is the base."""
+    entry = seen["entry"] if settings.get("hidden_channels", "ch") is None else base
+    return None if style is _DIFFUSERS or entry is None or not mults or entry == base * mults[0] else entry
 
 
 def _resolution(settings: Settings, step: int) -> int:
@@ -303,6 +314,9 @@ def _attention(settings: Settings, seen: Mapping[str, Any], resolution: int, sty
         kinds = settings.get("down_block_types")
         if isinstance(kinds, (list, tuple)) and all(isinstance(kind, str) for kind in kinds):
             attended = tuple(resolution >> level for level, kind in enumerate(kinds[:MOST_LEVELS]) if "Attn" in kind)
+            others = settings.get("up_block_types")
+            if isinstance(others, (list, tuple)) and ["Attn" in str(kind) for kind in others[::-1]] != ["Attn" in kind for kind in kinds]:
+                settings.wrong.append("up_block_types has attention at other resolutions than down_block_types, which is not known here")
         return attended, settings.flag("mid_block_add_attention", middle)
     middle = not settings.flag("no_attn_mid_block", not middle)
     return settings.wholes("attn_resolutions", default=attended), middle

@@ -58,6 +58,11 @@ HOSTILE = {
     "{{ '\\ud800' }}": "failed",
     "{{ messages | nosuchfilter }}": "is no template",
     "{% if %}": "is no template",
+    "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}": "failed",
+    "{% import 'os' as os %}": "failed",
+    "{{ strftime_now('%' * 10 ** 9) }}": "needs more than 512 MB",
+    "{{ raise_exception('x' * 10 ** 8) }}": r"refuses these messages \(x{200}\)",
+    "{{ raise_exception('\\x1b[2J\n\u202e') }}": r"refuses these messages \( \[2J  \)",
     "{{ raise_exception('take turns') }}": r"refuses these messages \(take turns\)",
 }
 
@@ -66,8 +71,24 @@ HOSTILE = {
 def test_a_hostile_template_is_an_error_and_no_more(source: str) -> None:
     template = ChatTemplate(source)
     for _ in range(2):
-        with pytest.raises(UserError, match=HOSTILE[source]):
+        with pytest.raises(UserError, match=HOSTILE[source]) as raised:
             template.render(TURNS)
+        assert str(raised.value).isprintable() and len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ '{0.__class__}'.format(1) }}",
+        "{{ '{0.__class__}' | attr('format')(1) }}",
+        "{{ messages | map(attribute='__class__') | join }}",
+        "{{ self._TemplateReference__context }}",
+        "{{ '' | attr('__class__') }}",
+        "{{ messages[0]['__cla' ~ 'ss__'] }}",
+    ],
+)
+def test_what_leads_to_a_class_leads_to_nothing(source: str) -> None:
+    assert not set(ChatTemplate(source).render(TURNS)) & set("<>")
 
 
 def test_a_template_without_end_is_ended_and_another_rendering_goes_on() -> None:

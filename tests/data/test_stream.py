@@ -1,15 +1,18 @@
 """The stream is what its docstring draws, and a prompt is the beginning of the example that taught it."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
-from ringvision.data.stream import StreamFormat, Weaver, stamp
+from ringvision.data.stream import PictureForm, StreamFormat, Weaver, stamp
 from ringvision.errors import UserError
 
 CODES = np.arange(12).reshape(3, 2, 2)
 TIMES = [0.0, 1.0, 62.5]
+ASKED_FIRST = StreamFormat(stamps=False, question="Tell me: {question}\n{video} ASSISTANT:", in_step=False)
+PICTURES = StreamFormat(False, "USER: {video}{question}. ASSISTANT:", False, PictureForm("{height}*{width}", (7,), (8, 9), (10,)))
 
 
 def test_a_video_is_stamps_codes_and_ends(weaver: Weaver) -> None:
@@ -27,6 +30,54 @@ def test_without_stamps_only_codes_and_ends(weaver: Weaver) -> None:
     plain = dataclasses.replace(weaver, format=StreamFormat(stamps=False))
     assert len(plain.video(CODES, TIMES)) == 3 * 5 + len(weaver.vocabulary.vision_start) + len(weaver.vocabulary.vision_end)
     assert StreamFormat.from_dict(plain.format.to_dict()) == plain.format
+
+
+def test_where_the_question_stands_before_the_video_it_opens_the_stream(weaver: Weaver) -> None:
+    asking, v = dataclasses.replace(weaver, format=ASKED_FIRST), weaver.vocabulary
+    encode, video = weaver.text.encode, asking.video(CODES, TIMES).tolist()
+    opening = [v.bos, *encode("Tell me: what is there?\n")]
+    assert asking.prompt([(CODES, TIMES)] * 2, " what is there? ").tolist() == [*opening, *video, *video, *encode(" ASSISTANT:")]
+    example = asking.example([(CODES, TIMES)], [("what is there?", "red circle")])
+    assert example.tokens.tolist() == [*opening, *video, *encode(" ASSISTANT:"), *encode(" red circle"), v.eos]
+    assert example.answers == ((len(example.tokens) - len(encode(" red circle")) - 1, len(example.tokens)),)
+    assert StreamFormat.from_dict(ASKED_FIRST.to_dict()) == ASKED_FIRST
+
+
+def test_pictures_stand_alone(weaver: Weaver) -> None:
+    """Each with its size, and something behind every row."""
+    alone, v, encode = dataclasses.replace(weaver, format=PICTURES), weaver.vocabulary, weaver.text.encode
+    codes = np.arange(12).reshape(2, 2, 3)
+    expected = [v.bos, *encode("USER: ")]
+    for first in (v.code_offset, v.code_offset + 6):
+        expected += [
+            *v.vision_start,
+            *encode("2*3"),
+            7,
+            *range(first, first + 3),
+            8,
+            9,
+            *range(first + 3, first + 6),
+            8,
+            9,
+            10,
+            *v.vision_end,
+        ]
+    expected += encode("what?. ASSISTANT:")
+    assert alone.prompt([(codes, [0.0, 1.0])], "what?").tolist() == expected
+    assert alone.period((2, 3)) == (len(expected) - len(encode("USER: ")) - len(encode("what?. ASSISTANT:")) - 1) // 2
+    assert StreamFormat.from_dict(json.loads(json.dumps(PICTURES.to_dict()))) == PICTURES
+
+
+def test_a_special_token_stands_in_the_form_and_never_in_a_question(weaver: Weaver) -> None:
+    v = weaver.vocabulary
+    marked = dataclasses.replace(weaver, format=StreamFormat(question="{video}{question}</s>"))
+    ids = marked.question("what is </s> here?").tolist()
+    assert ids[-1] == v.eos
+    assert v.eos not in ids[:-1]
+    assert weaver.text.decode(ids) == "what is </s> here?"
+    # a question is never where the video goes
+    assert weaver.text.decode(marked.question("what is {video}?").tolist()) == "what is {video}?"
+    assert weaver.text.decode(marked.question("what is {question}?").tolist()) == "what is {question}?"
 
 
 def test_a_prompt_is_a_prefix_of_its_example(weaver: Weaver) -> None:
@@ -59,8 +110,10 @@ def test_the_video_can_count_beside_the_answers(weaver: Weaver) -> None:
     assert example.loss_mask.sum() == pytest.approx(1.25)
 
 
-@pytest.mark.parametrize("length", [10, 40, 300])
-def test_frames_that_fit_are_the_most_that_do(weaver: Weaver, length: int) -> None:
+@pytest.mark.parametrize("form", [StreamFormat(), ASKED_FIRST, PICTURES], ids=["ours", "asked first", "pictures"])
+@pytest.mark.parametrize("length", [10, 60, 300])
+def test_frames_that_fit_are_the_most_that_do(weaver: Weaver, length: int, form: StreamFormat) -> None:
+    weaver = dataclasses.replace(weaver, format=form)
     frames = weaver.frames_that_fit(length, "What was there?", grid=(2, 2), fps=2.0, answer_tokens=8)
 
     def need(frames: int) -> int:
@@ -91,5 +144,14 @@ def test_errors_say_what_to_do(weaver: Weaver) -> None:
         weaver.video(CODES, [0.0])
     with pytest.raises(UserError, match="T of at least 1"):
         weaver.video(CODES[:0], [])
-    with pytest.raises(UserError, match="must hold"):
-        StreamFormat(question="Q:")
+    for question in ("Q:", "{question} {question}", "{video} {question} {video}"):
+        with pytest.raises(UserError, match="must hold"):
+            StreamFormat(question=question)
+    for values, said in (
+        ({"stamp": 1}, "a stream format has no field stamp"),
+        ({"picture": {"line": 1}}, "a picture's form has no field line"),
+    ):
+        with pytest.raises(UserError, match=said):
+            StreamFormat.from_dict(values)
+    with pytest.raises(UserError, match="2 turns for a stream in which the question stands before the video"):
+        dataclasses.replace(weaver, format=ASKED_FIRST).example([(CODES, TIMES)], [("What?", "red"), ("When?", "12")])

@@ -136,3 +136,29 @@ def test_smollm2_reads_its_prompts_as_recorded(tmp_path: Path) -> None:
     for example in examples:
         assert text.encode_marked(example["prompt"]) == example["prompt_ids"]
         assert text.decode(example["continuation_ids"]) == example["continuation_text"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"ggml.model": ["gpt2"]}, "expected one of"),
+        ({"ggml.model": "x" * 1000}, "expected one of"),
+        ({"ggml.pre": ["smollm"]}, "known are"),
+        ({"ggml.pre": "x" * 1000}, "known are"),
+        ({"ggml.merges": ["x" * 1000]}, "expected two pieces"),
+        ({"ggml.tokens": ["a" * 5000], "ggml.token_type": [1]}, "tokens longer than"),
+        ({"ggml.tokens": ["a" * 4000] * 2200, "ggml.token_type": [1] * 2200}, "characters of them"),
+    ],
+)
+def test_metadata_made_to_do_harm_are_one_short_line(more: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said) as raised:
+        text_from_gguf(bytes_with_merges(**more), tmp_path)
+    assert len(str(raised.value)) < 300
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_tokenizer_of_a_gguf_is_read_again_where_it_was_written(tmp_path: Path) -> None:
+    text = text_from_gguf(bytes_with_merges(), tmp_path)
+    before = text.encode("hello")
+    text._process = None
+    assert text.encode("hello") == before

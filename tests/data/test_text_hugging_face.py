@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringvision.data.hugging_face_text import HuggingFaceText
-from ringvision.data.text import SentencePieceText, TextCodec, load_text_tokenizer, save_text_tokenizer, train_text_tokenizer
+from ringvision.data.text import TextCodec, load_text_tokenizer, save_text_tokenizer, train_text_tokenizer
+from ringvision.data.text_apart import TextApart
 from ringvision.errors import UserError
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -151,7 +152,7 @@ def test_sentencepiece_of_other_people(tmp_path: Path) -> None:
         num_threads=1,
     )
     text = load_text_tokenizer(tmp_path)
-    assert isinstance(text, SentencePieceText)
+    assert isinstance(text, TextApart)
     reference = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
     assert (text.bos, text.eos) == (1, 2)
     for written in ("a deep blue sea", "<vision>", "é🙂", "a</s>"):

@@ -182,7 +182,7 @@ def test_a_folder_that_is_no_assistant(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none-such"):
         load(broken)
     config.write_text(json.dumps({name: value for name, value in settings.items() if name != "video_tokenizer"}))
-    with pytest.raises(UserError, match="lacks video_tokenizer"):
+    with pytest.raises(UserError, match="names no video_tokenizer"):
         load(broken)
     (broken / "text.model").unlink()
     config.write_text(json.dumps(settings))

@@ -136,7 +136,8 @@ def test_what_a_user_writes_makes_no_special_token(chat: Chat) -> None:
 
 
 def test_a_system_message_comes_first_and_stays(place: Path) -> None:
-    chat = load_chat(place, make_mesh(context=2, devices=jax.devices()[:2]), system="Be brief.", max_tokens=2)
+    chat = load_chat(place, make_mesh(context=2, devices=jax.devices()[:2]), system="Be brief.", max_tokens=2, dtype="bfloat16")
+    assert chat.model.params["embed"]["table"].dtype == "bfloat16"
     list(chat.say("hello"))
     chat.rewind()
     assert chat.messages == [{"role": "system", "content": "Be brief."}]

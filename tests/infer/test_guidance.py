@@ -143,6 +143,33 @@ def test_draws_depend_on_the_seed_and_not_on_the_mesh(folder: Path, model: Model
     assert len(set(alone)) > 8
 
 
+def test_top_k_and_top_p_are_of_the_guided_logits(model: Model) -> None:
+    """Each id is among the likeliest by whole forward passes: three of them, and the fewest that reach a third; others are drawn too."""
+    ids, scale = (model.config.vocab_size - 30, model.config.vocab_size - 2), 2.0
+    given, blank = np.arange(5, 16), np.arange(3, 6)
+    guide = Guide(model, ids, blocks=BLOCKS)
+
+    def drawn(**knobs: Any) -> list[tuple[int, np.ndarray]]:
+        """Every id by its rank, and the probabilities from the largest to the smallest."""
+        sampler, rows, found = Sampler(temperature=3.0, seed=2, **knobs), [given.tolist(), blank.tolist()], []
+        for token in guide.draw(guide.read([given, blank], room=24), 24, sampler, scale):
+            with_prompt, without = (_whole(model, row)[slice(*ids)] for row in rows)
+            wanted = (without + scale * (with_prompt - without)) / 3.0
+            shares = np.exp(wanted - wanted.max())
+            found.append((int(np.argsort(np.argsort(-wanted))[token - ids[0]]), np.sort(shares / shares.sum())[::-1]))
+            for row in rows:
+                row.append(token)
+        return found
+
+    ranks = {rank for rank, _ in drawn(top_k=3)}
+    assert ranks <= {0, 1, 2}
+    assert 2 in ranks
+    nucleus = drawn(top_p=1 / 3)
+    assert all(shares[:rank].sum() < 1 / 3 for rank, shares in nucleus)
+    assert len({rank for rank, _ in nucleus}) > 2
+    assert max(rank for rank, _ in drawn()) > 5
+
+
 def test_prompts_and_films_of_other_lengths_compile_nothing(model: Model) -> None:
     guide = Guide(model, (0, 30), blocks=BLOCKS)
 

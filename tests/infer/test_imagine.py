@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 
 from ringvision import checkpoint
-from ringvision.data.stream import StreamFormat
+from ringvision.data.prompt_form import PromptForm, answers, form_of
 from ringvision.errors import UserError
 from ringvision.infer import imagine as module
 from ringvision.infer.imagine import Drawing, Imaginer, Request, imagine, load_imaginer
-from ringvision.infer.prompt_form import LWM_FORM, PromptForm, answers, form_of
 from ringvision.infer.sampler import Sampler
 from ringvision.mesh import make_mesh
+from ringvision.weights import lwm
 
 CAPTION = "the red circle came first"
 ASKED = PromptForm(question="What was there at {seconds}?", candidates=6)
@@ -94,21 +94,22 @@ def test_going_on_from_frames(imaginer: Imaginer) -> None:
 
 
 def test_lwms_film_asks_for_an_image_and_then_for_a_video_that_begins_with_it(imaginer: Imaginer) -> None:
-    lwm = _with(imaginer, LWM_FORM, stream=StreamFormat(stamps=False))
-    found = _codes(lwm, Request("Fireworks", frames=3, guidance=4.0, sampler=Sampler()))
-    encode, first = lwm.weaver.text.encode, lwm.weaver.video(found[:1], [0.0])
+    drawer = _with(imaginer, lwm.GENERATION, stream=lwm.STREAM)
+    found = _codes(drawer, Request("Fireworks", frames=3, guidance=4.0, sampler=Sampler()))
+    encode, first = drawer.weaver.text.encode, drawer.weaver.video(found[:1], [0.0])
     image = np.concatenate(
-        [[lwm.vocabulary.bos], encode("You are a helpful assistant. USER: Generate an image of Fireworks ASSISTANT:"), first]
+        [[drawer.vocabulary.bos], encode("You are a helpful assistant. USER: Generate an image of Fireworks ASSISTANT:"), first]
     ).astype(np.int32)
-    assert np.array_equal(_likeliest(lwm, [image, lwm.weaver.videos([(found[:1], [0.0])])], 4.0, 1), found[:1].reshape(1, -1))
+    unasked = np.concatenate([image[:1], first])
+    assert np.array_equal(_likeliest(drawer, [image, unasked], 4.0, 1), found[:1].reshape(1, -1))
     video = np.concatenate(
         [
-            [lwm.vocabulary.bos],
+            [drawer.vocabulary.bos],
             encode("You are a helpful assistant. USER: Generate a video of Fireworks ASSISTANT:"),
-            lwm.weaver.video(found, [0.0, 1.0, 2.0]),
+            drawer.weaver.video(found, [0.0, 1.0, 2.0]),
         ]
     ).astype(np.int32)
-    assert np.array_equal(_likeliest(lwm, [video, video], 1.0, 2), found[1:].reshape(2, -1))
+    assert np.array_equal(_likeliest(drawer, [video, video], 1.0, 2), found[1:].reshape(2, -1))
 
 
 def test_the_chosen_draft_is_the_one_that_says_the_prompt(imaginer: Imaginer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,10 +219,12 @@ def test_a_film_is_written_as_it_is_drawn(able: Path, tmp_path: Path, monkeypatc
     assert sorted(path.name for path in tmp_path.iterdir()) == ["able", "film.mp4"]
 
 
-def test_a_picture_is_what_its_codes_decode_to(able: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_a_picture_is_what_its_codes_decode_to(able: Path, tmp_path: Path, dtype: str | None) -> None:
     request = Request(CAPTION, sampler=Sampler(temperature=1.0, seed=4))
-    imagine(tmp_path / "one.png", request, model=able, mesh=_one())
-    imaginer = load_imaginer(able, _one(), batch=1)
+    imagine(tmp_path / "one.png", request, model=able, mesh=_one(), dtype=dtype)
+    imaginer = load_imaginer(able, _one(), batch=1, dtype=dtype)
+    assert imaginer.model.params["embed"]["table"].dtype == (dtype or "float32")
     expected = imaginer.tokenizer.decode(_codes(imaginer, request), np.uint8)[0]
     assert np.array_equal(np.asarray(Image.open(tmp_path / "one.png")), expected)
 
@@ -284,7 +287,7 @@ def test_what_cannot_be_is_said_before_a_model_is_loaded(able: Path, tmp_path: P
     refused("absent.mp4", video=tmp_path / "absent.mp4")
     refused("none-such", tokenizer="none-such")
     _change(able, video_tokenizer=None)
-    refused("names no video tokenizer.*--tokenizer")
+    refused("names no video_tokenizer.*--tokenizer")
     _change(able, vocabulary=None)
     refused("it cannot see, so it cannot draw")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["able"]
@@ -312,8 +315,8 @@ def test_what_does_not_fit_the_model_says_how_much_does(imaginer: Imaginer) -> N
 
 def test_forms_of_prompts() -> None:
     assert form_of({}) is None
-    assert form_of({"source": {"family": "LWM (text and vision)"}}) is LWM_FORM
     assert form_of({"source": {"family": "LWM"}, "generation": ASKED.to_dict()}) == ASKED
+    assert form_of({"generation": lwm.GENERATION.to_dict()}) == lwm.GENERATION
     assert answers(" A red circle ") == ("A red circle", "red circle")
     assert answers("an") == ("an",)
     for values, said in (

@@ -10,6 +10,7 @@ import os
 import pickle
 import struct
 import subprocess
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,15 @@ from typing import Any
 import msgpack
 import numpy as np
 
-ARMED = ("os_system", "posix_by_old_opcode", "builtins_exec", "subprocess", "behind_a_good_array", "jax_array_of_os_system")
+ARMED = (
+    "os_system",
+    "posix_by_old_opcode",
+    "builtins_exec",
+    "subprocess",
+    "behind_a_good_array",
+    "jax_array_of_os_system",
+    "frozen_dict_of_os_system",
+)
 
 
 class Call:
@@ -104,6 +113,40 @@ def _overlapping(_: Path) -> bytes:
     return bytes(data)
 
 
+SMALL = b"K\x04\x85", b"K\x01\x85"
+
+
+def _twice(_: Path) -> bytes:
+    return _torch(dictionary(torch_tensor(*SMALL)), {"archive/data/0": bytes(16), "archive/data/1": bytes(16)}).replace(
+        b"archive/data/1", b"archive/data/0"
+    )
+
+
+def _changed_zip(place: int, value: bytes) -> bytes:
+    """A zip with something else in the last entry of its list, `place` bytes on."""
+    data = bytearray(_torch(dictionary(torch_tensor(*SMALL)), {"archive/data/0": bytes(16)}))
+    start = data.rfind(b"PK\x01\x02") + place
+    data[start : start + len(value)] = value
+    return bytes(data)
+
+
+def _zip64(count: int, size: int, offset: int) -> bytes:
+    """A zip whose longer end says this of its list."""
+    data = _torch(dictionary(torch_tensor(*SMALL)), {"archive/data/0": bytes(16)})
+    data = data[: data.rfind(b"PK\x05\x06")]
+    longer = b"PK\x06\x06" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, count, count, size, offset)
+    end = b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    return data + longer + b"PK\x06\x07" + struct.pack("<IQI", 0, len(data), 1) + end
+
+
+def _tar(_: Path) -> bytes:
+    """What torch wrote before it wrote rows of pickles, with a member outside its folder."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as file:
+        file.addfile(tarfile.TarInfo("../canary"), io.BytesIO())
+    return buffer.getvalue()
+
+
 def safetensors(header: Any, data: bytes = b"") -> bytes:
     encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(encoded)) + encoded + data
@@ -131,6 +174,19 @@ def _index(folder: Path) -> Path:
     path = folder / "inside" / "model.safetensors.index.json"
     path.write_text(json.dumps({"weight_map": {"w": "../model.safetensors"}}))
     return path.parent
+
+
+def _index_of(make: Callable[[Path], Any]) -> Callable[[Path], Path]:
+    """A folder with an index of one file; `make` makes the file at a path, or says under what name the index has it."""
+
+    def write(folder: Path) -> Path:
+        (folder / "inside").mkdir()
+        name = make(folder / "inside" / "one.safetensors")
+        index = {"weight_map": {"w": name if isinstance(name, str) else "one.safetensors"}}
+        (folder / "inside" / "model.safetensors.index.json").write_text(json.dumps(index))
+        return folder / "inside"
+
+    return write
 
 
 def gguf(tensors: int, keys: int, rest: bytes) -> bytes:
@@ -188,7 +244,17 @@ PICKLES = {
     ),
     "long_bytes": of_pickle(lambda _: dictionary(b"\x8e" + struct.pack("<Q", 1 << 62))),
     "far_memo": of_pickle(lambda _: b"\x80\x02]r\xff\xff\xff\xff."),
-    "stack_of_lists": of_pickle(lambda _: b"\x80\x02" + b"]" * (6 << 20) + b"."),
+    "stack_of_maps": of_pickle(lambda _: b"\x80\x02" + b"}" * ((1 << 20) - 8) + b"."),
+    "steps_without_end": of_pickle(lambda _: b"\x80\x02" + b"N0" * (1 << 20) + b"N."),
+    "shape_of_fifty_axes": of_pickle(lambda _: dictionary(array(b"(" + b"K\x01" * 50 + b"t", b"C\x04abcd"))),
+    "structured_type": of_pickle(lambda _: dictionary(array(b"K\x01\x85", b"C\x04abcd", "V4"))),
+    "long_without_end": of_pickle(lambda _: b"\x80\x02\x8b\xff\xff\xff\x7f."),
+    "state_set_twice": of_pickle(lambda _: dictionary(array(b"K\x01\x85", b"C\x04abcd") + b"(K\x01K\x01\x85NNNtb")),
+    "frozen_dict_of_os_system": of_pickle(
+        lambda folder: dictionary(
+            named("flax.core.frozen_dict", "FrozenDict") + named("os", "system") + text(touch(folder)) + b"\x85R\x85R"
+        )
+    ),
     "escape_in_a_name": of_pickle(lambda _: dictionary(array(b"K\x01\x85", b"C\x04abcd"), "\x1b]0;owned\x07")),
 }
 
@@ -209,6 +275,26 @@ TORCH = {
     "torch_beyond_its_storage": of_tensor(b"K\x04\x85", b"K\x01\x85", b"K\x01"),
     "torch_storage_longer_than_its_member": of_tensor(b"J\0\0\0\x40\x85", b"K\x01\x85", count=b"J\0\0\0\x40"),
     "torch_negative_stride": of_tensor(b"K\x02\x85", b"J\xff\xff\xff\xff\x85", b"K\x02"),
+    "torch_negative_offset": of_tensor(b"K\x04\x85", b"K\x01\x85", b"J\xff\xff\xff\xff"),
+    "torch_count_of_160_bits": of_tensor(b"K\x04\x85", b"K\x01\x85", count=b"\x8a\x15" + bytes(20) + b"\x01"),
+    "torch_member_twice": _writer("weights.pt", _twice),
+    "torch_encrypted": _writer("weights.pt", lambda _: _changed_zip(8, b"\x01\x00")),
+    "torch_member_beyond_the_file": _writer("weights.pt", lambda _: _changed_zip(20, struct.pack("<II", 1 << 30, 1 << 30))),
+    "torch_list_of_2_to_the_60": _writer("weights.pt", lambda _: _zip64(1 << 60, 100, 0)),
+    "torch_list_beyond_the_file": _writer("weights.pt", lambda _: _zip64(2, 1 << 62, 1 << 62)),
+    "torch_legacy_long_storage": _writer(
+        "weights.pt",
+        lambda _: (
+            pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+            + b"".join(pickle.dumps(part, 2) for part in (1001, {}))
+            + dictionary(torch_tensor(b"K\x04\x85", b"K\x01\x85", count=b"\x8a\x08\0\0\0\0\0\0\0\x10"))
+            + b"\x80\x02]"
+            + text("0")
+            + b"a."
+            + struct.pack("<Q", 1 << 60)
+        ),
+    ),
+    "torch_tar": _writer("weights.pt", _tar),
     "torch_one_storage_often": _writer(
         "weights.pt",
         lambda _: _torch(
@@ -228,6 +314,16 @@ MSGPACK = {
     "msgpack_long_extension": of_msgpack(b"\x81\xa1w\xc9\xff\xff\xff\xff\x01"),
     "msgpack_long_name": of_msgpack(b"\x81\xdb\x00\x10\x00\x00" + b"w" * (1 << 20) + b"\xc0"),
     "msgpack_nested": of_msgpack(b"\x81\xa1w" * 100_000 + b"\xc0"),
+    "msgpack_two_million_nothings": of_msgpack(b"\x81\xa1w\xdd" + struct.pack(">I", 1 << 21) + b"\xc0" * (1 << 21)),
+    "msgpack_nested_lists": of_msgpack(b"\x81\xa1w" + b"\x91" * 100_000 + b"\xc0"),
+    "msgpack_number_as_a_key": of_msgpack(b"\x81\x01\xc0"),
+    "msgpack_twice": of_msgpack(b"\x82" + (b"\xa1w" + msgpack.packb(extension((4,), "float32", bytes(16)))) * 2),
+    "msgpack_negative_shape": of_msgpack(msgpack.packb({"w": extension((-4,), "float32", bytes(16))})),
+    "msgpack_wide_type": of_msgpack(msgpack.packb({"w": extension((1,), "V1000000", bytes(16))})),
+    "msgpack_escape_in_a_type": of_msgpack(msgpack.packb({"w": extension((1,), "\x1b[2J", bytes(16))})),
+    "msgpack_chunks_of_billions": of_msgpack(
+        b"\x81\xa1w\x83\xb9__msgpack_chunked_array__\xc3\xa5shape\x81\xa10\x04\xa6chunks\xdf\xff\xff\xff\xff\xa10"
+    ),
     "msgpack_shape": of_msgpack(msgpack.packb({"w": extension((1 << 40, 1 << 40), "float32", bytes(16))})),
     "msgpack_shape_without_bytes": of_msgpack(msgpack.packb({"w": extension((1 << 33,), "float32", bytes(16))})),
     "msgpack_objects": of_msgpack(msgpack.packb({"w": extension((2,), "object", bytes(16))})),
@@ -260,7 +356,19 @@ SAFETENSORS = {
         b'{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}', bytes(16)
     ),
     "safetensors_wide_header": of_safetensors(b'{"w":[' + b"[]," * (5 << 20) + b"0]}"),
+    "safetensors_names_without_end": of_safetensors(b"{" + b",".join(b'"%x":0' % number for number in range(700_000)) + b"}"),
+    "safetensors_number_of_4000_digits": of_safetensors(
+        b'{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,' + b"1" * 4000 + b"]}}", bytes(16)
+    ),
+    "safetensors_not_a_number": of_safetensors(b'{"w":{"dtype":"F32","shape":[NaN],"data_offsets":[0,16]}}', bytes(16)),
+    "safetensors_header_of_2_to_the_64": _writer("weights.safetensors", lambda _: struct.pack("<Q", (1 << 64) - 1) + b"{"),
     "safetensors_index_out_of_its_folder": _index,
+    "safetensors_index_of_root": _index_of(lambda path: "/etc/passwd"),
+    "safetensors_index_of_a_link_to_text": _index_of(lambda path: path.symlink_to("/etc/passwd")),
+    "safetensors_index_of_a_device": _index_of(lambda path: path.symlink_to("/dev/zero")),
+    "safetensors_index_of_a_pipe": _index_of(os.mkfifo),
+    "safetensors_index_of_a_long_name": _index_of(lambda path: "a" * 5000 + ".safetensors"),
+    "safetensors_index_of_another_tensor": _index_of(lambda path: path.write_bytes(safetensors({"v": fields(4)}, bytes(16))) and None),
 }
 
 GGUF = {
@@ -274,6 +382,12 @@ GGUF = {
     "gguf_offset": of_gguf(1, 0, gguf_text("w") + struct.pack("<IQIQ", 1, 4, 0, 1 << 62) + bytes(64)),
     "gguf_type": of_gguf(1, 0, gguf_text("w") + struct.pack("<IQIQ", 1, 4, 999, 0) + bytes(64)),
     "gguf_axes": of_gguf(1, 0, gguf_text("w") + struct.pack("<I", 1 << 30) + bytes(64)),
+    "gguf_key_twice": of_gguf(0, 2, (gguf_text("k") + struct.pack("<II", 4, 1)) * 2),
+    "gguf_tensor_twice": of_gguf(2, 0, (gguf_text("w") + struct.pack("<IQIQ", 1, 4, 0, 0)) * 2 + bytes(64)),
+    "gguf_overlap": of_gguf(2, 0, b"".join(gguf_text(name) + struct.pack("<IQIQ", 1, 4, 0, 0) for name in "vw") + bytes(64)),
+    "gguf_big_endian": _writer("weights.gguf", lambda _: b"GGUF" + struct.pack(">IQQ", 3, 1, 1) + bytes(64)),
+    "gguf_shape_that_wraps": of_gguf(1, 0, gguf_text("w") + struct.pack("<IQQQIQ", 3, 1 << 63, 1 << 63, 4, 0, 0) + bytes(64)),
+    "gguf_million_empty_texts": of_gguf(1, 1, gguf_text("k") + struct.pack("<IIQ", 9, 8, (1 << 21) + 1) + bytes(64)),
     "gguf_alignment": of_gguf(
         1, 1, gguf_text("general.alignment") + struct.pack("<II", 4, 0) + gguf_text("w") + struct.pack("<IQIQ", 1, 4, 0, 0) + bytes(64)
     ),

@@ -106,7 +106,8 @@ def test_exported_it_is_what_was_imported(folder, tmp_path) -> None:
     assert exported.keys() == original.keys()
     for name, array in original.items():
         np.testing.assert_array_equal(exported[name], array, strict=True)
-    assert json.loads((tmp_path / "theirs" / "config.json").read_text()) == {**CONFIG, "torch_dtype": "float32"}
+    old = {"rope_theta": 1e4, "rope_scaling": None}  # for transformers 4
+    assert json.loads((tmp_path / "theirs" / "config.json").read_text()) == {**CONFIG, "torch_dtype": "float32", **old}
     import_weights(tmp_path / "theirs", tmp_path / "again")
     for part in (".", "tokenizer"):
         assert (tmp_path / "again" / part / "model.safetensors").read_bytes() == (folder / part / "model.safetensors").read_bytes()
@@ -140,4 +141,7 @@ def test_values_that_a_config_leaves_out_are_the_librarys() -> None:
     """Those of its classes, which are the published 7B model's."""
     published = chameleon.tokenizer_config({"vq_config": {}})
     assert (published.resolution, published.channel_mults, published.codebook_size) == (512, (1, 1, 2, 2, 4), 8192)
-    assert published.grid == (32, 32) and published.encoder_only
+    assert published.grid == (32, 32) and published.encoder_only and published.mid_attention
+    assert not chameleon.tokenizer_config({"vq_config": {"attn_type": None}}).mid_attention
+    wide = chameleon.tokenizer_config({"vq_config": {"channel_multiplier": [2, 1]}})
+    assert (wide.entry, wide.widths) == (128, (256, 128))

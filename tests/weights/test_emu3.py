@@ -11,10 +11,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
+from ringvision.data.stream import Weaver
 from ringvision.errors import UserError
 from ringvision.infer.generate import Generator
+from ringvision.infer.imagine import Wordless
 from ringvision.infer.model import load_model
 from ringvision.infer.sampler import Sampler
 from ringvision.mesh import make_mesh
@@ -72,6 +74,26 @@ def test_videos(tokenizer, recorded) -> None:
     np.testing.assert_allclose(pixels / 127.5 - 1, recorded["video_decoded"][0].clip(-1, 1), atol=1 / 255 + 1e-3)
 
 
+def test_a_tokenizer_that_codes_every_frame(tmp_path, recorded) -> None:
+    """What the library computes with temporal_downsample_factor 1, which is without the layers that halve and double time."""
+    with np.load(FIXTURE / "every_frame.npz") as file:
+        expected = dict(file)
+    (tmp_path / "source").mkdir()
+    weights = {name: array for name, array in load_file(FIXTURE / "model.safetensors").items() if "time_conv" not in name}
+    save_file(weights, tmp_path / "source" / "model.safetensors")
+    config = {**CONFIG, "vq_config": {**CONFIG["vq_config"], "temporal_downsample_factor": 1}}
+    (tmp_path / "source" / "config.json").write_text(json.dumps(config))
+    import_weights(tmp_path / "source", tmp_path / "model")
+    tokenizer = load_video_tokenizer(tmp_path / "model" / "tokenizer", batch=2)
+    np.testing.assert_allclose(tokenizer.latents(recorded["images"]), expected["latents_pre_quant"][:, 0], atol=1e-4)
+    np.testing.assert_allclose(tokenizer.decode(expected["codes"]), np.moveaxis(expected["decoded"], 1, -1), atol=1e-3)
+    codes, sure = tokenizer.encode_video(recorded["video"][0, :5]), expected["video_code_margin"][0] > 1e-3
+    assert sure.mean() > 0.95
+    np.testing.assert_array_equal(codes[sure], expected["video_codes"][0][sure])
+    frames = tokenizer.decode_video(expected["video_codes"][0])
+    np.testing.assert_allclose(frames, np.moveaxis(expected["video_decoded"][0], 1, -1), atol=1e-3)
+
+
 def test_what_a_video_must_be(tokenizer, recorded) -> None:
     with pytest.raises(UserError, match="a video of 7 frames; 4 make one grid of codes: leave out its last 3"):
         tokenizer.encode_video(recorded["video"][0, :7])
@@ -84,9 +106,9 @@ def test_what_a_video_must_be(tokenizer, recorded) -> None:
 def test_codes_become_the_ids_that_the_library_gives_them(folder, recorded) -> None:
     """Cropped to what was not padding, a piece at the end of each row."""
     words = load_model(folder, make_mesh(context=1, devices=jax.devices()[:1])).vocabulary
-    line_end = int(IDS.ours[PIECES[emu3.LINE_END]])
+    stream = emu3.stream_format(CONFIG, IDS)
     grids = [codes[: height // 2, : width // 2] for codes, (height, width) in zip(recorded["codes"], recorded["image_sizes"])]
-    tokens = np.concatenate([emu3.picture_tokens(codes, words, line_end) for codes in grids])
+    tokens = np.concatenate([Weaver(Wordless(folder), words, stream).rows(codes) for codes in grids])
     np.testing.assert_array_equal(IDS.theirs[tokens], recorded["image_token_ids_flat"])
     around = IDS.theirs[[*words.vision_start, *words.vision_end, words.eof, words.eov]].tolist()
     assert around == [PIECES[name] for name in ("<|image start|>", "<|image end|>", "<|extra_201|>", "<|extra_201|>")]
@@ -113,7 +135,9 @@ def test_exported_it_is_what_was_imported(folder, tmp_path) -> None:
     assert exported.keys() == original.keys()
     for name, array in original.items():
         np.testing.assert_array_equal(exported[name], 0 if name.endswith("num_batches_tracked") else array, strict=array.ndim > 0)
-    assert json.loads((tmp_path / "theirs" / "config.json").read_text()) == {**CONFIG, "torch_dtype": "float32"}
+    old = {"rope_theta": 1e6, "rope_scaling": None}  # for transformers 4
+    expected = {**CONFIG, "torch_dtype": "float32", "text_config": {**CONFIG["text_config"], **old}}
+    assert json.loads((tmp_path / "theirs" / "config.json").read_text()) == expected
     import_weights(tmp_path / "theirs", tmp_path / "again")
     for part in (".", "tokenizer"):
         assert (tmp_path / "again" / part / "model.safetensors").read_bytes() == (folder / part / "model.safetensors").read_bytes()
@@ -148,3 +172,4 @@ def test_values_that_a_config_leaves_out_are_the_librarys() -> None:
     published = emu3.tokenizer_config({"vq_config": {}})
     assert (published.resolution, published.grid, published.temporal_factor) == (512, (64, 64), 4)
     assert (published.frames.channels, published.frames.attention_resolutions, published.codebook_size) == (256, (64,), 32768)
+    assert emu3.tokenizer_config({"vq_config": {"attn_resolutions": None}}).frames.attention_resolutions == ()

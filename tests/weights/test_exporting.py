@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from continuation import FIXTURES
 from flax import nnx, serialization
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from ringvision.checkpoint import flatten, save_model
@@ -56,6 +57,8 @@ def test_it_is_the_file_that_transformers_wrote(tmp_path, source):
     import_weights(source, tmp_path / "ours")
     export_weights(tmp_path / "ours", tmp_path / "theirs", "hf")
     same(source, tmp_path / "theirs")
+    with safe_open(tmp_path / "theirs" / "model.safetensors", "numpy") as file:
+        assert file.metadata() == {"format": "pt"}  # some transformers 4 refuse what does not say so
     there, here = (json.loads((folder / "config.json").read_text()) for folder in (source, tmp_path / "theirs"))
     missed = {"initializer_range", "attention_dropout", "attention_bias", "mlp_bias", "pretraining_tp", "use_cache", "pad_token_id"}
     wrong = {name: (value, here.get(name)) for name, value in there.items() if here.get(name) != value and name not in missed}

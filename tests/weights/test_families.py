@@ -90,3 +90,12 @@ def test_any_shapes(known, data):
     if changed != specs:
         assert answer(changed, config) or len(changed) == len(specs)
         answer(changed, {})
+
+
+@pytest.mark.parametrize(
+    ("config", "begins"), [({}, "1 tensors"), ({"model_type": "gpt2"}, "a 'gpt2': 1 tensors"), ({"_class_name": "UNet"}, "a 'UNet'")]
+)
+def test_what_no_family_knows_is_called_as_its_config_does(config, begins):
+    with pytest.raises(UserError, match="of no family known here") as error:
+        recognise(Stored({"transformer.wte.weight": Spec((2, 3), "float32")}), config)
+    assert str(error.value).startswith(begins)

@@ -57,6 +57,17 @@ def test_one_file_is_byte_for_byte_the_library_s(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "model/config.json").read_text()) == {"kind": "trial"}
 
 
+def test_what_the_header_says_beside_the_tensors(tmp_path: Path) -> None:
+    arrays = {f"layer.{i}": RANDOM.standard_normal(10) for i in range(3)}
+    with ModelWriter(tmp_path, {}, announced(arrays), max_file=200, metadata={"format": "pt"}) as writer:
+        for name, array in arrays.items():
+            writer.write(name, array)
+    for path in weight_files(tmp_path):
+        save_file(load_file(path), tmp_path / "expected", {"format": "pt"})
+        assert path.read_bytes() == (tmp_path / "expected").read_bytes()
+    assert len(weight_files(tmp_path)) == 2 and same(read(tmp_path), arrays)
+
+
 def test_layers_in_any_order_make_the_whole(tmp_path: Path) -> None:
     with ModelWriter(tmp_path, {}, announced(ARRAYS)) as writer:
         for layer in (2, 0, 1):

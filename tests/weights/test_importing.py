@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import sys
 import types
 
@@ -11,8 +12,9 @@ import pytest
 from continuation import FIXTURES
 from safetensors.numpy import load_file, save_file
 
+from ringvision.data.text import load_text_tokenizer
 from ringvision.errors import UserError
-from ringvision.weights import importing, source
+from ringvision.weights import importing, lwm, source
 from ringvision.weights.importing import import_weights
 
 TIED = FIXTURES / "hf_llama/tied"
@@ -81,6 +83,83 @@ def test_a_damaged_text_tokenizer_is_said_and_left_out(tmp_path):
     assert not (tmp_path / "model/tokenizer.json").exists()
 
 
+@pytest.fixture(scope="module")
+def eyes(tmp_path_factory):
+    """The folder of a video tokenizer of 128 codes."""
+    folder = tmp_path_factory.mktemp("eyes") / "eyes"
+    import_weights(FIXTURES / "lwm_vqgan/vqgan_numpy.pkl", folder)
+    return folder
+
+
+def test_a_video_tokenizer_comes_along(tmp_path, eyes):
+    """LWM's, cut to the codes that the model knows."""
+    small = tmp_path / "small"
+    shutil.copytree(eyes, small)
+    tensors = load_file(small / "model.safetensors")
+    tensors["codebook"] = tensors["codebook"][:64]
+    save_file(tensors, small / "model.safetensors")
+    settings = json.loads((small / "config.json").read_text())
+    settings["vqgan"]["codebook_size"] = 64
+    (small / "config.json").write_text(json.dumps(settings))
+    import_weights(FIXTURES / "lwm_llama/streaming_params", tmp_path / "model", tokenizer=small)
+    written = json.loads((tmp_path / "model/config.json").read_text())
+    assert written["video_tokenizer"] == "video_tokenizer"
+    assert (tmp_path / "model/video_tokenizer/model.safetensors").read_bytes() == (small / "model.safetensors").read_bytes()
+    assert written["stream"] == lwm.STREAM.to_dict() | {"picture": None}
+    assert written["generation"] == lwm.GENERATION.to_dict()
+    assert "chat_template" not in written
+
+
+def test_a_video_tokenizer_that_is_not_the_models_is_refused_before_anything_is_written(tmp_path, eyes):
+    for theirs, says in (
+        (FIXTURES / "lwm_llama/streaming_params", "the model knows 64 codes, the video tokenizer in .* 128; give the one"),
+        (FIXTURES / "lwm_llama_text/streaming_params", r"this is LWM \(text\), which knows no codes .* without --tokenizer"),
+        (FIXTURES / "emu3", "brings its own video tokenizer"),
+        (FIXTURES / "lwm_vqgan/vqgan_numpy.pkl", "which knows no codes of videos"),
+    ):
+        with pytest.raises(UserError, match=says):
+            import_weights(theirs, tmp_path / "model", tokenizer=eyes)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("came", ["", "tokenizer_config.json", "chat_template.jinja"])
+def test_a_chat_template_is_written_where_none_came(tmp_path, came):
+    source = tmp_path / "source"
+    source.mkdir()
+    shutil.copyfile(FIXTURES / "lwm_llama_text/streaming_params", source / "streaming_params")
+    shutil.copyfile(FIXTURES / "lwm_llama_text/config.json", source / "config.json")
+    theirs = json.dumps({"chat_template": "theirs"}) if came.endswith("json") else "theirs"
+    if came:
+        (source / came).write_text(theirs)
+        shutil.copyfile(FIXTURES / "picture_prompts/emu3/tokenizer.json", source / "tokenizer.json")
+    import_weights(source, tmp_path / "model")
+    written = tmp_path / "model/chat_template.jinja"
+    if came == "tokenizer_config.json":
+        assert not written.exists()
+    else:
+        assert written.read_text() == (theirs if came else lwm.CHAT)
+    assert "chat_template" not in json.loads((tmp_path / "model/config.json").read_text())
+
+
+def test_visions_markers_are_those_of_the_text_tokenizer_beside(tmp_path):
+    """Whichever kind it is; without one they are assumed, and that is said."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("streaming_params", "config.json"):
+        shutil.copyfile(FIXTURES / "lwm_llama" / name, source / name)
+    lines: list[str] = []
+    said = import_weights(source, tmp_path / "bare", say=lines.append)["assumed"]
+    assert any("bos and eos stand for <vision>" in line for line in said)
+    assert any("sees by a video tokenizer that is not among these weights" in line for line in lines)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(FIXTURES / "picture_prompts/emu3" / name, source / name)
+    assert not import_weights(source, tmp_path / "model")["assumed"]
+    vocabulary = json.loads((tmp_path / "model/config.json").read_text())["vocabulary"]
+    encode = load_text_tokenizer(source).encode
+    assert vocabulary["vision_start"] == encode("<vision>") != []
+    assert vocabulary["vision_end"] == encode("</vision>") != []
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, UserError])
 def test_an_interrupted_import_leaves_nothing(tmp_path, monkeypatch, error):
     made = importing.make
@@ -92,7 +171,7 @@ def test_an_interrupted_import_leaves_nothing(tmp_path, monkeypatch, error):
         return made(piece, read)
 
     monkeypatch.setattr(importing, "make", interrupted)
-    with pytest.raises(error):
+    with pytest.raises((error, UserError)):
         import_weights(TIED, tmp_path / "deep/model")
     assert list(tmp_path.iterdir()) == []
 

@@ -9,6 +9,8 @@ from continuation import FIXTURES, greedy, imported, logits
 from safetensors.numpy import load_file, save_file
 
 from ringvision.errors import UserError
+from ringvision.weights import llama
+from ringvision.weights.family import Settings
 from ringvision.weights.importing import import_weights
 
 LLAMAS, KIN = FIXTURES / "hf_llama", FIXTURES / "hf_variants"
@@ -105,5 +107,46 @@ def test_what_transformers_leaves_out_or_ignores_may_be_there(tmp_path):
 
 
 def test_a_tied_model_may_hold_its_head_twice(tmp_path):
-    import_weights(changed(tmp_path, {"tie_word_embeddings": True}), tmp_path / "model")
+    embedding = load_file(LLAMAS / "untied/model.safetensors")["model.embed_tokens.weight"]
+    import_weights(changed(tmp_path, {"tie_word_embeddings": True}, {"lm_head.weight": embedding}), tmp_path / "model")
     assert "unembed.kernel" not in load_file(tmp_path / "model/model.safetensors")
+
+
+@pytest.mark.parametrize("row", [0, 250, 319])
+def test_a_tied_model_with_another_head_is_refused(tmp_path, row, monkeypatch):
+    monkeypatch.setattr(llama, "ROWS_AT_ONCE", 100)
+    head = load_file(LLAMAS / "untied/model.safetensors")["model.embed_tokens.weight"]
+    head[row, 5] += 1
+    with pytest.raises(UserError, match="says tie_word_embeddings, and lm_head.weight is not model.embed_tokens.weight"):
+        import_weights(changed(tmp_path, {"tie_word_embeddings": True}, {"lm_head.weight": head}), tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "window"),
+    [
+        ("llama", {"sliding_window": 5}, None),
+        ("mistral", {}, 4096),
+        ("mistral", {"sliding_window": None}, None),
+        ("qwen2", {"sliding_window": 5}, None),
+        ("qwen2", {"sliding_window": 5, "use_sliding_window": True}, None),
+        ("qwen2", {"sliding_window": 5, "use_sliding_window": True, "max_window_layers": 0}, 5),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": 0}, 4096),
+        ("qwen3", {"sliding_window": 5, "use_sliding_window": True, "layer_types": ["sliding_attention"] * 2}, 5),
+        ("qwen3", {"sliding_window": 5, "use_sliding_window": True, "layer_types": ["full_attention"] * 2, "max_window_layers": 0}, None),
+    ],
+)
+def test_the_window_is_what_transformers_makes_of_the_config(kind, said, window):
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "vocab_size": 9, "intermediate_size": 8}
+    assert llama.transformer_config(Settings({"model_type": kind, **sizes, **said}), {}).window == window
+
+
+def test_a_window_in_some_layers_alone_is_refused(tmp_path):
+    said = {"model_type": "qwen2", "sliding_window": 5, "use_sliding_window": True, "max_window_layers": 1}
+    with pytest.raises(UserError, match="1 of 2 layers have a window"):
+        import_weights(changed(tmp_path, said), tmp_path / "model")
+
+
+def test_a_bias_behind_attention_is_refused(tmp_path):
+    bias = {"model.layers.0.self_attn.o_proj.bias": np.zeros(64, np.float32)}
+    with pytest.raises(UserError, match="o_proj has a bias"):
+        import_weights(changed(tmp_path, {"attention_bias": True}, bias), tmp_path / "model")

@@ -13,10 +13,12 @@ from safetensors.numpy import load_file
 
 from ringvision.errors import UserError
 from ringvision.models.transformer import Transformer
+from ringvision.vocabulary import Vocabulary
+from ringvision.weights.exporting import export_weights
 from ringvision.weights.importing import import_weights
 from ringvision.weights.table import halves
 
-BOTH, TEXT = FIXTURES / "lwm_llama", FIXTURES / "lwm_llama_text"
+BOTH, TEXT, TIED = FIXTURES / "lwm_llama", FIXTURES / "lwm_llama_text", FIXTURES / "lwm_tied"
 ROWS = 320
 TOLERANCE = 1e-4
 
@@ -98,6 +100,24 @@ def same_weights(one: Path, other: Path) -> None:
         np.testing.assert_array_equal(array, second[name])
 
 
+@pytest.mark.parametrize("said", ["all", "heads alone"])
+def test_heads_that_are_the_tables(tmp_path, said):
+    """Tied, layers on axis 1, arrays in more than ten pieces; whether tied and on which axis, the tensors say where no config does."""
+    values, config = dict(np.load(TIED / "io.npz")), json.loads((TIED / "config.json").read_text())
+    assert b"\xa210" in (TIED / "streaming_params").read_bytes()  # the eleventh piece
+    if said != "all":
+        config = {name: config[name] for name in ("num_attention_heads", "theta", "rms_norm_eps")}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = imported(TIED / "streaming_params", tmp_path / "model", config=tmp_path / "config.json")
+    assert model.config.tie_embeddings and model.config.head_dim == 4
+    found = logits(model, values["input_ids"] + 96 * values["vision_masks"])
+    expected = np.concatenate([values["mixed_text_logits"], values["mixed_vision_logits"]], axis=-1)
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)
+    export_weights(tmp_path / "model", tmp_path / "theirs", "lwm")
+    import_weights(tmp_path / "theirs", tmp_path / "again")
+    same_weights(tmp_path / "model", tmp_path / "again")
+
+
 def loss_of(params, graphdef, targets, is_vision, weights, rows):
     """LWM's: of each row the weighted mean over its tokens, then the mean over rows; text and vision apart, each a softmax of its own."""
     model = nnx.merge(graphdef, params)
@@ -177,10 +197,27 @@ def test_without_a_config_it_is_inferred_and_said(tmp_path):
     source = tmp_path / "params"
     source.write_bytes((BOTH / "streaming_params").read_bytes())
     lines: list[str] = []
-    with pytest.raises(UserError, match="wq/kernel is of shape"):  # a head of 128 does not fit into a width of 64
-        import_weights(source, tmp_path / "model", dry_run=True, say=lines.append)
-    assert any("head_dim 128" in line for line in lines) and any("theta 5e+07" in line for line in lines)
-    config = json.loads((BOTH / "config.json").read_text())
-    (tmp_path / "sizes.json").write_text(json.dumps({name: config[name] for name in ("num_attention_heads", "theta")}))
+    with pytest.raises(UserError, match="num_attention_heads is missing, and the 64 columns of wq are no heads of 128"):
+        import_weights(source, tmp_path / "model", dry_run=True)
+    (tmp_path / "sizes.json").write_text(json.dumps({"num_attention_heads": 4}))
+    assumed = import_weights(source, tmp_path / "none", dry_run=True, config=tmp_path / "sizes.json", say=lines.append)["assumed"]
+    assert any("theta 5e+07" in line for line in lines) and any("theta 5e+07" in line for line in assumed)
+    (tmp_path / "sizes.json").write_text(json.dumps({"num_attention_heads": 4, "theta": 1e4}))
     model = imported(source, tmp_path / "model", config=tmp_path / "sizes.json")
     assert model.config.head_dim == 16 and model.vocabulary.num_codes == 78
+
+
+@pytest.mark.parametrize(("eof", "eov"), [(70, 71), (70, None), (64, 66), (60, 61)])
+def test_where_a_config_puts_the_ends_of_frames(tmp_path, eof, eov):
+    """Either eof and eov of the vocabulary are the config's, or it is refused: never other ids than the model was trained with."""
+    config = json.loads((BOTH / "config.json").read_text()) | {"eof_token": eof, "eov_token": eov}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    options = {"config": tmp_path / "config.json"}
+    if eof < 64 or eov == 66:
+        with pytest.raises(UserError, match=f"eof_token is {eof} and eov_token {eov}"):
+            import_weights(BOTH / "streaming_params", tmp_path / "model", **options)
+        return
+    assumed = import_weights(BOTH / "streaming_params", tmp_path / "model", **options)["assumed"]
+    words = Vocabulary.from_dict(json.loads((tmp_path / "model/config.json").read_text())["vocabulary"])
+    assert (words.eof - ROWS, words.eov - ROWS, words.vision_size) == (70, 71, 80)
+    assert any("70 codes where num_vision_codes is 64" in line for line in assumed)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from ringvision.errors import UserError
@@ -64,6 +65,29 @@ def test_types_stay_as_they_are_or_become_what_is_asked_for(folder, tmp_path) ->
     asked = {name: array.dtype for name, array in load_file(tmp_path / "asked" / "model.safetensors").items()}
     assert {kind for name, kind in asked.items() if not name.endswith("num_batches_tracked")} == {np.dtype(np.float16)}
     assert asked["vqmodel.encoder.time_res_stack.0.norm1.num_batches_tracked"] == np.int64
+
+
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [
+        ({"rope_theta": 5e3}, {"rope_theta": 5e3, "rope_scaling": None, "rope_parameters": {"rope_type": "default", "rope_theta": 5e3}}),
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e3}},
+            {"rope_theta": 5e3, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        ),
+        ({}, {}),
+    ],
+)
+def test_its_config_is_for_transformers_4_and_5(folder, tmp_path, said, written) -> None:
+    settings = json.loads((folder / "config.json").read_text())
+    text = settings["hugging_face"]["text_config"]
+    del text["rope_parameters"]
+    text |= said
+    (folder / "config.json").write_text(json.dumps(settings))
+    export_weights(folder, tmp_path / "theirs", "hf")
+    assert json.loads((tmp_path / "theirs" / "config.json").read_text())["text_config"] == {**text, **written}
+    with safe_open(tmp_path / "theirs" / "model.safetensors", "numpy") as file:
+        assert file.metadata() == {"format": "pt"}
 
 
 def test_a_model_whose_head_is_its_embeddings(tmp_path) -> None:

@@ -118,6 +118,37 @@ def test_taming_transformers(tmp_path, prefix):
     assert read_config(tmp_path / "flax")["vqgan"] == read_config(tmp_path / "taming")["vqgan"]
 
 
+TAMING = FIXTURES / "taming_vqgan"
+
+
+def formula(number: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The weights that the fixture was computed with: the same lines as in its write.py."""
+    count = int(np.prod(shape))
+    noise = (np.arange(1, count + 1, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(number * 40503)) % np.uint64(2**32)
+    noise = noise.astype(np.float64) / 2**31 - 1
+    return (noise * (0.3 if len(shape) == 1 else 2 / (count / shape[0]) ** 0.5)).astype(np.float32).reshape(shape)
+
+
+@pytest.mark.parametrize("config", [TAMING / "config.json", None], ids=["said", "inferred"])
+def test_a_first_level_wider_than_the_first_convolution(tmp_path, config):
+    """As taming-transformers computes it with ch_mult 2, 1: the convolution gives `ch` channels, the level twice as many."""
+    shapes = json.loads((TAMING / "shapes.json").read_text())
+    tensors = {
+        name: formula(number, tuple(shape)) + np.float32("norm" in name and name.endswith("weight"))
+        for number, (name, shape) in enumerate(shapes.items())
+    }
+    save_file({f"state_dict.{name}": array for name, array in tensors.items()}, tmp_path / "model.safetensors")
+    import_weights(tmp_path / "model.safetensors", tmp_path / "model", config=config)
+    values = values_of(TAMING)
+    tokenizer = load_video_tokenizer(tmp_path / "model", batch=2, size=16)
+    assert tokenizer.config.entry_channels == 32 and tokenizer.config.widths == (64, 32)
+    np.testing.assert_allclose(tokenizer.latents(values["images"]), values["latents_pre_quant"], atol=1e-4, rtol=0)
+    codes, wide = tokenizer.encode(values["images"]), values["code_margin"] > 1e-3
+    assert wide.mean() > 0.7 and len(np.unique(codes[wide])) > 8
+    np.testing.assert_array_equal(codes[wide], values["codes"][wide])
+    np.testing.assert_allclose(tokenizer.decode(values["codes"]), values["decoded"], atol=1e-3, rtol=0)
+
+
 def flat_weights() -> dict[str, np.ndarray]:
     return dict(np.load(FLAX / "weights.npz"))
 
@@ -153,7 +184,9 @@ def test_what_is_missing_misshaped_and_too_much_is_said_at_once(tmp_path):
     ("settings", "word"),
     [
         ({"norm_type": "spatial"}, "norm_type"),
+        ({"_class_name": "AutoencoderKL"}, "_class_name is 'AutoencoderKL'"),
         ({"down_block_types": ["CrossAttnDownBlock2D"]}, "CrossAttnDownBlock2D"),
+        ({"up_block_types": ["AttnUpDecoderBlock2D"] + ["UpDecoderBlock2D"] * 4}, "attention at other resolutions than down_block_types"),
         ({"block_out_channels": [16] * 40}, "40 levels"),
         ({"sample_size": 65}, "multiple of 16"),
         ({"num_vq_embeddings": -1}, "num_vq_embeddings"),

@@ -26,6 +26,7 @@ from ringvision.weights.readers.unpickler import Array, Tensor, Unpickler, leave
 
 SECONDS = 120
 ANSWER_BYTES = 64 << 20
+MOST_AXES = 16
 LEAST_MEMORY = 128 << 20
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 TORCH_MAGIC, TORCH_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -134,7 +135,8 @@ def table(source: Source, kind: str, offset: int, end: int) -> dict[str, Any]:
 
 def _fields(unpickler: Unpickler, name: str, leaf: Array | Tensor, kind: str) -> dict[str, Any]:
     lengths = leaf.shape if isinstance(leaf, Array) else (*leaf.shape, *leaf.strides, leaf.offset)
-    if len(lengths) > 100 or any(type(length) is not int or not 0 <= length < 1 << 60 for length in lengths):
+    odd = any(type(length) is not int or not 0 <= length < 1 << 60 for length in lengths)
+    if odd or len(leaf.shape) > MOST_AXES or len(lengths) > 2 * MOST_AXES + 1:
         raise unpickler.damaged(f"{name[:60]} has no shape that a tensor can have")
     if isinstance(leaf, Tensor):
         return {

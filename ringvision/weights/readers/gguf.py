@@ -18,8 +18,8 @@ from ringvision.weights.readers.source import LONGEST_NAME, MOST_TENSORS, Source
 from ringvision.weights.readers.stored import Entry, StoredTensors, check_shape
 
 MOST_KEYS = 1 << 16
-MOST_ELEMENTS = 1 << 22
-TEXT_BYTES = 1 << 24
+MOST_ELEMENTS = 1 << 21
+TEXT_BYTES, ALL_TEXT_BYTES = 1 << 24, 1 << 26
 SLICE_ELEMENTS = 1 << 20
 TEXT, ARRAY = 8, 9
 # type of a value -> how struct reads it
@@ -49,7 +49,7 @@ class Header:
     """Reads what stands before the numbers: `metadata`, and the places of the tensors."""
 
     def __init__(self, source: Source) -> None:
-        self.source, self.offset, self.elements = source, 4, 0
+        self.source, self.offset, self.elements, self.text_bytes = source, 4, 0, 0
         if source.take(0, 4) != b"GGUF" or (version := self.number(4)) not in (2, 3):
             raise source.damaged("it is no GGUF of version 2 or 3")
         self.version = version
@@ -76,8 +76,9 @@ class Header:
 
     def text(self, most: int = TEXT_BYTES) -> str:
         length = self.number(8)
-        if length > most:
-            raise self.source.damaged(f"at byte {self.offset} it speaks of a text of {length} bytes")
+        self.text_bytes += length
+        if length > most or self.text_bytes > ALL_TEXT_BYTES:
+            raise self.source.damaged(f"at byte {self.offset} it speaks of a text of {length} bytes, or has too many of them")
         self.offset += length
         try:
             return self.source.take(self.offset - length, length).decode()

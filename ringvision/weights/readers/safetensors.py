@@ -53,7 +53,7 @@ def open_index(path: Path) -> "ShardedTensors":
             raise source.damaged("it has no weight_map")
         files: dict[str, list[str]] = {}
         for name, file in weight_map.items():
-            if not isinstance(file, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors", file):
+            if not isinstance(file, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors", file):
                 raise source.damaged(f"it names the file {ascii(file)[:60]}, which is no safetensors file of its folder")
             files.setdefault(file, []).append(source.name(name))
         return ShardedTensors(source, files)
@@ -115,10 +115,14 @@ def _parse(source: Source, data: bytes) -> dict[str, Any]:
     def refuse(word: str) -> NoReturn:
         raise source.damaged(f"its header speaks of {word}")
 
-    if data.count(b"[") + data.count(b"{") > 4 * MOST_TENSORS:  # each would take many times its bytes in memory
-        raise source.damaged("its header has more lists than tensors could need")
+    def whole(digits: str) -> int:
+        return int(digits) if len(digits) <= 19 else refuse(f"a number of {len(digits)} digits")
+
+    lists = data.count(b"[") + data.count(b"{")  # each would take many times its bytes in memory, and so would names and values
+    if lists > 4 * MOST_TENSORS or data.count(b":") > 5 * MOST_TENSORS or data.count(b",") > 8 * MOST_TENSORS:
+        raise source.damaged("its header has more lists or names than tensors could need")
     try:
-        header = json.loads(data, object_pairs_hook=pairs, parse_constant=refuse)
+        header = json.loads(data, object_pairs_hook=pairs, parse_constant=refuse, parse_int=whole)
     except (ValueError, RecursionError) as error:
         raise source.damaged(f"its header is no JSON ({type(error).__name__})") from None
     if not isinstance(header, dict):

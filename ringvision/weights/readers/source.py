@@ -11,7 +11,7 @@ from ringvision.errors import UserError
 
 WINDOW_BYTES = 1 << 16
 MOST_TENSORS = 1 << 17
-MOST_STEPS = 1 << 22
+MOST_STEPS = 1 << 20
 DEEPEST = 64
 LONGEST_NAME = 1024
 

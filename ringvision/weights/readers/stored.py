@@ -24,6 +24,7 @@ DTYPES: dict[str, np.dtype] = {
 DTYPES |= {"bool": np.dtype(bool)}
 DTYPES |= {np.dtype(kind).name: np.dtype(kind) for kind in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)}
 MOST_AXES = 16
+NAME_BYTES = 16 << 20
 MOST_ELEMENTS = 1 << 44
 MOST_SHARING = 16
 """How many times a file's size its tensors may come to together: more than one where tensors share bytes (tied weights)."""
@@ -84,8 +85,8 @@ class StoredTensors:
     def __init__(self, source: Source, form: str, entries: Mapping[str, Entry], metadata: dict[str, Any] | None = None) -> None:
         if not entries:
             raise source.damaged("there is not one tensor in it")
-        if len(entries) > MOST_TENSORS:
-            raise source.damaged(f"it speaks of {len(entries)} tensors, and {MOST_TENSORS} are the most")
+        if len(entries) > MOST_TENSORS or sum(map(len, entries)) > NAME_BYTES:
+            raise source.damaged(f"it speaks of {len(entries)} tensors, and {MOST_TENSORS} with short names are the most")
         for name, entry in entries.items():
             self.check(source, name, entry)
         self.form, self.source, self.entries, self.metadata = form, source, dict(entries), metadata or {}

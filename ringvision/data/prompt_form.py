@@ -1,6 +1,6 @@
-"""How a model is asked for pictures: in words before the vision, in LWM's words, or by a question afterwards.
+"""How a model is asked for pictures: in words before the vision, or by a question afterwards.
 
-In: a model folder's config.json. Out: its `PromptForm`; None where nothing is known of it.
+In: a model folder's config.json. Out: its `PromptForm`; None where it says nothing of that.
 """
 
 import re
@@ -11,7 +11,6 @@ from typing import Any
 from ringvision.errors import UserError
 
 ARTICLE = re.compile(r"^(an?|the)\s+", re.IGNORECASE)
-LWM_ASKS = "You are a helpful assistant. USER: Generate {} of {{prompt}} ASSISTANT:"
 
 
 @dataclass(frozen=True)
@@ -19,16 +18,21 @@ class PromptForm:
     """What a model was taught; "generation" in its config.json.
 
     image: the text before a picture, and before the first frame of a film; holds {prompt} once. video: the text before a film of which
-    there is the first frame already, where a model knows another one for that (None: the same). question: for a model that was taught to
-    say what it sees and not to draw what is said, what it is asked after each frame, to which the prompt is the answer; may hold {seconds}.
-    candidates: of how many drafts a frame is then chosen. fps: frames of a film that make a second, where the config does not say it.
+    there is the first frame already, where a model knows another one for that (None: the same). without: the text in the place of these
+    with which guidance compares. question: for a model that was taught to say what it sees and not to draw what is said, what it is asked
+    after each frame, to which the prompt is the answer; may hold {seconds}. candidates: of how many drafts a frame is then chosen.
+    guidance: how strongly a prompt steers where nobody says. fps: frames of a film that make a second, where the config does not say it.
+    size: a side of what is drawn, in pixels, where the video tokenizer takes any (None: the tokenizer's own).
     """
 
     image: str = "{prompt}"
     video: str | None = None
+    without: str = ""
     question: str | None = None
     candidates: int = 64
+    guidance: float = 5.0
     fps: float = 1.0
+    size: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("image", "video"):
@@ -60,16 +64,9 @@ class PromptForm:
         return (self.question or "").replace("{seconds}", seconds)
 
 
-LWM_FORM = PromptForm(LWM_ASKS.format("an image"), LWM_ASKS.format("a video"), fps=4.0)
-"""Of LargeWorldModel's models: the first frame is asked for as an image, the rest as a video that begins with it."""
-
-
 def form_of(settings: Mapping[str, Any]) -> PromptForm | None:
-    """What a model's config.json says: its "generation", or LWM's form where it came from there; None where it says nothing."""
-    if settings.get("generation"):
-        return PromptForm.from_dict(settings["generation"])
-    source = settings.get("source") or {}
-    return LWM_FORM if str(source.get("family", "")).lower().startswith("lwm") else None
+    """What a model's config.json says under "generation"; None where it says nothing."""
+    return PromptForm.from_dict(settings["generation"]) if settings.get("generation") else None
 
 
 def answers(prompt: str) -> tuple[str, ...]:

@@ -1,0 +1,410 @@
+"""Models of other people's, from their own files to a picture, as a user has them: LWM, Emu3 and Chameleon are asked in their own words."""
+
+import json
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import jax
+import numpy as np
+import pytest
+import sentencepiece
+from PIL import Image
+
+from ringvision import cli
+from ringvision.checkpoint import read_config
+from ringvision.data.stream import PictureForm, StreamFormat, Weaver
+from ringvision.data.text import load_text_tokenizer
+from ringvision.data.video import sample
+from ringvision.errors import UserError
+from ringvision.infer import imagine as module
+from ringvision.infer.assistant import Assistant, load
+from ringvision.infer.chat import load_chat
+from ringvision.infer.imagine import Drawing, Imaginer, Request, imagine, load_imaginer
+from ringvision.infer.sampler import Sampler
+from ringvision.mesh import make_mesh
+from ringvision.video_tokenizer import load_video_tokenizer
+from ringvision.vocabulary import Vocabulary
+from ringvision.weights import chameleon, emu3
+from ringvision.weights.code_ids import CodeIds
+from ringvision.weights.importing import import_weights
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+LWM_ASKS = "You are a helpful assistant. USER: {} ASSISTANT:"
+PROMPT = "a red circle"
+
+
+def one() -> jax.sharding.Mesh:
+    return make_mesh(context=1, devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def lwm_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As in LWM's release: streamed parameters, and Llama's kind of tokenizer.model beside them."""
+    place = tmp_path_factory.mktemp("lwm")
+    shutil.copyfile(FIXTURES / "lwm_llama" / "streaming_params", place / "streaming_params")
+    config = json.loads((FIXTURES / "lwm_llama" / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps({**config, "max_sequence_length": 512}))
+    sentences = [LWM_ASKS.format(f"Generate {what} of a red circle") for what in ("an image", "a video")] + ["<vision> </vision>"]
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(sentences * 20),
+        model_prefix=str(place / "tokenizer"),
+        vocab_size=312,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+        num_threads=1,
+    )
+    (place / "tokenizer.vocab").unlink()
+    return place
+
+
+@pytest.fixture(scope="module")
+def lwm_eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LWM's VQGAN with as many codes as its small language model knows: a pickle, imported."""
+    place = tmp_path_factory.mktemp("vqgan")
+    weights = pickle.loads((FIXTURES / "lwm_vqgan" / "vqgan_numpy.pkl").read_bytes())
+    weights["quantize"]["embeddings"] = weights["quantize"]["embeddings"][:64]
+    (place / "vqgan").write_bytes(pickle.dumps(weights))
+    config = json.loads((FIXTURES / "lwm_vqgan" / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps({**config, "num_embeddings": 64}))
+    assert cli.main(["import", str(place / "vqgan"), str(place / "eyes")]) == 0
+    return place / "eyes"
+
+
+@pytest.fixture(scope="module")
+def lwm(lwm_source: Path, lwm_eyes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("models") / "lwm"
+    assert cli.main(["import", str(lwm_source), str(place), "--tokenizer", str(lwm_eyes)]) == 0
+    return place
+
+
+def sheet(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_lwm_draws_for_a_user(lwm_source: Path, lwm_eyes: Path, lwm: Path, clips: list[Path], tmp_path: Path) -> None:
+    """Imported with its video tokenizer or given it later, on one device or two, the same pictures; others without guidance."""
+    bare = tmp_path / "bare"
+    assert cli.main(["import", str(lwm_source), str(bare)]) == 0
+
+    def drawn(name: str, *options: str, model: Path = lwm) -> Path:
+        words = ["generate", PROMPT, "--model", str(model), "--frames", "2", "--out", str(tmp_path / name), "--seed", "4", *options]
+        assert cli.main(words) == 0
+        return tmp_path / name
+
+    first = sheet(drawn("first.png"))
+    assert first.shape == (64, 2 * 64 + 4, 3)
+    assert np.array_equal(sheet(drawn("two.png", "--devices", "2", "--tokenizer", str(lwm_eyes), model=bare)), first)
+    assert not np.array_equal(sheet(drawn("free.png", "--guidance", "1")), first)
+    greedy = sheet(drawn("greedy.png", "--temperature", "0"))
+    assert np.array_equal(sheet(drawn("likeliest.png", "--top-k", "1")), greedy)
+    assert np.array_equal(sheet(drawn("nucleus.png", "--top-p", "1e-6")), greedy)
+    with av.open(str(drawn("film.mp4", "--video", str(clips[0]), "--fps", "1"))) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 2
+
+
+def test_lwm_is_asked_for_pictures_in_its_own_tokens(lwm_source: Path, lwm: Path) -> None:
+    """Its script encodes prompt and marker as one text, and compares with the marker alone."""
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(lwm_source / "tokenizer.model"))
+    drawing = Drawing(load_imaginer(lwm, one(), batch=1), Request(PROMPT, frames=3), None)
+    none = drawing.seen
+    for begun, what in ((False, "an image"), (True, "a video")):
+        text = LWM_ASKS.format(f"Generate {what} of a red circle") + " <vision>"
+        assert drawing._tokens(drawing._text(begun=begun), none).tolist() == [1, *pieces.EncodeAsIds(text)]
+    assert drawing._tokens(drawing.form.without, none).tolist() == [1, *pieces.EncodeAsIds("<vision>")]
+    assert (drawing.guidance, drawing.video_guidance, drawing.fps, drawing._parts()) == (5.0, 1.0, 4.0, [1, 2])
+
+
+def test_lwm_is_asked_about_a_video_in_its_own_tokens(lwm_source: Path, lwm: Path) -> None:
+    """Its chat encodes what stands before the vision, the markers and what stands after, each by itself."""
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(lwm_source / "tokenizer.model"))
+    imaginer = load_imaginer(lwm, one(), batch=1)
+    codes = np.random.default_rng(0).integers(0, 64, (2, 4, 4))
+    vision = (codes.reshape(2, 16) + 320).tolist()
+    expected = [1, *pieces.EncodeAsIds("You are a helpful assistant. USER: what is there?\n"), *pieces.EncodeAsIds("<vision>")]
+    expected += [*vision[0], 320 + 64, *vision[1], 320 + 65, *pieces.EncodeAsIds("</vision>"), *pieces.EncodeAsIds(" ASSISTANT:")]
+    assert imaginer.weaver.prompt([(codes, [0.0, 1.0])], "what is there?").tolist() == expected
+
+
+def test_lwm_chats_in_its_own_words(lwm_source: Path, lwm: Path) -> None:
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(lwm_source / "tokenizer.model"))
+    chat = load_chat(lwm, one(), max_tokens=4)
+    first = [1, *pieces.EncodeAsIds(LWM_ASKS.format("hello"))]
+    messages = [{"role": "user", "content": "hello"}]
+    assert chat._tokens(messages) == first
+    messages += [{"role": "assistant", "content": "hi"}, {"role": "user", "content": "and?"}]
+    second = pieces.EncodeAsIds(LWM_ASKS.format("hello") + " hi"), pieces.EncodeAsIds("USER: and? ASSISTANT:")
+    assert chat._tokens(messages) == [1, *second[0], 2, *second[1]]
+    told = [{"role": "system", "content": "Be red."}, {"role": "user", "content": "hello"}]
+    assert chat._tokens(told) == [1, *pieces.EncodeAsIds("Be red. USER: hello ASSISTANT:")]
+    assert isinstance("".join(chat.say("hello")), str)
+
+
+def test_without_a_text_tokenizer_it_draws_and_says_what_words_need(
+    lwm_source: Path, lwm_eyes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("streaming_params", "config.json"):
+        shutil.copyfile(lwm_source / name, source / name)
+    model = tmp_path / "model"
+    assert cli.main(["import", str(source), str(model), "--tokenizer", str(lwm_eyes)]) == 0
+    assert cli.main(["generate", "--model", str(model), "--out", str(tmp_path / "any.png")]) == 0
+    assert sheet(tmp_path / "any.png").shape == (64, 64, 3)
+    capsys.readouterr()
+    assert cli.main(["generate", PROMPT, "--model", str(model), "--out", str(tmp_path / "none.png")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "holds no text tokenizer" in said and "put the tokenizer.model or tokenizer.json" in said
+    assert not (tmp_path / "none.png").exists()
+
+
+@pytest.fixture
+def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model's weights were loaded before the request was refused")
+
+    monkeypatch.setattr(module, "load_model", fail)
+
+
+def imported(family: str, place: Path, *, words: bool = True, **changes: Any) -> Path:
+    """The fixture's model with a text tokenizer of its ids; changes: to its config."""
+    source = place / f"{family}-source"
+    source.mkdir()
+    shutil.copyfile(FIXTURES / family / "model.safetensors", source / "model.safetensors")
+    config = json.loads((FIXTURES / family / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, **changes}))
+    for name in ("tokenizer.json", "tokenizer_config.json") if words else ():
+        shutil.copyfile(FIXTURES / "picture_prompts" / family / name, source / name)
+    import_weights(source, place / family)
+    return place / family
+
+
+@pytest.fixture(scope="module")
+def emu3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    text = json.loads((FIXTURES / "emu3" / "config.json").read_text())["text_config"]
+    return imported("emu3", tmp_path_factory.mktemp("models"), text_config={**text, "max_position_embeddings": 300})
+
+
+@pytest.fixture(scope="module")
+def painter(emu3_folder: Path) -> Imaginer:
+    """Emu3, small pictures: three rows of three codes."""
+    whole = load_imaginer(emu3_folder, one(), batch=1)
+    small = load_video_tokenizer(emu3_folder / "tokenizer", batch=1, size=6)
+    return Imaginer(whole.model, whole.weaver.text, small, whole.weaver.format, whole.form)
+
+
+def test_emu3_is_asked_for_pictures_in_its_processors_tokens(painter: Imaginer) -> None:
+    ours = ids_of("emu3").ours
+    drawing, recorded = Drawing(painter, Request(PROMPT), None), np.load(FIXTURES / "picture_prompts" / "emu3" / "ids.npz")
+    opened = painter.weaver.before((3, 5), 0.0)
+    for name, text in (("wanted", drawing._text(begun=False)), ("unwanted", drawing.form.without), ("nothing", "")):
+        assert [*drawing._tokens(text, drawing.seen).tolist(), *opened] == ours[recorded[name]].tolist()
+    assert drawing.guidance == drawing.video_guidance == 3.0
+
+
+@pytest.mark.parametrize("family", ["emu3", "chameleon"])
+def test_a_question_about_pictures_is_its_processors_prompt(family: str, tmp_path: Path) -> None:
+    """The whole of it, id by id, as transformers' processor writes it and its model fills in the codes; one picture, or two."""
+    config = json.loads((FIXTURES / family / "config.json").read_text())
+    ends = {} if family == "emu3" else {"vocabulary_map": {**config["vocabulary_map"], "<reserved08706>": 223}}
+    place = imported(family, tmp_path, **ends)
+    weaver = woven_by(place)
+    recorded, prompt = np.load(FIXTURES / family / "io.npz"), np.load(FIXTURES / "picture_prompts" / family / "ids.npz")["asked"]
+    codes = recorded["codes"][:1] if family == "emu3" else recorded["codes"].reshape(2, 16, 16)
+    found = weaver.prompt([(codes, np.arange(len(codes)))], "What colour is the circle?")
+    assert np.array_equal(ids_of(family).theirs[found], prompt)
+
+
+@pytest.mark.parametrize("family", ["emu3", "chameleon"])
+def test_a_picture_is_the_part_of_the_recorded_prompt(family: str, tmp_path: Path) -> None:
+    """Cropped to what was not padding. The fixture writes no size and no piece behind the last row of Emu3's."""
+    place, recorded, ids = imported(family, tmp_path), np.load(FIXTURES / family / "io.npz"), ids_of(family)
+    weaver = woven_by(place)
+    grids = recorded["codes"] if family == "emu3" else recorded["codes"].reshape(2, 16, 16)
+    if family == "emu3":
+        grids = [codes[: height // 2, : width // 2] for codes, (height, width) in zip(grids, recorded["image_sizes"])]
+        form = replace(weaver.format, picture=PictureForm(row_end=weaver.format.picture.row_end))  # type: ignore[union-attr]
+        weaver = replace(weaver, format=form)
+    start, end = (ids.theirs[list(marks)][0] for marks in (weaver.vocabulary.vision_start, weaver.vocabulary.vision_end))
+    for codes, row in zip(grids, recorded["merged_input_ids"]):
+        first, last = np.flatnonzero(row == start)[0], np.flatnonzero(row == end)[0]
+        assert np.array_equal(ids.theirs[weaver.video(codes[None], [0.0])], row[first : last + 1])
+
+
+def ids_of(family: str) -> CodeIds:
+    config = json.loads((FIXTURES / family / "config.json").read_text())
+    return emu3.code_ids(config, 200) if family == "emu3" else chameleon.code_ids(config, 224)
+
+
+def woven_by(place: Path) -> Weaver:
+    settings = read_config(place)
+    stream = StreamFormat.from_dict(settings["stream"])
+    return Weaver(load_text_tokenizer(place), Vocabulary.from_dict(settings["vocabulary"]), stream)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_emu3_draws_row_by_row(painter: Imaginer, scale: float) -> None:
+    """Each code is the likeliest after whole forward passes over the woven pictures, whose rows end in the piece for that; two pictures."""
+    form = painter.form
+    assert form is not None
+    found = np.stack(list(painter.draw(Request(PROMPT, frames=2, guidance=scale, sampler=Sampler()))))
+    assert found.shape == (2, 3, 3)
+    encode, woven = painter.weaver.text.encode, painter.weaver.video(found, [0.0, 1.0])
+    rows = [np.array([painter.vocabulary.bos, *encode(text), *woven]) for text in (form.before(PROMPT, False), form.without)]
+    low, high = painter.vocabulary.code_offset, painter.vocabulary.eof
+    expected = []
+    for ids in rows:
+        places = np.flatnonzero((ids >= low) & (ids < high))
+        expected.append(np.asarray(painter.model.logits(ids[None]), np.float64)[0, places - 1, low:high])
+    wanted, without = expected
+    assert np.array_equal(np.argmax(without + scale * (wanted - without), axis=-1), found.reshape(-1))
+
+
+def test_emu3_goes_on_from_pictures_and_draws_for_a_user(painter: Imaginer, emu3_folder: Path, tmp_path: Path) -> None:
+    seen = np.random.default_rng(0).integers(0, 64, (2, 3, 3)).astype(np.int32)
+    found = np.stack(list(painter.draw(Request(frames=1, sampler=Sampler()), seen)))
+    woven = painter.weaver.videos([(np.concatenate([seen, found]), [0.0, 1.0, 2.0])])
+    opening = len(painter.weaver.opening()) - 1
+    ids = np.concatenate([woven[:1], woven[1 + opening :]])  # what stands before a video that is asked about
+    low, high = painter.vocabulary.code_offset, painter.vocabulary.eof
+    places = np.flatnonzero((ids >= low) & (ids < high))[-9:]
+    assert np.array_equal(np.argmax(np.asarray(painter.model.logits(ids[None]))[0, places - 1, low:high], axis=-1), found.reshape(-1))
+    # by itself a picture is as large as half of the model's context
+    assert cli.main(["generate", PROMPT, "--model", str(emu3_folder), "--out", str(tmp_path / "emu3.png"), "--guidance", "1"]) == 0
+    assert sheet(tmp_path / "emu3.png").shape == (22, 22, 3)
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_emu3_needs_words_to_say_how_large_a_picture_is(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot be told '15\*15'; put the tokenizer\.model or tokenizer\.json"):
+        imagine(tmp_path / "any.png", Request(), model=imported("emu3", tmp_path, words=False), mesh=one())
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_chameleon_cannot_draw_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = imported("chameleon", tmp_path)
+    assert cli.main(["generate", "--model", str(model), "--out", str(tmp_path / "any.png")]) == 2
+    assert "sees and cannot draw: it is an encoder alone" in capsys.readouterr().err
+    assert not (tmp_path / "any.png").exists()
+    assert "generation" not in read_config(model)
+
+
+def test_the_frame_grid_is_filled_row_by_row(painter: Imaginer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first code drawn is the upper left one, and the next stands to its right."""
+    offset = painter.vocabulary.code_offset
+    monkeypatch.setattr(painter.guide, "draw", lambda reading, count, *_, first: iter(range(offset + first, offset + first + count)))
+    (frame,) = painter.draw(Request())
+    assert frame.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
+def test_a_text_tokenizer_of_another_model_is_refused(painter: Imaginer) -> None:
+    weaver: Weaver = painter.weaver
+    large = module.Wordless(Path("elsewhere"))
+    large.size = painter.vocabulary.text_size + 1
+    with pytest.raises(UserError, match="the model knows 136 text pieces, the text tokenizer 137"):
+        Imaginer(painter.model, large, painter.tokenizer, weaver.format, None)
+
+
+def test_what_guidance_compares_with_must_fit_too(painter: Imaginer) -> None:
+    """Emu3's text for that is longer than most prompts."""
+    form = painter.form
+    assert form is not None
+    words, without = (len(painter.weaver.text.encode(text)) for text in (form.before("a", False), form.without))
+    period = painter.weaver.period(painter.tokenizer.grid)
+    assert without > words + period
+    most = [(painter.model.config.max_length - 1 - length) // period for length in (words, without)]
+    Drawing(painter, Request("a", frames=most[0], guidance=1.0), None)
+    Drawing(painter, Request("a", frames=most[1]), None)
+    with pytest.raises(UserError, match=f"{most[1]} do: ask for fewer frames"):
+        Drawing(painter, Request("a", frames=most[1] + 1), None)
+
+
+def greedy(assistant: Assistant, prompt: np.ndarray, count: int) -> list[int]:
+    """The likeliest text after the prompt, by whole forward passes."""
+    tokens = prompt.tolist()
+    for _ in range(count):
+        padded = np.zeros((1, len(prompt) + count), np.int32)
+        padded[0, : len(tokens)] = tokens
+        logits = assistant.model.logits(padded, None, (np.arange(padded.shape[1]) < len(tokens)).astype(int)[None])
+        tokens.append(int(np.argmax(np.asarray(logits)[0, len(tokens) - 1, : assistant.text.size])))
+        if tokens[-1] == assistant.eos:
+            break
+    return tokens[len(prompt) :]
+
+
+def seen(assistant: Assistant, clip: Path, fps: float) -> list[tuple[np.ndarray, np.ndarray]]:
+    batches = list(sample(clip, fps=fps, size=assistant.tokenizer.size, batch=16))
+    return [(assistant.tokenizer.encode(np.concatenate([one.frames for one in batches])), np.concatenate([one.times for one in batches]))]
+
+
+def test_lwm_answers_a_user(
+    lwm_source: Path, lwm_eyes: Path, lwm: Path, clips: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What follows its own prompt by whole forward passes, on one device and on two, with its own video tokenizer or a given one."""
+    bare = tmp_path / "bare"
+    assert cli.main(["import", str(lwm_source), str(bare)]) == 0
+
+    def said(*options: str, model: Path = lwm) -> list[int]:
+        capsys.readouterr()
+        words = ["ask", str(clips[0]), "what is there?", "--model", str(model), "--max-tokens", "4", "--json", *options]
+        assert cli.main(words) == 0
+        tokens: list[int] = json.loads(capsys.readouterr().out)["tokens"]
+        return tokens
+
+    assistant = load(lwm, one())
+    expected = greedy(assistant, assistant.weaver.prompt(seen(assistant, clips[0], 1.0), "what is there?"), 4)
+    assert said() == expected
+    assert said("--devices", "2", "--tokenizer", str(lwm_eyes), model=bare) == expected
+    assert cli.main(["ask", str(clips[0]), "what?", "--model", str(bare)]) == 2
+    assert "give one with --tokenizer NAME|DIR" in capsys.readouterr().err
+
+
+def test_a_question_before_the_video_has_it_read_anew_and_its_codes_once(
+    lwm: Path, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assistant = load(lwm, one())
+    first = assistant.ask(clips[0], "what is there?", max_tokens=4)
+    tokens = (first.text, first.tokens)[1]
+    assert first.video_tokens == len(assistant.weaver.video(*seen(assistant, clips[0], 1.0)[0]))
+    read: list[int] = []
+    prefill = assistant._prefill
+
+    def watched(tokens: np.ndarray, *rest: Any) -> Any:
+        read.append(len(tokens))
+        return prefill(tokens, *rest)
+
+    monkeypatch.setattr(assistant, "_prefill", watched)
+    monkeypatch.setattr("ringvision.infer.assistant.sample", lambda *_, **__: pytest.fail("the video was decoded again"))
+    again = assistant.ask(clips[0], "what is there?", max_tokens=4)
+    assert (again.text, again.tokens)[1] == tokens and not read
+    other = assistant.ask(clips[0], "which colour?", max_tokens=4)
+    assert isinstance(other.text, str) and len(read) == 1
+
+
+@pytest.mark.parametrize("family", ["emu3", "chameleon"])
+def test_pictures_are_seen_in_their_processors_layout(family: str, clips: list[Path], tmp_path: Path) -> None:
+    """Whose tokens tests of the weaver hold against transformers' processors: the answer is what follows them by whole forward passes."""
+    larger = {"max_position_embeddings": 400} if family == "chameleon" else {}
+    assistant = load(imported(family, tmp_path, **larger), one())
+    reply = assistant.ask(clips[0], "What colour is the circle?", fps=0.05, max_tokens=4)
+    prompt = assistant.weaver.prompt(seen(assistant, clips[0], 0.05), "What colour is the circle?")
+    assert isinstance(reply.text, str) and reply.frames == 1
+    assert reply.tokens == greedy(assistant, prompt, 4)
+
+
+def test_a_video_that_fits_is_counted_as_it_is_woven(emu3_folder: Path, clips: list[Path], tmp_path: Path) -> None:
+    assistant = load(emu3_folder, one())
+    grid = assistant.tokenizer.grid
+    for frames in (1, 2):
+        times = np.arange(float(frames))
+        woven = assistant.weaver.videos([(np.zeros((frames, *grid), np.int32), times)], "what?")
+        assert assistant._video_tokens([times]) == len(woven) - len(assistant.weaver.opening("what?"))
+    with pytest.raises(UserError, match="about 1 frames do: ask with --fps"):
+        assistant.ask(clips[0], "What colour is the circle?", fps=2.0)
+    with pytest.raises(UserError, match="a video of one frame takes 275 tokens with its answer, and the model reads 256"):
+        load(imported("chameleon", tmp_path), one()).ask(clips[0], "What colour is the circle?")

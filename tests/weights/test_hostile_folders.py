@@ -1,0 +1,104 @@
+"""A folder of weights whose other files are made to do harm: one clear error before anything is written, and nothing left behind."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ringvision.cli import main
+from ringvision.errors import UserError
+from ringvision.weights.aside import folder_aside
+from ringvision.weights.importing import import_weights
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "hf_llama" / "tied"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A sound folder, beside which `dest` may come."""
+    return Path(shutil.copytree(FIXTURE, tmp_path / "model", ignore=shutil.ignore_patterns("*.npz")))
+
+
+def refused(folder: Path) -> None:
+    """The command line ends with status 2 and leaves what was there."""
+    before, began = sorted(folder.parent.rglob("*")), time.monotonic()
+    assert main(["import", str(folder), str(folder.parent / "dest")]) == 2
+    assert sorted(folder.parent.rglob("*")) == before
+    assert time.monotonic() - began < 5
+
+
+SIZES = ("hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+VALUES: tuple[Any, ...] = (10**12, 2**31 - 1, 0, -1, True, "8", 8.5, [1], {"a": 1}, 10**400)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_size_that_cannot_be_is_one_line(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = json.loads((FIXTURE / "config.json").read_text())
+    for value in VALUES:
+        (folder / "config.json").write_text(json.dumps(settings | {name: value}))
+        refused(folder)
+        lines = capsys.readouterr().err.splitlines()
+        assert [line for line in lines if line.startswith("ringvision: ")] == lines[-1:]
+        assert name in lines[-1] or "expected" in lines[-1] or "too large" in lines[-1]
+
+
+@pytest.mark.parametrize("name", ["rms_norm_eps", "rope_theta", "rope_parameters"])
+@pytest.mark.parametrize("digits", ["1e400", "-1e400", "NaN", "Infinity", "1" + "0" * 400, "0", '"x"', "[[]]"])
+def test_a_number_that_cannot_be_is_one_line(name: str, digits: str, folder: Path) -> None:
+    settings = json.loads((FIXTURE / "config.json").read_text())
+    settings.pop("rope_parameters" if name == "rope_theta" else name, None)
+    value = f'{{"rope_type": "linear", "rope_theta": 1, "factor": {digits}}}' if name == "rope_parameters" else digits
+    (folder / "config.json").write_text(json.dumps(settings)[:-1] + f', "{name}": {value}}}')
+    refused(folder)
+
+
+def link(to: str) -> Callable[[Path], None]:
+    return lambda path: path.symlink_to(to)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [link("/dev/zero"), link("/etc/passwd"), link("config.json"), link("absent"), os.mkfifo, Path.mkdir],
+    ids=["device", "text", "itself", "nothing", "pipe", "folder"],
+)
+def test_a_config_that_is_no_file_of_settings_is_one_line(make: Callable[[Path], Any], folder: Path) -> None:
+    (folder / "config.json").unlink()
+    make(folder / "config.json")
+    refused(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model", "tokenizer_config.json"])
+def test_a_text_tokenizer_that_is_made_to_fill_memory_is_left_out(name: str, folder: Path, tmp_path: Path) -> None:
+    (folder / "tokenizer.model").write_bytes(b"\n\xff\xff\xff\xff\x0f")
+    (folder / name).touch()
+    os.truncate(folder / name, 3 << 30)
+    said: list[str] = []
+    import_weights(folder, tmp_path / "dest", say=said.append)
+    assert "without a text tokenizer" in said[-1]
+    assert not [path for path in (tmp_path / "dest").iterdir() if "tokenizer" in path.name]
+
+
+def test_a_place_that_cannot_be_written_to_is_one_line(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for dest in (tmp_path / "file" / "dest", tmp_path / "link", tmp_path / ("d" * 300), Path("/proc/dest"), Path("/dev/full"), Path()):
+        with pytest.raises(UserError, match="there already|cannot be (made|written)"):
+            import_weights(folder, dest)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "model"]
+
+
+def test_a_full_disk_is_one_line_and_another_error_stays_what_it_is(tmp_path: Path) -> None:
+    for error, kind in (
+        (OSError(28, "No space left on device"), UserError),
+        (OSError("not the system's"), OSError),
+        (ValueError(), ValueError),
+    ):
+        with pytest.raises(kind), folder_aside(tmp_path / "dest") as aside:
+            (aside / "part").write_text("x")
+            raise error
+        assert not [*tmp_path.iterdir()]
