@@ -64,8 +64,8 @@ def make_parser() -> argparse.ArgumentParser:
     bring.add_argument("--seed", type=int, default=0, help="of the noise in rows that --add-vision adds")
     _add_json(bring)
 
-    export = commands.add_parser("export", help="a model for transformers, or for LWM")
-    export.add_argument("model", metavar="MODEL", help="a model folder")
+    export = commands.add_parser("export", help="a model or video tokenizer for transformers or diffusers, or for LWM")
+    export.add_argument("model", metavar="MODEL", help="a model folder, or a video tokenizer's")
     export.add_argument("dest", metavar="DEST", help="the folder to write")
     export.add_argument("--format", choices=("hf", "lwm"), required=True)
     export.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="(default: as it is stored)")

@@ -129,7 +129,9 @@ class Reading:
 
     def __init__(self, kind: str, scratch: Path) -> None:
         self.kind, self.scratch, self.template = kind, scratch, ChatTemplate("")
-        self.count, self.whole, self.longest = 0, 0, 0.0
+        self.count, self.whole, self.longest, self.clock = 0, 0, 0.0, not steers(kind)  # atheris has a clock of its own
+        if self.clock:
+            signal.signal(signal.SIGALRM, _late)
         names = {"index": "model.safetensors.index.json", "tokenizer.json": "tokenizer.json", "tokenizer.model": "tokenizer.model"}
         self.path = scratch / names.get(kind, "weights")
         if kind == "index":
@@ -144,15 +146,18 @@ class Reading:
 
     def one(self, data: bytes) -> None:
         began = time.monotonic()
-        if not steered:  # atheris has a clock of its own
+        if self.clock:
             signal.alarm(SECONDS)
         try:
             self.read(data)
             self.whole += 1
         except UserError:
             pass
+        except BaseException:
+            Path(f"finding-{self.kind}").write_bytes(data)
+            raise
         finally:
-            if not steered:
+            if self.clock:
                 signal.alarm(0)
             self.count, self.longest = self.count + 1, max(self.longest, time.monotonic() - began)
 
@@ -179,6 +184,15 @@ class Reading:
         (place / "config.json").write_bytes(changed_json((folder / "config.json").read_bytes(), draw))
         self.read = lambda data: import_weights(place, self.scratch / "none", dry_run=True)  # type: ignore[method-assign,assignment]
         self.one(b"")
+
+
+def _late(*_: object) -> None:
+    raise AssertionError(f"a file that takes more than {SECONDS} seconds")
+
+
+def steers(kind: str) -> bool:
+    """Whether atheris is there, and the changes of this kind are such as it makes."""
+    return steered and kind not in ("config", "tokenizer.json", "tokenizer.model", "template")
 
 
 def changed(data: bytes, draw: random.Random) -> bytes:
@@ -233,7 +247,7 @@ def fuzz(kind: str, seconds: float, seed: int, scratch: Path) -> None:
             reading.one(data)
         assert reading.whole, "a good file is read"
     start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if steered and kind not in ("config", "tokenizer.json", "tokenizer.model", "template"):
+    if steers(kind):
         corpus = scratch / "corpus"
         corpus.mkdir()
         for number, data in enumerate(seeds):

@@ -18,7 +18,7 @@ from ringvision.errors import UserError
 from tokenizers import Tokenizer
 
 TOKENIZER_FILE, SETTINGS_FILE = "tokenizer.json", "tokenizer_config.json"
-MOST_BYTES, MOST_PARTS, MOST_IDS = 64 << 20, 1 << 23, 1 << 20
+MOST_BYTES, MOST_PARTS, MOST_IDS = 128 << 20, 1 << 23, 1 << 20
 ADVICE = "download it again"
 _SPACE = "\u2581"
 

@@ -40,7 +40,7 @@ FILES = (
 """What a folder may hold that says how text is read and when an answer ends."""
 VISION_START, VISION_END = "<vision>", "</vision>"
 NUMBERS = 100
-MOST_BYTES = 64 << 20
+MOST_BYTES = 128 << 20
 _SPACE = "\u2581"  # what sentencepiece writes for a space inside its pieces
 _LITERAL_SPACE = [f"<0x{byte:02X}>" for byte in _SPACE.encode()]
 _BREAKS = re.compile(rf"(?<=<)(?=/?vision>)|({_SPACE})")

@@ -118,23 +118,30 @@ class Attention2D(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """Half the resolution: a row and a column of zeros at the end only, then 3x3 with stride 2 (as Taming Transformers has it)."""
+    """Half the resolution: a row and a column of zeros at the end only, then 3x3 with stride 2 (as Taming Transformers has it).
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        self.conv = Convolution(channels, channels, 3, stride=2, padding=((0, 1), (0, 1)), rngs=rngs)
+    Without weights where not `learned`: the mean of each square of four.
+    """
+
+    def __init__(self, channels: int, *, learned: bool = True, rngs: nnx.Rngs):
+        self.conv = Convolution(channels, channels, 3, stride=2, padding=((0, 1), (0, 1)), rngs=rngs) if learned else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.conv(x)
+        if self.conv is not None:
+            return self.conv(x)
+        n, h, w, c = x.shape
+        return x.reshape(n, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
 
 
 class Upsample(nnx.Module):
-    """Twice the resolution: each value repeated twice in both directions, then 3x3."""
+    """Twice the resolution: each value repeated twice in both directions, then 3x3 where `learned`."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        self.conv = Convolution(channels, channels, 3, rngs=rngs)
+    def __init__(self, channels: int, *, learned: bool = True, rngs: nnx.Rngs):
+        self.conv = Convolution(channels, channels, 3, rngs=rngs) if learned else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.conv(repeat(x, 2))
+        x = repeat(x, 2)
+        return x if self.conv is None else self.conv(x)
 
 
 def repeat(x: jax.Array, times: int) -> jax.Array:

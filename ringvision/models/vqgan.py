@@ -34,7 +34,7 @@ SIZES = (
     "norm_groups",
     "attention_heads",
 )
-LATER = ("attention_heads", "pixel_range", "encoder_only", "entry_channels")
+LATER = ("attention_heads", "pixel_range", "encoder_only", "entry_channels", "learned_resampling")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class VQGANConfig:
     the decoder sees all of them. `attention_heads`: of every attention. `pixel_range`: as what black and white enter and leave the network.
     `encoder_only`: there is no decoder, and codes cannot be made pixels again (Chameleon's is published so). `entry_channels`: what the
     encoder's first convolution makes of pixels, where that is not as wide as the first level (Taming Transformers' with a first multiple
-    above 1).
+    above 1). `learned_resampling`: maps are halved and doubled by convolutions; else by means and repetition.
     """
 
     resolution: int = 64
@@ -69,6 +69,7 @@ class VQGANConfig:
     pixel_range: tuple[float, float] = (-1.0, 1.0)
     encoder_only: bool = False
     entry_channels: int | None = None
+    learned_resampling: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channel_mults", tuple(self.channel_mults))
@@ -180,7 +181,7 @@ class Encoder(nnx.Module):
         self.conv_in = Convolution(config.in_channels * config.patch_size**2, config.entry, 3, rngs=rngs)
         levels, before = [], config.entry
         for index, width in enumerate(widths):
-            resample = Downsample(width, rngs=rngs) if index + 1 < len(widths) else None
+            resample = Downsample(width, learned=config.learned_resampling, rngs=rngs) if index + 1 < len(widths) else None
             through = [before] + [width] * config.num_res_blocks
             levels.append(Level(through, rows >> index in config.attention_resolutions, resample, config, rngs))
             before = width
@@ -211,7 +212,7 @@ class Decoder(nnx.Module):
         levels = []
         for index in reversed(range(len(widths))):
             width = widths[index]
-            resample = Upsample(width, rngs=rngs) if index > 0 else None
+            resample = Upsample(width, learned=config.learned_resampling, rngs=rngs) if index > 0 else None
             through = [before] + [width] * (config.num_res_blocks + 1)
             levels.append(Level(through, rows >> index in config.attention_resolutions, resample, config, rngs, condition))
             before = width

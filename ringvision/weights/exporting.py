@@ -23,6 +23,7 @@ from ringvision.errors import UserError
 from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.weights import llama, lwm
 from ringvision.weights.aside import folder_aside
+from ringvision.weights.export_vqgan import export_vqgan
 from ringvision.weights.family import shapes_of
 from ringvision.weights.folder import CONFIG_FILE, ModelReader, ModelWriter
 from ringvision.weights.importing import TYPES, Latest, Progress
@@ -34,6 +35,7 @@ from ringvision.weights.tensors import DTYPES
 Format = Literal["hf", "lwm"]
 FORMATS = ("hf", "lwm")
 KINDS = ("transformer", "assistant")
+TOKENIZER = "vqgan"
 PARAMS_FILE = "streaming_params"
 
 
@@ -50,8 +52,14 @@ def export_weights(
     if dtype is not None and dtype not in TYPES:
         raise UserError(f"dtype {dtype!r} was given; expected one of {', '.join(TYPES)}")
     settings = read_config(model_folder)
+    if settings.get("kind") == TOKENIZER:
+        kind = DTYPES[dtype] if dtype else None
+        tensors = export_vqgan(Path(model_folder), Path(dest), settings, format, dtype=kind, progress=progress)
+        return {"format": format, "tensors": tensors, "dest": str(dest)}
     if settings.get("kind") not in KINDS or not isinstance(settings.get("transformer"), Mapping):
-        raise UserError(f"{model_folder} is of kind {settings.get('kind')!r}; give the folder of a model (kind {' or '.join(KINDS)})")
+        raise UserError(
+            f"{model_folder} is of kind {settings.get('kind')!r}; give the folder of a model (kind {', '.join(KINDS)} or {TOKENIZER})"
+        )
     if format == "hf" and is_pair(settings):
         tensors = export_pair(Path(model_folder), Path(dest), settings, dtype=DTYPES[dtype] if dtype else None, progress=progress)
         return {"format": format, "tensors": tensors, "dest": str(dest)}

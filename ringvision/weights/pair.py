@@ -49,7 +49,7 @@ def export_pair(
     expected, tables = _parts(config, transformer)
     with ExitStack() as stack:
         readers = [stack.enter_context(ModelReader(folder)) for folder in (model_folder, model_folder / TOKENIZER)]
-        _check(readers, expected, model_folder)
+        check_tensors(readers, expected, model_folder)
         work = [(reader, piece) for reader, shapes, table in zip(readers, expected, tables) for piece in table.plan(shapes)]
         specs: dict[str, tuple[Shape, Any]] = {
             source.name: (source.shape, dtype or reader.specs[piece.ours][1]) for reader, piece in work for source in piece.sources
@@ -107,7 +107,8 @@ def _parts(config: Mapping[str, Any], transformer: TransformerConfig) -> tuple[t
             raise UserError(f"a model that came from one of type {other!r}; expected chameleon or emu3: was its config.json changed?")
 
 
-def _check(readers: list[ModelReader], expected: tuple[dict[str, Shape], ...], where: Path) -> None:
+def check_tensors(readers: list[ModelReader], expected: tuple[dict[str, Shape], ...], where: Path) -> None:
+    """UserError where what the readers hold is not what is expected of each."""
     wrong = []
     for reader, shapes in zip(readers, expected):
         for name in sorted(shapes.keys() | reader.specs.keys()):

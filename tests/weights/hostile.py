@@ -315,6 +315,11 @@ MSGPACK = {
     "msgpack_long_name": of_msgpack(b"\x81\xdb\x00\x10\x00\x00" + b"w" * (1 << 20) + b"\xc0"),
     "msgpack_nested": of_msgpack(b"\x81\xa1w" * 100_000 + b"\xc0"),
     "msgpack_two_million_nothings": of_msgpack(b"\x81\xa1w\xdd" + struct.pack(">I", 1 << 21) + b"\xc0" * (1 << 21)),
+    "msgpack_names_of_17_megabytes": of_msgpack(
+        b"\xde"
+        + struct.pack(">H", 17_000)
+        + b"".join(b"\xda\x03\xe8%05d" % number + b"w" * 995 + msgpack.packb(extension((0,), "float32", b"")) for number in range(17_000))
+    ),
     "msgpack_nested_lists": of_msgpack(b"\x81\xa1w" + b"\x91" * 100_000 + b"\xc0"),
     "msgpack_number_as_a_key": of_msgpack(b"\x81\x01\xc0"),
     "msgpack_twice": of_msgpack(b"\x82" + (b"\xa1w" + msgpack.packb(extension((4,), "float32", bytes(16)))) * 2),

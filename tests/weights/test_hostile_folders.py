@@ -14,6 +14,7 @@ from ringvision.cli import main
 from ringvision.errors import UserError
 from ringvision.weights.aside import folder_aside
 from ringvision.weights.importing import import_weights
+from ringvision.weights.source import find_source, read_settings
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "hf_llama" / "tied"
 
@@ -83,6 +84,14 @@ def test_a_text_tokenizer_that_is_made_to_fill_memory_is_left_out(name: str, fol
     assert not [path for path in (tmp_path / "dest").iterdir() if "tokenizer" in path.name]
 
 
+def test_a_tokenizer_may_be_larger_than_a_config(tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_text(json.dumps({"model": "x" * (17 << 20)}))
+    assert len(read_settings(tmp_path / "tokenizer.json")["model"]) == 17 << 20
+    with pytest.raises(UserError, match="expected at most 16777216"):
+        read_settings(tmp_path / "config.json")
+
+
 def test_a_place_that_cannot_be_written_to_is_one_line(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
@@ -90,6 +99,23 @@ def test_a_place_that_cannot_be_written_to_is_one_line(folder: Path, tmp_path: P
         with pytest.raises(UserError, match="there already|cannot be (made|written)"):
             import_weights(folder, dest)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "model"]
+
+
+def test_what_a_killed_import_left_goes_whatever_the_folder_is_called(tmp_path: Path) -> None:
+    left, others = tmp_path / ".a[b]*.making-999999999", tmp_path / ".ab.making-999999999"
+    left.mkdir()
+    others.mkdir()
+    with folder_aside(tmp_path / "a[b]*") as aside:
+        (aside / "part").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [others.name, "a[b]*"]
+
+
+@pytest.mark.parametrize("said", ["x" * 1000, "\x1b[2J", ["mit"]])
+def test_a_licence_that_is_no_name_is_none(said: Any, folder: Path) -> None:
+    settings = json.loads((folder / "config.json").read_text())
+    for license, expected in ((said, None), ("mit", "mit")):
+        (folder / "config.json").write_text(json.dumps(settings | {"license": license}))
+        assert find_source(str(folder)).licence == expected
 
 
 def test_a_full_disk_is_one_line_and_another_error_stays_what_it_is(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pickle
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,7 @@ def test_hostile_files_are_many_and_take_little_memory(opened):
         ("torch_member_twice", "twice"),
         ("msgpack_two_million_nothings", "parts"),
         ("safetensors_names_without_end", "names"),
+        ("msgpack_names_of_17_megabytes", "short names"),
         ("safetensors_number_of_4000_digits", "4000 digits"),
         ("safetensors_index_of_a_pipe", "not a file"),
     ],
@@ -122,6 +124,14 @@ def test_a_pickle_that_takes_steps_without_end_is_left_early(tmp_path, monkeypat
     with pytest.raises(UserError, match="more than 1000 steps"):
         table(source, "pickle", 0, source.size)
     source.close()
+
+
+def test_texts_of_a_gguf_are_bounded_together(tmp_path, monkeypatch):
+    monkeypatch.setattr("ringvision.weights.readers.gguf.ALL_TEXT_BYTES", 1000)
+    keys = b"".join(hostile.gguf_text(f"k{n}") + struct.pack("<I", 8) + hostile.gguf_text("x" * 400) for n in range(3))
+    path = hostile.of_gguf(0, 3, keys)(tmp_path)
+    with pytest.raises(UserError, match="too many of them"):
+        open_tensors(path)
 
 
 def test_a_named_pipe_is_not_waited_for(tmp_path):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from continuation import FIXTURES
-from flax import nnx
+from flax import nnx, serialization
 from safetensors.numpy import load_file, save_file
 
 from ringvision.checkpoint import load_model, read_config, specs, unflatten
@@ -198,3 +198,31 @@ def test_a_config_that_asks_for_something_else(tmp_path, settings, word):
     given.write_text(json.dumps(json.loads((AMUSED / "config.json").read_text()) | settings))
     with pytest.raises(UserError, match=word):
         import_weights(AMUSED, tmp_path / "model", config=given)
+
+
+def test_resampling_without_weights(tmp_path):
+    """Halving by means and doubling by repetition are convolutions of certain kernels: vqgan-jax's network says the same with either."""
+    values, config = values_of(SOURCES["vqgan-jax"]), json.loads((FLAX / "config.json").read_text())
+    tree = serialization.msgpack_restore((FLAX / "flax_model.msgpack").read_bytes())
+    for half, name, places in (("encoder", "downsample", np.s_[:2, :2]), ("decoder", "upsample", np.s_[1:2, 1:2])):
+        for level in tree[half].values():
+            if name in level:
+                kernel = np.zeros_like(level[name]["conv"]["kernel"])
+                kernel[places] = np.eye(kernel.shape[-1]) / kernel[places][..., 0, 0].size
+                level[name] = {"conv": {"kernel": kernel, "bias": np.zeros(kernel.shape[-1], np.float32)}}
+    found = {}
+    for learned in (True, False):
+        place = tmp_path / str(learned)
+        place.mkdir()
+        (place / "config.json").write_text(json.dumps(config | {"resamp_with_conv": learned}))
+        (place / "flax_model.msgpack").write_bytes(serialization.msgpack_serialize(tree))
+        import_weights(place, place / "model")
+        tokenizer = load_video_tokenizer(place / "model", batch=2)
+        found[learned] = tokenizer.latents(values["images"]), tokenizer.decode(values["random_codes"].reshape(-1, *tokenizer.grid))
+        for half, name in (("encoder", "downsample"), ("decoder", "upsample")):
+            for level in tree[half].values():
+                level.pop(name, None)
+    assert read_config(tmp_path / "False/model", "vqgan")["vqgan"]["learned_resampling"] is False
+    for one, other in zip(found[True], found[False]):
+        np.testing.assert_allclose(one, other, atol=1e-4, rtol=0)
+        assert one.std() > 0.1

@@ -1,0 +1,148 @@
+"""A video tokenizer of ours -> the form that other programs read: diffusers, or LWM.
+
+    tokenizer folder ─plan by the style's table, the other way─→ their tensors ─→ DEST
+
+    hf    config.json, diffusion_pytorch_model.safetensors: a VQModel
+    lwm   config.json, `vqgan.pkl`: a pickle of nested dicts of NumPy arrays, as LWM's VQGAN opens it
+
+Imported again, weights and config are the same. What neither program says of a network (the range of its pixels, whether it clips) is in
+the config.json all the same, where our import finds it.
+"""
+
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from flax import nnx
+
+from ringvision.errors import UserError
+from ringvision.models.vqgan import VQGAN, VQGANConfig
+from ringvision.weights.aside import folder_aside
+from ringvision.weights.family import shapes_of
+from ringvision.weights.folder import CONFIG_FILE, ModelReader, ModelWriter
+from ringvision.weights.importing import Latest, Progress
+from ringvision.weights.pair import PYTORCH, check_tensors
+from ringvision.weights.table import Piece, Table, unmake
+from ringvision.weights.vqgan import DIFFUSERS, LWM
+
+DIFFUSERS_FILE, PICKLE_FILE = "diffusion_pytorch_model.safetensors", "vqgan.pkl"
+
+
+def export_vqgan(
+    folder: Path,
+    dest: Path,
+    settings: Mapping[str, Any],
+    format: Literal["hf", "lwm"],
+    *,
+    dtype: np.dtype | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Write `dest` anew; dtype None: each tensor's own. Returns how many tensors it has. UserError where the other program has no such
+    network, the folder's tensors do not fit its config, or `dest` is there already. Memory: of `lwm`, the whole network."""
+    config = VQGANConfig.from_dict(settings["vqgan"])
+    theirs, style = (_for_diffusers(config), DIFFUSERS) if format == "hf" else (_for_lwm(config), LWM)
+    shapes = shapes_of(lambda: VQGAN(config, rngs=nnx.Rngs(0)))
+    with ModelReader(folder) as reader:
+        check_tensors([reader], (shapes,), folder)
+        pieces = Table(style.rows(), levels=len(config.channel_mults)).plan(shapes)
+        specs = {source.name: (source.shape, dtype or reader.specs[piece.ours][1]) for piece in pieces for source in piece.sources}
+        with folder_aside(dest) as aside:
+            if format == "hf":
+                with ModelWriter(aside, theirs, specs, metadata=PYTORCH) as writer:
+                    for name, array in _turned(reader, pieces, dtype, progress):
+                        writer.write(name, array)
+                (aside / "model.safetensors").rename(aside / DIFFUSERS_FILE)
+            else:
+                tree: dict[str, Any] = {}
+                for name, array in _turned(reader, pieces, dtype, progress):
+                    *path, leaf = name.split("/")
+                    place = tree
+                    for key in path:
+                        place = place.setdefault(key, {})
+                    place[leaf] = np.ascontiguousarray(array)
+                (aside / PICKLE_FILE).write_bytes(pickle.dumps(tree, protocol=4))
+                (aside / CONFIG_FILE).write_text(json.dumps(theirs, indent=2) + "\n", encoding="utf-8")
+    return len(specs)
+
+
+def _turned(
+    reader: ModelReader, pieces: list[Piece], dtype: np.dtype | None, progress: Progress | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    latest = Latest(reader.read)
+    for number, piece in enumerate(pieces):
+        if progress is not None:
+            progress("tensors", number, len(pieces))
+        for source, part in unmake(piece, latest.read(piece.ours)):
+            yield source.name, part.astype(dtype or part.dtype, copy=False)
+
+
+def _refuse(config: VQGANConfig, program: str, **more: tuple[Any, Any]) -> None:
+    """UserError unless all is as the other program has it: what neither can be, and `more` (value, expected)."""
+    plain: dict[str, tuple[Any, Any]] = {
+        "patch_size": (config.patch_size, 1),
+        "local_codes": (config.local_codes, False),
+        "attention_heads": (config.attention_heads, 1),
+        "norm_eps": (config.norm_eps, 1e-6),
+        "encoder_only": (config.encoder_only, False),
+        "learned_resampling": (config.learned_resampling, True),
+    }
+    odd = [f"{name}={value} (only {expected})" for name, (value, expected) in (plain | more).items() if value != expected]
+    if odd:
+        raise UserError(
+            f"this tokenizer has {', '.join(odd)}, which {program} cannot have; use it with ringvision, or choose another format"
+        )
+
+
+def _for_diffusers(config: VQGANConfig) -> dict[str, Any]:
+    _refuse(config, "diffusers' VQModel", entry_channels=(config.entry, config.widths[0]))
+    attended = ["Attn" if config.resolution >> level in config.attention_resolutions else "" for level in range(len(config.widths))]
+    return {
+        "_class_name": "VQModel",
+        "act_fn": "silu",
+        "block_out_channels": list(config.widths),
+        "clip": config.clip,
+        "down_block_types": [f"{kind}DownEncoderBlock2D" for kind in attended],
+        "in_channels": config.in_channels,
+        "latent_channels": config.z_channels,
+        "layers_per_block": config.num_res_blocks,
+        "lookup_from_codebook": True,
+        "mid_block_add_attention": config.mid_attention,
+        "norm_num_groups": config.norm_groups,
+        "norm_type": "group",
+        "num_vq_embeddings": config.codebook_size,
+        "out_channels": config.in_channels,
+        "pixel_range": list(config.pixel_range),
+        "sample_size": config.resolution,
+        "up_block_types": [f"{kind}UpDecoderBlock2D" for kind in reversed(attended)],
+        "vq_embed_dim": config.embed_dim,
+    }
+
+
+def _for_lwm(config: VQGANConfig) -> dict[str, Any]:
+    _refuse(
+        config,
+        "LWM's VQGAN",
+        attention_resolutions=(config.attention_resolutions, ()),
+        mid_attention=(config.mid_attention, False),
+        norm_groups=(config.norm_groups, 32),
+        pixel_range=(config.pixel_range, (-1.0, 1.0)),
+        clip=(config.clip, True),
+        entry_channels=(config.entry, config.channels),
+    )
+    return {
+        "model_type": "lwm_vqgan",
+        "resolution": config.resolution,
+        "num_channels": config.in_channels,
+        "hidden_channels": config.channels,
+        "channel_mult": list(config.channel_mults),
+        "num_res_blocks": config.num_res_blocks,
+        "attn_resolutions": [],
+        "no_attn_mid_block": True,
+        "z_channels": config.z_channels,
+        "num_embeddings": config.codebook_size,
+        "quantized_embed_dim": config.embed_dim,
+        "resample_with_conv": True,
+    }
