@@ -16,7 +16,7 @@ import optax
 import pytest
 from flax import nnx
 
-from ringvision.checkpoint import Checkpoints, flatten, load_model, load_params, read_config, save_model, specs, unflatten
+from ringvision.checkpoint import LARGE_PAGE, Checkpoints, flatten, load_model, load_params, read_config, save_model, specs, unflatten
 from ringvision.errors import UserError
 
 
@@ -115,6 +115,25 @@ def test_parameters_go_to_devices_one_by_one(tmp_path):
         assert same(loaded["a"]["b"], half["a.b"]) and same(loaded["n"], half["n"])
     with pytest.raises(UserError, match=r"n is unknown; a\.b has shape \[2, 4\], expected \[2\]"):
         load_params(tmp_path, {"a": {"b": np.zeros(2, np.float32)}}, whole)
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_cpu_devices_share_parameters_that_are_only_read(tmp_path, dtype):
+    params = {
+        "large": np.random.default_rng(0).normal(size=(600, 1024)).astype(np.float32),
+        "small": np.ones(3, np.float32),
+        "n": np.int32(7),
+    }
+    save_model(tmp_path, {}, params)
+    place = jax.sharding.NamedSharding(jax.make_mesh((4,), ("x",), devices=jax.devices()[:4]), jax.P())
+    loaded = load_params(tmp_path, params, place, dtype, read_only=True)
+    for name, value in params.items():
+        assert same(loaded[name], value.astype(dtype) if dtype and name != "n" else value)
+        assert len({shard.data.unsafe_buffer_pointer() for shard in loaded[name].addressable_shards}) == 1
+    assert loaded["large"].addressable_shards[0].data.unsafe_buffer_pointer() % (1 if dtype else LARGE_PAGE) == 0
+    # were they donated after all, nobody else's would change
+    doubled = jax.jit(lambda x: 2 * x, donate_argnums=0)(loaded["small"])
+    assert [np.asarray(shard.data).tolist() for shard in doubled.addressable_shards] == [[2.0] * 3] * 4
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "absent"])

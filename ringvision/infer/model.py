@@ -111,7 +111,7 @@ def load_model(dir: str | os.PathLike[str], mesh: Mesh | None = None, *, dtype: 
         raise UserError(f"dtype={dtype!r} was given; expected {', '.join(DTYPES)}, or none for float32")
     _, shapes = nnx.split(_describe(config))
     mesh = mesh if mesh is not None else make_mesh()
-    params = checkpoint.load_params(dir, shapes, NamedSharding(mesh, PartitionSpec()), dtype)
+    params = checkpoint.load_params(dir, shapes, NamedSharding(mesh, PartitionSpec()), dtype, read_only=True)
     return Model(config, vocabulary, params, mesh, settings=settings, folder=Path(dir))
 
 

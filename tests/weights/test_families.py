@@ -21,8 +21,6 @@ SOURCES = {
     "lwm, a layer apart": FIXTURES / "lwm_llama_text/streaming_params_unscanned",
     "llama": FIXTURES / "hf_llama/llama3",
     "qwen2": FIXTURES / "hf_variants/qwen2_yarn",
-    "chameleon": FIXTURES / "chameleon",
-    "emu3": FIXTURES / "emu3",
     "lwm-vqgan": FIXTURES / "lwm_vqgan/vqgan_numpy.pkl",
     "vqgan-jax": FIXTURES / "vqgan_jax/flax_model.msgpack",
     "diffusers": FIXTURES / "diffusers_attention",
