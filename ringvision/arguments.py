@@ -55,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     bring = commands.add_parser("import", help="somebody else's weights -> a model or tokenizer folder")
     bring.add_argument("source", metavar="SOURCE", help="a file, a folder, hf:OWNER/NAME, or smollm2")
     bring.add_argument("dest", metavar="DEST", help="the folder to write")
-    bring.add_argument("--config", metavar="FILE", help="a config.json to be read in the place of the one beside the weights")
+    bring.add_argument("--config", metavar="FILE", help="a config.json, or taming's .yaml, to be read in the place of the one beside")
     bring.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="store the weights so (default: as they come)")
     eyes = "a model's own video tokenizer, such as LWM's, imported before: it is copied into DEST"
     bring.add_argument("--tokenizer", metavar="NAME|DIR", help=eyes)

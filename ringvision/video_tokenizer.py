@@ -36,11 +36,16 @@ Config = VQGANConfig | Emu3TokenizerConfig
 
 
 def load_video_tokenizer(
-    folder: str | os.PathLike[str], *, batch: int = BATCH, size: int | None = None, devices: Sequence[jax.Device] | None = None
+    folder: str | os.PathLike[str],
+    *,
+    batch: int = BATCH,
+    size: int | tuple[int, int] | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> "VideoTokenizer":
     """Open a tokenizer's folder. UserError where it is not one, or where its weights do not fit its config.
 
-    batch: frames that go through the network at once. size: of the frames, for a network that is to work at another than its own.
+    batch: frames that go through the network at once. size: of the frames, one number or (height, width), for a network that is to work
+    at another than its own.
     devices: whose turn it is (None: the first one's alone).
     """
     settings = read_config(folder)
@@ -56,18 +61,20 @@ def load_video_tokenizer(
     config = describe.from_dict(settings[kind])
     if settings["size"] != config.resolution:
         raise UserError(f"{folder}/config.json has size {settings['size']} but a {kind} of resolution {config.resolution}; they must agree")
-    here = config if size is None else config.resized(size)
+    here = config.resized(size) if isinstance(size, int) else config
     graph, like = nnx.split(nnx.eval_shape(lambda: network(here, rngs=nnx.Rngs(0))))
     arrays = load_model(folder, specs(like))
     params, hash = unflatten(arrays, like), hash_of(config, arrays)
     opened = CausalVideoTokenizer if kind == "emu3" else VideoTokenizer
-    return opened(str(settings.get("name", "unnamed")), here, graph, params, hash, batch, devices)
+    frame = size if isinstance(size, tuple) else None
+    return opened(str(settings.get("name", "unnamed")), here, graph, params, hash, batch, devices, frame)
 
 
 class VideoTokenizer:
     """A VQGAN with its weights, as a function on videos of any length. Made by `load_video_tokenizer`.
 
-    name: what its folder calls it. hash: SHA-256 of config and weights: two tokenizers of one hash give the same codes.
+    name: what its folder calls it. frame: (height, width) of a frame in pixels. hash: SHA-256 of config and weights: two tokenizers of one
+    hash give the same codes.
     """
 
     any_size = False
@@ -82,8 +89,12 @@ class VideoTokenizer:
         hash: str,
         batch: int = BATCH,
         devices: Sequence[jax.Device] | None = None,
+        frame: tuple[int, int] | None = None,
     ):
         self.name, self.config, self.hash, self.batch = name, config, hash, batch
+        self.frame = frame or (config.resolution,) * 2
+        if min(self.frame) < 1 or any(side % config.pixels_per_code for side in self.frame):
+            raise UserError(f"frames of {list(self.frame)} pixels; expected multiples of {config.pixels_per_code}, the pixels of a code")
         self._devices = list(devices or jax.local_devices()[:1])
         self._params = [jax.device_put(params, device) for device in self._devices]
 
@@ -97,13 +108,14 @@ class VideoTokenizer:
 
     @property
     def size(self) -> int:
-        """Height and width of a frame, in pixels."""
+        """Height and width of a frame, in pixels, where both are one; of one that is not square see `frame`."""
         return self.config.resolution
 
     @property
     def grid(self) -> tuple[int, int]:
         """(h, w): rows and columns of a frame's codes."""
-        return self.config.grid
+        pixels = self.config.pixels_per_code
+        return self.frame[0] // pixels, self.frame[1] // pixels
 
     @property
     def codes_per_frame(self) -> int:
@@ -157,8 +169,8 @@ class VideoTokenizer:
             fits = fits and frames.shape[1] % pixels == 0 and frames.shape[2] % pixels == 0
             side, hint = f"multiples of {pixels}", f"resize it to sides that {pixels} divides"
         else:
-            fits = fits and frames.shape[1:3] == (self.size, self.size)
-            side, hint = f"{self.size}, {self.size}", f"sample the video at size {self.size}"
+            fits = fits and frames.shape[1:3] == self.frame
+            side, hint = f"{self.frame[0]}, {self.frame[1]}", f"sample the video at size {self.size}, or open the tokenizer with a size"
         if not fits or not (frames.dtype == np.uint8 or np.issubdtype(frames.dtype, np.floating)):
             raise UserError(
                 f"frames of {frames.dtype} {list(frames.shape)}; expected uint8, or floats in {list(self.config.pixel_range)}, "

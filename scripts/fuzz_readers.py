@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -225,8 +226,8 @@ def changed_json(data: bytes, draw: random.Random) -> bytes:
             inner = part[key]
         if part is inner:
             continue
-        ways = [draw.choice(VALUES), [inner, inner], json.loads(json.dumps(whole)), inner * 3 if isinstance(inner, int | str) else 1]
-        part[key] = draw.choice(ways)
+        ways = [draw.choice(VALUES), [inner, inner], whole, inner * 3 if isinstance(inner, int | str) else 1]
+        part[key] = deepcopy(draw.choice(ways))
         if draw.random() < 0.1:
             del part[key]
     return json.dumps(whole).encode()

@@ -19,7 +19,9 @@ from ringvision.errors import UserError
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # What a dependency is called where it is imported, when that differs from its name in the registry.
-IMPORTED_AS = {"orbax-checkpoint": "orbax", "pillow": "PIL", "protobuf": "google", "tensorflow-datasets": "tensorflow_datasets"}
+IMPORTED_AS = {"orbax-checkpoint": "orbax", "pillow": "PIL", "protobuf": "google", "pyyaml": "yaml"} | {
+    "tensorflow-datasets": "tensorflow_datasets"
+}
 CONSTRAINTS = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
 
 

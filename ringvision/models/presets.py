@@ -44,6 +44,9 @@ class TransformerConfig:
     all heads share (Qwen3); "layer": by mean and variance, with a scale and a bias for each head (Chameleon)."""
     window: int | None = None
     """A token sees only those less than so many positions before it, in every layer (Mistral); None: all before it."""
+    norm_placement: Literal["before", "after"] = "before"
+    """Where a layer's two norms stand: before attention and feed-forward, or behind them, where each is of what is added to the residual
+    stream (Swin Transformer v2; the larger Chameleon)."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "hidden_dim", "max_length"):
@@ -64,6 +67,8 @@ class TransformerConfig:
             raise UserError(f"remat={self.remat!r}: expected 'none' or 'block'")
         if self.qk_norm not in ("none", "rms", "layer"):
             raise UserError(f"qk_norm={self.qk_norm!r}: expected 'none', 'rms' or 'layer'")
+        if self.norm_placement not in ("before", "after"):
+            raise UserError(f"norm_placement={self.norm_placement!r}: expected 'before' or 'after'")
         if self.window is not None and self.window < 1:
             raise UserError(f"window={self.window}: expected at least 1 (a token sees itself), or none to see everything before")
         if self.rope_theta <= 0 or self.norm_eps <= 0:

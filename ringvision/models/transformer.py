@@ -156,16 +156,23 @@ class Transformer(nnx.Module):
         hidden = self.hidden(tokens, positions, segment_ids, mesh=mesh)
         return jnp.einsum("BLD,DV->BLV", hidden, self.head(), preferred_element_type=jnp.float32)
 
+    @property
+    def _norms_behind(self) -> bool:
+        return self.config.norm_placement == "after"
+
     def _queries_keys_values(self, layer: Layers, x: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        q, k, v = layer.attention.project(layer.attention_norm(x))
+        q, k, v = layer.attention.project(x if self._norms_behind else layer.attention_norm(x))
         theta, scaling = self.config.rope_theta, self.config.rope_scaling
         return rope(q, positions, theta=theta, scaling=scaling), rope(k, positions, theta=theta, scaling=scaling), v
 
     def _rest_of_block(self, layer: Layers, x: jax.Array, heads: jax.Array, mesh: Mesh) -> jax.Array:
         def feed_forward(part: jax.Array) -> jax.Array:
+            if self._norms_behind:
+                return part + layer.feed_forward_norm(layer.feed_forward(part))
             return part + layer.feed_forward(layer.feed_forward_norm(part))
 
-        x = x + layer.attention.combine(heads)
+        attended = layer.attention.combine(heads)
+        x = x + (layer.attention_norm(attended) if self._norms_behind else attended)
         chunk = self.config.feed_forward_chunk
         return feed_forward(x) if chunk is None else blockwise(feed_forward, x, chunk=chunk, context=spread(mesh, "length"))
 

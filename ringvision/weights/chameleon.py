@@ -9,7 +9,7 @@ filled in.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from flax import nnx
 
@@ -47,10 +47,10 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
     if config.get("model_type") != "chameleon" or prefix is None:
         return None
     settings = Settings({**DEFAULTS, **config, "tie_word_embeddings": None})  # whether the file has a head says it better
-    settings.only("swin_norm", False)
     settings.only("attention_bias", False)
     check_rows(settings, tensors, prefix)
-    transformer = transformer_config(settings, tensors.specs, prefix, qk_norm="layer")
+    placement: Literal["before", "after"] = "after" if settings.flag("swin_norm", False) else "before"
+    transformer = replace(transformer_config(settings, tensors.specs, prefix, qk_norm="layer"), norm_placement=placement)
     ids = code_ids(config, transformer.vocab_size)
     words = vocabulary(config, ids)
     model_table, tokenizer_table = tables(config, ids, prefix)

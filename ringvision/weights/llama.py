@@ -206,8 +206,13 @@ def _marks(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def config_of(config: TransformerConfig, settings: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """The config.json that transformers reads for this model. settings: our own config.json. UserError where it has no such model."""
-    if config.qk_norm == "layer" or config.frame_period or (config.qk_norm == "rms" and config.qkv_bias):
-        what = "places in a frame" if config.frame_period else "LayerNorm on queries" if config.qk_norm == "layer" else "both bias and norm"
+    odd = {
+        "places in a frame": config.frame_period > 0,
+        "LayerNorm on queries": config.qk_norm == "layer",
+        "norms behind attention": config.norm_placement == "after",
+        "both bias and norm": config.qk_norm == "rms" and config.qkv_bias,
+    }
+    if what := " and ".join(name for name, there in odd.items() if there):
         raise UserError(f"this model has {what}, which no Llama, Mistral, Qwen2 or Qwen3 has; it cannot be exported to that form")
     kind = "qwen3" if config.qk_norm == "rms" else "qwen2" if config.qkv_bias else "mistral" if config.window else "llama"
     rope = _rope_of(config.rope_scaling)

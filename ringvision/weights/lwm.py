@@ -193,6 +193,7 @@ def config_of(config: TransformerConfig, settings: Mapping[str, Any]) -> dict[st
             ("rope_scaling", config.rope_scaling, None),
             ("qkv_bias", config.qkv_bias, False),
             ("qk_norm", config.qk_norm, "none"),
+            ("norm_placement", config.norm_placement, "before"),
             ("window", config.window, None),
             ("frame_period", config.frame_period, 0),
         )

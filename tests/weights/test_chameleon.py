@@ -99,6 +99,29 @@ def test_logits_and_greedy_text(folder, recorded, devices) -> None:
         np.testing.assert_array_equal(IDS.theirs[said], whole[len(prompt) :])
 
 
+@pytest.mark.parametrize("devices", [1, 4])
+def test_norms_behind_attention_and_feed_forward(tmp_path, recorded, devices) -> None:
+    """The larger model has them there (swin_norm). Exported it says so again."""
+    source = tmp_path / "source"
+    source.mkdir()
+    shutil.copyfile(FIXTURE / "model.safetensors", source / "model.safetensors")
+    (source / "config.json").write_text(json.dumps({**CONFIG, "swin_norm": True}))
+    import_weights(source, tmp_path / "model")
+    with np.load(FIXTURE / "swin_norm.npz") as file:
+        expected = dict(file)
+    model = load_model(tmp_path / "model", make_mesh(context=devices, devices=jax.devices()[:devices]))
+    logits = np.asarray(model.logits(IDS.ours[recorded["merged_input_ids"][:, :24]]))
+    np.testing.assert_allclose(logits, expected["logits_unmasked"][..., IDS.theirs], atol=1e-4)
+    assert expected["greedy_step_margins"].min() > 1e-3
+    generator = Generator(model, limit=model.vocabulary.text_size, blocks=(32,))
+    for whole in expected["greedy_sequences"]:
+        session = generator.begin(generator.room_for(20, generate=12))
+        generator.read(session, IDS.ours[whole[:20]])
+        np.testing.assert_array_equal(IDS.theirs[list(generator.generate(session, Sampler(), 12))], whole[20:])
+    export_weights(tmp_path / "model", tmp_path / "theirs", "hf")
+    assert json.loads((tmp_path / "theirs" / "config.json").read_text())["swin_norm"]
+
+
 def test_exported_it_is_what_was_imported(folder, tmp_path) -> None:
     """Bit for bit, in the library's ids and under its names; and imported again it is the same folder."""
     export_weights(folder, tmp_path / "theirs", "hf")
@@ -116,7 +139,7 @@ def test_exported_it_is_what_was_imported(folder, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"swin_norm": True}, "swin_norm is True"),
+        ({"swin_norm": "yes"}, "swin_norm is 'yes'"),
         ({"attention_bias": True}, "attention_bias is True"),
         ({"vq_config": {**CONFIG["vq_config"], "double_latent": True}}, "double_latent is True"),
         ({"vq_config": {**CONFIG["vq_config"], "num_embeddings": 65}}, "quantize.embedding.weight"),

@@ -135,6 +135,8 @@ def model(folder, config, **settings):
         ("lwm", {"num_kv_heads": 2, "rope_scaling": RopeScaling(8.0)}, "num_kv_heads=2, rope_scaling="),
         ("lwm", {"qkv_bias": True}, "qkv_bias=True"),
         ("hf", {"qk_norm": "layer"}, "LayerNorm"),
+        ("lwm", {"norm_placement": "after"}, "norm_placement=after"),
+        ("hf", {"norm_placement": "after"}, "norms behind attention"),
         ("hf", {"frame_period": 5}, "places in a frame"),
         ("hf", {"qk_norm": "rms", "qkv_bias": True}, "both bias and norm"),
     ],

@@ -6,6 +6,7 @@ import pickle
 import jax
 import numpy as np
 import pytest
+import yaml
 from continuation import FIXTURES
 from flax import nnx, serialization
 from safetensors.numpy import load_file, save_file
@@ -129,8 +130,8 @@ def formula(number: int, shape: tuple[int, ...]) -> np.ndarray:
     return (noise * (0.3 if len(shape) == 1 else 2 / (count / shape[0]) ** 0.5)).astype(np.float32).reshape(shape)
 
 
-@pytest.mark.parametrize("config", [TAMING / "config.json", None], ids=["said", "inferred"])
-def test_a_first_level_wider_than_the_first_convolution(tmp_path, config):
+@pytest.mark.parametrize("said", ["json", "yaml", None])
+def test_a_first_level_wider_than_the_first_convolution(tmp_path, said):
     """As taming-transformers computes it with ch_mult 2, 1: the convolution gives `ch` channels, the level twice as many."""
     shapes = json.loads((TAMING / "shapes.json").read_text())
     tensors = {
@@ -138,7 +139,10 @@ def test_a_first_level_wider_than_the_first_convolution(tmp_path, config):
         for number, (name, shape) in enumerate(shapes.items())
     }
     save_file({f"state_dict.{name}": array for name, array in tensors.items()}, tmp_path / "model.safetensors")
-    import_weights(tmp_path / "model.safetensors", tmp_path / "model", config=config)
+    config = {"json": TAMING / "config.json", "yaml": tmp_path / "model.yaml", None: None}[said]
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(json.loads((TAMING / "config.json").read_text())))
+    result = import_weights(tmp_path / "model.safetensors", tmp_path / "model", config=config)
+    assert bool(result["assumed"]) == (said is None)
     values = values_of(TAMING)
     tokenizer = load_video_tokenizer(tmp_path / "model", batch=2, size=16)
     assert tokenizer.config.entry_channels == 32 and tokenizer.config.widths == (64, 32)
@@ -147,6 +151,50 @@ def test_a_first_level_wider_than_the_first_convolution(tmp_path, config):
     assert wide.mean() > 0.7 and len(np.unique(codes[wide])) > 8
     np.testing.assert_array_equal(codes[wide], values["codes"][wide])
     np.testing.assert_allclose(tokenizer.decode(values["codes"]), values["decoded"], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("a: &x [1, 2]\nb: *x", "aliases"),
+        ("- 1", "holds a list"),
+        ("a: 2001-01-01", "not JSON serializable"),
+        ("a: .nan", "JSON compliant"),
+        ("!!python/object/apply:os.system ['true']", "could not determine a constructor"),
+        ("[" * 5000, "more than 256 lists"),
+        ("[" * 250, "cannot be read as YAML"),
+        ("a: " + "x" * 300_000, "more than 65536 bytes"),
+        ("a: b: c", "mapping values are not allowed"),
+    ],
+)
+def test_a_yaml_that_is_no_settings(tmp_path, text, word):
+    (tmp_path / "model.yaml").write_text(text)
+    with pytest.raises(UserError, match=word) as error:
+        import_weights(AMUSED, tmp_path / "model", config=tmp_path / "model.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_pictures_that_are_not_square(tmp_path):
+    """As taming-transformers computes them; attention stays on its level. A tokenizer is opened for their size."""
+    shapes = json.loads((TAMING / "shapes.json").read_text())
+    tensors = {
+        name: formula(number, tuple(shape)) + np.float32("norm" in name and name.endswith("weight"))
+        for number, (name, shape) in enumerate(shapes.items())
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    import_weights(tmp_path / "model.safetensors", tmp_path / "model", config=TAMING / "config.json")
+    values = {name.removeprefix("wide_"): array for name, array in values_of(TAMING).items() if name.startswith("wide_")}
+    tokenizer = load_video_tokenizer(tmp_path / "model", batch=2, size=(12, 20))
+    assert tokenizer.grid == (6, 10) and tokenizer.codes_per_frame == 60
+    np.testing.assert_allclose(tokenizer.latents(values["images"]), values["latents_pre_quant"], atol=1e-4, rtol=0)
+    codes, wide = tokenizer.encode(values["images"]), values["code_margin"] > 1e-3
+    assert wide.mean() > 0.7 and len(np.unique(codes[wide])) > 8
+    np.testing.assert_array_equal(codes[wide], values["codes"][wide])
+    np.testing.assert_allclose(tokenizer.decode(values["codes"]), values["decoded"], atol=1e-3, rtol=0)
+    with pytest.raises(UserError, match="multiples of 2"):
+        load_video_tokenizer(tmp_path / "model", size=(12, 19))
+    with pytest.raises(UserError, match="12, 20"):
+        tokenizer.encode(values["images"][:, :, :12])
 
 
 def flat_weights() -> dict[str, np.ndarray]:
