@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ringvision.data.foreign_files import read_object
 from ringvision.errors import UserError
 from ringvision.weights.folder import (
     CONFIG_FILE,
@@ -98,12 +99,7 @@ def read_config(folder: str | os.PathLike[str], kind: str | None = None) -> dict
     if not path.is_file():
         what = "is not a folder" if not Path(folder).is_dir() else f"holds no {CONFIG_FILE}"
         raise UserError(f"{folder} {what}; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}: check the path")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); copy the model folder again") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path} holds a {type(config).__name__}, expected an object of settings; copy the model folder again")
+    config = read_object(path, "copy the model folder again")
     if kind is not None and config.get("kind") != kind:
         raise UserError(f'{path} says "kind": {json.dumps(config.get("kind"))}, expected "{kind}"; give a folder of that kind')
     return config

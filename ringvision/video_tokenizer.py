@@ -50,7 +50,7 @@ def load_video_tokenizer(
     """
     settings = read_config(folder)
     kind = settings.get("kind")
-    if kind not in NETWORKS:
+    if not isinstance(kind, str) or kind not in NETWORKS:
         raise UserError(
             f'{folder}/config.json says "kind": {json.dumps(kind)}; give the folder of a tokenizer (kind {" or ".join(NETWORKS)})'
         )

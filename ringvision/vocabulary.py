@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from ringvision.errors import UserError
+from ringvision.fields import fitted
 
 Array = TypeVar("Array", np.ndarray, jax.Array)
 
@@ -96,13 +97,7 @@ class Vocabulary:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Vocabulary":
         """The inverse of `to_dict`. UserError that names the missing or unknown fields."""
-        known = set(cls.__dataclass_fields__)
-        unknown, missing = set(values) - known, known - {"vision_size"} - set(values)
-        if unknown or missing:
-            raise UserError(
-                f"a vocabulary with unknown fields {sorted(unknown)} and missing fields {sorted(missing)}: expected {sorted(known)}"
-            )
-        return cls(**values)
+        return cls(**fitted("a vocabulary", cls, values))
 
 
 def _check_range(values: np.ndarray | jax.Array, low: int, high: int, name: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ringvision.errors import UserError
+from ringvision.fields import fitted
 
 ARTICLE = re.compile(r"^(an?|the)\s+", re.IGNORECASE)
 
@@ -47,10 +48,8 @@ class PromptForm:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "PromptForm":
-        """UserError that names the fields that a form does not have."""
-        if unknown := sorted(set(values) - set(PromptForm.__dataclass_fields__)):
-            raise UserError(f"a form of prompts has no field {', '.join(unknown)}; it has {', '.join(PromptForm.__dataclass_fields__)}")
-        return PromptForm(**values)
+        """UserError that names the fields that a form does not have, and those of another type."""
+        return PromptForm(**fitted("a form of prompts", PromptForm, values))
 
     def before(self, prompt: str, begun: bool) -> str:
         """The text before a first frame, or before those of a film that has `begun`; "" for a model that is asked afterwards."""

@@ -21,6 +21,7 @@ import numpy as np
 
 from ringvision.data.text_codec import TextCodec
 from ringvision.errors import UserError
+from ringvision.fields import fitted
 from ringvision.vocabulary import Vocabulary
 
 Video = tuple[np.ndarray, Sequence[float] | np.ndarray]  # (codes [T, h, w], times [T])
@@ -81,19 +82,8 @@ class StreamFormat:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "StreamFormat":
-        """UserError that names the fields that a format does not have."""
-        picture = values.get("picture")
-        if isinstance(picture, Mapping):
-            picture = PictureForm(**_known("a picture's form", PictureForm, picture))
-        return StreamFormat(**_known("a stream format", StreamFormat, {**values, "picture": picture}))
-
-
-def _known(what: str, kind: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The values; UserError where `kind` has no field of one of their names."""
-    fields = kind.__dataclass_fields__  # type: ignore[attr-defined]
-    if unknown := sorted(set(values) - set(fields)):
-        raise UserError(f"{what} has no field {', '.join(unknown)}; it has {', '.join(fields)}")
-    return values
+        """UserError that names the fields that a format does not have, and those of another type."""
+        return StreamFormat(**fitted("a stream format", StreamFormat, values))
 
 
 @dataclass(frozen=True)

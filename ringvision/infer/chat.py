@@ -6,7 +6,6 @@ The whole conversation is written anew by the model's own template each time, as
 taken back to where the two part: only what is new is read. What a user writes never becomes a special token, whatever it spells.
 """
 
-import json
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import replace
@@ -17,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ringvision.data.chat_template import ChatTemplate, load_chat_template
+from ringvision.data.foreign_files import read_object
 from ringvision.data.text import load_text_tokenizer
 from ringvision.data.text_codec import TextCodec
 from ringvision.errors import UserError
@@ -164,11 +164,11 @@ def load_stops(folder: str | os.PathLike[str]) -> frozenset[int]:
     path = Path(folder) / GENERATION_FILE
     if not path.is_file():
         return frozenset()
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") or []
-        return frozenset(int(token) for token in (found if isinstance(found, list) else [found]))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}); expected an object whose eos_token_id is a number or a list of them") from error
+    found = read_object(path, "copy the model folder again").get("eos_token_id") or []
+    tokens = found if isinstance(found, list) else [found]
+    if not all(type(token) is int for token in tokens):
+        raise UserError(f"{path} is damaged; expected an object whose eos_token_id is a number or a list of them")
+    return frozenset(tokens)
 
 
 def converse(chat: Chat, lines: TextIO, output: TextIO) -> None:

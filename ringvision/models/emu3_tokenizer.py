@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ringvision.errors import UserError
+from ringvision.fields import fitted
 from ringvision.models.vqgan import Decoder, Encoder, Quantizer, VQGANConfig
 
 SPACE_TIME = ("NDHWC", "DHWIO", "NDHWC")
@@ -81,10 +82,7 @@ class Emu3TokenizerConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Emu3TokenizerConfig":
         """The inverse of `to_dict`. UserError that names what is unknown or missing."""
-        unknown = sorted(set(values) - set(cls.__dataclass_fields__))
-        if unknown or not isinstance(values.get("frames"), Mapping):
-            raise UserError(f"a video tokenizer's config with unknown fields {unknown}; expected an object `frames`, and temporal_factor")
-        return cls(**{**values, "frames": VQGANConfig.from_dict(dict(values["frames"]))})
+        return cls(**fitted("a video tokenizer's config", cls, values))
 
 
 class CausalConvolution(nnx.Module):

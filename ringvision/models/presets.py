@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from ringvision.errors import UserError
+from ringvision.fields import fitted
 from ringvision.ops.rope import RopeScaling
 
 
@@ -81,16 +82,7 @@ class TransformerConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TransformerConfig":
         """The inverse of `to_dict`; fields with a default may be missing. UserError that names what is unknown or missing."""
-        values = dict(values)
-        fields = cls.__dataclass_fields__
-        unknown = sorted(set(values) - set(fields))
-        required = {"vocab_size", "embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "hidden_dim"}
-        missing = sorted(required - set(values))
-        if unknown or missing:
-            raise UserError(f"a transformer config with unknown fields {unknown} and missing fields {missing}: expected {sorted(fields)}")
-        if isinstance(values.get("rope_scaling"), Mapping):
-            values["rope_scaling"] = RopeScaling(**values["rope_scaling"])
-        return cls(**values)
+        return cls(**fitted("a transformer's config", cls, values))
 
 
 def _llama(embed_dim: int, num_layers: int, num_heads: int, hidden_dim: int) -> TransformerConfig:

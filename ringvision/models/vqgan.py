@@ -12,7 +12,7 @@ Axes: N images, H W pixels, h w codes, C channels of whatever is meant, K rows o
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ringvision.errors import UserError
+from ringvision.fields import fitted
 from ringvision.models.convolution import Attention2D, Convolution, Downsample, GroupNorm, ResidualBlock, Upsample, make_norm
 
 SIZES = (
@@ -34,6 +35,7 @@ SIZES = (
     "norm_groups",
     "attention_heads",
 )
+MOST_BLOCKS, MOST_LEVELS = 16, 16
 LATER = ("attention_heads", "pixel_range", "encoder_only", "entry_channels", "learned_resampling")
 
 
@@ -80,6 +82,11 @@ class VQGANConfig:
         for name in SIZES:
             if getattr(self, name) < 1:
                 raise UserError(f"a VQGAN's {name} is {getattr(self, name)}; it must be at least 1")
+        if self.num_res_blocks > MOST_BLOCKS or len(self.channel_mults) > MOST_LEVELS:
+            raise UserError(
+                f"a VQGAN of {self.num_res_blocks} blocks a level and {len(self.channel_mults)} levels; expected at most {MOST_BLOCKS} and "
+                f"{MOST_LEVELS}"
+            )
         if not self.channel_mults or min(self.channel_mults) < 1:
             raise UserError(f"a VQGAN's channel_mults is {self.channel_mults}; give a multiple of `channels` for each level, as in (1, 2)")
         if self.resolution % self.pixels_per_code:
@@ -127,10 +134,7 @@ class VQGANConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "VQGANConfig":
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise UserError(f"a VQGAN's config has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-        return cls(**values)
+        return cls(**fitted("a VQGAN's config", cls, values))
 
 
 class Level(nnx.Module):

@@ -59,11 +59,13 @@ def scaling_from(values: Mapping[str, Any] | None, max_length: int) -> RopeScali
     values = values or {}
     kind = values.get("rope_type", values.get("type", "default"))
     if values.get("partial_rotary_factor", 1.0) != 1.0:
-        raise UserError(f"partial_rotary_factor={values['partial_rotary_factor']} is not supported; expected all channels to turn")
+        raise UserError(
+            f"partial_rotary_factor={repr(values['partial_rotary_factor'])[:60]} is not supported; expected all channels to turn"
+        )
     if kind == "default":
         return None
     if kind not in ("llama3", "linear", "yarn"):
-        raise UserError(f"rope scaling of kind {kind!r} is not supported; expected one of default, linear, llama3, yarn")
+        raise UserError(f"rope scaling of kind {repr(kind)[:60]} is not supported; expected one of default, linear, llama3, yarn")
     if kind == "yarn" and values.get("truncate") is False:
         raise UserError("rope scaling of kind 'yarn' with \"truncate\": false is not supported; expected true")
     trained = values.get("original_max_position_embeddings")
@@ -77,8 +79,10 @@ def scaling_from(values: Mapping[str, Any] | None, max_length: int) -> RopeScali
             return RopeScaling(factor, float(values["low_freq_factor"]), float(values["high_freq_factor"]), trained)
         slow, fast = float(values.get("beta_slow") or 1), float(values.get("beta_fast") or 32)
         return RopeScaling(factor, slow, fast, trained, "yarn", _yarn_amplitude(values, factor))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"rope scaling {dict(values)} cannot be read ({error!r}); expected numbers, as transformers writes them") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"rope scaling {repr(dict(values))[:200]} cannot be read ({repr(error)[:100]}); expected numbers, as transformers writes them"
+        ) from error
 
 
 def _yarn_amplitude(values: Mapping[str, Any], factor: float) -> float:

@@ -34,6 +34,6 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family:
         family = ask(tensors, config)
         if family is not None:
             return family
-    names, said = gathered(tensors.specs), config.get("model_type") or config.get("_class_name")
+    names, said = [name[:100] for name in gathered(tensors.specs)], config.get("model_type") or config.get("_class_name")
     kind = f"a {str(said)[:LONGEST]!r}: " if said else ""
     raise UserError(f"{kind}{len(tensors.specs)} tensors of no family known here ({', '.join(names[:4])} …); known are {KNOWN}")

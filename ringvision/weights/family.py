@@ -20,6 +20,7 @@ from ringvision.weights.table import Shape, Table
 
 LARGEST = 2**31 - 1
 MOST_LAYERS = 4096
+LONGEST_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Settings:
         if value is None:
             return int(self._absent(name, default, why))
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            self.wrong.append(f"{name} is {value!r}, expected a whole number from {least} to {most}")
+            self.wrong.append(f"{name} is {shown(value)}, expected a whole number from {least} to {most}")
             return least
         return value
 
@@ -81,14 +82,14 @@ class Settings:
         if value is None:
             return float(self._absent(name, default, why))
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-            self.wrong.append(f"{name} is {value!r}, expected a number above 0")
+            self.wrong.append(f"{name} is {shown(value)}, expected a number above 0")
             return 1.0
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
         value = self.get(name)
         if value is not None and not isinstance(value, bool):
-            self.wrong.append(f"{name} is {value!r}, expected true or false")
+            self.wrong.append(f"{name} is {shown(value)}, expected true or false")
         return default if value is None else bool(value)
 
     def wholes(self, *names: str, default: Iterable[int]) -> tuple[int, ...]:
@@ -97,21 +98,21 @@ class Settings:
         if value is None:
             return tuple(default)
         if not isinstance(value, (list, tuple)) or not all(type(one) is int and 0 <= one <= LARGEST for one in value) or len(value) > 64:
-            self.wrong.append(f"{name} is {value!r}, expected a list of whole numbers")
+            self.wrong.append(f"{name} is {shown(value)}, expected a list of whole numbers")
             return tuple(default)
         return tuple(value)
 
     def mapping(self, name: str) -> Mapping[str, Any]:
         value = self.get(name)
         if value is not None and not isinstance(value, Mapping):
-            self.wrong.append(f"{name} is {value!r}, expected an object of settings")
+            self.wrong.append(f"{name} is {shown(value)}, expected an object of settings")
         return value if isinstance(value, Mapping) else {}
 
     def only(self, name: str, *allowed: Any) -> None:
         """This setting, where it is there, must have one of these values: nothing else is computed here."""
         value = self.get(name)
         if value is not None and value not in allowed:
-            self.wrong.append(f"{name} is {value!r}, and only {' or '.join(map(repr, allowed))} is known here")
+            self.wrong.append(f"{name} is {shown(value)}, and only {' or '.join(map(repr, allowed))} is known here")
 
     def report(self) -> None:
         if self.wrong:
@@ -124,6 +125,12 @@ class Settings:
         if why:
             self.assumed.append(f"{name} {default:g} ({why})")
         return default
+
+
+def shown(value: Any) -> str:
+    """A value of somebody's config as an error may show it: on one line, and not all of it where it is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} …"
 
 
 def shapes_of(make: Callable[[], nnx.Module]) -> dict[str, Shape]:

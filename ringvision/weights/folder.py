@@ -22,6 +22,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from ringvision.data.foreign_files import read_object
 from ringvision.errors import UserError
 
 CONFIG_FILE = "config.json"
@@ -84,7 +85,7 @@ class ModelWriter:
         try:
             for left in self.folder.glob(".writing-*"):  # by a process that was killed
                 shutil.rmtree(left)
-            self._check_room()
+            check_room(self.folder, self._specs)
             self._aside = Path(tempfile.mkdtemp(dir=self.folder, prefix=".writing-"))
             for number, names in enumerate(self._parts):
                 self._lay_out(number, names)
@@ -148,13 +149,6 @@ class ModelWriter:
     def _whole(self, name: str) -> bool:
         done, shape = self._written[name], self._specs[name][0]
         return None in done or (bool(shape) and len(done) == shape[0])
-
-    def _check_room(self) -> None:
-        needed, free = sum(map(_nbytes, self._specs.values())), shutil.disk_usage(self.folder).free
-        if needed > free:
-            raise UserError(
-                f"{self.folder} has {free / 1e9:.1f} GB free, and the model takes {needed / 1e9:.1f} GB; make room or choose another place"
-            )
 
     def _lay_out(self, number: int, names: list[str]) -> None:
         """One file with its header, in its full size; where each of its tensors goes."""
@@ -222,6 +216,15 @@ class ModelReader:
         self._stack.close()
 
 
+def check_room(folder: Path, specs: Mapping[str, Spec]) -> None:
+    """UserError where the disk of a folder has no room for these tensors."""
+    needed, free = sum(map(_nbytes, specs.values())), shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{folder} has {free / 1e9:.1f} GB free, and the model takes {needed / 1e9:.1f} GB; make room or choose another place"
+        )
+
+
 def weight_files(folder: str | os.PathLike[str]) -> list[Path]:
     """The files that hold the folder's tensors, in a fixed order. UserError where there are none, or some are missing."""
     folder = Path(folder)
@@ -241,10 +244,11 @@ def weight_names(folder: Path) -> list[str]:
     path = folder / INDEX_FILE
     if not path.is_file():
         return []
+    index = read_object(path, "copy the model folder again")
     try:
-        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(index["weight_map"].values()))
         outside = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error!r}); copy the model folder again") from error
     if outside or not names:
         raise UserError(f"{path} names {', '.join(outside[:3]) or 'no files'}; expected files beside it: copy the model folder again")

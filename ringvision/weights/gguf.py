@@ -15,7 +15,7 @@ import numpy as np
 from ringvision.errors import UserError
 from ringvision.models.transformer import TransformerConfig
 from ringvision.ops.rope import RopeScaling, frequencies
-from ringvision.weights.family import MOST_LAYERS, Family, Settings, transformer_folder
+from ringvision.weights.family import MOST_LAYERS, Family, Settings, shown, transformer_folder
 from ringvision.weights.table import Row, Table, matrix, vector
 from ringvision.weights.tensors import Tensors
 
@@ -54,7 +54,7 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
         return None
     kind = tensors.metadata.get("general.architecture")
     if kind not in ARCHITECTURES:
-        raise UserError(f"a GGUF file of the architecture {kind!r} was given; expected {', '.join(ARCHITECTURES)}")
+        raise UserError(f"a GGUF file of the architecture {shown(kind)} was given; expected {', '.join(ARCHITECTURES)}")
     own = {name.removeprefix(f"{kind}."): value for name, value in tensors.metadata.items() if name.startswith(f"{kind}.")}
     settings = Settings(own)
     transformer = _architecture(settings, tensors, kind)

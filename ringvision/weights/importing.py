@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ringvision.data.chat_template import TEMPLATE_FILE
+from ringvision.data.foreign_files import belongs
 from ringvision.data.gguf_text import text_from_gguf
 from ringvision.data.hugging_face_text import SETTINGS_FILE, TOKENIZER_FILE
 from ringvision.data.text import FILES, VISION_END, VISION_START, load_text_tokenizer, save_text_tokenizer
@@ -26,7 +27,7 @@ from ringvision.weights.aside import check_free, folder_aside
 from ringvision.weights.card import model_card, versions
 from ringvision.weights.families import recognise
 from ringvision.weights.family import Family, Folder
-from ringvision.weights.folder import ModelWriter
+from ringvision.weights.folder import ModelWriter, check_room
 from ringvision.weights.source import Source, find_source, read_settings
 from ringvision.weights.table import Piece, Read, gathered, make, problems
 from ringvision.weights.tensors import DTYPES, Tensors, open_tensors
@@ -38,6 +39,7 @@ EYES = "video_tokenizer"
 """The folder of a video tokenizer that was given along, within the model's."""
 TEMPLATE = "chat_template"
 """In what a family says of a model's config: the chat template that is written beside it where none came with the weights."""
+LARGEST_LICENCE = 1 << 20
 TYPES = ("float32", "bfloat16", "float16")
 
 
@@ -129,6 +131,9 @@ def _write(
     tell: Say,
     progress: Progress | None,
 ) -> None:
+    for folder, pieces in plans:  # before files are gone over that only seem to have their size
+        kinds = _dtypes(pieces, tensors, dtype)
+        check_room(aside, {ours: (shape, kinds[ours]) for ours, shape in folder.shapes.items()})
     origin = {
         "name": Path(found.name).name if Path(found.name).is_absolute() else found.name,
         "family": family.name,
@@ -158,7 +163,7 @@ def _write(
     if tokenizer is not None:
         shutil.copytree(tokenizer, aside / EYES)
     for licence in sorted(found.folder.glob("LICENSE*"))[:4] if found.licence else ():
-        if licence.is_file():
+        if licence.is_file() and belongs(licence, found.folder) and licence.stat().st_size <= LARGEST_LICENCE:
             shutil.copyfile(licence, aside / licence.name)
     shapes = [shape for folder in family.folders for shape in folder.shapes.values()]
     card = model_card(name, origin, sum(map(math.prod, shapes)), sorted(dtypes))
@@ -214,7 +219,7 @@ def _copy_text(found: Source, tensors: Tensors, family: Family, where: Path, tel
         else:
             tell("no text tokenizer lies beside the weights (tokenizer.json or tokenizer.model); copy one into the folder to use text")
     except UserError as error:
-        tell(f"without a text tokenizer: {error}")
+        tell(f"without a text tokenizer: {str(error).replace(str(where), found.name)}")
         return
     path = where / TOKENIZER_FILE
     if family.renumber is not None and path.is_file():

@@ -15,7 +15,7 @@ from ringvision.errors import UserError
 from ringvision.models.transformer import TransformerConfig
 from ringvision.ops.rope import RopeScaling, scaling_from
 from ringvision.vocabulary import Vocabulary
-from ringvision.weights.family import MOST_LAYERS, Family, Settings, layers_in, root_of, transformer_folder
+from ringvision.weights.family import MOST_LAYERS, Family, Settings, layers_in, root_of, shown, transformer_folder
 from ringvision.weights.table import Row, Table, matrix, vector
 from ringvision.weights.tensors import Spec, Tensors
 
@@ -60,7 +60,7 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
         return None
     kind = config.get("model_type")
     if kind is not None and kind not in MODEL_TYPES:
-        raise UserError(f"a model of type {kind!r} was given; expected {', '.join(MODEL_TYPES)}: others compute something else")
+        raise UserError(f"a model of type {shown(kind)} was given; expected {', '.join(MODEL_TYPES)}: others compute something else")
     settings = Settings(config)
     transformer = transformer_config(settings, tensors.specs, prefix)
     if transformer.tie_embeddings and _has_another_head(tensors, prefix):

@@ -115,7 +115,7 @@ def _architecture(
     width = settings.whole("hidden_size", default=width)
     if settings.get("num_attention_heads") is not None:
         heads = settings.whole("num_attention_heads")
-        head_dim = settings.whole("head_dim", default=width // heads)
+        head_dim = settings.whole("head_dim", default=max(1, width // heads))
     else:
         head_dim = settings.whole("head_dim", default=100 if width == 3200 else 128, why="as LWM's models have; no config says it")
         heads = max(1, columns // head_dim)

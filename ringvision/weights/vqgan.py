@@ -20,7 +20,7 @@ from flax import nnx
 
 from ringvision.errors import UserError
 from ringvision.models.vqgan import VQGAN, VQGANConfig
-from ringvision.weights.family import Family, Folder, Settings, root_of, shapes_of
+from ringvision.weights.family import Family, Folder, Settings, root_of, shapes_of, shown
 from ringvision.weights.table import SAME, TORCH_CONVOLUTION, TORCH_POINT, Row, Shape, Table, Transform
 from ringvision.weights.tensors import Spec, Tensors
 
@@ -342,4 +342,6 @@ def _refuse_unknown(settings: Settings) -> None:
     for name in ("down_block_types", "up_block_types"):
         kinds: Any = settings.get(name) or ()
         kinds = kinds if isinstance(kinds, (list, tuple)) else [kinds]
-        settings.wrong += [f"{name} has {kind!r}, which is not known here" for kind in kinds if not _BLOCK.fullmatch(str(kind))]
+        settings.wrong += [
+            f"{name} has {shown(kind)}, which is not known here" for kind in kinds[:MOST_LEVELS] if not _BLOCK.fullmatch(str(kind))
+        ]

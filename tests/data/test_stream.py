@@ -148,8 +148,8 @@ def test_errors_say_what_to_do(weaver: Weaver) -> None:
         with pytest.raises(UserError, match="must hold"):
             StreamFormat(question=question)
     for values, said in (
-        ({"stamp": 1}, "a stream format has no field stamp"),
-        ({"picture": {"line": 1}}, "a picture's form has no field line"),
+        ({"stamp": 1}, "a stream format: .stamp. is unknown"),
+        ({"picture": {"line": 1}}, "picture of a stream format: .line. is unknown"),
     ):
         with pytest.raises(UserError, match=said):
             StreamFormat.from_dict(values)

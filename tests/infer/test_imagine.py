@@ -322,7 +322,7 @@ def test_forms_of_prompts() -> None:
     for values, said in (
         ({"image": "no place for it"}, "must hold {prompt} once"),
         ({"candidates": 0}, "0 candidates"),
-        ({"colour": 1}, "no field colour"),
+        ({"colour": 1}, "'colour' is unknown"),
     ):
         with pytest.raises(UserError, match=said):
             PromptForm.from_dict(values)

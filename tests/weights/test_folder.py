@@ -171,7 +171,7 @@ def test_no_more_than_a_layer_is_in_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("index", "said"),
     [
-        ("{", "is damaged"),
+        ("{", "cannot be read as JSON"),
         ('{"weight_map": 3}', "is damaged"),
         ('{"weight_map": {"a": 3}}', "is damaged"),
         ('{"weight_map": {}}', "names no files"),
