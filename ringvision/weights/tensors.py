@@ -20,7 +20,7 @@ from ringvision.weights.readers.torch import open_torch
 __all__ = ["DTYPES", "FORMS", "Spec", "Tensors", "find_weights", "form_of", "open_tensors"]
 
 FORMS = ("safetensors", "streaming-msgpack", "flax-msgpack", "pickle", "torch", "gguf")
-INDEX = ".safetensors.index.json"
+WHOLE, INDEX = "model.safetensors", ".safetensors.index.json"
 MEMORY = 2 << 30
 
 
@@ -81,7 +81,8 @@ def open_tensors(path: str | Path, form: str | None = None, *, memory: int = MEM
 
 
 def find_weights(path: Path) -> Path:
-    """The file of weights that `path` is or holds: a folder's index of safetensors, its one file of safetensors or of any other kind.
+    """The file of weights that `path` is or holds: a folder's model.safetensors, where transformers looks first, its index of safetensors,
+    its one file of safetensors or of any other kind.
 
     Raises UserError where there is none, or it is not clear which.
     """
@@ -91,6 +92,8 @@ def find_weights(path: Path) -> Path:
         files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
     except OSError as error:
         raise UserError(f"{path} cannot be looked into ({error.strerror}); give a folder with weights, or the file itself") from None
+    if (whole := path / WHOLE) in files:
+        return whole
     for kind in (INDEX, ".safetensors"):
         if len(found := [file for file in files if file.name.endswith(kind)]) == 1:
             return found[0]

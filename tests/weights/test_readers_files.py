@@ -290,6 +290,8 @@ def test_a_folder_is_not_guessed_at(tmp_path):
     with pytest.raises(UserError, match=r"several files of weights \(params, vqgan\)"):
         open_tensors(tmp_path)
     save_file({"best": np.ones(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"w": "gone.safetensors"}}')
+    save_file({"other": np.ones(1)}, tmp_path / "consolidated.safetensors")
     assert list(everything(tmp_path)) == ["best"]
 
 
