@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import sys
 import tracemalloc
 import zipfile
@@ -116,6 +117,14 @@ def test_a_train_state_has_its_parameters_a_step_and_moments():
     assert_same(inside, everything(FIXTURES / "lwm_llama/streaming_params_bf16"))
     assert state["step"] == 7 and state["step"].shape == ()
     assert any(name.startswith("opt_state/1/") for name in state)
+
+
+def test_all_files_of_an_index_that_are_not_there_are_named(tmp_path):
+    shutil.copytree(FIXTURES / "hf_llama/untied/sharded", tmp_path / "model")
+    for number in (1, 3):
+        (tmp_path / f"model/model-0000{number}-of-00003.safetensors").unlink()
+    with pytest.raises(UserError, match="3 files, and model-00001-of-00003.safetensors, model-00003-of-00003.safetensors are not beside"):
+        open_tensors(tmp_path / "model")
 
 
 def test_a_sharded_folder_is_the_one_file():

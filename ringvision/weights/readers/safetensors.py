@@ -56,6 +56,11 @@ def open_index(path: Path) -> "ShardedTensors":
             if not isinstance(file, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors", file):
                 raise source.damaged(f"it names the file {ascii(file)[:60]}, which is no safetensors file of its folder")
             files.setdefault(file, []).append(source.name(name))
+        if gone := sorted(file for file in files if not (path.parent / file).exists()):
+            raise UserError(
+                f"{path} names {len(files)} files, and {', '.join(gone[:6])} {'is' if len(gone) == 1 else 'are'} not beside it"
+                f"{f' ({len(gone)} in all)' if len(gone) > 6 else ''}; copy or download what is missing into that folder"
+            )
         return ShardedTensors(source, files)
     finally:
         source.close()
