@@ -32,11 +32,7 @@ class TextApart(TextCodec):
         self.specials = found["specials"]  # looked for in the process, where a pattern of many cannot take all time
 
     def _ids(self, text: str, first: bool) -> Sequence[int]:
-        raise NotImplementedError  # whole methods are carried out over there
-
-    def encode(self, text: str) -> list[int]:
-        check_unicode(text)
-        return list(self._call("encode", text)) if text else []
+        return list(self._call("_ids", text, first))
 
     def encode_marked(self, text: str, guard: str = "") -> list[int]:
         check_unicode(text)
@@ -49,11 +45,11 @@ class TextApart(TextCodec):
         self._process = LineProcess("ringvision.data.text_process")
         return self._ask({"path": str(self.path)}, SECONDS_TO_READ)
 
-    def _call(self, name: str, *arguments: str) -> Any:
+    def _call(self, name: str, text: str, *more: Any) -> Any:
         with self._lock:
             if self._process is None or not self._process.alive:
                 self._start()
-            return self._ask({"call": name, "arguments": arguments}, SECONDS + len(arguments[0]) / CHARACTERS_A_SECOND)["result"]
+            return self._ask({"call": name, "arguments": [text, *more]}, SECONDS + len(text) / CHARACTERS_A_SECOND)["result"]
 
     def _ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
         assert self._process is not None

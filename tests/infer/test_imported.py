@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import foreign_sentencepiece
 import jax
 import numpy as np
 import pytest
@@ -49,15 +50,7 @@ def lwm_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = json.loads((FIXTURES / "lwm_llama" / "config.json").read_text())
     (place / "config.json").write_text(json.dumps({**config, "max_sequence_length": 512}))
     sentences = [LWM_ASKS.format(f"Generate {what} of a red circle") for what in ("an image", "a video")] + ["<vision> </vision>"]
-    sentencepiece.SentencePieceTrainer.Train(
-        sentence_iterator=iter(sentences * 20),
-        model_prefix=str(place / "tokenizer"),
-        vocab_size=312,
-        model_type="bpe",
-        byte_fallback=True,
-        minloglevel=2,
-        num_threads=1,
-    )
+    foreign_sentencepiece.train(place, sentences * 20, vocab_size=312)
     (place / "tokenizer.vocab").unlink()
     return place
 

@@ -2,6 +2,7 @@
 
 import json
 
+import foreign_sentencepiece
 import jax
 import numpy as np
 import pytest
@@ -34,19 +35,9 @@ def tokenizer(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pieces(tmp_path_factory):
     """A folder with a text tokenizer of another's making, smaller than the model's 320 rows."""
-    import sentencepiece
-
-    folder = tmp_path_factory.mktemp("grow")
-    sentencepiece.SentencePieceTrainer.Train(
-        sentence_iterator=iter(["what does the square do", "it moves to the left"] * 20),
-        model_prefix=str(folder / "tokenizer"),
-        vocab_size=300,
-        model_type="bpe",
-        byte_fallback=True,
-        minloglevel=2,
-        num_threads=1,
+    return foreign_sentencepiece.train(
+        tmp_path_factory.mktemp("grow"), ["what does the square do", "it moves to the left"] * 20, vocab_size=300
     )
-    return folder / "tokenizer.model"
 
 
 def text_model(folder, name, pieces):
