@@ -24,7 +24,7 @@ from ringvision.video_tokenizer import load_video_tokenizer
 from ringvision.vocabulary import Vocabulary
 from ringvision.weights.aside import check_free, folder_aside
 from ringvision.weights.folder import CONFIG_FILE, ModelReader, ModelWriter, weight_names
-from ringvision.weights.importing import EYES, Progress, Say, import_weights
+from ringvision.weights.importing import EYES, Progress, Say, copy_eyes, import_weights
 from ringvision.weights.source import read_settings
 
 NOISE = 0.1
@@ -83,7 +83,7 @@ def _grow(model_folder: Path, tokenizer_folder: str | Path, dest: Path, seed: in
             for name in reader.specs:
                 writer.write(name, _rows_added(name, reader.read(name), vocabulary.size, seed))
         _copy_rest(model_folder, aside)
-        shutil.copytree(tokenizer_folder, aside / EYES)
+        copy_eyes(Path(tokenizer_folder), aside)
     return {"rows": vocabulary.size, "tied": config.tie_embeddings, "kind": kind, "dest": str(dest)}
 
 

@@ -27,7 +27,7 @@ from ringvision.weights.aside import check_free, folder_aside
 from ringvision.weights.card import model_card, versions
 from ringvision.weights.families import recognise
 from ringvision.weights.family import Family, Folder
-from ringvision.weights.folder import ModelWriter, check_room
+from ringvision.weights.folder import CONFIG_FILE, ModelWriter, check_room, weight_names
 from ringvision.weights.source import Source, find_source, read_settings
 from ringvision.weights.table import Piece, Read, gathered, make, problems
 from ringvision.weights.tensors import DTYPES, Tensors, open_tensors
@@ -161,7 +161,7 @@ def _write(
         _copy_text(found, tensors, family, aside, tell)
         _write_template(family, aside)
     if tokenizer is not None:
-        shutil.copytree(tokenizer, aside / EYES)
+        copy_eyes(Path(tokenizer), aside)
     for licence in sorted(found.folder.glob("LICENSE*"))[:4] if found.licence else ():
         if licence.is_file() and belongs(licence, found.folder) and licence.stat().st_size <= LARGEST_LICENCE:
             shutil.copyfile(licence, aside / licence.name)
@@ -191,6 +191,16 @@ def _dtypes(pieces: Iterable[Piece], tensors: Tensors, dtype: str | None) -> dic
             kind = DTYPES[dtype or tensors.specs[source.name].dtype]
             kinds[piece.ours] = np.dtype(jnp.promote_types(kinds.get(piece.ours, kind), kind))
     return kinds
+
+
+def copy_eyes(tokenizer: Path, where: Path) -> None:
+    """A video tokenizer's folder, as EYES, into a model's: its config, its weights, and what else lies there, but nothing that is a link to
+    another place."""
+    (where / EYES).mkdir()
+    read = {CONFIG_FILE, *weight_names(tokenizer)}
+    for path in sorted(tokenizer.iterdir()):
+        if path.is_file() and (path.name in read or belongs(path, tokenizer)):
+            shutil.copyfile(path, where / EYES / path.name)
 
 
 def _check_eyes(family: Family, tokenizer: str | Path) -> None:

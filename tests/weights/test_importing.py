@@ -101,7 +101,11 @@ def test_a_video_tokenizer_comes_along(tmp_path, eyes):
     settings = json.loads((small / "config.json").read_text())
     settings["vqgan"]["codebook_size"] = 64
     (small / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "private").write_text("secret")
+    (small / "notes.md").symlink_to(tmp_path / "private")
     import_weights(FIXTURES / "lwm_llama/streaming_params", tmp_path / "model", tokenizer=small)
+    there = {path.name for path in small.iterdir()} - {"notes.md"}
+    assert {path.name for path in (tmp_path / "model/video_tokenizer").iterdir()} == there >= {"config.json", "model.safetensors"}
     written = json.loads((tmp_path / "model/config.json").read_text())
     assert written["video_tokenizer"] == "video_tokenizer"
     assert (tmp_path / "model/video_tokenizer/model.safetensors").read_bytes() == (small / "model.safetensors").read_bytes()
