@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ringvision.checkpoint import read_config
+from ringvision.data.foreign_files import belongs
 from ringvision.data.text import TextTokenizer, load_text_tokenizer
 from ringvision.data.text_codec import TextCodec
 from ringvision.errors import UserError
@@ -142,8 +143,8 @@ def _vocabulary(rows: int, codes: int, text: TextCodec, where: str) -> Vocabular
 
 
 def _copy_rest(source: Path, where: Path) -> None:
-    """Text tokenizer, card, licence: all files but config and weights."""
+    """Text tokenizer, card, licence: all files but config and weights, and what is a link to another place."""
     weights = {*weight_names(source), "config.json"}
     for path in sorted(source.iterdir()):
-        if path.is_file() and path.name not in weights and not path.name.startswith("."):
+        if path.is_file() and path.name not in weights and not path.name.startswith(".") and belongs(path, source):
             shutil.copyfile(path, where / path.name)
