@@ -1,6 +1,7 @@
-"""Finishes the shipped model: goes on from configs/demo.py's with more of the questions that it answers worst.
+"""Finishes the shipped model: goes on from configs/demo.py's with more of the questions that it answers
+worst.
 
-    ringvision train demo_finish --devices 2
+ringvision train demo_finish --devices 2
 """
 
 from dataclasses import replace

@@ -1,7 +1,7 @@
 """The web page: choose a video, see the frames that the model sees, ask, and watch the answer come.
 
-`ringvision demo` opens it. It listens on this machine alone, needs no network, and removes what was uploaded when it ends.
-"""
+`ringvision demo` opens it. It listens on this machine alone, needs no network, and removes what was uploaded
+when it ends."""
 
 import html
 import json
@@ -41,9 +41,8 @@ CSS = """
 def page(assistant: Assistant, clips: Path = CLIPS) -> gr.Blocks:
     """The page over one assistant, not yet serving.
 
-    clips: a folder of .mp4 files offered as examples (there may be none); its clips.json, where there is one, knows what to ask about
-    each: {"name.mp4": {"ask": {question: answer}}}.
-    """
+    clips: a folder of .mp4 files offered as examples (there may be none); its clips.json, where there is one,
+    knows what to ask about each: {"name.mp4": {"ask": {question: answer}}}."""
 
     def look(video: str | None, fps: float) -> tuple[list[tuple[Any, str]], str]:
         if not video:
@@ -58,16 +57,25 @@ def page(assistant: Assistant, clips: Path = CLIPS) -> gr.Blocks:
                 for frame, time in zip(batch.frames, batch.times, strict=True)
             ]
         shown = f"one in {every} shown" if every > 1 else "all shown"
-        return pictures, f"{info.width} × {info.height}, {info.duration:.1f} s, {info.codec} · the model sees {number} frames, {shown}"
+        return (
+            pictures,
+            f"{info.width} × {info.height}, {info.duration:.1f} s, {info.codec} · the model sees "
+            f"{number} frames, {shown}",
+        )
 
     def ask(video: str | None, question: str, fps: float, temperature: float) -> Iterator[tuple[str, str]]:
         if not video:
-            raise gr.Error("Choose a video first: drop one on the left, or pick an example.", print_exception=False)
+            raise gr.Error(
+                "Choose a video first: drop one on the left, or pick an example.", print_exception=False
+            )
         yield "", "Reading the video …"
         with readable_errors(video):
             reply = assistant.ask(video, question, fps=fps, sampler=Sampler(temperature=temperature))
             many = "s" * (reply.devices != 1)
-            text, read = "", f"{reply.frames} frames, {reply.video_tokens} tokens of video on {reply.devices} device{many}"
+            text = ""
+            read = (
+                f"{reply.frames} frames, {reply.video_tokens} tokens of video on {reply.devices} device{many}"
+            )
             for piece in reply:
                 text += piece
                 yield text, read
@@ -75,16 +83,39 @@ def page(assistant: Assistant, clips: Path = CLIPS) -> gr.Blocks:
         yield reply.text, f"{read} · {seconds}"
 
     model_turn: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
-    with gr.Blocks(title="RingVision", analytics_enabled=False, delete_cache=(3600, HOURS_KEPT * 3600)) as blocks:
-        gr.Markdown("# RingVision\nAsk a video: it is read once, whole; then ask it as many questions as you like.")
+    with gr.Blocks(
+        title="RingVision", analytics_enabled=False, delete_cache=(3600, HOURS_KEPT * 3600)
+    ) as blocks:
+        gr.Markdown(
+            "# RingVision\nAsk a video: it is read once, whole; then ask it as many questions as you like."
+        )
         with gr.Row():
             with gr.Column(scale=2):
-                video = gr.Video(label="Video", sources=["upload"], include_audio=True, height=320, buttons=[])
+                video = gr.Video(
+                    label="Video", sources=["upload"], include_audio=True, height=320, buttons=[]
+                )
                 example_place = gr.Column()
-                fps = gr.Slider(0.1, 8, value=1, step=0.1, label="Frames a second", info="More see quick things; fewer fit a longer video.")
+                fps = gr.Slider(
+                    0.1,
+                    8,
+                    value=1,
+                    step=0.1,
+                    label="Frames a second",
+                    info="More see quick things; fewer fit a longer video.",
+                )
             with gr.Column(scale=3):
-                question = gr.Textbox(label="Question", placeholder="What appeared, and when?", max_length=2000, submit_btn="Ask")
-                gr.Examples([[text] for text in QUESTIONS], [question], label="Try one of these", api_visibility="private")
+                question = gr.Textbox(
+                    label="Question",
+                    placeholder="What appeared, and when?",
+                    max_length=2000,
+                    submit_btn="Ask",
+                )
+                gr.Examples(
+                    [[text] for text in QUESTIONS],
+                    [question],
+                    label="Try one of these",
+                    api_visibility="private",
+                )
                 answer = gr.Textbox(label="Answer", lines=3, interactive=False, elem_id="answer")
                 status = gr.Markdown(elem_id="status")
                 with gr.Accordion("How the answer is chosen", open=False):
@@ -92,12 +123,27 @@ def page(assistant: Assistant, clips: Path = CLIPS) -> gr.Blocks:
                     temperature = gr.Slider(0, 1.5, value=0, step=0.05, label="Temperature", info=why)
         if examples := _examples(clips):
             with example_place:
-                gr.Examples(examples, [video, question], label="Examples", examples_per_page=12, api_visibility="private")
+                gr.Examples(
+                    examples,
+                    [video, question],
+                    label="Examples",
+                    examples_per_page=12,
+                    api_visibility="private",
+                )
         seen = gr.Markdown(elem_id="seen")
-        frames = gr.Gallery(label="What the model sees", columns=8, height="auto", object_fit="contain", interactive=False, buttons=[])
+        frames = gr.Gallery(
+            label="What the model sees",
+            columns=8,
+            height="auto",
+            object_fit="contain",
+            interactive=False,
+            buttons=[],
+        )
 
         gr.on([video.change, fps.release], look, [video, fps], [frames, seen], api_name="look", **model_turn)
-        question.submit(ask, [video, question, fps, temperature], [answer, status], api_name="ask", **model_turn)
+        question.submit(
+            ask, [video, question, fps, temperature], [answer, status], api_name="ask", **model_turn
+        )
     return blocks.queue(max_size=WAITING, default_concurrency_limit=1)
 
 
@@ -105,7 +151,10 @@ def _examples(clips: Path) -> list[list[str]]:
     """[clip, question] for each clip and the first thing to ask about it."""
     notes = clips / "clips.json"
     known = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
-    return [[str(clip), next(iter(known.get(clip.name, {}).get("ask", QUESTIONS)))] for clip in sorted(clips.glob("*.mp4"))]
+    return [
+        [str(clip), next(iter(known.get(clip.name, {}).get("ask", QUESTIONS)))]
+        for clip in sorted(clips.glob("*.mp4"))
+    ]
 
 
 @contextmanager
@@ -115,11 +164,16 @@ def readable_errors(video: str) -> Iterator[None]:
         yield
     except UserError as error:
         line = str(error).replace(str(video), Path(video).name)
-        raise gr.Error(html.escape(line, quote=False), duration=None, title="That did not work", print_exception=False) from None
+        raise gr.Error(
+            html.escape(line, quote=False), duration=None, title="That did not work", print_exception=False
+        ) from None
 
 
-def serve(blocks: gr.Blocks, port: int | None, *, clips: Path = CLIPS, open_browser: bool = False, wait: bool = True) -> str:
-    """Serve the page on 127.0.0.1 and return its address; `wait` holds until it is interrupted. port None: any that is free.
+def serve(
+    blocks: gr.Blocks, port: int | None, *, clips: Path = CLIPS, open_browser: bool = False, wait: bool = True
+) -> str:
+    """Serve the page on 127.0.0.1 and return its address; `wait` holds until it is interrupted. port None:
+    any that is free.
 
     UserError where the port is taken.
     """
@@ -137,15 +191,23 @@ def serve(blocks: gr.Blocks, port: int | None, *, clips: Path = CLIPS, open_brow
             ssr_mode=False,
             footer_links=[],
             css=CSS,
-            theme=gr.themes.Base(primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            theme=gr.themes.Base(
+                primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+            ),
         )
     except OSError as error:
-        raise UserError(f"the page cannot be served on port {port} ({error}); choose another with --port") from error
+        raise UserError(
+            f"the page cannot be served on port {port} ({error}); choose another with --port"
+        ) from error
     return str(address)
 
 
-def main(port: int = 7860, model: str | os.PathLike[str] | None = None, *, open_browser: bool = False) -> None:
-    """Serve the page over the model in `model` (the shipped one when None) until interrupted. UserError where it cannot be read."""
+def main(
+    port: int = 7860, model: str | os.PathLike[str] | None = None, *, open_browser: bool = False
+) -> None:
+    """Serve the page over the model in `model` (the shipped one when None) until interrupted. UserError where
+    it cannot be read.
+    """
     assistant = load(model)
     with tempfile.TemporaryDirectory(prefix="ringvision-page-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads  # Gradio knows no other way to be told

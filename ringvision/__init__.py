@@ -1,4 +1,5 @@
-"""Ask a video: an hour of it as one token stream, read whole by a transformer whose attention is spread around a ring of devices.
+"""Ask a video: an hour of it as one token stream, read whole by a transformer whose attention is spread
+around a ring of devices.
 
     import ringvision as rv
     assistant = rv.load()                                        # the shipped model
@@ -6,8 +7,8 @@
     for piece in reply:                                          # the answer as it is generated
         print(piece, end="", flush=True)
 
-Each name below is imported when it is first used: `import ringvision` itself brings in neither jax nor a model.
-"""
+Each name below is imported when it is first used: `import ringvision` itself brings in neither jax nor a
+model."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

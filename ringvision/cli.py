@@ -1,8 +1,8 @@
 """The command line: `ringvision COMMAND …` -> one call of one of the floors below.
 
-Answers go to stdout, with `--json` as one JSON object; everything else goes to stderr. Exit status: 0 done, 1 done in part (what failed is
-named), 2 the request was wrong (one line says why and what to do), 130 interrupted. Nothing heavy is imported before a command needs it.
-"""
+Answers go to stdout, with `--json` as one JSON object; everything else goes to stderr. Exit status: 0 done, 1
+done in part (what failed is named), 2 the request was wrong (one line says why and what to do), 130
+interrupted. Nothing heavy is imported before a command needs it."""
 
 import argparse
 import contextlib
@@ -23,7 +23,10 @@ from ringvision import shipped
 from ringvision.arguments import LIMITS, make_parser
 from ringvision.errors import UserError
 
-DONE, IN_PART, WRONG, INTERRUPTED = 0, 1, 2, 130
+DONE = 0
+IN_PART = 1
+WRONG = 2
+INTERRUPTED = 130
 TRAINING = {"train": "TrainConfig", "train-tokenizer": "TokenizerTrainConfig"}
 
 
@@ -38,13 +41,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f"ringvision: {' '.join(str(error).split())}")
         return WRONG
     except MemoryError:
-        _say("ringvision: memory ran out; take fewer frames (--fps), a shorter video, or a machine with more memory")
+        _say(
+            "ringvision: memory ran out; take fewer frames (--fps), a shorter video, or a "
+            "machine with more memory"
+        )
         return WRONG
     except KeyboardInterrupt:
         resumable = arguments[:1] and arguments[0] in (*TRAINING, "tokenize")
-        _say("ringvision: interrupted" + ("; the same command goes on from the last thing it saved" if resumable else ""))
+        _say(
+            "ringvision: interrupted"
+            + ("; the same command goes on from the last thing it saved" if resumable else "")
+        )
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has gone: nothing is left to say, and nobody to say it to
+    except (
+        BrokenPipeError
+    ):  # whoever read our output has gone: nothing is left to say, and nobody to say it to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return IN_PART
 
@@ -63,7 +74,7 @@ def _run(arguments: list[str]) -> int:
     return COMMANDS[options.command, getattr(options, "what", None)](options)
 
 
-# ---------------------------------------------------------------------------------------------------------- the commands
+# ----------------------------------------------------------------------------------------------- the commands
 
 
 def _ask(options: argparse.Namespace) -> int:
@@ -78,16 +89,29 @@ def _ask(options: argparse.Namespace) -> int:
     assistant = load(options.model, mesh=mesh, tokenizer=options.tokenizer, dtype=options.dtype)
     loaded = time.perf_counter() - started
     _say(f"model ready on {_devices(mesh)} after {loaded:.1f} s")
-    settings = {"fps": options.fps, "sampler": sampler, "max_tokens": options.max_tokens, "progress": _progress()}
+    settings = {
+        "fps": options.fps,
+        "sampler": sampler,
+        "max_tokens": options.max_tokens,
+        "progress": _progress(),
+    }
     reply = assistant.ask(options.videos, options.question, **settings)
     read = time.perf_counter() - started - loaded
-    _say(f"read {_count(reply.frames, 'frame')} at {options.fps:g} a second: {_count(reply.video_tokens, 'token')} of video, {read:.1f} s")
+    _say(
+        f"read {_count(reply.frames, 'frame')} at {options.fps:g} a second: "
+        f"{_count(reply.video_tokens, 'token')} of video, {read:.1f} s"
+    )
     for piece in reply:
         if not options.json:
             print(piece, end="", flush=True)
     seconds = {"load": loaded, **reply.timings, "total": time.perf_counter() - started}
     if options.json:
-        answer = {"answer": reply.text, "tokens": reply.tokens, "frames": reply.frames, "video_tokens": reply.video_tokens}
+        answer = {
+            "answer": reply.text,
+            "tokens": reply.tokens,
+            "frames": reply.frames,
+            "video_tokens": reply.video_tokens,
+        }
         _print_json({**answer, "devices": reply.devices, "seconds": seconds})
     else:
         print(flush=True)
@@ -100,15 +124,35 @@ def _tokenize(options: argparse.Namespace) -> int:
     from ringvision.tokenize import tokenize_videos
     from ringvision.tokenize.display import Display, Lines
 
-    names = ("fps", "size", "batch", "workers", "engine", "ray_address", "format", "shard_size", "limit", "decoder")
+    names = (
+        "fps",
+        "size",
+        "batch",
+        "workers",
+        "engine",
+        "ray_address",
+        "format",
+        "shard_size",
+        "limit",
+        "decoder",
+    )
     settings = {name: getattr(options, name) for name in names}
     settings |= {"part": options.shard, "retry_failed": options.retry == "failed", "limits": _limits(options)}
-    with Display(options.fps) if sys.stderr.isatty() and not options.json else contextlib.nullcontext(Lines()) as progress:
-        result = tokenize_videos(options.inputs, options.out, _tokenizer(options.tokenizer), progress=progress, **settings)
+    with (
+        Display(options.fps)
+        if sys.stderr.isatty() and not options.json
+        else contextlib.nullcontext(Lines()) as progress
+    ):
+        result = tokenize_videos(
+            options.inputs, options.out, _tokenizer(options.tokenizer), progress=progress, **settings
+        )
     if options.json:
         _print_json(result)
     else:
-        print(", ".join(f"{result[name]} {name}" for name in ("done", "failed", "pending", "frames")) + f", {result['seconds']:.1f} s")
+        print(
+            ", ".join(f"{result[name]} {name}" for name in ("done", "failed", "pending", "frames"))
+            + f", {result['seconds']:.1f} s"
+        )
     return IN_PART if result["failed"] or result["pending"] else DONE
 
 
@@ -142,10 +186,14 @@ def _train(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     _start_jax(options.devices)
     from ringvision.config import apply_overrides, load_config
 
-    config, wanted = load_config(options.config), TRAINING[options.command]
+    config = load_config(options.config)
+    wanted = TRAINING[options.command]
     if type(config).__name__ != wanted:
         other = next(command for command, kind in TRAINING.items() if kind != wanted)
-        raise UserError(f"{options.config} holds a {type(config).__name__}, expected a {wanted}; use `ringvision {other} {options.config}`")
+        raise UserError(
+            f"{options.config} holds a {type(config).__name__}, expected a {wanted}; use "
+            f"`ringvision {other} {options.config}`"
+        )
     config = apply_overrides(config, overrides, prog=f"ringvision {options.command} {options.config}")
     if options.command == "train":
         from ringvision.train.transformer import train
@@ -169,9 +217,15 @@ def _evaluate_world(options: argparse.Namespace) -> int:
         _print_json(result)
         return DONE
     print(f"{'kind':20} {'accuracy':>8} {'chance':>8} {'blind':>8} {'examples':>8}")
-    whole = {"accuracy": result["overall"], **{name: result.get(name, math.nan) for name in ("chance", "blind", "examples")}}
+    whole = {
+        "accuracy": result["overall"],
+        **{name: result.get(name, math.nan) for name in ("chance", "blind", "examples")},
+    }
     for kind, score in [*result["kinds"].items(), ("overall", whole)]:
-        print(f"{kind:20} {score['accuracy']:8.1%} {score['chance']:8.1%} {score['blind']:8.1%} {score['examples']:8}")
+        print(
+            f"{kind:20} {score['accuracy']:8.1%} {score['chance']:8.1%} {score['blind']:8.1%} "
+            f"{score['examples']:8}"
+        )
     return DONE
 
 
@@ -234,12 +288,12 @@ def _chat(options: argparse.Namespace) -> int:
 
 def _generate(options: argparse.Namespace) -> int:
     mesh = _mesh(options)
-    from ringvision.infer.imagine import Request, imagine
+    from ringvision.infer.image_generation import Request, generate_images
 
     names = ("prompt", "frames", "guidance", "video_guidance", "candidates", "fps")
     request = Request(sampler=_sampler(options), **{name: getattr(options, name) for name in names})
     where = {name: getattr(options, name) for name in ("video", "model", "tokenizer", "dtype")}
-    result = imagine(options.out, request, mesh=mesh, progress=_progress(), **where)
+    result = generate_images(options.out, request, mesh=mesh, progress=_progress(), **where)
     if options.json:
         _print_json(result)
     else:
@@ -253,7 +307,10 @@ def _import(options: argparse.Namespace) -> int:
         from ringvision.weights.grow import add_vision
 
         if options.tokenizer:
-            raise UserError("--tokenizer cannot go with --add-vision, which names the video tokenizer itself; leave it out")
+            raise UserError(
+                "--tokenizer cannot go with --add-vision, which names the video tokenizer itself; "
+                "leave it out"
+            )
         if options.dry_run:
             raise UserError("--dry-run cannot go with --add-vision; try the import of the text model alone")
         settings = {name: getattr(options, name) for name in ("config", "dtype", "seed")}
@@ -266,7 +323,10 @@ def _import(options: argparse.Namespace) -> int:
         settings = {name: getattr(options, name) for name in ("config", "dtype", "dry_run")}
         settings["tokenizer"] = _tokenizer(options.tokenizer) if options.tokenizer else None
         result = import_weights(options.source, options.dest, say=_say, progress=_progress(), **settings)
-        said = f"{result['family']}: {result['tensors']} tensors, {result['parameters']:,} parameters -> {result['dest'] or 'nowhere'}"
+        said = (
+            f"{result['family']}: {result['tensors']} tensors, {result['parameters']:,} "
+            f"parameters -> {result['dest'] or 'nowhere'}"
+        )
     _print_json(result) if options.json else print(said)
     return DONE
 
@@ -275,8 +335,12 @@ def _export(options: argparse.Namespace) -> int:
     _start_jax(None)
     from ringvision.weights.exporting import export_weights
 
-    result = export_weights(options.model, options.dest, options.format, dtype=options.dtype, progress=_progress())
-    _print_json(result) if options.json else print(f"{result['dest']}: {_count(result['tensors'], 'tensor')}, format {result['format']}")
+    result = export_weights(
+        options.model, options.dest, options.format, dtype=options.dtype, progress=_progress()
+    )
+    _print_json(result) if options.json else print(
+        f"{result['dest']}: {_count(result['tensors'], 'tensor')}, format {result['format']}"
+    )
     return DONE
 
 
@@ -296,11 +360,13 @@ COMMANDS: dict[tuple[str, str | None], Callable[[argparse.Namespace], int]] = {
 }
 
 
-# ------------------------------------------------------------------------------------------------------------ the devices
+# ------------------------------------------------------------------------------------------------ the devices
 
 
 def _start_jax(devices: int | None) -> None:
-    """Set up jax before its first use: where compiled programs are kept, and on a CPU how many devices it makes of it."""
+    """Set up jax before its first use: where compiled programs are kept, and on a CPU how many devices it
+    makes of it.
+    """
     import jax
 
     if not getattr(jax.config, "jax_compilation_cache_dir", None):
@@ -311,13 +377,19 @@ def _start_jax(devices: int | None) -> None:
         return
     with contextlib.suppress(RuntimeError):  # jax has started already in this process: what it has must do
         jax.config.update("jax_num_cpu_devices", devices)
-    there, kind = jax.device_count(), jax.default_backend()
+    there = jax.device_count()
+    kind = jax.default_backend()
     if there < devices:
-        raise UserError(f"{devices} devices were asked for, but there are {there} of kind {kind} here; ask for {there} or fewer")
+        raise UserError(
+            f"{devices} devices were asked for, but there are {there} of kind {kind} here; ask "
+            f"for {there} or fewer"
+        )
 
 
 def _mesh(options: argparse.Namespace) -> Any:
-    """The mesh of --devices and --mesh: without --devices as many as --mesh names; without --mesh all on the ring."""
+    """The mesh of --devices and --mesh: without --devices as many as --mesh names; without --mesh all on the
+    ring.
+    """
     import jax
 
     from ringvision.mesh import make_mesh, parse_mesh
@@ -331,23 +403,30 @@ def _mesh(options: argparse.Namespace) -> Any:
 
 
 def _cache_folder(version: str) -> Path:
-    """Compiled programs fit one version of jax and one kind of processor: a folder for each, under the user's cache folder."""
+    """Compiled programs fit one version of jax and one kind of processor: a folder for each, under the user's
+    cache folder.
+    """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             kind = next((line for line in file if line.lower().startswith(("flags", "features"))), "")
     except OSError:
         kind = platform.processor()
-    return Path(home, "ringvision", f"jax-{version}-{platform.machine()}-{hashlib.sha256(kind.encode()).hexdigest()[:8]}")
+    return Path(
+        home,
+        "ringvision",
+        f"jax-{version}-{platform.machine()}-{hashlib.sha256(kind.encode()).hexdigest()[:8]}",
+    )
 
 
 def _devices(mesh: Any) -> str:
-    size, ring = mesh.size, mesh.shape["context"]
+    size = mesh.size
+    ring = mesh.shape["context"]
     kind = mesh.devices.flat[0].platform
     return f"{size} {kind} device{'s' * (size != 1)}" + (f", a ring of {ring}" if ring > 1 else "")
 
 
-# ---------------------------------------------------------------------------------------------------------------- words
+# ------------------------------------------------------------------------------------------------------ words
 
 
 def _limits(options: argparse.Namespace) -> Any:
@@ -363,7 +442,9 @@ def _limits(options: argparse.Namespace) -> Any:
 def _sampler(options: argparse.Namespace) -> Any:
     from ringvision.infer.sampler import Sampler
 
-    return Sampler(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, seed=options.seed)
+    return Sampler(
+        temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, seed=options.seed
+    )
 
 
 def _tokenizer(name: str | None) -> Path:
@@ -393,7 +474,9 @@ def _progress() -> Callable[[str, int, int], None] | None:
         return None
 
     def show(what: str, done: int, of: int) -> None:
-        print(f"\r\x1b[K{f'{what}: {done} of {of}' if done < of else ''}", end="", file=sys.stderr, flush=True)
+        print(
+            f"\r\x1b[K{f'{what}: {done} of {of}' if done < of else ''}", end="", file=sys.stderr, flush=True
+        )
 
     return show
 

@@ -1,7 +1,8 @@
-"""What a training run is told: frozen dataclasses that check themselves, and the files of configs/ that hold one each.
+"""What a training run is told: frozen dataclasses that check themselves, and the files of configs/ that hold
+one each.
 
-configs/NAME.py (`config = TrainConfig(...)`)  --load_config-->  config  --apply_overrides(["--lr", "1e-3"])-->  config
-"""
+configs/NAME.py (`config = TrainConfig(...)`)  --load_config-->  config  --apply_overrides(["--lr",
+"1e-3"])-->  config"""
 
 import contextlib
 import dataclasses
@@ -26,9 +27,9 @@ Config = TypeVar("Config", bound="TrainConfig | TokenizerTrainConfig")
 class TokenizerTrainConfig:
     """A run that trains a video tokenizer (a VQGAN) on single frames.
 
-    name: what the tokenizer is called; out: the folder of the run. data: an .npy of frames, uint8 [T, H, W, 3]. The adversarial loss
-    begins at step `adversarial_start` (None: never). `*_every` counts steps; 0 turns evaluation off.
-    """
+    name: what the tokenizer is called; out: the folder of the run. data: an .npy of frames, uint8 [T, H, W,
+    3]. The adversarial loss begins at step `adversarial_start` (None: never). `*_every` counts steps; 0 turns
+    evaluation off."""
 
     name: str
     out: str
@@ -51,10 +52,15 @@ class TokenizerTrainConfig:
         check = _Checks(self)
         check.filled("name", "out", "data")
         check.at_least(1, "steps", "batch", "checkpoint_every", "log_every")
-        check.at_least(0, "warmup_steps", "adversarial_weight", "codebook_weight", "edge_weight", "seed", "eval_every")
+        check.at_least(
+            0, "warmup_steps", "adversarial_weight", "codebook_weight", "edge_weight", "seed", "eval_every"
+        )
         check.at_least(0, *(["adversarial_start"] if self.adversarial_start is not None else []))
         check.that(self.lr > 0, f"lr is {self.lr}, expected more than 0")
-        check.that(self.warmup_steps <= self.steps, f"warmup_steps is {self.warmup_steps}, expected at most steps, which is {self.steps}")
+        check.that(
+            self.warmup_steps <= self.steps,
+            f"warmup_steps is {self.warmup_steps}, expected at most steps, which is {self.steps}",
+        )
         check.report()
 
 
@@ -62,20 +68,22 @@ class TokenizerTrainConfig:
 class TrainConfig:
     """A run that trains the transformer on a folder of tokenized videos.
 
-    data: the folder of code shards. text_model: the sentencepiece file. tokenizer: the video tokenizer that made the codes (a name under
-    tokenizers/ or a folder). A batch is `rows` rows of `length` tokens. The rate warms up to `lr` over `warmup_steps` and falls to `min_lr`
-    along a cosine. mesh: "context=4,data=2"; what is not named is 1, and no mesh at all puts every device on `context`.
-    optimizer: "adamw", or "muon", which takes steps of `muon_lr` (scheduled like lr) for the layers' matrices and AdamW for the rest.
-    init_from: a model folder whose weights the run starts with. `*_every` counts steps; 0 turns evaluation off. eval_data: a folder of
-    held-out shards, on which `eval_examples` questions are marked. About each video `turns_min` to `turns_max` questions are asked.
-    ema: how much of its past a moving average of the weights keeps (0.999; 0: no average); what is averaged is what is exported.
-    favour: kinds of questions that are asked before all others. vision_weight, question_weight: how much predicting a video's codes, and
-    each question, counts beside an answer. grow_from, grow_steps: at first only pieces of at most `grow_from` frames of a video are shown,
-    and longer ones from step to step until after `grow_steps` videos are whole (0: whole from the start). embed_codebook: the codes'
-    embeddings begin as a projection of the video tokenizer's codebook instead of at random.
-    trainable: "all"; "new_rows", the embedding's and the head's rows from the first code on, every other weight staying as init_from has
-    it; or "lora", pairs of rank `lora_rank` beside the layers' matrices, weighed by `lora_alpha` / `lora_rank`, which the model folder has
-    multiplied out.
+    data: the folder of code shards. text_model: the sentencepiece file. tokenizer: the video tokenizer that
+    made the codes (a name under tokenizers/ or a folder). A batch is `rows` rows of `length` tokens. The rate
+    warms up to `lr` over `warmup_steps` and falls to `min_lr` along a cosine. mesh: "context=4,data=2"; what
+    is not named is 1, and no mesh at all puts every device on `context`. optimizer: "adamw", or "muon", which
+    takes steps of `muon_lr` (scheduled like lr) for the layers' matrices and AdamW for the rest. init_from: a
+    model folder whose weights the run starts with. `*_every` counts steps; 0 turns evaluation off. eval_data:
+    a folder of held-out shards, on which `eval_examples` questions are marked. About each video `turns_min`
+    to `turns_max` questions are asked. ema: how much of its past a moving average of the weights keeps
+    (0.999; 0: no average); what is averaged is what is exported. favour: kinds of questions that are asked
+    before all others. vision_weight, question_weight: how much predicting a video's codes, and each question,
+    counts beside an answer. grow_from, grow_steps: at first only pieces of at most `grow_from` frames of a
+    video are shown, and longer ones from step to step until after `grow_steps` videos are whole (0: whole
+    from the start). embed_codebook: the codes' embeddings begin as a projection of the video tokenizer's
+    codebook instead of at random. trainable: "all"; "new_rows", the embedding's and the head's rows from the
+    first code on, every other weight staying as init_from has it; or "lora", pairs of rank `lora_rank` beside
+    the layers' matrices, weighed by `lora_alpha` / `lora_rank`, which the model folder has multiplied out.
     """
 
     name: str
@@ -122,25 +130,57 @@ class TrainConfig:
         check = _Checks(self)
         check.filled("name", "out", "data", "text_model", "tokenizer")
         check.at_least(1, "length", "rows", "steps", "loss_chunk", "checkpoint_every", "log_every")
-        check.at_least(0, "min_lr", "warmup_steps", "weight_decay", "vision_weight", "question_weight", "seed", "eval_every")
+        check.at_least(
+            0,
+            "min_lr",
+            "warmup_steps",
+            "weight_decay",
+            "vision_weight",
+            "question_weight",
+            "seed",
+            "eval_every",
+        )
         check.at_least(0, "grow_from", "grow_steps")
         check.at_least(1, "eval_examples", "turns_min")
-        check.that(self.turns_max >= self.turns_min, f"turns_max is {self.turns_max}, expected at least turns_min: {self.turns_min}")
+        check.that(
+            self.turns_max >= self.turns_min,
+            f"turns_max is {self.turns_max}, expected at least turns_min: {self.turns_min}",
+        )
         check.that(0 <= self.ema < 1, f"ema is {self.ema}, expected from 0 to below 1")
-        check.that(self.optimizer in ("adamw", "muon"), f"optimizer is {self.optimizer!r}, expected adamw or muon")
-        check.that(self.trainable in ("all", "new_rows", "lora"), f"trainable is {self.trainable!r}, expected all, new_rows or lora")
+        check.that(
+            self.optimizer in ("adamw", "muon"), f"optimizer is {self.optimizer!r}, expected adamw or muon"
+        )
+        check.that(
+            self.trainable in ("all", "new_rows", "lora"),
+            f"trainable is {self.trainable!r}, expected all, new_rows or lora",
+        )
         given = self.trainable == "all" or self.init_from is not None
-        check.that(given, f"trainable is {self.trainable!r} and init_from is none, expected the folder of the model that is trained on")
+        check.that(
+            given,
+            f"trainable is {self.trainable!r} and init_from is none, expected the folder of the "
+            "model that is trained on",
+        )
         check.at_least(1, "lora_rank")
         check.that(self.lora_alpha > 0, f"lora_alpha is {self.lora_alpha}, expected more than 0")
         check.that(self.muon_lr > 0, f"muon_lr is {self.muon_lr}, expected more than 0")
         check.that(self.lr > 0, f"lr is {self.lr}, expected more than 0")
-        check.that(self.min_lr <= self.lr, f"min_lr is {self.min_lr}, expected at most lr, which is {self.lr}")
+        check.that(
+            self.min_lr <= self.lr, f"min_lr is {self.min_lr}, expected at most lr, which is {self.lr}"
+        )
         check.that(self.clip_norm > 0, f"clip_norm is {self.clip_norm}, expected more than 0")
-        check.that(0 <= self.b1 < 1 and 0 <= self.b2 < 1, f"b1 and b2 are {self.b1} and {self.b2}, expected from 0 to below 1")
-        check.that(self.warmup_steps <= self.steps, f"warmup_steps is {self.warmup_steps}, expected at most steps, which is {self.steps}")
+        check.that(
+            0 <= self.b1 < 1 and 0 <= self.b2 < 1,
+            f"b1 and b2 are {self.b1} and {self.b2}, expected from 0 to below 1",
+        )
+        check.that(
+            self.warmup_steps <= self.steps,
+            f"warmup_steps is {self.warmup_steps}, expected at most steps, which is {self.steps}",
+        )
         most = self.model.max_length
-        check.that(self.length <= most, f"length is {self.length}, expected at most the model's max_length, which is {most}")
+        check.that(
+            self.length <= most,
+            f"length is {self.length}, expected at most the model's max_length, which is {most}",
+        )
         check.report()
         if self.mesh:
             parse_mesh(self.mesh)
@@ -150,7 +190,8 @@ class _Checks:
     """Collects everything that is wrong with a config, then raises it together."""
 
     def __init__(self, config: Any):
-        self.config, self.wrong = config, list[str]()
+        self.config = config
+        self.wrong = list[str]()
 
     def that(self, holds: bool, otherwise: str) -> None:
         if not holds:
@@ -172,7 +213,9 @@ class _Checks:
 
 
 def load_config(path_or_name: str) -> Any:
-    """Run a Python file and take its `config`: a path, or the bare name of a file in configs/ (`demo` for configs/demo.py)."""
+    """Run a Python file and take its `config`: a path, or the bare name of a file in configs/ (`demo` for
+    configs/demo.py).
+    """
     path = Path(path_or_name)
     if not path.is_file():
         place = shipped.folder("configs")
@@ -180,7 +223,11 @@ def load_config(path_or_name: str) -> Any:
         if not path.is_file():
             names = sorted(file.stem for file in place.glob("*.py"))
             close = difflib.get_close_matches(path_or_name, names, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"shipped are {', '.join(names) or 'none'}; or give the path of a Python file"
+            hint = (
+                f"did you mean {close[0]}?"
+                if close
+                else f"shipped are {', '.join(names) or 'none'}; or give the path of a Python file"
+            )
             raise UserError(f"no config {path_or_name!r}: {hint}")
     try:
         config = runpy.run_path(str(path)).get("config")
@@ -189,15 +236,19 @@ def load_config(path_or_name: str) -> Any:
     except Exception as error:
         raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from error
     if not isinstance(config, (TrainConfig, TokenizerTrainConfig)):
-        raise UserError(f"{path} sets no `config`; expected `config = TrainConfig(...)` or `config = TokenizerTrainConfig(...)`")
+        raise UserError(
+            f"{path} sets no `config`; expected `config = TrainConfig(...)` or `config = "
+            "TokenizerTrainConfig(...)`"
+        )
     return config
 
 
 def apply_overrides(config: Config, args: Sequence[str], prog: str = "ringvision train CONFIG") -> Config:
-    """The config with `--lr 1e-3 --model.num-layers 4` applied: typed, checked, and a misspelt name answered with the nearest one.
+    """The config with `--lr 1e-3 --model.num-layers 4` applied: typed, checked, and a misspelt name answered
+    with the nearest one.
 
-    `--help` prints every name with its type and value, and exits. UserError for anything that is not an option of this config.
-    """
+    `--help` prints every name with its type and value, and exits. UserError for anything that is not an
+    option of this config."""
     import tyro
 
     names = _option_names(config)
@@ -207,25 +258,36 @@ def apply_overrides(config: Config, args: Sequence[str], prog: str = "ringvision
         name = argument[2:].partition("=")[0].replace("_", "-")
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-            hint = f"did you mean --{close[0]}?" if close else f"there are --{', --'.join(names[:8])} and more: see --help"
+            hint = (
+                f"did you mean --{close[0]}?"
+                if close
+                else f"there are --{', --'.join(names[:8])} and more: see --help"
+            )
             raise UserError(f"no option {argument.partition('=')[0]}: {hint}")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(
-                type(config), args=list(args), default=config, prog=prog, config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
+                type(config),
+                args=list(args),
+                default=config,
+                prog=prog,
+                config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
             )
     except SystemExit as exit:
         if not exit.code:
             raise
-        raise UserError(f"{_first_sentence(said.getvalue())}; see --help for what each option takes") from None
+        raise UserError(
+            f"{_first_sentence(said.getvalue())}; see --help for what each option takes"
+        ) from None
 
 
 def _option_names(config: Any, prefix: str = "") -> list[str]:
     """Every field, nested ones with their owner before a dot, in the order of the declaration."""
     names = []
     for field in dataclasses.fields(config):
-        value, name = getattr(config, field.name), prefix + field.name.replace("_", "-")
+        value = getattr(config, field.name)
+        name = prefix + field.name.replace("_", "-")
         names += _option_names(value, f"{name}.") if dataclasses.is_dataclass(value) else [name]
     return names
 

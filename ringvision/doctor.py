@@ -1,8 +1,7 @@
 """What this installation has and whether it works: versions, devices, codecs, memory, shipped files.
 
-`examine() -> dict` (what `ringvision doctor --json` prints), `describe(report) -> str` for people. "problems" lists what would keep
-`ringvision ask` from working; nothing here raises.
-"""
+`examine() -> dict` (what `ringvision doctor --json` prints), `describe(report) -> str` for people. "problems"
+lists what would keep `ringvision ask` from working; nothing here raises."""
 
 import hashlib
 import importlib.metadata
@@ -41,24 +40,35 @@ def examine() -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "devices": tried("devices", _devices),
         "memory": tried("memory", _memory),
-        "codecs": {decoder: tried(decoder, look) for decoder, look in (("decord", _decord), ("av", _av), ("h264", _round_trip))},
+        "codecs": {
+            decoder: tried(decoder, look)
+            for decoder, look in (("decord", _decord), ("av", _av), ("h264", _round_trip))
+        },
         "shipped": tried("shipped files", _shipped) or [],
     }
-    if not any(Path(file["file"]).name == "model.safetensors" and Path(file["file"]).parts[0] == "demos" for file in report["shipped"]):
+    if not any(
+        Path(file["file"]).name == "model.safetensors" and Path(file["file"]).parts[0] == "demos"
+        for file in report["shipped"]
+    ):
         problems.append("shipped files: there is no model under demos/model; give your own with --model DIR")
     if report["codecs"]["av"] and not report["codecs"]["decord"]:
-        problems = [problem for problem in problems if not problem.startswith("decord")]  # PyAV reads everything, only slower
+        problems = [
+            problem for problem in problems if not problem.startswith("decord")
+        ]  # PyAV reads everything, only slower
     return {**report, "problems": problems}
 
 
 def describe(report: dict[str, Any]) -> str:
     """The report as lines of `name  value`."""
-    devices, memory = report["devices"] or {}, report["memory"] or {}
+    devices = report["devices"] or {}
+    memory = report["memory"] or {}
     kinds = ", ".join(devices.get("kinds", []))
     lines = [
         f"python      {report['python']} on {report['platform']}",
-        "packages    " + ", ".join(f"{name} {version or 'missing'}" for name, version in report["packages"].items()),
-        f"devices     {devices.get('count', 0)} {devices.get('platform', '')} ({kinds}), {os.cpu_count()} cores",
+        "packages    "
+        + ", ".join(f"{name} {version or 'missing'}" for name, version in report["packages"].items()),
+        f"devices     {devices.get('count', 0)} {devices.get('platform', '')} ({kinds}), "
+        f"{os.cpu_count()} cores",
         f"memory      {memory.get('available_gib', 0):.1f} of {memory.get('total_gib', 0):.1f} GiB available",
     ]
     h264 = report["codecs"]["h264"]
@@ -68,7 +78,9 @@ def describe(report: dict[str, Any]) -> str:
         f"H.264       {f'written and read back, mean error {h264:.1f} of 255' if h264 is not None else 'does not work'}",
     ]
     for file in report["shipped"]:
-        lines.append(f"shipped     {file['file']}  {file['bytes'] / 2**20:.1f} MiB  sha256 {file['sha256'][:16]}")
+        lines.append(
+            f"shipped     {file['file']}  {file['bytes'] / 2**20:.1f} MiB  sha256 {file['sha256'][:16]}"
+        )
     lines += [f"problem     {problem}" for problem in report["problems"]] or ["all well"]
     return "\n".join(lines)
 
@@ -84,12 +96,19 @@ def _devices() -> dict[str, Any]:
     import jax
 
     found = jax.devices()
-    return {"platform": found[0].platform, "count": len(found), "kinds": sorted({device.device_kind for device in found})}
+    return {
+        "platform": found[0].platform,
+        "count": len(found),
+        "kinds": sorted({device.device_kind for device in found}),
+    }
 
 
 def _memory() -> dict[str, float]:
     page = os.sysconf("SC_PAGE_SIZE")
-    return {"total_gib": os.sysconf("SC_PHYS_PAGES") * page / 2**30, "available_gib": os.sysconf("SC_AVPHYS_PAGES") * page / 2**30}
+    return {
+        "total_gib": os.sysconf("SC_PHYS_PAGES") * page / 2**30,
+        "available_gib": os.sysconf("SC_AVPHYS_PAGES") * page / 2**30,
+    }
 
 
 def _decord() -> str:
@@ -107,7 +126,9 @@ def _av() -> str:
 
 
 def _round_trip() -> float:
-    """Write two seconds of H.264, read them by the path that `ask` takes; -> the mean difference of the pixels."""
+    """Write two seconds of H.264, read them by the path that `ask` takes; -> the mean difference of the
+    pixels.
+    """
     import av
 
     from ringvision.data.video import sample
@@ -118,7 +139,9 @@ def _round_trip() -> float:
         path = Path(folder, "trial.mp4")
         with av.open(str(path), "w") as film:
             stream = film.add_stream("libx264", rate=8)
-            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+            stream.width = 64
+            stream.height = 64
+            stream.pix_fmt = "yuv420p"
             for frame in frames:
                 film.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             film.mux(stream.encode())
@@ -132,8 +155,16 @@ def _shipped() -> list[dict[str, Any]]:
     found = []
     for name in ("tokenizers", "demos"):
         place = shipped.folder(name)
-        for path in sorted((*place.rglob("*.safetensors"), *place.rglob("config.json"), *place.rglob("text.model"))):
+        for path in sorted(
+            (*place.rglob("*.safetensors"), *place.rglob("config.json"), *place.rglob("text.model"))
+        ):
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found.append({"file": path.relative_to(place.parent).as_posix(), "bytes": path.stat().st_size, "sha256": digest})
+            found.append(
+                {
+                    "file": path.relative_to(place.parent).as_posix(),
+                    "bytes": path.stat().st_size,
+                    "sha256": digest,
+                }
+            )
     return found

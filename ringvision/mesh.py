@@ -5,9 +5,9 @@
     context      splits the length: the ring
     ulysses      splits each of the ring's shares of the length; for attention its devices exchange tokens for heads
 
-In: how many devices each axis gets, from code or from text such as `context=4,data=2`. Out: a `jax.sharding.Mesh` and the shardings of
-arrays on it. Everything above says what an array's axes *are* ("batch", "length", ...); only `Rules` says where they go.
-"""
+In: how many devices each axis gets, from code or from text such as `context=4,data=2`. Out: a
+`jax.sharding.Mesh` and the shardings of arrays on it. Everything above says what an array's axes *are*
+("batch", "length", ...); only `Rules` says where they go."""
 
 import difflib
 import math
@@ -33,10 +33,16 @@ def make_mesh(
 ) -> Mesh:
     """A mesh over `devices` (None: all there are) with the axes of `AXES`.
 
-    `context=None` takes all that the other axes leave. UserError where the axes do not fill the devices exactly.
-    """
+    `context=None` takes all that the other axes leave. UserError where the axes do not fill the devices
+    exactly."""
     devices = list(jax.devices() if devices is None else devices)
-    for name, size in (("data", data), ("fsdp", fsdp), ("tensor", tensor), ("context", context), ("ulysses", ulysses)):
+    for name, size in (
+        ("data", data),
+        ("fsdp", fsdp),
+        ("tensor", tensor),
+        ("context", context),
+        ("ulysses", ulysses),
+    ):
         if size is not None and size < 1:
             raise UserError(f"mesh axis {name}={size}: expected at least 1")
     others = data * fsdp * tensor * ulysses
@@ -44,16 +50,23 @@ def make_mesh(
     if context is None:
         context = len(devices) // others
         if context * others != len(devices):
-            raise UserError(f"{given} does not divide {len(devices)} devices: choose axes whose product does, and context takes the rest")
+            raise UserError(
+                f"{given} does not divide {len(devices)} devices: choose axes whose product does, and "
+                "context takes the rest"
+            )
     elif others * context != len(devices):
         raise UserError(
-            f"{given} x context={context} is {others * context}, but there are {len(devices)} devices: expected a product of {len(devices)}"
+            f"{given} x context={context} is {others * context}, but there are {len(devices)} "
+            f"devices: expected a product of {len(devices)}"
         )
-    return jax.make_mesh((data, fsdp, tensor, context, ulysses), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return jax.make_mesh(
+        (data, fsdp, tensor, context, ulysses), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+    )
 
 
 def parse_mesh(text: str) -> dict[str, int]:
-    """`"context=4,data=2"` -> `{"context": 4, "data": 2}`, for `make_mesh(**...)`; an empty text gives an empty dict.
+    """`"context=4,data=2"` -> `{"context": 4, "data": 2}`, for `make_mesh(**...)`; an empty text gives an
+    empty dict.
 
     UserError where a part is not AXIS=NUMBER, names no axis, or names one twice.
     """
@@ -65,7 +78,10 @@ def parse_mesh(text: str) -> dict[str, int]:
             hint = f"did you mean {close[0]}?" if close else f"the axes are {', '.join(AXES)}"
             raise UserError(f"mesh {text!r}: there is no axis {name!r}; {hint}")
         if not equals or not (number.isascii() and number.isdigit()) or int(number) < 1:
-            raise UserError(f"mesh {text!r}: {part!r} does not say how many devices; write {name}=N with N at least 1, as in {name}=4")
+            raise UserError(
+                f"mesh {text!r}: {part!r} does not say how many devices; write {name}=N with N at "
+                f"least 1, as in {name}=4"
+            )
         if name in axes:
             raise UserError(f"mesh {text!r}: axis {name} is given twice; give it once")
         axes[name] = int(number)
@@ -94,11 +110,16 @@ class Rules:
         parts: list[str | tuple[str, ...] | None] = []
         for name in logical:
             if name is not None and name not in self.__dataclass_fields__:
-                raise ValueError(f"no rule for the logical axis {name!r}; there are {', '.join(self.__dataclass_fields__)}")
+                raise ValueError(
+                    f"no rule for the logical axis {name!r}; there are {', '.join(self.__dataclass_fields__)}"
+                )
             mesh_axes: tuple[str, ...] = () if name is None else getattr(self, name)
             for axis in mesh_axes:
                 if axis in taken:
-                    raise ValueError(f"axes {logical}: {taken[axis]!r} and {name!r} would both be spread over the mesh axis {axis!r}")
+                    raise ValueError(
+                        f"axes {logical}: {taken[axis]!r} and {name!r} would both be spread over the mesh "
+                        f"axis {axis!r}"
+                    )
                 taken[axis] = str(name)
             parts.append(mesh_axes[0] if len(mesh_axes) == 1 else mesh_axes or None)
         return PartitionSpec(*parts)
@@ -107,20 +128,26 @@ class Rules:
 RULES = Rules()
 
 
-def spec(mesh: Mesh | AbstractMesh, *logical: str | None, rules: Rules = RULES) -> PartitionSpec:
-    """`rules.spec(*logical)` without the mesh axes that this mesh does not have: a mesh may consist of `context` alone."""
+def partition_spec(mesh: Mesh | AbstractMesh, *logical: str | None, rules: Rules = RULES) -> PartitionSpec:
+    """`rules.spec(*logical)` without the mesh axes that this mesh does not have: a mesh may consist of
+    `context` alone.
+    """
     parts = []
     for part in rules.spec(*logical):
-        present = tuple(axis for axis in ((part,) if isinstance(part, str) else part or ()) if axis in mesh.shape)
+        present = tuple(
+            axis for axis in ((part,) if isinstance(part, str) else part or ()) if axis in mesh.shape
+        )
         parts.append(present[0] if len(present) == 1 else present or None)
     return PartitionSpec(*parts)
 
 
 def sharding(mesh: Mesh, *logical: str | None, rules: Rules = RULES) -> NamedSharding:
-    """Where an array with these logical axes lies on the mesh: `sharding(mesh, "batch", "length")` for tokens."""
-    return NamedSharding(mesh, spec(mesh, *logical, rules=rules))
+    """Where an array with these logical axes lies on the mesh: `sharding(mesh, "batch", "length")` for
+    tokens.
+    """
+    return NamedSharding(mesh, partition_spec(mesh, *logical, rules=rules))
 
 
-def spread(mesh: Mesh | AbstractMesh, logical: str, rules: Rules = RULES) -> int:
+def num_shards(mesh: Mesh | AbstractMesh, logical: str, rules: Rules = RULES) -> int:
     """Over how many devices an array's logical axis is spread."""
     return math.prod(mesh.shape.get(axis, 1) for axis in getattr(rules, logical))

@@ -1,7 +1,7 @@
 """Where the things that are shipped beside the code lie: tokenizers/, demos/, configs/.
 
-In a checkout they are folders beside the package; in an installed wheel they lie inside it, under `ringvision/_shipped/`.
-"""
+In a checkout they are folders beside the package; in an installed wheel they lie inside it, under
+`ringvision/_shipped/`."""
 
 import json
 import os
@@ -22,12 +22,18 @@ def folder(name: str) -> Path:
     for place in (_PACKAGE / "_shipped" / name, _PACKAGE.parent / name):
         if place.is_dir():
             return place
-    raise UserError(f"this installation of ringvision lacks its folder {name}/; install it again, or run from a checkout")
+    raise UserError(
+        f"this installation of ringvision lacks its folder {name}/; install it again, or run from a checkout"
+    )
 
 
 def model() -> Path:
     """The shipped assistant: the model folder demos/model."""
-    return _named(folder("demos") / "model", "config.json", "pass --model DIR, or make one with scripts/make_demo_model.sh")
+    return _named(
+        folder("demos") / "model",
+        "config.json",
+        "pass --model DIR, or make one with scripts/make_demo_model.sh",
+    )
 
 
 def tokenizers() -> dict[str, Path]:
@@ -42,16 +48,22 @@ def tokenizer(name: str) -> Path:
         return known[name]
     if (Path(name) / "config.json").is_file():
         return Path(name)
-    raise UserError(f"no video tokenizer {name!r}: shipped are {', '.join(known) or 'none'}; give one of these, or a folder that holds one")
+    raise UserError(
+        f"no video tokenizer {name!r}: shipped are {', '.join(known) or 'none'}; give one of "
+        "these, or a folder that holds one"
+    )
 
 
-def tokenizer_of(model: Path, settings: Mapping[str, Any], given: str | os.PathLike[str] | None = None) -> Path:
-    """The video tokenizer `given`, as `tokenizer` takes it; or else the one that the model's config.json (parsed) names, a folder in the
-    model's or a shipped one."""
+def tokenizer_of(
+    model: Path, settings: Mapping[str, Any], given: str | os.PathLike[str] | None = None
+) -> Path:
+    """The video tokenizer `given`, as `tokenizer` takes it; or else the one that the model's config.json
+    (parsed) names, a folder in the model's or a shipped one."""
     name = os.fspath(given or settings.get("video_tokenizer") or "")
     if not name:
         raise UserError(
-            f"{model} names no video_tokenizer, which turns pictures into codes and back; give one with --tokenizer NAME|DIR, here or when"
+            f"{model} names no video_tokenizer, which turns pictures into codes and back; give "
+            "one with --tokenizer NAME|DIR, here or when"
             " it is imported"
         )
     own = model / name

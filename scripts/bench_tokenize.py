@@ -1,21 +1,25 @@
-"""What `ringvision tokenize` claims, tried: kills, an hour of video, LWM's way beside it, and batches of every size.
+"""What `ringvision tokenize` claims, tried: kills, an hour of video, LWM's way beside it, and batches of
+every size.
 
-    python scripts/bench_tokenize.py --kills --hour --baseline --invariance --cache /var/tmp/bench --json tokenize.json
+    python scripts/bench_tokenize.py --kills --hour --baseline --invariance --cache /var/tmp/bench --json
+    tokenize.json
 
     --kills       a library of 300 little videos, one in five damaged (damaged_library.py), tokenized undisturbed; again with 20 SIGKILLs at
-                  random moments, each followed by the same command; and on Ray: every input accounted for, the same bytes, nobody left
+                  random moments, each followed by the same command; and on Ray: every input accounted for,
+                  the same bytes, nobody left
     --hour        an hour of 640x360 at 30 frames a second (drawn_videos.py), one frame a second: memory over time, and wall time against
                   `ffmpeg -vf fps=1` on the same file plus the VQGAN alone on as many frames
     --baseline    frames a second and memory against LWM's way of doing it (lwm_baseline.py), on ten minutes and an hour of that video
                   and on a folder of 30 clips; and whether the codes are the same
-    --invariance  codes of the same frames in batches of 1, 4, 16 and 64, by a network that takes 1 to 64 at once, shuffled, on 1 and on
+    --invariance  codes of the same frames in batches of 1, 4, 16 and 64, by a network that takes 1 to 64 at
+    once, shuffled, on 1 and on
                   4 devices
 
-Prints the machine and Markdown tables, the last of each part one of claims; exits with 1 where a claim does not hold. Everything runs
-on CPUs, in processes of its own; memory is the resident memory of a command and all that it started, added up (watched.py). What is timed
-takes turns, `--repeats` times, and medians are given. `--cache` keeps the videos for the next run. Ray has to be installed for --kills
-(pip install 'ringvision[ray]'), and for --hour ffmpeg, on PATH or by pip install imageio-ffmpeg. Linux only.
-"""
+Prints the machine and Markdown tables, the last of each part one of claims; exits with 1 where a claim does
+not hold. Everything runs on CPUs, in processes of its own; memory is the resident memory of a command and all
+that it started, added up (watched.py). What is timed takes turns, `--repeats` times, and medians are given.
+`--cache` keeps the videos for the next run. Ray has to be installed for --kills (pip install
+'ringvision[ray]'), and for --hour ffmpeg, on PATH or by pip install imageio-ffmpeg. Linux only."""
 
 import argparse
 import json
@@ -38,18 +42,36 @@ from drawn_videos import SIZE, write_clip, write_long
 from machine import machine
 from watched import Watched, left, median
 
-MODULES = ("array_record", "av", "decord", "jax", "jaxlib", "numpy", "ray", "ringvision", "tensorflow-datasets")
+MODULES = (
+    "array_record",
+    "av",
+    "decord",
+    "jax",
+    "jaxlib",
+    "numpy",
+    "ray",
+    "ringvision",
+    "tensorflow-datasets",
+)
 QUIET = {"JAX_PLATFORMS": "cpu", "RAY_USAGE_STATS_ENABLED": "0"}
-MB, GRACE, LATER = 2**20, 3.0, 0.5
-MOST_RESIDENT, FLAT, SLOWER = 1.5e9, 0.10, 1.15
-FASTER, LESS_MEMORY = 3.0, 0.1
-WARM_UP, WIND_DOWN = 0.2, 0.02
+MB = 2**20
+GRACE = 3.0
+LATER = 0.5
+MOST_RESIDENT = 1.5e9
+FLAT = 0.10
+SLOWER = 1.15
+FASTER = 3.0
+LESS_MEMORY = 0.1
+WARM_UP = 0.2
+WIND_DOWN = 0.02
 """Parts of a run's time in which its memory need not be flat: its beginning and its end."""
 
 
 @dataclass
 class Part:
-    """A part of the report: Markdown, claims [what, what was found, whether it holds], and all figures for the JSON."""
+    """A part of the report: Markdown, claims [what, what was found, whether it holds], and all figures for
+    the JSON.
+    """
 
     title: str
     text: list[str] = field(default_factory=list)
@@ -65,19 +87,23 @@ class Part:
 
 
 def table(head: list[str], rows: list[list[Any]]) -> str:
-    return "\n".join(f"| {' | '.join(str(cell) for cell in row)} |" for row in [head, ["---"] * len(head), *rows])
+    return "\n".join(
+        f"| {' | '.join(str(cell) for cell in row)} |" for row in [head, ["---"] * len(head), *rows]
+    )
 
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-# ------------------------------------------------------------------------------------------------------------ processes
+# -------------------------------------------------------------------------------------------------- processes
 
 
 def tokenize(inputs: Path, out: Path, *more: str, every: float = 0.2) -> Watched:
     """The command, as a user gives it."""
-    return Watched([sys.executable, "-m", "ringvision", "tokenize", inputs, "--out", out, "--json", *more], QUIET, every)
+    return Watched(
+        [sys.executable, "-m", "ringvision", "tokenize", inputs, "--out", out, "--json", *more], QUIET, every
+    )
 
 
 def contender(who: str, *more: str | Path) -> tuple[dict[str, Any], Watched]:
@@ -96,7 +122,7 @@ def finished(run: Watched, *statuses: int) -> str:
     return out
 
 
-# ---------------------------------------------------------------------------------------------------------------- kills
+# ------------------------------------------------------------------------------------------------------ kills
 
 
 def kills(options: argparse.Namespace, cache: Path, scratch: Path) -> Part:
@@ -117,21 +143,31 @@ def kills(options: argparse.Namespace, cache: Path, scratch: Path) -> Part:
     finished(ray, 1)
     time.sleep(GRACE)
     remain = [line for mark in (whole.mark, *killed, ray.mark) for line in left(mark)]
-    part.figures |= {"undisturbed_seconds": whole.seconds, "ray_seconds": ray.seconds, "counts": counts, "left": remain}
+    part.figures |= {
+        "undisturbed_seconds": whole.seconds,
+        "ray_seconds": ray.seconds,
+        "counts": counts,
+        "left": remain,
+    }
     _compare(part, library, scratch)
     part.claim("no process left behind", f"{len(remain)}, {GRACE:g} s after the last run", not remain)
     return part
 
 
-def _killed(options: argparse.Namespace, videos: Path, out: Path, settings: list[str], start: float, part: Part) -> list[str]:
-    """Runs that are killed at random moments, then one that is not; -> all their marks. Every fifth kill falls into the `start` seconds
-    that a run takes before it works, and all do once a run ended before its kill; the others come when so many inputs are settled, at
-    most LATER seconds after that."""
+def _killed(
+    options: argparse.Namespace, videos: Path, out: Path, settings: list[str], start: float, part: Part
+) -> list[str]:
+    """Runs that are killed at random moments, then one that is not; -> all their marks. Every fifth kill
+    falls into the `start` seconds that a run takes before it works, and all do once a run ended before its
+    kill; the others come when so many inputs are settled, at most LATER seconds after that."""
     random = np.random.default_rng(options.seed)
     targets = np.sort(random.integers(0, round(0.95 * options.videos), options.kill_count)).tolist()
-    marks, killed, early = [], [], False
+    marks = []
+    killed = []
+    early = False
     while len(killed) < options.kill_count and len(marks) < 2 * options.kill_count:
-        target, soon = targets[len(killed)], early or len(killed) % 5 == 4
+        target = targets[len(killed)]
+        soon = early or len(killed) % 5 == 4
         run = tokenize(videos, out, *settings, every=0.02)
         marks.append(run.mark)
         if not soon:
@@ -140,7 +176,9 @@ def _killed(options: argparse.Namespace, videos: Path, out: Path, settings: list
         if run.watch(until=lambda run=run, moment=moment: run.seconds >= moment):
             run.kill()
             killed.append({"after": round(run.seconds, 2), "settled": _settled(out)})
-            say(f"{part.title}: kill {len(killed)} after {run.seconds:.1f} s, {killed[-1]['settled']} settled")
+            say(
+                f"{part.title}: kill {len(killed)} after {run.seconds:.1f} s, {killed[-1]['settled']} settled"
+            )
         else:
             early = True
     run = tokenize(videos, out, *settings)
@@ -162,7 +200,10 @@ def _settled(out: Path) -> int:
         waiting = len(list((out / ".work").glob("*.record")))
         try:
             with closing(sqlite3.connect(Path(aside) / "manifest.sqlite")) as database:
-                return waiting + database.execute("SELECT count(*) FROM videos WHERE status != 'pending'").fetchone()[0]
+                return (
+                    waiting
+                    + database.execute("SELECT count(*) FROM videos WHERE status != 'pending'").fetchone()[0]
+                )
         except sqlite3.DatabaseError:  # killed before there was a table
             return waiting
 
@@ -175,40 +216,78 @@ def _rows(out: Path) -> list[dict[str, Any]]:
 
 def _files(out: Path) -> dict[str, bytes]:
     """Everything visible but the manifest."""
-    paths = sorted(path for path in out.rglob("*") if path.is_file() and not path.relative_to(out).parts[0].startswith("."))
+    paths = sorted(
+        path
+        for path in out.rglob("*")
+        if path.is_file() and not path.relative_to(out).parts[0].startswith(".")
+    )
     return {str(path.relative_to(out)): path.read_bytes() for path in paths if path.name != "manifest.sqlite"}
 
 
 def _compare(part: Part, library: dict[str, str], scratch: Path) -> None:
     from ringvision.data.video.info import KINDS
 
-    whole, files = _rows(scratch / "whole"), _files(scratch / "whole")
+    whole = _rows(scratch / "whole")
+    files = _files(scratch / "whole")
     outcomes = {Path(row["source"]).name: row["kind"] or row["status"] for row in whole}
     kinds = Counter((damage or "whole", outcomes.get(name, "no row")) for name, damage in library.items())
     columns = sorted({outcome for _, outcome in kinds}, key=lambda outcome: (outcome != "done", outcome))
-    rows = [[damage, *(kinds[damage, outcome] or "" for outcome in columns)] for damage in ("whole", *DAMAGES)]
+    rows = [
+        [damage, *(kinds[damage, outcome] or "" for outcome in columns)] for damage in ("whole", *DAMAGES)
+    ]
     part.text.append(table(["damage", *columns], rows))
-    part.claim("manifest rows = inputs", f"{len(whole)} of {len(library)}", sorted(outcomes) == sorted(library))
-    nameless = [row for row in whole if row["status"] == "failed" and not (row["kind"] in KINDS and row["message"])]
+    part.claim(
+        "manifest rows = inputs", f"{len(whole)} of {len(library)}", sorted(outcomes) == sorted(library)
+    )
+    nameless = [
+        row for row in whole if row["status"] == "failed" and not (row["kind"] in KINDS and row["message"])
+    ]
     failures = sum(row["status"] == "failed" for row in whole)
-    part.claim("every failure has its kind", f"{failures - len(nameless)} of {failures}", failures > 0 and not nameless)
-    part.claim("nothing pending", str(Counter(row["status"] for row in whole)["pending"]), all(row["status"] != "pending" for row in whole))
+    part.claim(
+        "every failure has its kind",
+        f"{failures - len(nameless)} of {failures}",
+        failures > 0 and not nameless,
+    )
+    part.claim(
+        "nothing pending",
+        str(Counter(row["status"] for row in whole)["pending"]),
+        all(row["status"] != "pending" for row in whole),
+    )
     unread = [name for name, damage in library.items() if not damage and outcomes.get(name) != "done"]
-    part.claim("every whole video is read", f"{len(unread)} are not {', '.join(unread[:3])}".strip(), not unread)
-    passed = [name for name, damage in library.items() if damage in ("empty", "text", "8192x8192") and outcomes.get(name) == "done"]
-    part.claim("empty files, texts and bombs fail", f"{len(passed)} do not {', '.join(passed[:3])}".strip(), not passed)
+    part.claim(
+        "every whole video is read", f"{len(unread)} are not {', '.join(unread[:3])}".strip(), not unread
+    )
+    passed = [
+        name
+        for name, damage in library.items()
+        if damage in ("empty", "text", "8192x8192") and outcomes.get(name) == "done"
+    ]
+    part.claim(
+        "empty files, texts and bombs fail",
+        f"{len(passed)} do not {', '.join(passed[:3])}".strip(),
+        not passed,
+    )
     shards = sum(".array_record-" in name for name in files)
     for name, what in (("killed", "killed and resumed"), ("ray", "Ray")):
         other = _files(scratch / name)
         differing = sorted(path for path in files | other if files.get(path) != other.get(path))
-        found = f"{len(files)} files, {shards} of them shards, {sum(map(len, files.values()))} bytes; {len(differing)} differ"
+        found = (
+            f"{len(files)} files, {shards} of them shards, {sum(map(len, files.values()))} bytes; "
+            f"{len(differing)} differ"
+        )
         changed = _differing(scratch / "whole", scratch / name)
         found += "".join(f", {path} ({library[path] or 'whole'})" for path in changed)
         part.claim(f"{what}: byte-identical", found, shards > 0 and not differing)
         part.figures[f"{name}_differs"] = {path: library[path] for path in changed}
-        rows = [{key: value for key, value in row.items() if key != "attempts"} for row in _rows(scratch / name)]
+        rows = [
+            {key: value for key, value in row.items() if key != "attempts"} for row in _rows(scratch / name)
+        ]
         here = [{key: value for key, value in row.items() if key != "attempts"} for row in whole]
-        part.claim(f"{what}: the same rows but for attempts", f"{sum(a != b for a, b in zip(here, rows))} differ", here == rows)
+        part.claim(
+            f"{what}: the same rows but for attempts",
+            f"{sum(a != b for a, b in zip(here, rows))} differ",
+            here == rows,
+        )
     part.figures["kinds"] = [[*key, count] for key, count in sorted(kinds.items())]
 
 
@@ -216,12 +295,15 @@ def _differing(one: Path, other: Path) -> list[str]:
     """The videos whose records are not the same in two folders."""
     from ringvision.tokenize import read_examples
 
-    codes = [{Path(example.source).name: example.codes for example in read_examples(folder)} for folder in (one, other)]
+    codes = [
+        {Path(example.source).name: example.codes for example in read_examples(folder)}
+        for folder in (one, other)
+    ]
     names = sorted(codes[0] | codes[1])
     return [name for name in names if not np.array_equal(*(held.get(name, np.zeros(0)) for held in codes))]
 
 
-# ----------------------------------------------------------------------------------------------------------- an hour
+# ---------------------------------------------------------------------------------------------------- an hour
 
 
 def ffmpeg() -> list[str]:
@@ -247,8 +329,14 @@ def long_video(cache: Path, minutes: int) -> Path:
 
 def hour(options: argparse.Namespace, cache: Path, scratch: Path) -> Part:
     part = Part(f"{options.minutes} minutes of 640x360 at 1 frame a second")
-    program, frames, video = ffmpeg(), options.minutes * 60, long_video(cache, options.minutes)
-    version = subprocess.run([program[0], "-version"], capture_output=True, text=True).stdout.split(" Copyright")[0].strip()
+    program = ffmpeg()
+    frames = options.minutes * 60
+    video = long_video(cache, options.minutes)
+    version = (
+        subprocess.run([program[0], "-version"], capture_output=True, text=True)
+        .stdout.split(" Copyright")[0]
+        .strip()
+    )
     walls: dict[str, list[float]] = {"ringvision": [], "ffmpeg": [], "vqgan": []}
     busy: dict[str, list[float]] = {name: [] for name in walls}
     traces = []
@@ -277,27 +365,46 @@ def hour(options: argparse.Namespace, cache: Path, scratch: Path) -> Part:
 
 def _times(part: Part, version: str, walls: dict[str, list[float]], busy: dict[str, list[float]]) -> None:
     ours, decode, vqgan = (median(walls[name]) for name in ("ringvision", "ffmpeg", "vqgan"))
-    what = {"ringvision": "ringvision tokenize, the whole command", "ffmpeg": f"ffmpeg -vf fps=1 ({version})", "vqgan": "the VQGAN alone"}
+    what = {
+        "ringvision": "ringvision tokenize, the whole command",
+        "ffmpeg": f"ffmpeg -vf fps=1 ({version})",
+        "vqgan": "the VQGAN alone",
+    }
     rows = [[what[name], f"{median(walls[name]):.1f}", f"{median(busy[name]):.1f}"] for name in walls]
     part.text.append(table(["", "s", "CPU s"], rows))
     allowed = decode + vqgan
     found = f"{ours:.1f} s against {decode:.1f} + {vqgan:.1f} s: {ours / allowed:.2f} times"
-    part.claim(f"no slower than ffmpeg and the VQGAN one after the other, within {SLOWER - 1:.0%}", found, ours <= SLOWER * allowed)
+    part.claim(
+        f"no slower than ffmpeg and the VQGAN one after the other, within {SLOWER - 1:.0%}",
+        found,
+        ours <= SLOWER * allowed,
+    )
     part.figures |= {"seconds": walls, "processor_seconds": busy, "ffmpeg": version}
 
 
 def _memory(part: Part, runs: list[Watched]) -> None:
-    rows, flat, most = [], [], []
+    rows = []
+    flat = []
+    most = []
     for run in runs:
         times, sizes = (np.array(column, float) for column in zip(*run.samples))
-        first, last = WARM_UP * run.seconds, (1 - WIND_DOWN) * run.seconds
-        halves = [sizes[(times >= a) & (times < b)] for a, b in ((first, (first + last) / 2), ((first + last) / 2, last))]
+        first = WARM_UP * run.seconds
+        last = (1 - WIND_DOWN) * run.seconds
+        halves = [
+            sizes[(times >= a) & (times < b)]
+            for a, b in ((first, (first + last) / 2), ((first + last) / 2, last))
+        ]
         steady = np.concatenate(halves)
         change = float(np.median(halves[1]) / np.median(halves[0]) - 1)
         swing = float(abs(steady / np.median(steady) - 1).max())
         flat.append(max(abs(change), swing))
         most.append(run.peak())
-        rows.append([f"{size / MB:.0f}" for size in (steady[0], *map(np.median, halves), steady.min(), steady.max(), run.peak())])
+        rows.append(
+            [
+                f"{size / MB:.0f}"
+                for size in (steady[0], *map(np.median, halves), steady.min(), steady.max(), run.peak())
+            ]
+        )
         rows[-1] += [f"{change:+.1%}", f"{swing:.1%}"]
     head = [
         "after warm-up, MB",
@@ -311,11 +418,18 @@ def _memory(part: Part, runs: list[Watched]) -> None:
     ]
     part.text.append(table(head, rows))
     part.claim(f"memory flat within {FLAT:.0%} after warm-up", f"{max(flat):.1%}", max(flat) <= FLAT)
-    part.claim(f"under {MOST_RESIDENT / 1e9:g} GB in all", f"{max(most) / 1e9:.2f} GB", max(most) < MOST_RESIDENT)
-    part.figures |= {"memory_peak": most, "memory_over_time": [run.thinned() for run in runs], "warm_up": WARM_UP, "wind_down": WIND_DOWN}
+    part.claim(
+        f"under {MOST_RESIDENT / 1e9:g} GB in all", f"{max(most) / 1e9:.2f} GB", max(most) < MOST_RESIDENT
+    )
+    part.figures |= {
+        "memory_peak": most,
+        "memory_over_time": [run.thinned() for run in runs],
+        "warm_up": WARM_UP,
+        "wind_down": WIND_DOWN,
+    }
 
 
-# ------------------------------------------------------------------------------------------------------ the baseline
+# ----------------------------------------------------------------------------------------------- the baseline
 
 
 def baseline(options: argparse.Namespace, cache: Path, scratch: Path) -> Part:
@@ -325,7 +439,15 @@ def baseline(options: argparse.Namespace, cache: Path, scratch: Path) -> Part:
     folder.mkdir(parents=True, exist_ok=True)
     for number, clip in enumerate(clips):
         if not clip.exists():
-            write_clip(clip, "libx264", frames=30 * (5 + number % 6), rate=30, size=SIZE, seed=number, options={"preset": "veryfast"})
+            write_clip(
+                clip,
+                "libx264",
+                frames=30 * (5 + number % 6),
+                rate=30,
+                size=SIZE,
+                seed=number,
+                options={"preset": "veryfast"},
+            )
     short = min(options.speed_minutes, options.minutes)
     works = {f"{short} minutes": [long_video(cache, short)], f"{options.clips} clips": clips}
     for what, videos in works.items():
@@ -350,7 +472,9 @@ def _vqgans(part: Part, options: argparse.Namespace) -> None:
 
 def _speeds(part: Part, options: argparse.Namespace, what: str, videos: list[Path], scratch: Path) -> None:
     """Frames a second of both, in turn."""
-    ways = {"LWM's way": ("lwm", 1)} | {f"ringvision, batch {batch}": ("ringvision", batch) for batch in options.batches}
+    ways = {"LWM's way": ("lwm", 1)} | {
+        f"ringvision, batch {batch}": ("ringvision", batch) for batch in options.batches
+    }
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     peaks: dict[str, int] = {}
     for turn in range(options.repeats):
@@ -361,13 +485,20 @@ def _speeds(part: Part, options: argparse.Namespace, what: str, videos: list[Pat
             speeds[name].append(made["frames"] / made["seconds"])
             peaks[name] = max(peaks.get(name, 0), run.peak())
     theirs = median(speeds["LWM's way"])
-    rows = [[name, f"{median(each):.1f}", f"{median(each) / theirs:.2f}", f"{peaks[name] / MB:.0f}"] for name, each in speeds.items()]
+    rows = [
+        [name, f"{median(each):.1f}", f"{median(each) / theirs:.2f}", f"{peaks[name] / MB:.0f}"]
+        for name, each in speeds.items()
+    ]
     part.text += [f"{what}, 640x360 at 30 frames a second, one frame a second taken:"]
     part.text += [table(["", "frames a second", "× LWM's way", "peak of resident memory, MB"], rows)]
     ratio = min(median(speeds[name]) for name in ways if name != "LWM's way") / theirs
-    part.claim(f"{what}: at least {FASTER:g} times the frames a second", f"{ratio:.2f} times", ratio >= FASTER)
+    part.claim(
+        f"{what}: at least {FASTER:g} times the frames a second", f"{ratio:.2f} times", ratio >= FASTER
+    )
     batch = options.batches[0]
-    same, total = _agreement(videos, scratch / f"lwm-1-{len(videos)}-0", scratch / f"ringvision-{batch}-{len(videos)}-0")
+    same, total = _agreement(
+        videos, scratch / f"lwm-1-{len(videos)}-0", scratch / f"ringvision-{batch}-{len(videos)}-0"
+    )
     part.claim(f"{what}: the same codes as the baseline", f"{same} of {total}", same == total > 0)
     part.figures[what] = {"frames_a_second": speeds, "peak": peaks, "same_codes": [same, total]}
 
@@ -380,19 +511,26 @@ def _agreement(videos: list[Path], lwm: Path, ours: Path) -> tuple[int, int]:
     same = total = 0
     with np.load(lwm / "codes.npz") as held:
         for video in videos:
-            a, b = held[video.name], there.get(video.name, np.zeros((0, *held[video.name].shape[1:]), int))
+            a = held[video.name]
+            b = there.get(video.name, np.zeros((0, *held[video.name].shape[1:]), int))
             both = min(len(a), len(b))
-            same, total = same + int((a[:both] == b[:both]).sum()), total + max(a.size, b.size)
+            same = same + int((a[:both] == b[:both]).sum())
+            total = total + max(a.size, b.size)
     return same, total
 
 
 def _hour_of_both(part: Part, video: Path, minutes: int, scratch: Path) -> None:
-    """Memory of both, once. What does not fit is measured on as many minutes as do, and taken to grow with them."""
+    """Memory of both, once. What does not fit is measured on as many minutes as do, and taken to grow with
+    them.
+    """
     need = 2 * 60 * minutes * SIZE[0] * SIZE[1] * 3
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     if need > 0.7 * free:
-        raise SystemExit(f"LWM's way needs {need / 1e9:.1f} GB for {minutes} minutes and {free / 1e9:.1f} are free; give fewer --minutes")
+        raise SystemExit(
+            f"LWM's way needs {need / 1e9:.1f} GB for {minutes} minutes and {free / 1e9:.1f} are "
+            "free; give fewer --minutes"
+        )
     say(f"{part.title}: memory on {minutes} minutes")
     theirs, lwm = contender("lwm", video, "--out", scratch / "lwm-hour")
     ours, run = contender("ringvision", video, "--out", scratch / "ringvision-hour")
@@ -400,23 +538,31 @@ def _hour_of_both(part: Part, video: Path, minutes: int, scratch: Path) -> None:
         [name, f"{made['frames'] / made['seconds']:.1f}", f"{made['seconds']:.1f}", f"{seen.peak() / MB:.0f}"]
         for name, made, seen in (("LWM's way", theirs, lwm), ("ringvision, batch 64", ours, run))
     ]
-    part.text += [f"{minutes} minutes:", table(["", "frames a second", "s", "peak of resident memory, MB"], rows)]
+    part.text += [
+        f"{minutes} minutes:",
+        table(["", "frames a second", "s", "peak of resident memory, MB"], rows),
+    ]
     share = run.peak() / lwm.peak()
     found = f"{run.peak() / MB:.0f} of {lwm.peak() / MB:.0f} MB: {share:.1%}"
     part.claim(f"{minutes} minutes: less than {LESS_MEMORY:.0%} of its memory", found, share < LESS_MEMORY)
-    part.figures["memory"] = {"lwm": lwm.thinned(), "ringvision": run.thinned(), "peaks": [lwm.peak(), run.peak()]}
+    part.figures["memory"] = {
+        "lwm": lwm.thinned(),
+        "ringvision": run.thinned(),
+        "peaks": [lwm.peak(), run.peak()],
+    }
 
 
-# -------------------------------------------------------------------------------------------------------- invariance
+# ------------------------------------------------------------------------------------------------- invariance
 
 
 def invariance(options: argparse.Namespace, cache: Path, scratch: Path) -> Part:
-    from ringvision.data.world import HELD_OUT, filmed, make_scene
+    from ringvision.data.world import HELD_OUT, encoded_frames, make_scene
 
     part = Part("Codes and batches")
-    seed, films = HELD_OUT, []
+    seed = HELD_OUT
+    films = []
     while sum(map(len, films)) < options.frames:
-        films.append(filmed(make_scene(seed)))
+        films.append(encoded_frames(make_scene(seed)))
         seed += 1
     noise = np.random.default_rng(0).integers(0, 256, (options.frames // 4, *films[0].shape[1:]), np.uint8)
     frames = np.concatenate([*films, noise])[: options.frames + len(noise)]
@@ -433,9 +579,16 @@ def invariance(options: argparse.Namespace, cache: Path, scratch: Path) -> Part:
                     codes = _codes(scratch, name, batch, network, devices)
                     wanted = reference if name == "frames" else reference[order]
                     rows.append([devices, network, batch, name == "shuffled", int((codes != wanted).sum())])
-    shown = [[devices, network, batch, "yes" if mixed else "", differ] for devices, network, batch, mixed, differ in rows]
-    part.text.append(f"{len(frames)} frames, {reference.size} codes, {len(np.unique(reference))} different ones:")
-    part.text.append(table(["devices", "the network's batch", "--batch", "shuffled", "codes that differ"], shown))
+    shown = [
+        [devices, network, batch, "yes" if mixed else "", differ]
+        for devices, network, batch, mixed, differ in rows
+    ]
+    part.text.append(
+        f"{len(frames)} frames, {reference.size} codes, {len(np.unique(reference))} different ones:"
+    )
+    part.text.append(
+        table(["devices", "the network's batch", "--batch", "shuffled", "codes that differ"], shown)
+    )
     differ = sum(row[-1] for row in rows if row[1] == 16)
     part.claim("codes do not depend on --batch, order or devices", f"{differ} differ", differ == 0)
     differ = sum(row[-1] for row in rows if row[1] != 16)
@@ -454,7 +607,9 @@ PARTS = {"kills": kills, "hour": hour, "baseline": baseline, "invariance": invar
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in PARTS:
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--videos", type=int, default=300, help="of --kills")
@@ -463,8 +618,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=int, default=60, help="of --hour and --baseline")
     parser.add_argument("--speed-minutes", type=int, default=10, help="on which --baseline compares speeds")
     parser.add_argument("--clips", type=int, default=30, help="of --baseline")
-    parser.add_argument("--batches", type=int, nargs="+", default=[16, 64], help="of ringvision in --baseline")
-    parser.add_argument("--frames", type=int, default=1024, help="of --invariance, to which a quarter of noise is added")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[16, 64], help="of ringvision in --baseline"
+    )
+    parser.add_argument(
+        "--frames", type=int, default=1024, help="of --invariance, to which a quarter of noise is added"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cache", type=Path, help="where videos are kept for the next run")
     parser.add_argument("--json", type=Path, help="everything measured")

@@ -1,11 +1,12 @@
-"""Whether a 7B model imports on a small machine: how much memory the import of a random LWM checkpoint takes at its peak.
+"""Whether a 7B model imports on a small machine: how much memory the import of a random LWM checkpoint takes
+at its peak.
 
     python scripts/check_import_memory.py [--folder DIR] [--layers 32] [--limit 6.0]
 
-Writes a checkpoint of LWM's shape with random numbers (streaming msgpack, bfloat16, 13.7 GB with all layers) into a temporary folder of
-DIR, imports it in a process of its own, prints the most memory that this process and its children held together, and deletes all of it.
-Exit code 1 where that is more than the limit. Needs twice the checkpoint's size free on the disk.
-"""
+Writes a checkpoint of LWM's shape with random numbers (streaming msgpack, bfloat16, 13.7 GB with all layers)
+into a temporary folder of DIR, imports it in a process of its own, prints the most memory that this process
+and its children held together, and deletes all of it. Exit code 1 where that is more than the limit. Needs
+twice the checkpoint's size free on the disk."""
 
 import argparse
 import json
@@ -22,7 +23,10 @@ import numpy as np
 
 from ringvision.weights.streaming import record
 
-WIDTH, HIDDEN, TEXT, VISION = 4096, 11008, 32000, 8448
+WIDTH = 4096
+HIDDEN = 11008
+TEXT = 32000
+VISION = 8448
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 PIECE = 1 << 24
 """Numbers that are drawn at once."""
@@ -31,10 +35,15 @@ PIECE = 1 << 24
 def shapes(layers: int) -> dict[str, tuple[int, ...]]:
     """LWM-7B's tensors, `layers` of its 32 layers."""
     block = "transformer/h/scan_decoder/"
-    square, up, down = (layers, WIDTH, WIDTH), (layers, WIDTH, HIDDEN), (layers, HIDDEN, WIDTH)
+    square = (layers, WIDTH, WIDTH)
+    up = (layers, WIDTH, HIDDEN)
+    down = (layers, HIDDEN, WIDTH)
     return {
         **{f"{block}attention/{name}/kernel": square for name in ("wq", "wk", "wv", "wo")},
-        **{f"{block}feed_forward/{name}/kernel": shape for name, shape in (("w1", up), ("w2", down), ("w3", up))},
+        **{
+            f"{block}feed_forward/{name}/kernel": shape
+            for name, shape in (("w1", up), ("w2", down), ("w3", up))
+        },
         **{f"{block}{name}/kernel": (layers, WIDTH) for name in ("attention_norm", "ffn_norm")},
         "transformer/ln_f/kernel": (WIDTH,),
         "transformer/wte/embedding": (TEXT, WIDTH),
@@ -45,7 +54,9 @@ def shapes(layers: int) -> dict[str, tuple[int, ...]]:
 
 
 def numbers(random: np.random.Generator, count: int) -> Iterator[np.ndarray]:
-    """`count` bfloat16 between 1/32 and 1/16 in size: random bits below a fixed exponent, as fast as bits come."""
+    """`count` bfloat16 between 1/32 and 1/16 in size: random bits below a fixed exponent, as fast as bits
+    come.
+    """
     for start in range(0, count, PIECE):
         bits = random.integers(0, 1 << 16, min(PIECE, count - start), np.uint16)
         yield ((bits & 0x807F) | 0x3D00).view(BFLOAT16)
@@ -71,7 +82,9 @@ def resident(process: int) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, help="where there is room; the system's temporary folder where it is left out")
+    parser.add_argument(
+        "--folder", type=Path, help="where there is room; the system's temporary folder where it is left out"
+    )
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--limit", type=float, default=6.0, help="gigabytes (10^9 bytes)")
     options = parser.parse_args()
@@ -79,12 +92,20 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="import-memory-") as folder:
         free = shutil.disk_usage(folder).free
         if free < 2.1 * size:
-            parser.error(f"{folder} has {free / 1e9:.0f} GB free, {2.1 * size / 1e9:.0f} are needed; choose another with --folder")
-        source, dest = Path(folder, "params"), Path(folder, "model")
+            parser.error(
+                f"{folder} has {free / 1e9:.0f} GB free, {2.1 * size / 1e9:.0f} are needed; choose "
+                "another with --folder"
+            )
+        source = Path(folder, "params")
+        dest = Path(folder, "model")
         write_checkpoint(source, options.layers)
         print(f"checkpoint: {source.stat().st_size / 1e9:.2f} GB, {size / 2e9:.2f}B parameters")
-        code = "import sys; from ringvision.weights.importing import import_weights as run; run(sys.argv[1], sys.argv[2])"
-        began, peak = time.perf_counter(), 0
+        code = (
+            "import sys; from ringvision.weights.importing import import_weights as run; "
+            "run(sys.argv[1], sys.argv[2])"
+        )
+        began = time.perf_counter()
+        peak = 0
         process = subprocess.Popen([sys.executable, "-c", code, str(source), str(dest)])
         while process.poll() is None:
             peak = max(peak, resident(process.pid))

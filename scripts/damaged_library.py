@@ -1,10 +1,11 @@
-"""A folder of little videos in several containers and codecs, one in five damaged, for trials of whatever reads videos.
+"""A folder of little videos in several containers and codecs, one in five damaged, for trials of whatever
+reads videos.
 
     python scripts/damaged_library.py FOLDER --videos 300
 
-Damages: cut short, bytes changed, no bytes at all, a text that is called a video, pictures of 8192x8192 (by a changed header, or really
-encoded), and counts of frames or durations that are not true. The same number of videos and seed give the same bytes.
-"""
+Damages: cut short, bytes changed, no bytes at all, a text that is called a video, pictures of 8192x8192 (by a
+changed header, or really encoded), and counts of frames or durations that are not true. The same number of
+videos and seed give the same bytes."""
 
 import argparse
 import json
@@ -41,7 +42,12 @@ KINDS = [
     AVI,
     Kind("mov", "mov", "mpeg4", {"bf": "2"}),
     Kind("webm", "webm", "libvpx-vp9", LIVE),
-    Kind("mp4", "mp4", "libx265", {"preset": "ultrafast", "x265-params": "log-level=none:pools=1:frame-threads=1"}),
+    Kind(
+        "mp4",
+        "mp4",
+        "libx265",
+        {"preset": "ultrafast", "x265-params": "log-level=none:pools=1:frame-threads=1"},
+    ),
     Kind("mkv", "matroska", "libsvtav1", {"preset": "12"}),
     Kind("ts", "mpegts", "mpeg2video", {}),
     Kind("avi", "avi", "mjpeg", {}),
@@ -50,16 +56,23 @@ KINDS = [
 FORGED = [MP4, MP4, MKV, AVI]
 """What videos with a changed header are of, in turn."""
 Random = np.random.Generator
-SIDE, HUGE = 8192, 0x7FFFFFFF
+SIDE = 8192
+HUGE = 0x7FFFFFFF
 os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 says errors only
 
 
 def clip(kind: Kind, random: Random, size: tuple[int, int] | None = None) -> bytes:
     """A whole video of 1 to 10 seconds."""
-    rate, seconds = int(random.choice([10, 12, 15])), float(random.uniform(1, 10))
+    rate = int(random.choice([10, 12, 15]))
+    seconds = float(random.uniform(1, 10))
     size = size or (int(random.integers(6, 12)) * 16, int(random.integers(4, 9)) * 16)
     held = BytesIO()
-    settings = {"frames": max(1, round(seconds * rate)), "rate": rate, "size": size, "seed": int(random.integers(1 << 31))}
+    settings = {
+        "frames": max(1, round(seconds * rate)),
+        "rate": rate,
+        "size": size,
+        "seed": int(random.integers(1 << 31)),
+    }
     write_clip(held, kind.codec, options=kind.options, container=kind.container, **settings)
     return held.getvalue()
 
@@ -96,7 +109,16 @@ def huge(number: int, random: Random) -> tuple[str, bytes]:
         frames = 1 + number // 3
         kind = [MP4, MKV][number // 3 % 2]
         options = {**FAST, "crf": "51"}
-        write_clip(held, "libx264", frames=frames, rate=1, size=(SIDE, SIDE), seed=number, options=options, container=kind.container)
+        write_clip(
+            held,
+            "libx264",
+            frames=frames,
+            rate=1,
+            size=(SIDE, SIDE),
+            seed=number,
+            options=options,
+            container=kind.container,
+        )
         return kind.suffix, held.getvalue()
     kind = FORGED[number % len(FORGED)]
     content = clip(kind, random, size=(256, 256))
@@ -139,7 +161,9 @@ def changed(content: bytes, name: bytes, behind: int, value: bytes) -> bytes:
 
 
 def make_library(folder: Path, videos: int, seed: int = 0) -> dict[str, str]:
-    """Writes the videos where they are not there yet; -> {name of the file: its damage, "" where it is whole}."""
+    """Writes the videos where they are not there yet; -> {name of the file: its damage, "" where it is
+    whole}.
+    """
     index = folder.with_name(f"{folder.name}.json")
     if index.exists():
         return json.loads(index.read_text())
@@ -147,14 +171,17 @@ def make_library(folder: Path, videos: int, seed: int = 0) -> dict[str, str]:
     names = list(DAMAGES)
     library: dict[str, str] = {}
     for number in range(videos):
-        random, place = np.random.default_rng([seed, number]), int(np.random.default_rng([seed, number // 5]).integers(5))
+        random = np.random.default_rng([seed, number])
+        place = int(np.random.default_rng([seed, number // 5]).integers(5))
         if number % 5 == place:
             turn = number // 5
             damage = names[turn % len(names)]
             suffix, content = DAMAGES[damage](turn // len(names), random)
         else:
             kind = KINDS[number % len(KINDS)]
-            damage, suffix, content = "", kind.suffix, clip(kind, random)
+            damage = ""
+            suffix = kind.suffix
+            content = clip(kind, random)
         name = f"video-{number:03d}.{suffix}"
         (folder / name).write_bytes(content)
         library[name] = damage
@@ -165,13 +192,18 @@ def make_library(folder: Path, videos: int, seed: int = 0) -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--videos", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     library = make_library(options.folder, options.videos, options.seed)
-    print(f"{len(library)} videos, {sum(damage != '' for damage in library.values())} of them damaged, in {options.folder}")
+    print(
+        f"{len(library)} videos, {sum(damage != '' for damage in library.values())} of them "
+        f"damaged, in {options.folder}"
+    )
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
     python scripts/decode_contenders.py ringvision FOLDER --devices 1       a model folder of ours, on a ring of so many CPU devices
     python scripts/decode_contenders.py transformers FOLDER                 a Hugging Face folder, by torch
 
-In, on stdin: a line of JSON `{"prompt": ids, "tokens": n}` each time. Out, on stdout: a line `{"ready": versions}` first, then for each
-request `{"prefill": seconds, "decode": seconds, "processor": seconds, "tokens": ids}`: greedy, float32, never stopped; prefill until the
-first token is known, decode for the n - 1 after it. All cores are used by each.
-"""
+In, on stdin: a line of JSON `{"prompt": ids, "tokens": n}` each time. Out, on stdout: a line `{"ready":
+versions}` first, then for each request `{"prefill": seconds, "decode": seconds, "processor": seconds,
+"tokens": ids}`: greedy, float32, never stopped; prefill until the first token is known, decode for the n - 1
+after it. All cores are used by each."""
 
 import argparse
 import importlib.metadata
@@ -21,7 +21,9 @@ Run = Callable[[list[int], int], tuple[float, float, list[int]]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("who", choices=CONTENDERS)
     parser.add_argument("folder")
     parser.add_argument("--devices", type=int, default=1)
@@ -30,9 +32,15 @@ def main() -> None:
     versions = {name: importlib.metadata.version(name) for name in NEEDS[options.who]}
     print(json.dumps({"ready": versions}), flush=True)
     for line in sys.stdin:
-        request, processor = json.loads(line), time.process_time()
+        request = json.loads(line)
+        processor = time.process_time()
         prefill, decode, tokens = run(request["prompt"], request["tokens"])
-        result = {"prefill": prefill, "decode": decode, "processor": time.process_time() - processor, "tokens": tokens}
+        result = {
+            "prefill": prefill,
+            "decode": decode,
+            "processor": time.process_time() - processor,
+            "tokens": tokens,
+        }
         print(json.dumps(result), flush=True)
 
 
@@ -84,7 +92,10 @@ def _transformers(options: argparse.Namespace) -> Run:
     return run
 
 
-CONTENDERS: dict[str, Callable[[argparse.Namespace], Run]] = {"ringvision": _ringvision, "transformers": _transformers}
+CONTENDERS: dict[str, Callable[[argparse.Namespace], Run]] = {
+    "ringvision": _ringvision,
+    "transformers": _transformers,
+}
 NEEDS = {"ringvision": ("jax", "jaxlib", "flax"), "transformers": ("torch", "transformers")}
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     python scripts/draw_world.py runs/demo/films --videos 28000
 
-Writes `films-00000.npz` and so on: frames uint8 [N, 64, 64, 3], lengths [videos], seeds [videos]. A file that is there already is
-left alone, so a run that was stopped goes on where it stopped. `--held-out` draws from the seeds that training never sees;
-`--frames FILE.npy` also gathers the frames of the first sixteen files for the tokenizer's training.
-"""
+Writes `films-00000.npz` and so on: frames uint8 [N, 64, 64, 3], lengths [videos], seeds [videos]. A file that
+is there already is left alone, so a run that was stopped goes on where it stopped. `--held-out` draws from
+the seeds that training never sees; `--frames FILE.npy` also gathers the frames of the first sixteen files for
+the tokenizer's training."""
 
 import argparse
 import os
@@ -13,13 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ringvision.data.world import HELD_OUT, filmed, make_scene
+from ringvision.data.world import HELD_OUT, encoded_frames, make_scene
 
 
 def draw(path: Path, seeds: range) -> None:
-    films = [filmed(make_scene(seed)) for seed in seeds]
+    films = [encoded_frames(make_scene(seed)) for seed in seeds]
     aside = path.with_suffix(".part.npz")
-    np.savez(aside, frames=np.concatenate(films), lengths=np.array([len(film) for film in films]), seeds=np.array(seeds))
+    np.savez(
+        aside,
+        frames=np.concatenate(films),
+        lengths=np.array([len(film) for film in films]),
+        seeds=np.array(seeds),
+    )
     os.replace(aside, path)
 
 
@@ -33,7 +38,9 @@ def gather(films: list[Path], out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--videos", type=int, default=28000)
     parser.add_argument("--first", type=int, default=0, help="first seed")

@@ -2,9 +2,8 @@
 
     python scripts/drawn_videos.py hour.mp4 --minutes 60
 
-writes one minute of 640x360 at 30 frames a second in H.264 and repeats its packets, with later time stamps, as often as asked: decoding the
-file costs what an hour's costs, and making it what a minute's does.
-"""
+writes one minute of 640x360 at 30 frames a second in H.264 and repeats its packets, with later time stamps,
+as often as asked: decoding the file costs what an hour's costs, and making it what a minute's does."""
 
 import argparse
 import os
@@ -16,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
-SIZE, RATE, SPARE = (640, 360), 30, 64
+SIZE = (640, 360)
+RATE = 30
+SPARE = 64
 LONG = {"preset": "veryfast", "crf": "26", "threads": "2"}
 """x264's own default for key frames: one in 250."""
 
@@ -28,9 +29,12 @@ def pictures(frames: int, rate: int, size: tuple[int, int], seed: int) -> Iterat
     width, height = size
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, ((height + SPARE) // 8, (width + SPARE) // 8, 3), np.uint8)
-    ground = np.asarray(Image.fromarray(coarse).resize((width + SPARE, height + SPARE), Image.Resampling.BICUBIC))
+    ground = np.asarray(
+        Image.fromarray(coarse).resize((width + SPARE, height + SPARE), Image.Resampling.BICUBIC)
+    )
     side = height // 5
-    colours, speeds = random.integers(0, 256, (4, 3), np.uint8), random.uniform(0.3, 1.5, (5, 2))
+    colours = random.integers(0, 256, (4, 3), np.uint8)
+    speeds = random.uniform(0.3, 1.5, (5, 2))
     for index in range(frames):
         places = 0.5 + 0.5 * np.sin(speeds * (index / rate) + np.arange(5)[:, None])
         left, top = (places[4] * SPARE).astype(int)
@@ -51,7 +55,9 @@ def write_clip(
     options: dict[str, str] | None = None,
     container: str | None = None,
 ) -> None:
-    """A video of these pictures. container: FFmpeg's name of the format, where the name of the file does not say it."""
+    """A video of these pictures. container: FFmpeg's name of the format, where the name of the file does not
+    say it.
+    """
     import av
 
     place: Any = str(target) if isinstance(target, Path) else target
@@ -69,25 +75,37 @@ def write_long(path: Path, minutes: int, size: tuple[int, int] = SIZE, seconds: 
     import av
 
     held = BytesIO()
-    write_clip(held, "libx264", frames=seconds * RATE, rate=RATE, size=size, seed=0, options=LONG, container="mp4")
+    write_clip(
+        held, "libx264", frames=seconds * RATE, rate=RATE, size=size, seed=0, options=LONG, container="mp4"
+    )
     held.seek(0)
     aside = path.with_suffix(".part.mp4")
     with av.open(held) as source, av.open(str(aside), "w", format="mp4") as file:
         stream = source.streams.video[0]
         copied = file.add_stream_from_template(stream)
-        packets = [(bytes(p), p.pts, p.dts, p.duration, p.is_keyframe, p.time_base) for p in source.demux(stream) if p.size]
+        packets = [
+            (bytes(p), p.pts, p.dts, p.duration, p.is_keyframe, p.time_base)
+            for p in source.demux(stream)
+            if p.size
+        ]
         for turn in range(minutes):
             for content, shown, decoded, duration, key, base in packets:
                 later = turn * round(seconds / base)
                 packet = av.Packet(content)
-                packet.pts, packet.dts, packet.duration, packet.time_base = shown + later, decoded + later, duration, base
-                packet.is_keyframe, packet.stream = key, copied
+                packet.pts = shown + later
+                packet.dts = decoded + later
+                packet.duration = duration
+                packet.time_base = base
+                packet.is_keyframe = key
+                packet.stream = copied
                 file.mux(packet)
     os.replace(aside, path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=int, default=60)
     options = parser.parse_args()

@@ -1,13 +1,14 @@
-"""Changes good files at random and reads them as a stranger's: what comes of it must be a UserError or what was read, nothing else.
+"""Changes good files at random and reads them as a stranger's: what comes of it must be a UserError or what
+was read, nothing else.
 
     python scripts/fuzz_readers.py [--reader NAME …] [--seconds 600] [--seed 0]
 
-Starts from the files of tests/fixtures (run it in a checkout). Where atheris is installed (pip install atheris; it needs nothing of this
-package), it steers the changes of binary files by what they make the reader do, and a finding is left in the working folder; else changes
-are drawn at random. Pickles are gone over in this process, where any error is seen; tokenizers and templates in theirs. Prints for each
-reader how many files were read, how many of them were whole, the longest time of one, and the memory that it took. Exit code 1 on any
-other exception, a file that takes more than 10 seconds, or more than 1 GB of memory.
-"""
+Starts from the files of tests/fixtures (run it in a checkout). Where atheris is installed (pip install
+atheris; it needs nothing of this package), it steers the changes of binary files by what they make the reader
+do, and a finding is left in the working folder; else changes are drawn at random. Pickles are gone over in
+this process, where any error is seen; tokenizers and templates in theirs. Prints for each reader how many
+files were read, how many of them were whole, the longest time of one, and the memory that it took. Exit code
+1 on any other exception, a file that takes more than 10 seconds, or more than 1 GB of memory."""
 
 import argparse
 import contextlib
@@ -31,9 +32,13 @@ with contextlib.suppress(ImportError):
     import atheris
 
 steered = "atheris" in globals()
-with atheris.instrument_imports(include=["ringvision.weights.readers", "ringvision.data"]) if steered else contextlib.nullcontext():
-    from ringvision.data.chat_template import ChatTemplate
-    from ringvision.data.text_apart import TextApart
+with (
+    atheris.instrument_imports(include=["ringvision.weights.readers", "ringvision.data"])
+    if steered
+    else contextlib.nullcontext()
+):
+    from ringvision.data.text.chat_template import ChatTemplate
+    from ringvision.data.text.isolation.client import IsolatedTokenizer
     from ringvision.errors import UserError
     from ringvision.weights.importing import import_weights
     from ringvision.weights.readers import child, pickle, torch
@@ -41,14 +46,48 @@ with atheris.instrument_imports(include=["ringvision.weights.readers", "ringvisi
     from ringvision.weights.tensors import open_tensors
 
 FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
-SECONDS, MEMORY = 10, 1 << 30
+SECONDS = 10
+MEMORY = 1 << 30
 LARGEST_SEED = 1 << 16
-NUMBERS = [n.to_bytes(width, order) for width in (1, 2, 4, 8) for n in (0, 1, 127, 128, 255) for order in ("little", "big")]
+NUMBERS = [
+    n.to_bytes(width, order)
+    for width in (1, 2, 4, 8)
+    for n in (0, 1, 127, 128, 255)
+    for order in ("little", "big")
+]
 NUMBERS += [b"\xff" * width for width in (2, 4, 8)] + [b"\x7f" + b"\xff" * width for width in (3, 7)]
-VALUES: list[Any] = [None, True, 0, -1, 1.5, 2**31, 2**63, 10**30, "", "x", "(a+)+$", "\x00", [], {}, [[]], {"": 0}, ["a"] * 99, 1e308]
-TEMPLATES = ["{{ messages[0].content }}", "{% for m in messages %}{{ m.role | upper }}{% if loop.last %}x{% endif %}{% endfor %}"]
-WORDS = "{{ }} {% %} {# #} for in if else endfor endif macro endmacro call set namespace messages loop range 9999 * ** ~ | . ( ) [ ] , "
-WORDS += "attr format join map list upper tojson __class__ self raise_exception cycler import include extends recursive 'a' 1 -1 = : {}"
+VALUES: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    2**31,
+    2**63,
+    10**30,
+    "",
+    "x",
+    "(a+)+$",
+    "\x00",
+    [],
+    {},
+    [[]],
+    {"": 0},
+    ["a"] * 99,
+    1e308,
+]
+TEMPLATES = [
+    "{{ messages[0].content }}",
+    "{% for m in messages %}{{ m.role | upper }}{% if loop.last %}x{% endif %}{% endfor %}",
+]
+WORDS = (
+    "{{ }} {% %} {# #} for in if else endfor endif macro endmacro call set namespace "
+    "messages loop range 9999 * ** ~ | . ( ) [ ] , "
+)
+WORDS += (
+    "attr format join map list upper tojson __class__ self raise_exception cycler import "
+    "include extends recursive 'a' 1 -1 = : {}"
+)
 
 
 def seed_files(*patterns: str) -> list[bytes]:
@@ -70,20 +109,30 @@ def small_files() -> dict[str, list[bytes]]:
 
     layer = {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.ones(2, np.float16)}
     tree = {"layer": layer, "step": np.int32(3)}
-    stream = b"".join(msgpack.packb([["p", name], flax.serialization.to_bytes(array)]) for name, array in layer.items())
+    stream = b"".join(
+        msgpack.packb([["p", name], flax.serialization.to_bytes(array)]) for name, array in layer.items()
+    )
     index = {"metadata": {"total_size": 32}, "weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
     model = Path(tempfile.mkdtemp(), "m")
     lines = iter(["What colour is the circle? It is red.", "a deep  blue sea of 1234 words"] * 20)
-    options: dict[str, Any] = {"sentence_iterator": lines, "model_prefix": str(model), "vocab_size": 300, "byte_fallback": True}
+    options: dict[str, Any] = {
+        "sentence_iterator": lines,
+        "model_prefix": str(model),
+        "vocab_size": 300,
+        "byte_fallback": True,
+    }
     sentencepiece.SentencePieceTrainer.Train(**options, model_type="bpe", minloglevel=3)
     pieces = Path(f"{model}.model").read_bytes()
     shutil.rmtree(model.parent)
     return {
-        "safetensors": [save({"a": np.ones((2, 3), np.float32), "b": np.zeros(4, np.int8)}, {"format": "np"})],
+        "safetensors": [
+            save({"a": np.ones((2, 3), np.float32), "b": np.zeros(4, np.int8)}, {"format": "np"})
+        ],
         "index": [json.dumps(index).encode()],
         "flax-msgpack": [flax.serialization.to_bytes(tree)],
         "streaming-msgpack": [stream],
-        "pickle": [written.dumps(tree, protocol) for protocol in (2, 4, 5)] + seed_files("lwm_vqgan_pickles/*.pkl"),
+        "pickle": [written.dumps(tree, protocol) for protocol in (2, 4, 5)]
+        + seed_files("lwm_vqgan_pickles/*.pkl"),
         "torch": seed_files("torch_files/*.pt", "torch_files/*.ckpt"),
         "gguf": [small_gguf()],
         "config": [],
@@ -112,7 +161,15 @@ def small_gguf() -> bytes:
 
 def small_tokenizer() -> dict[str, Any]:
     step = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    added = {"id": 4, "content": "<e>", "single_word": False, "lstrip": True, "rstrip": True, "normalized": False, "special": True}
+    added = {
+        "id": 4,
+        "content": "<e>",
+        "single_word": False,
+        "lstrip": True,
+        "rstrip": True,
+        "normalized": False,
+        "special": True,
+    }
     split = {"type": "Split", "pattern": {"Regex": r"\s+|\w+"}, "behavior": "Isolated", "invert": False}
     replace = {"type": "Replace", "pattern": {"String": "a"}, "content": "b"}
     return {
@@ -121,29 +178,54 @@ def small_tokenizer() -> dict[str, Any]:
         "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, replace]},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, step]},
         "decoder": step,
-        "model": {"type": "BPE", "unk_token": None, "vocab": {"a": 0, "b": 1, "ab": 2, "c": 3}, "merges": [["a", "b"]]},
+        "model": {
+            "type": "BPE",
+            "unk_token": None,
+            "vocab": {"a": 0, "b": 1, "ab": 2, "c": 3},
+            "merges": [["a", "b"]],
+        },
     }
 
 
 class Reading:
-    """Reads what is handed to it as a file of one kind; `count` of them, `whole` of which were read, `longest` seconds for one."""
+    """Reads what is handed to it as a file of one kind; `count` of them, `whole` of which were read,
+    `longest` seconds for one.
+    """
 
     def __init__(self, kind: str, scratch: Path) -> None:
-        self.kind, self.scratch, self.template = kind, scratch, ChatTemplate("")
-        self.count, self.whole, self.longest, self.clock = 0, 0, 0.0, not steers(kind)  # atheris has a clock of its own
+        self.kind = kind
+        self.scratch = scratch
+        self.template = ChatTemplate("")
+        self.count, self.whole, self.longest, self.clock = (
+            0,
+            0,
+            0.0,
+            not steers(kind),
+        )  # atheris has a clock of its own
         if self.clock:
             signal.signal(signal.SIGALRM, _late)
-        names = {"index": "model.safetensors.index.json", "tokenizer.json": "tokenizer.json", "tokenizer.model": "tokenizer.model"}
+        names = {
+            "index": "model.safetensors.index.json",
+            "tokenizer.json": "tokenizer.json",
+            "tokenizer.model": "tokenizer.model",
+        }
         self.path = scratch / names.get(kind, "weights")
         if kind == "index":
             from safetensors.numpy import save_file
 
             for number, (name, file) in enumerate((("a", "one"), ("b", "two"))):
-                save_file({name: __import__("numpy").ones(4, "float32") * number}, str(scratch / f"{file}.safetensors"))
+                save_file(
+                    {name: __import__("numpy").ones(4, "float32") * number},
+                    str(scratch / f"{file}.safetensors"),
+                )
         pickle.table_of = torch.table_of = self.table_of
 
-    def table_of(self, source: Source, memory: int, kind: str, offset: int = 0, end: int | None = None) -> dict[str, Any]:
-        return dict(json.loads(json.dumps(child.table(source, kind, offset, source.size if end is None else end))))
+    def table_of(
+        self, source: Source, memory: int, kind: str, offset: int = 0, end: int | None = None
+    ) -> dict[str, Any]:
+        return dict(
+            json.loads(json.dumps(child.table(source, kind, offset, source.size if end is None else end)))
+        )
 
     def one(self, data: bytes) -> None:
         began = time.monotonic()
@@ -169,7 +251,7 @@ class Reading:
             return
         self.path.write_bytes(data)
         if self.kind.startswith("tokenizer"):
-            text = TextApart(self.path)
+            text = IsolatedTokenizer(self.path)
             text.decode(text.encode_marked("What is a 12 <e> caf\u00e9?"))
             return
         with open_tensors(self.path) as tensors:
@@ -200,7 +282,8 @@ def changed(data: bytes, draw: random.Random) -> bytes:
     """`data` with one to six places flipped, overwritten, filled in, cut out, doubled or cut off."""
     for _ in range(draw.choice([1, 1, 1, 2, 4, 6])):
         start = draw.randrange(len(data) + 1)
-        end, number = min(len(data), start + draw.randrange(40)), draw.choice(NUMBERS)
+        end = min(len(data), start + draw.randrange(40))
+        number = draw.choice(NUMBERS)
         bit = bytes([data[start] ^ 1 << draw.randrange(8)]) if start < len(data) else b""
         ways = [
             data[:start] + bit + data[start + 1 :],
@@ -215,14 +298,18 @@ def changed(data: bytes, draw: random.Random) -> bytes:
 
 
 def changed_json(data: bytes, draw: random.Random) -> bytes:
-    """A file of JSON with one to three of its values replaced, removed, doubled or moved; seldom with some of its bytes changed."""
+    """A file of JSON with one to three of its values replaced, removed, doubled or moved; seldom with some of
+    its bytes changed.
+    """
     if draw.random() < 0.1:
         return changed(data, draw)
     whole = json.loads(data)
     for _ in range(draw.randint(1, 3)):
-        part, inner = whole, whole
+        part = whole
+        inner = whole
         while isinstance(inner, dict | list) and inner and (inner is whole or draw.random() < 0.7):
-            part, key = inner, draw.choice(list(inner) if isinstance(inner, dict) else range(len(inner)))
+            part = inner
+            key = draw.choice(list(inner) if isinstance(inner, dict) else range(len(inner)))
             inner = part[key]
         if part is inner:
             continue
@@ -242,7 +329,9 @@ def changed_template(data: bytes, draw: random.Random) -> bytes:
 
 
 def fuzz(kind: str, seconds: float, seed: int, scratch: Path) -> None:
-    reading, seeds, draw = Reading(kind, scratch), small_files()[kind], random.Random(seed)
+    reading = Reading(kind, scratch)
+    seeds = small_files()[kind]
+    draw = random.Random(seed)
     if kind != "config":
         for data in seeds:
             reading.one(data)
@@ -253,19 +342,35 @@ def fuzz(kind: str, seconds: float, seed: int, scratch: Path) -> None:
         corpus.mkdir()
         for number, data in enumerate(seeds):
             (corpus / str(number)).write_bytes(data)
-        limits = [f"-max_total_time={int(seconds)}", f"-timeout={SECONDS}", f"-rss_limit_mb={(start >> 10) + (MEMORY >> 20)}"]
+        limits = [
+            f"-max_total_time={int(seconds)}",
+            f"-timeout={SECONDS}",
+            f"-rss_limit_mb={(start >> 10) + (MEMORY >> 20)}",
+        ]
         print(f"{kind}: steered by atheris", flush=True)
-        atheris.Setup([sys.argv[0], *limits, f"-seed={seed + 1}", f"-max_len={LARGEST_SEED}", str(corpus)], reading.one)
+        atheris.Setup(
+            [sys.argv[0], *limits, f"-seed={seed + 1}", f"-max_len={LARGEST_SEED}", str(corpus)], reading.one
+        )
         atheris.Fuzz()  # ends this process
-    until, folders = time.monotonic() + seconds, sorted(path.parent for path in FIXTURES.rglob("config.json"))
-    change: Callable[[bytes, random.Random], bytes] = {"tokenizer.json": changed_json, "template": changed_template}.get(kind, changed)
+    until = time.monotonic() + seconds
+    folders = sorted(path.parent for path in FIXTURES.rglob("config.json"))
+    change: Callable[[bytes, random.Random], bytes] = {
+        "tokenizer.json": changed_json,
+        "template": changed_template,
+    }.get(kind, changed)
     while time.monotonic() < until:
         if kind == "config":
             reading.config(draw.choice(folders), draw)
         else:
             reading.one(change(draw.choice(seeds), draw))
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) >> 10
-    said = {"reader": kind, "files": reading.count, "whole": reading.whole, "longest_s": round(reading.longest, 2), "grown_mb": grown}
+    said = {
+        "reader": kind,
+        "files": reading.count,
+        "whole": reading.whole,
+        "longest_s": round(reading.longest, 2),
+        "grown_mb": grown,
+    }
     print(json.dumps(said), flush=True)
     assert grown < MEMORY >> 20, "memory"
 
@@ -273,7 +378,9 @@ def fuzz(kind: str, seconds: float, seed: int, scratch: Path) -> None:
 def main() -> int:
     kinds = [*small_files()]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--reader", action="append", choices=kinds, help="one of them, or several; all where it is left out")
+    parser.add_argument(
+        "--reader", action="append", choices=kinds, help="one of them, or several; all where it is left out"
+    )
     parser.add_argument("--seconds", type=float, default=600.0, help="for each reader")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

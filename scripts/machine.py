@@ -27,7 +27,8 @@ def machine(modules: Iterable[str]) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory": reading("/proc/meminfo", "MemTotal"),
         "load at the start": round(os.getloadavg()[0], 2),
-        "commit": (git("rev-parse", "--short", "HEAD") or "unknown") + (" and changes" if git("status", "--porcelain", "--", ".") else ""),
+        "commit": (git("rev-parse", "--short", "HEAD") or "unknown")
+        + (" and changes" if git("status", "--porcelain", "--", ".") else ""),
         "python": platform.python_version(),
     } | {module: version(module) for module in modules}
 

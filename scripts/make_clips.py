@@ -1,4 +1,5 @@
-"""Writes the sample clips of demos/clips: four held-out scenes of the world, and what to ask about them (clips.json).
+"""Writes the sample clips of demos/clips: four held-out scenes of the world, and what to ask about them
+(clips.json).
 
     python scripts/make_clips.py demos/clips
 
@@ -18,14 +19,18 @@ FIRST = HELD_OUT + (1 << 36)
 def crosses(scene: Scene) -> bool:
     moving = [thing for thing in scene.things if thing.direction]
     return any(
-        {a.direction, b.direction} in ({"left", "right"}, {"up", "down"}) and max(a.appears, b.appears) + 1 < min(a.leaves, b.leaves)
+        {a.direction, b.direction} in ({"left", "right"}, {"up", "down"})
+        and max(a.appears, b.appears) + 1 < min(a.leaves, b.leaves)
         for a in moving
         for b in moving
     )
 
 
 CLIPS: dict[str, tuple[str, Callable[[Scene], bool]]] = {
-    "needle": ("needle", lambda scene: len(scene.cards) == 1 and scene.duration >= 11 and 3 < scene.cards[0].appears < 8),
+    "needle": (
+        "needle",
+        lambda scene: len(scene.cards) == 1 and scene.duration >= 11 and 3 < scene.cards[0].appears < 8,
+    ),
     "order": ("order", lambda scene: len(scene.things) >= 4 and scene.duration <= 10),
     "crossing": ("direction", crosses),
     "change": ("change", lambda scene: scene.duration <= 10),
@@ -43,7 +48,9 @@ def find(kind: str, wanted: Callable[[Scene], bool], seed: int) -> tuple[Scene, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
@@ -54,7 +61,10 @@ def main() -> None:
         suggested: dict[str, Question] = {}
         for question in asked:
             suggested.setdefault(question.kind, question)
-        index[f"{name}.mp4"] = {"seed": scene.seed, "ask": {q.text: q.answer for q in list(suggested.values())[:5]}}
+        index[f"{name}.mp4"] = {
+            "seed": scene.seed,
+            "ask": {q.text: q.answer for q in list(suggested.values())[:5]},
+        }
     (out / "clips.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,8 +1,7 @@
 """The contenders of bench_ring.py: what each needs, how it is called, and the processes that it runs in.
 
-Every contender has processes of its own (`serve`), which sleep while others run and answer to `forward`, `both` and `result`; `Contender`
-is how the measuring process sees them.
-"""
+Every contender has processes of its own (`serve`), which sleep while others run and answer to `forward`,
+`both` and `result`; `Contender` is how the measuring process sees them."""
 
 import math
 import multiprocessing
@@ -45,11 +44,15 @@ class Work:
     def inputs(self) -> list[np.ndarray]:
         """q, k, v and the output's cotangent, float32 [B, T, N or K, H]."""
         random = np.random.default_rng(0)
-        shapes = [(self.batch, self.length, heads, self.head_dim) for heads in (self.heads, self.kv_heads, self.kv_heads, self.heads)]
+        shapes = [
+            (self.batch, self.length, heads, self.head_dim)
+            for heads in (self.heads, self.kv_heads, self.kv_heads, self.heads)
+        ]
         return [random.standard_normal(shape, np.float32) for shape in shapes]
 
 
-# In a contender's own process: what it needs, then functions that finish before they return. All arrays are [B, T, heads, H].
+# In a contender's own process: what it needs, then functions that finish before they return. All arrays are
+# [B, T, heads, H].
 
 
 @dataclass
@@ -68,11 +71,14 @@ def jax_runs(attend: Callable, arrays: list, tokens: tuple = ()) -> Runs:
         out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, *tokens), q, k, v)
         return out, *pull(d_out)
 
-    compiled, given = {}, {"forward": (*arrays[:3], *tokens), "both": (*arrays, *tokens)}
+    compiled = {}
+    given = {"forward": (*arrays[:3], *tokens), "both": (*arrays, *tokens)}
     for name, function in (("forward", lambda *args: (attend(*args),)), ("both", both)):
         compiled[name] = jax.jit(function).lower(*given[name]).compile()
     temporary = {name: program.memory_analysis().temp_size_in_bytes for name, program in compiled.items()}
-    forward, both = (lambda name=name: jax.block_until_ready(compiled[name](*given[name])) for name in compiled)
+    forward, both = (
+        lambda name=name: jax.block_until_ready(compiled[name](*given[name])) for name in compiled
+    )
     return Runs(forward, both, np.asarray, temporary=temporary)
 
 
@@ -90,7 +96,11 @@ def ringvision(work: Work, devices: int, arrays: list[np.ndarray]) -> Runs:
     placed = [jax.device_put(x, place) for x in arrays]
     positions = np.broadcast_to(order(work.length, devices, "zigzag"), (work.batch, work.length))
     tokens = () if devices == 1 else (jax.device_put(positions, place),)
-    return jax_runs(lambda q, k, v, *tokens: ring_attention(q, k, v, mesh=mesh, positions=tokens[0] if tokens else None), placed, tokens)
+    return jax_runs(
+        lambda q, k, v, *tokens: ring_attention(q, k, v, mesh=mesh, positions=tokens[0] if tokens else None),
+        placed,
+        tokens,
+    )
 
 
 def ringattention(work: Work, chunks: tuple[int, int], arrays: list[np.ndarray]) -> Runs:
@@ -101,19 +111,33 @@ def ringattention(work: Work, chunks: tuple[int, int], arrays: list[np.ndarray])
 
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", work.devices)
-    if not hasattr(jax.lib, "xla_bridge"):  # gone from jax 0.10; the package asks it for the platform when it is imported
+    if not hasattr(
+        jax.lib, "xla_bridge"
+    ):  # gone from jax 0.10; the package asks it for the platform when it is imported
         jax.lib.xla_bridge = SimpleNamespace(get_backend=jax.extend.backend.get_backend)
     import ringattention as package
 
-    own = {"deterministic": True, "dropout_rng": None, "attn_pdrop": 0.0, "precision": None, "prevent_cse": True}
+    own = {
+        "deterministic": True,
+        "dropout_rng": None,
+        "attn_pdrop": 0.0,
+        "precision": None,
+        "prevent_cse": True,
+    }
     own |= {"causal_block_size": 1, "dtype": jnp.float32, "policy": jax.checkpoint_policies.nothing_saveable}
-    own |= {f"{kind}_chunk_size": math.gcd(size, work.length // work.devices) for kind, size in zip(("query", "key"), chunks)}
+    own |= {
+        f"{kind}_chunk_size": math.gcd(size, work.length // work.devices)
+        for kind, size in zip(("query", "key"), chunks)
+    }
 
     def local(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         k, v = (jnp.repeat(x, work.heads // work.kv_heads, axis=2) for x in (k, v))
-        return package.ringattention(q, k, v, None, None, None, "ring", True, own)  # no bias, segments or cache; float32 logits
+        return package.ringattention(
+            q, k, v, None, None, None, "ring", True, own
+        )  # no bias, segments or cache; float32 logits
 
-    mesh, spread = jax.make_mesh((work.devices,), ("ring",)), PartitionSpec(None, "ring")
+    mesh = jax.make_mesh((work.devices,), ("ring",))
+    spread = PartitionSpec(None, "ring")
     attend = jax.shard_map(local, mesh=mesh, in_specs=(spread,) * 3, out_specs=spread, check_vma=False)
     return jax_runs(attend, [jax.device_put(x, NamedSharding(mesh, spread)) for x in arrays])
 
@@ -128,7 +152,9 @@ def torch_runs(attend: Callable, arrays: list, to_numpy: Callable, axis: int) ->
         with torch.no_grad():
             return (attend(q, k, v),)
 
-    def both(q: torch.Tensor = q, k: torch.Tensor = k, v: torch.Tensor = v, d_out: torch.Tensor = d_out) -> tuple:
+    def both(
+        q: torch.Tensor = q, k: torch.Tensor = k, v: torch.Tensor = v, d_out: torch.Tensor = d_out
+    ) -> tuple:
         out = attend(q, k, v)
         return out.detach(), *torch.autograd.grad(out, (q, k, v), d_out)
 
@@ -152,7 +178,9 @@ def ring_attention_pytorch(work: Work, bucket: int, rank: int, store: str, array
     import torch.distributed
 
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=work.devices)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=work.devices
+    )
     from ring_attention_pytorch import ring_flash_attn
 
     def regroup(x: torch.Tensor, kv_heads: int) -> torch.Tensor:
@@ -163,7 +191,9 @@ def ring_attention_pytorch(work: Work, bucket: int, rank: int, store: str, array
     attend = partial(ring_flash_attn, causal=True, ring_reduce_col=work.devices > 1, bucket_size=bucket)
 
     def back(x: torch.Tensor) -> np.ndarray:
-        return (regroup(x, work.heads // work.kv_heads) if x.shape[2] == work.heads != work.kv_heads else x).numpy()
+        return (
+            regroup(x, work.heads // work.kv_heads) if x.shape[2] == work.heads != work.kv_heads else x
+        ).numpy()
 
     runs = torch_runs(attend, [regroup(q, work.kv_heads), k, v, regroup(d_out, work.kv_heads)], back, axis=1)
     runs.together = torch.distributed.barrier
@@ -171,7 +201,9 @@ def ring_attention_pytorch(work: Work, bucket: int, rank: int, store: str, array
 
 
 def serve(name: str, work: Work, setting: Any, rank: int, store: str, pipe: Connection) -> None:
-    """One process of a contender. Says what it did or what went wrong, in answer to `forward`, `both` and `result`."""
+    """One process of a contender. Says what it did or what went wrong, in answer to `forward`, `both` and
+    `result`.
+    """
     try:
         arrays = pipe.recv()
         build = {
@@ -181,7 +213,8 @@ def serve(name: str, work: Work, setting: Any, rank: int, store: str, pipe: Conn
             "ring-attention-pytorch": partial(ring_attention_pytorch, work, setting, rank, store),
             "sdpa": sdpa,
         }
-        runs, last = build[name](arrays), ()
+        runs = build[name](arrays)
+        last = ()
         pipe.send(("ready", runs.temporary))
         while (command := pipe.recv()) != "stop":
             if command == "result":
@@ -189,7 +222,8 @@ def serve(name: str, work: Work, setting: Any, rank: int, store: str, pipe: Conn
                 continue
             last = ()
             runs.together()
-            wall, processor = time.perf_counter(), time.process_time()
+            wall = time.perf_counter()
+            processor = time.process_time()
             last = getattr(runs, command)()
             pipe.send((command, (time.perf_counter() - wall, time.process_time() - processor)))
     except EOFError:
@@ -210,13 +244,18 @@ class Contender:
     """A contender's processes, and what was measured of them."""
 
     def __init__(self, name: str, work: Work, setting: Any) -> None:
-        self.name, self.work, self.setting, self.failed = name, work, setting, ""
+        self.name = name
+        self.work = work
+        self.setting = setting
+        self.failed = ""
         self.devices = 1 if name in ("ringvision-one", "sdpa") else work.devices
         self.order = np.arange(work.length)
         self.walls: dict[str, list[float]] = {}
         self.processors: dict[str, list[float]] = {}
         self.trace: list[tuple[float, int]] = []  # seconds since the last question, bytes resident
-        self.grown, self.temporary, self.errors = 0, {}, {}
+        self.grown = 0
+        self.temporary = {}
+        self.errors = {}
         self.pipes: list[Connection] = []
         self.processes: list[Any] = []
         self.folder = tempfile.TemporaryDirectory()
@@ -227,7 +266,9 @@ class Contender:
 
             self.order = order(self.work.length, self.devices, "zigzag")
         context = multiprocessing.get_context("spawn")
-        for rank, share in enumerate(np.split(self.order, self.devices if self.name == "ring-attention-pytorch" else 1)):
+        for rank, share in enumerate(
+            np.split(self.order, self.devices if self.name == "ring-attention-pytorch" else 1)
+        ):
             ours, theirs = context.Pipe()
             args = (self.name, self.work, self.setting, rank, f"{self.folder.name}/store", theirs)
             self.processes.append(context.Process(target=serve, args=args, daemon=True))
@@ -259,7 +300,9 @@ class Contender:
         answers: dict[Connection, Any] = {}
         start = time.perf_counter()
         while len(answers) < len(self.pipes):
-            for pipe in wait([pipe for pipe in self.pipes if pipe not in answers], SAMPLED_EVERY if watch else None):
+            for pipe in wait(
+                [pipe for pipe in self.pipes if pipe not in answers], SAMPLED_EVERY if watch else None
+            ):
                 try:
                     kind, answers[pipe] = pipe.recv()
                 except (EOFError, OSError):
@@ -290,7 +333,9 @@ class Contender:
 
     def result(self) -> list[np.ndarray]:
         """out, dq, dk, dv of the last run of both, [B, T, heads, H], tokens in their own order."""
-        return [np.concatenate(shares, axis=1)[:, np.argsort(self.order)] for shares in zip(*self.ask("result"))]
+        return [
+            np.concatenate(shares, axis=1)[:, np.argsort(self.order)] for shares in zip(*self.ask("result"))
+        ]
 
     def report(self) -> dict[str, Any]:
         """What goes into the JSON. Of the trace at most 100 maxima remain."""

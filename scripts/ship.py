@@ -3,8 +3,8 @@
     python scripts/ship.py runs/demo/tokenizer/tokenizer tokenizers/world-16
     python scripts/ship.py runs/demo/model/model demos/model
 
-Weights are stored as float16 and computed with in float32. Nothing is written when a weight does not fit float16.
-"""
+Weights are stored as float16 and computed with in float32. Nothing is written when a weight does not fit
+float16."""
 
 import argparse
 import shutil
@@ -12,17 +12,23 @@ from pathlib import Path
 
 import numpy as np
 
-from ringvision.checkpoint import load_model, read_config, save_model
 from ringvision.errors import UserError
+from ringvision.model_folder import load_model, read_config, save_model
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source", type=Path)
     parser.add_argument("dest", type=Path)
     arguments = parser.parse_args()
-    settings, arrays = read_config(arguments.source), load_model(arguments.source)
-    halves = {name: array.astype(np.float16) if array.dtype == np.float32 else array for name, array in arrays.items()}
+    settings = read_config(arguments.source)
+    arrays = load_model(arguments.source)
+    halves = {
+        name: array.astype(np.float16) if array.dtype == np.float32 else array
+        for name, array in arrays.items()
+    }
     if lost := [name for name, array in halves.items() if not np.isfinite(array).all()]:
         raise UserError(f"{', '.join(lost)} hold weights beyond float16; ship {arguments.source} as it is")
     save_model(arguments.dest, settings, halves)

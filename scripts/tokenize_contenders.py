@@ -19,7 +19,9 @@ import numpy as np
 
 def main() -> None:
     began = time.perf_counter()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("who", choices=WAYS)
     parser.add_argument("inputs", nargs="*", type=Path)
     parser.add_argument("--out", type=Path)
@@ -32,9 +34,11 @@ def main() -> None:
     tokenizer = _tokenizer(options)
     ready = time.perf_counter() - began
     work = WAYS[options.who](options, tokenizer)
-    start, processor = time.perf_counter(), time.process_time()
+    start = time.perf_counter()
+    processor = time.process_time()
     frames = work()
-    seconds, processor = time.perf_counter() - start, time.process_time() - processor
+    seconds = time.perf_counter() - start
+    processor = time.process_time() - processor
     print(json.dumps({"frames": frames, "seconds": seconds, "processor_seconds": processor, "ready": ready}))
 
 
@@ -56,7 +60,9 @@ def _tokenizer(options: argparse.Namespace) -> Any:
 def _ringvision(options: argparse.Namespace, tokenizer: Any) -> Any:
     from ringvision.tokenize import tokenize_videos
 
-    return lambda: tokenize_videos(options.inputs, options.out, tokenizer, options.fps, batch=options.batch)["frames"]
+    return lambda: tokenize_videos(options.inputs, options.out, tokenizer, options.fps, batch=options.batch)[
+        "frames"
+    ]
 
 
 def _lwm(options: argparse.Namespace, tokenizer: Any) -> Any:
@@ -91,7 +97,9 @@ def _codes(options: argparse.Namespace, tokenizer: Any) -> Any:
 
 
 def _encoded(frames: np.ndarray, batch: int, tokenizer: Any) -> np.ndarray:
-    return np.concatenate([tokenizer.encode(frames[start : start + batch]) for start in range(0, len(frames), batch)])
+    return np.concatenate(
+        [tokenizer.encode(frames[start : start + batch]) for start in range(0, len(frames), batch)]
+    )
 
 
 WAYS = {"ringvision": _ringvision, "lwm": _lwm, "vqgan": _vqgan, "codes": _codes}

@@ -2,9 +2,8 @@
 
     python scripts/tokenize_world.py runs/demo/films runs/demo/codes --tokenizer world-16
 
-Each `films-NNNNN.npz` becomes one file of code shards, in order. Films that the shards hold already are passed over, so a run that
-was stopped, or that drew more films since, goes on where it was.
-"""
+Each `films-NNNNN.npz` becomes one file of code shards, in order. Films that the shards hold already are
+passed over, so a run that was stopped, or that drew more films since, goes on where it was."""
 
 import argparse
 from pathlib import Path
@@ -17,7 +16,9 @@ from ringvision.video_tokenizer import load_video_tokenizer
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("films", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--tokenizer", required=True)
@@ -28,7 +29,8 @@ def main() -> None:
         there = len(writer)
         for path in sorted(arguments.films.glob("films-?????.npz")):
             with np.load(path) as films:
-                lengths, seeds = films["lengths"], films["seeds"]
+                lengths = films["lengths"]
+                seeds = films["seeds"]
                 if there >= len(lengths):
                     there -= len(lengths)
                     continue

@@ -2,18 +2,20 @@
 
     python scripts/train_text_tokenizer.py runs/demo/text.model
 
-Whole words of that world become single pieces; everything else is spelt in letters or bytes and comes back unchanged. Takes seconds.
-"""
+Whole words of that world become single pieces; everything else is spelt in letters or bytes and comes back
+unchanged. Takes seconds."""
 
 import argparse
 
 from ringvision.data.stream import StreamFormat
-from ringvision.data.text import train_text_tokenizer
+from ringvision.data.text.sentencepiece_tokenizer import train_text_tokenizer
 from ringvision.data.world import make_scene, questions
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out")
     parser.add_argument("--size", type=int, default=640)
     parser.add_argument("--scenes", type=int, default=3000)

@@ -1,8 +1,9 @@
-"""A command as a benchmark sees it: how long it takes, and what memory it and all that it started hold meanwhile.
+"""A command as a benchmark sees it: how long it takes, and what memory it and all that it started hold
+meanwhile.
 
-Every run carries a mark in its environment, which whatever it starts inherits: `left(mark)` finds what outlives it. Memory is the sum of
-the resident memory of the command and its descendants (Linux, /proc); pages that several of them share count for each.
-"""
+Every run carries a mark in its environment, which whatever it starts inherits: `left(mark)` finds what
+outlives it. Memory is the sum of the resident memory of the command and its descendants (Linux, /proc); pages
+that several of them share count for each."""
 
 import itertools
 import os
@@ -20,16 +21,26 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Watched:
-    """Starts a command; watch it to its end. samples: [seconds since the start, bytes]. status: as in subprocess, None till the end."""
+    """Starts a command; watch it to its end. samples: [seconds since the start, bytes]. status: as in
+    subprocess, None till the end.
+    """
 
-    def __init__(self, command: Sequence[str | os.PathLike[str]], environment: Mapping[str, str] | None = None, every: float = 0.2) -> None:
-        self.mark, self.every = f"{os.getpid()}-{time.time_ns()}-{next(COUNT)}", every
+    def __init__(
+        self,
+        command: Sequence[str | os.PathLike[str]],
+        environment: Mapping[str, str] | None = None,
+        every: float = 0.2,
+    ) -> None:
+        self.mark = f"{os.getpid()}-{time.time_ns()}-{next(COUNT)}"
+        self.every = every
         self.samples: list[tuple[float, int]] = []
         self.files = [tempfile.TemporaryFile("w+") for _ in ("stdout", "stderr")]  # noqa: SIM115 (closed when the command has ended)
         self.texts = ["", ""]
         self.began = time.perf_counter()
         whole = {**os.environ, **(environment or {}), MARK: self.mark}
-        self.child = subprocess.Popen([os.fspath(part) for part in command], stdout=self.files[0], stderr=self.files[1], env=whole)
+        self.child = subprocess.Popen(
+            [os.fspath(part) for part in command], stdout=self.files[0], stderr=self.files[1], env=whole
+        )
         self.seconds = 0.0
         self.processor_seconds = 0.0
         self.status: int | None = None
@@ -87,7 +98,8 @@ def resident(root: int) -> int:
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal() and (stat := _read(folder / "stat")):
             parents.setdefault(int(stat.rpartition(b")")[2].split()[1]), []).append(int(folder.name))
-    total, waiting = 0, [root]
+    total = 0
+    waiting = [root]
     while waiting:
         process = waiting.pop()
         waiting += parents.get(process, [])
@@ -98,10 +110,13 @@ def resident(root: int) -> int:
 
 def left(mark: str) -> list[str]:
     """Command lines of all processes that came from the run of this mark and live."""
-    needle, found = f"{MARK}={mark}".encode(), []
+    needle = f"{MARK}={mark}".encode()
+    found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal() and needle in _read(folder / "environ").split(b"\0"):
-            found.append(f"{folder.name} {_read(folder / 'cmdline').replace(bytes(1), b' ').decode(errors='replace').strip()}")
+            found.append(
+                f"{folder.name} {_read(folder / 'cmdline').replace(bytes(1), b' ').decode(errors='replace').strip()}"
+            )
     return found
 
 

@@ -2,9 +2,8 @@
 
     python scripts/write_cards.py runs/demo
 
-In: the runs' metrics.jsonl and run.json, world.json (`ringvision evaluate world --json`). Out: MODEL_CARD.md and curves.png in both folders.
-Every number in a card comes from one of these files.
-"""
+In: the runs' metrics.jsonl and run.json, world.json (`ringvision evaluate world --json`). Out: MODEL_CARD.md
+and curves.png in both folders. Every number in a card comes from one of these files."""
 
 import argparse
 import json
@@ -13,18 +12,26 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ringvision.checkpoint import load_model
 from ringvision.config import load_config
+from ringvision.model_folder import load_model
 from ringvision.train.record import Record, read_metrics
 
-TOKENIZER, MODEL = Path("tokenizers/world-16"), Path("demos/model")
+TOKENIZER = Path("tokenizers/world-16")
+MODEL = Path("demos/model")
 
 
 def hours(run: Path, until: float = float("inf")) -> float:
-    """Time spent in steps, from the recorded seconds a step; pauses between two starts of a run do not count."""
-    records = [record for record in read_metrics(run) if "seconds_per_step" in record and record["step"] <= until]
+    """Time spent in steps, from the recorded seconds a step; pauses between two starts of a run do not
+    count.
+    """
+    records = [
+        record for record in read_metrics(run) if "seconds_per_step" in record and record["step"] <= until
+    ]
     steps = [record["step"] for record in records]
-    return sum((b - a) * r["seconds_per_step"] for a, b, r in zip([0, *steps], steps, records, strict=False)) / 3600
+    return (
+        sum((b - a) * r["seconds_per_step"] for a, b, r in zip([0, *steps], steps, records, strict=False))
+        / 3600
+    )
 
 
 def last(run: Path, name: str) -> float:
@@ -68,10 +75,12 @@ def settings_of(run: Path) -> dict[str, Any]:
 
 
 def model_card(run: Path, finish: Path, scores: dict[str, Any]) -> str:
-    settings, finishing = settings_of(run), settings_of(finish)
+    settings = settings_of(run)
+    finishing = settings_of(finish)
     shape = settings["model"]
     rows = "\n".join(
-        f"| {kind} | {score['accuracy']:.1%} | {score['examples']} | {score['chance']:.1%} | {score['blind']:.1%} |"
+        f"| {kind} | {score['accuracy']:.1%} | {score['examples']} | {score['chance']:.1%} | "
+        f"{score['blind']:.1%} |"
         for kind, score in scores["kinds"].items()
     )
     seen = [kind for kind, score in scores["kinds"].items() if score["accuracy"] > score["blind"] + 0.1]
@@ -113,11 +122,15 @@ The last part:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", type=Path)
     runs = parser.parse_args().runs
     scores = json.loads((runs / "world.json").read_text(encoding="utf-8"))
-    tokenizer, model, finish = runs / "tokenizer", runs / "model", runs / "finish"
+    tokenizer = runs / "tokenizer"
+    model = runs / "model"
+    finish = runs / "finish"
     of_tokenizer = ("loss", "l1", "psnr", "used", "perplexity", "dead")
     of_model = ("loss", "answer_accuracy", "eval/all", "learning_rate")
     for card, text in ((TOKENIZER, tokenizer_card(tokenizer)), (MODEL, model_card(model, finish, scores))):

@@ -1,4 +1,6 @@
-"""Every test process has eight CPU devices, so that meshes are real, and keeps what it compiled for the next run in .jax_cache."""
+"""Every test process has eight CPU devices, so that meshes are real, and keeps what it compiled for the next
+run in .jax_cache.
+"""
 
 from pathlib import Path
 

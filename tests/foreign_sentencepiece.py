@@ -1,4 +1,6 @@
-"""A text tokenizer as other people make them: sentencepiece's, by pairs of bytes, without this project's promises."""
+"""A text tokenizer as other people make them: sentencepiece's, by pairs of bytes, without this project's
+promises.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

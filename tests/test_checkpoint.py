@@ -16,8 +16,10 @@ import optax
 import pytest
 from flax import nnx
 
-from ringvision.checkpoint import LARGE_PAGE, Checkpoints, flatten, load_model, load_params, read_config, save_model, specs, unflatten
+from ringvision.checkpoint import LARGE_PAGE, Checkpoints
 from ringvision.errors import UserError
+from ringvision.model_folder import load_model, load_params, read_config, save_model, specs
+from ringvision.tree import flatten, unflatten
 
 
 class Layer(nnx.Module):
@@ -45,12 +47,21 @@ def state():
 def same(one, other) -> bool:
     """Equal bit for bit, NaN included."""
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() and np.asarray(a).dtype == np.asarray(b).dtype for a, b in pairs)
+    return all(
+        np.asarray(a).tobytes() == np.asarray(b).tobytes() and np.asarray(a).dtype == np.asarray(b).dtype
+        for a, b in pairs
+    )
 
 
 def test_flatten_names_leaves_by_their_path_and_unflatten_is_its_inverse(state):
     flat = flatten(state)
-    assert {"params.query", "params.scale", "opt_state.0.mu.query", "opt_state.0.count", "step"} <= flat.keys()
+    assert {
+        "params.query",
+        "params.scale",
+        "opt_state.0.mu.query",
+        "opt_state.0.count",
+        "step",
+    } <= flat.keys()
     again = unflatten(flat, state)
     assert jax.tree.structure(again) == jax.tree.structure(state)
     assert same(state, again)
@@ -82,7 +93,9 @@ def test_saving_a_config_that_json_cannot_hold_leaves_the_old_model(tmp_path):
 
 
 def test_all_mismatches_are_told_at_once(tmp_path):
-    save_model(tmp_path, {}, {"a": np.zeros((2, 3), np.float32), "b": np.zeros(2, np.int32), "old": np.zeros(1)})
+    save_model(
+        tmp_path, {}, {"a": np.zeros((2, 3), np.float32), "b": np.zeros(2, np.int32), "old": np.zeros(1)}
+    )
     expected = {"a": ((2, 4), np.float32), "b": ((2,), np.float32), "new": ((1,), np.float32)}
     with pytest.raises(UserError) as caught:
         load_model(tmp_path, expected)
@@ -130,7 +143,9 @@ def test_cpu_devices_share_parameters_that_are_only_read(tmp_path, dtype):
     for name, value in params.items():
         assert same(loaded[name], value.astype(dtype) if dtype and name != "n" else value)
         assert len({shard.data.unsafe_buffer_pointer() for shard in loaded[name].addressable_shards}) == 1
-    assert loaded["large"].addressable_shards[0].data.unsafe_buffer_pointer() % (1 if dtype else LARGE_PAGE) == 0
+    assert (
+        loaded["large"].addressable_shards[0].data.unsafe_buffer_pointer() % (1 if dtype else LARGE_PAGE) == 0
+    )
     # were they donated after all, nobody else's would change
     doubled = jax.jit(lambda x: 2 * x, donate_argnums=0)(loaded["small"])
     assert [np.asarray(shard.data).tolist() for shard in doubled.addressable_shards] == [[2.0] * 3] * 4
@@ -143,13 +158,16 @@ def test_a_damaged_model_is_one_clear_error(tmp_path, damage):
     if damage == "absent":
         weights.unlink()
     else:
-        weights.write_bytes({"cut": weights.read_bytes()[:200], "empty": b"", "text": b"not a model" * 10}[damage])
+        weights.write_bytes(
+            {"cut": weights.read_bytes()[:200], "empty": b"", "text": b"not a model" * 10}[damage]
+        )
     with pytest.raises(UserError, match=r"model\.safetensors"):
         load_model(tmp_path, {"a": ((100,), np.float32)})
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [(None, "holds no config.json"), ("{", "JSON"), ("[1]", "list"), ('{"kind": "vqgan"}', '"vqgan"')]
+    ("text", "says"),
+    [(None, "holds no config.json"), ("{", "JSON"), ("[1]", "list"), ('{"kind": "vqgan"}', '"vqgan"')],
 )
 def test_a_wrong_config_is_one_clear_error(tmp_path, text, says):
     if text is not None:
@@ -248,7 +266,12 @@ for step in range(1, 10_000):
 def test_a_process_killed_at_any_moment_leaves_whole_checkpoints(tmp_path):
     for attempt, delay in enumerate((0.01, 0.045)):
         folder = tmp_path / str(attempt)
-        process = subprocess.Popen([sys.executable, "-c", KILLED, folder], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, folder],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],
+        )
         assert process.stdout is not None
         process.stdout.readline()
         process.stdout.readline()

@@ -90,7 +90,10 @@ def test_every_command_explains_itself(command, capsys):
         (["tokenize", "clip.mp4"], "--out"),
         (["tokenize", "clip.mp4", "--out", "x", "--tokenizer", "nowhere"], "nowhere"),
         (["tokenize", "clip.mp4", "--out", "x", "--engine", "rya"], "--engine is 'rya': did you mean ray?"),
-        (["tokenize", "clip.mp4", "--out", "x", "--retry", "everything"], "--retry is 'everything': there are failed"),
+        (
+            ["tokenize", "clip.mp4", "--out", "x", "--retry", "everything"],
+            "--retry is 'everything': there are failed",
+        ),
         (["tokenize", "clip.mp4", "--out", "x", "--shard", "3/2"], "'3/2' was given, expected I/N"),
         (["tokenize", "clip.mp4", "--out", "x", "--max-side", "0"], "expected a whole number from 1 upward"),
         (["tokenize", "nothing*.mp4", "--out", "x"], "nothing*.mp4"),
@@ -135,7 +138,19 @@ def test_ask_streams_the_answer_and_says_what_it_does(model, clip, capsys):
 def test_devices_are_made_of_a_cpu(model, clip, tmp_path):
     """In a process of its own, with a cache of its own: jax starts with what --devices says."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    done = ringvision("ask", clip, "Which digit?", "--model", model, "--devices", "3", "--max-tokens", "2", "--json", env=environment)
+    done = ringvision(
+        "ask",
+        clip,
+        "Which digit?",
+        "--model",
+        model,
+        "--devices",
+        "3",
+        "--max-tokens",
+        "2",
+        "--json",
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["devices"] == 3
     assert "a ring of 3" in done.stderr
@@ -144,8 +159,23 @@ def test_devices_are_made_of_a_cpu(model, clip, tmp_path):
 
 @pytest.mark.parametrize(("failed", "status"), [(0, 0), (1, 1)])
 def test_tokenize_names_what_failed_and_says_so_by_its_status(failed, status, capsys, monkeypatch, model):
-    settings = {"size": None, "batch": 64, "workers": None, "engine": "local", "ray_address": None, "format": "jsonl", "shard_size": 256}
-    settings |= {"limit": None, "decoder": "auto", "part": (2, 3), "retry_failed": True, "limits": Limits(max_side=640), "fps": 2.0}
+    settings = {
+        "size": None,
+        "batch": 64,
+        "workers": None,
+        "engine": "local",
+        "ray_address": None,
+        "format": "jsonl",
+        "shard_size": 256,
+    }
+    settings |= {
+        "limit": None,
+        "decoder": "auto",
+        "part": (2, 3),
+        "retry_failed": True,
+        "limits": Limits(max_side=640),
+        "fps": 2.0,
+    }
 
     def tokenize_videos(inputs, out, tokenizer, *, progress, **given):
         assert (inputs, out, tokenizer, given) == (["a", "b"], "codes", model / "eyes", settings)
@@ -153,7 +183,9 @@ def test_tokenize_names_what_failed_and_says_so_by_its_status(failed, status, ca
         progress.encoded(7)
         progress.settled(Row(0, "a", "", status="done", frames=7), True)
         if failed:
-            progress.settled(Row(1, "b", "", status="failed", kind="not-video", message="b is not a video"), True)
+            progress.settled(
+                Row(1, "b", "", status="failed", kind="not-video", message="b is not a video"), True
+            )
         return {"done": 2 - failed, "failed": failed, "pending": 0, "frames": np.int64(7), "seconds": 0.5}
 
     monkeypatch.setattr("ringvision.tokenize.tokenize_videos", tokenize_videos)
@@ -161,7 +193,13 @@ def test_tokenize_names_what_failed_and_says_so_by_its_status(failed, status, ca
     request += ["--shard", "2/3", "--retry", "failed", "--max-side", "640", "--format", "jsonl"]
     assert cli.main([*request, "--json"]) == status
     out, err = capsys.readouterr()
-    assert json.loads(out) == {"done": 2 - failed, "failed": failed, "pending": 0, "frames": 7, "seconds": 0.5}
+    assert json.loads(out) == {
+        "done": 2 - failed,
+        "failed": failed,
+        "pending": 0,
+        "frames": 7,
+        "seconds": 0.5,
+    }
     assert err == "b: not-video: b is not a video\n" * failed
     assert cli.main(request) == status
     assert capsys.readouterr().out.startswith(f"{2 - failed} done, {failed} failed, 0 pending, 7 frames")
@@ -169,7 +207,9 @@ def test_tokenize_names_what_failed_and_says_so_by_its_status(failed, status, ca
 
 def test_reconstruct_reports_numbers(capsys, monkeypatch, model):
     result = {"frames": 3, "psnr": 21.5, "ssim": float("nan"), "seconds": 0.1}
-    monkeypatch.setattr("ringvision.evaluate.reconstruction.reconstruct", lambda video, out, tokenizer, fps: result)
+    monkeypatch.setattr(
+        "ringvision.evaluate.reconstruction.reconstruct", lambda video, out, tokenizer, fps: result
+    )
     request = ["reconstruct", "in.mp4", "out.mp4", "--tokenizer", str(model / "eyes")]
     assert cli.main([*request, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"frames": 3, "psnr": 21.5, "ssim": None, "seconds": 0.1}
@@ -180,7 +220,8 @@ def test_reconstruct_reports_numbers(capsys, monkeypatch, model):
 def test_evaluate_world_prints_each_kind_beside_chance_and_blind(capsys, monkeypatch, model):
     score = {"accuracy": 0.9, "examples": 4, "chance": 0.25, "blind": 0.3}
     result = {"overall": 0.9, "examples": 4, "chance": 0.25, "blind": 0.3, "kinds": {"colour": score}}
-    asked, types = {}, []
+    asked = {}
+    types = []
 
     def evaluate_world(assistant, **settings):
         asked.update(settings)

@@ -53,7 +53,15 @@ def test_what_is_wrong_with_a_training_config_is_said(changes, says):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"batch": 0}, {"adversarial_start": -1}, {"lr": -1.0}, {"warmup_steps": 2000}, {"name": ""}, {"seed": -1}]
+    "changes",
+    [
+        {"batch": 0},
+        {"adversarial_start": -1},
+        {"lr": -1.0},
+        {"warmup_steps": 2000},
+        {"name": ""},
+        {"seed": -1},
+    ],
 )
 def test_what_is_wrong_with_a_tokenizer_config_is_said(changes):
     with pytest.raises(UserError, match=next(iter(changes))):
@@ -61,9 +69,15 @@ def test_what_is_wrong_with_a_tokenizer_config_is_said(changes):
 
 
 def test_overrides_are_typed_and_reach_nested_fields():
-    changed = apply_overrides(TRAIN, ["--lr", "2e-3", "--model.num-layers=3", "--model.tie_embeddings", "True", "--init-from", "folder"])
+    changed = apply_overrides(
+        TRAIN,
+        ["--lr", "2e-3", "--model.num-layers=3", "--model.tie_embeddings", "True", "--init-from", "folder"],
+    )
     assert changed == dataclasses.replace(
-        TRAIN, lr=2e-3, init_from="folder", model=dataclasses.replace(TRAIN.model, num_layers=3, tie_embeddings=True)
+        TRAIN,
+        lr=2e-3,
+        init_from="folder",
+        model=dataclasses.replace(TRAIN.model, num_layers=3, tie_embeddings=True),
     )
     assert apply_overrides(TRAIN, []) == TRAIN
     assert apply_overrides(changed, ["--init-from", "None"]).init_from is None
@@ -103,7 +117,8 @@ def test_help_lists_the_options_and_exits_in_peace(capsys):
 def test_a_config_file_is_run_and_its_config_taken(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
-        "from ringvision.config import TokenizerTrainConfig\nfrom ringvision.models.vqgan import VQGANConfig\n"
+        "from ringvision.config import TokenizerTrainConfig\nfrom ringvision.models.vqgan "
+        "import VQGANConfig\n"
         "config = TokenizerTrainConfig(name='a', out='b', vqgan=VQGANConfig(), data='c', steps=500)\n"
     )
     assert load_config(str(path)).steps == 500

@@ -29,7 +29,15 @@ class Outer:
     inner: Inner | None = None
 
 
-GOOD = {"whole": 3, "real": 2, "flag": True, "kind": "b", "wholes": [1, 2], "pair": [1, 2.5], "inner": {"text": "y"}}
+GOOD = {
+    "whole": 3,
+    "real": 2,
+    "flag": True,
+    "kind": "b",
+    "wholes": [1, 2],
+    "pair": [1, 2.5],
+    "inner": {"text": "y"},
+}
 
 
 def test_values_become_what_the_fields_are() -> None:
@@ -58,7 +66,10 @@ def test_another_type_is_one_line_that_names_it(name: str, value: Any) -> None:
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
-    with pytest.raises(UserError, match="'colour' is unknown; flag is 7, expected true or false; whole is missing; expected the fields"):
+    with pytest.raises(
+        UserError,
+        match="'colour' is unknown; flag is 7, expected true or false; whole is missing; expected the fields",
+    ):
         fitted("an outer", Outer, {"flag": 7, "colour": "red"})
     with pytest.raises(UserError, match="an outer is 'x'; expected an object"):
         fitted("an outer", Outer, "x")

@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from ringvision.errors import UserError
-from ringvision.mesh import AXES, Rules, make_mesh, parse_mesh, sharding, spec, spread
+from ringvision.mesh import AXES, Rules, make_mesh, num_shards, parse_mesh, sharding
 
 
 def test_context_takes_what_is_left():
@@ -58,8 +58,10 @@ def test_shardings():
     mesh = make_mesh(data=2, tensor=2)
     assert sharding(mesh, "batch", "length").spec == PartitionSpec(("data", "fsdp"), ("context", "ulysses"))
     assert sharding(mesh, "embed", "hidden").spec == PartitionSpec("fsdp", "tensor")
-    assert sharding(mesh, "batch", "length", None).spec == PartitionSpec(("data", "fsdp"), ("context", "ulysses"), None)
-    assert spread(mesh, "batch") == 2
+    assert sharding(mesh, "batch", "length", None).spec == PartitionSpec(
+        ("data", "fsdp"), ("context", "ulysses"), None
+    )
+    assert num_shards(mesh, "batch") == 2
 
 
 def test_axes_that_a_mesh_lacks_are_left_out():
@@ -69,7 +71,9 @@ def test_axes_that_a_mesh_lacks_are_left_out():
 
 
 def test_a_collision_raises():
-    with pytest.raises(ValueError, match="'heads' and 'hidden' would both be spread over the mesh axis 'tensor'"):
+    with pytest.raises(
+        ValueError, match="'heads' and 'hidden' would both be spread over the mesh axis 'tensor'"
+    ):
         Rules().spec("heads", "hidden")
     with pytest.raises(ValueError, match="'batch' and 'embed'"):
         Rules().spec("batch", "embed")

@@ -1,4 +1,6 @@
-"""What an installation gets: declared dependencies, pinned versions, what is shipped in the wheel; and a set-up that explains itself."""
+"""What an installation gets: declared dependencies, pinned versions, what is shipped in the wheel; and a
+set-up that explains itself.
+"""
 
 import ast
 import importlib.metadata
@@ -22,7 +24,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 IMPORTED_AS = {"orbax-checkpoint": "orbax", "pillow": "PIL", "protobuf": "google", "pyyaml": "yaml"} | {
     "tensorflow-datasets": "tensorflow_datasets"
 }
-CONSTRAINTS = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+CONSTRAINTS = [
+    line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")
+]
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -58,7 +62,9 @@ def test_whatever_is_declared_is_pinned():
 
 def test_constraints_are_versions_and_nothing_else():
     for line in CONSTRAINTS:
-        assert re.fullmatch(r'[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.]*( ; python_version (<|>=) "3\.\d+")?', line), line
+        assert re.fullmatch(
+            r'[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.]*( ; python_version (<|>=) "3\.\d+")?', line
+        ), line
 
 
 def test_jax_is_the_one_that_this_python_can_have():
@@ -80,14 +86,31 @@ def test_the_public_face_is_lazy_and_complete():
 
 
 def test_a_wheel_holds_what_is_shipped_and_gives_the_command(tmp_path):
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=240)
     (wheel,) = tmp_path.glob("ringvision-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
         scripts = next(archive.read(name).decode() for name in held if name.endswith("entry_points.txt"))
     assert "ringvision = ringvision.cli:main" in scripts
-    tracked = subprocess.run(["git", "ls-files", "tokenizers", "demos", "configs"], cwd=ROOT, capture_output=True, text=True, check=True)
+    tracked = subprocess.run(
+        ["git", "ls-files", "tokenizers", "demos", "configs"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     for name in tracked.stdout.split():
         assert f"ringvision/_shipped/{name}" in held
     assert {"ringvision/cli.py", "ringvision/ops/ring.py"} <= held

@@ -9,12 +9,22 @@ import pytest
 from flax import nnx
 
 import ringvision as rv
-from ringvision.checkpoint import flatten, save_model
 from ringvision.errors import UserError
+from ringvision.model_folder import save_model
 from ringvision.models.vqgan import VQGAN, VQGANConfig
+from ringvision.tree import flatten
 from ringvision.video_tokenizer import VideoTokenizer, load_video_tokenizer
 
-CONFIG = VQGANConfig(16, channels=8, channel_mults=(1, 1), z_channels=8, embed_dim=4, codebook_size=32, patch_size=2, norm_groups=4)
+CONFIG = VQGANConfig(
+    16,
+    channels=8,
+    channel_mults=(1, 1),
+    z_channels=8,
+    embed_dim=4,
+    codebook_size=32,
+    patch_size=2,
+    norm_groups=4,
+)
 
 
 def settings(**changes) -> dict:
@@ -23,7 +33,9 @@ def settings(**changes) -> dict:
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, np.ndarray]:
-    return {name: np.asarray(array) for name, array in flatten(nnx.state(VQGAN(CONFIG, rngs=nnx.Rngs(0)))).items()}
+    return {
+        name: np.asarray(array) for name, array in flatten(nnx.state(VQGAN(CONFIG, rngs=nnx.Rngs(0)))).items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +54,12 @@ def frames() -> np.ndarray:
 
 
 def test_says_what_it_is(tokenizer) -> None:
-    assert (tokenizer.size, tokenizer.grid, tokenizer.codes_per_frame, tokenizer.num_codes) == (16, (4, 4), 16, 32)
+    assert (tokenizer.size, tokenizer.grid, tokenizer.codes_per_frame, tokenizer.num_codes) == (
+        16,
+        (4, 4),
+        16,
+        32,
+    )
     assert tokenizer.name == "tiny" and len(tokenizer.hash) == 64
 
 
@@ -63,7 +80,12 @@ def test_a_frame_does_not_depend_on_its_batch(tokenizer, frames) -> None:
     codes = tokenizer.encode(frames)
     np.testing.assert_array_equal(codes[2:5], tokenizer.encode(frames[2:5]))
     np.testing.assert_array_equal(tokenizer.decode(codes)[6:], tokenizer.decode(codes[6:]))
-    assert tokenizer.encode(frames[:0]).shape == (0, 4, 4) and tokenizer.decode(codes[:0]).shape == (0, 16, 16, 3)
+    assert tokenizer.encode(frames[:0]).shape == (0, 4, 4) and tokenizer.decode(codes[:0]).shape == (
+        0,
+        16,
+        16,
+        3,
+    )
 
 
 def test_one_compilation_for_any_number_of_frames(folder, frames) -> None:
@@ -76,7 +98,8 @@ def test_one_compilation_for_any_number_of_frames(folder, frames) -> None:
 def test_embeds_and_decodes(tokenizer, weights, frames) -> None:
     codes = tokenizer.encode(frames[:2])
     np.testing.assert_array_equal(tokenizer.embed(codes), weights["codebook"][codes])
-    images, pixels = tokenizer.decode(codes), tokenizer.decode(codes, dtype=np.uint8)
+    images = tokenizer.decode(codes)
+    pixels = tokenizer.decode(codes, dtype=np.uint8)
     assert images.dtype == np.float32 and pixels.dtype == np.uint8 and pixels.shape == (2, 16, 16, 3)
     assert images.min() >= -1 and images.max() <= 1
     assert np.abs(pixels - (images + 1) * 127.5).max() <= 0.5001
@@ -128,7 +151,9 @@ def test_refuses_other_folders(weights, tmp_path) -> None:
         load_video_tokenizer(save_model(tmp_path / "lacks", values, weights))
     wrong = {**weights, "codebook": weights["codebook"][:, :2]}
     del wrong["quant_conv.bias"]
-    with pytest.raises(UserError, match=r"quant_conv.bias is missing.*codebook has shape \[32, 2\], expected \[32, 4\]"):
+    with pytest.raises(
+        UserError, match=r"quant_conv.bias is missing.*codebook has shape \[32, 2\], expected \[32, 4\]"
+    ):
         load_video_tokenizer(save_model(tmp_path / "wrong", settings(), wrong))
     short = save_model(tmp_path / "short", settings(), weights)
     (short / "model.safetensors").write_bytes((short / "model.safetensors").read_bytes()[:-40])

@@ -52,9 +52,24 @@ def test_dictionary_there_and_back():
 
 
 @pytest.mark.parametrize(
-    "change", [{"vision_size": 17}, {"bos": 100}, {"vision_start": (100,)}, {"vision_end": ()}, {"num_codes": 0}, {"text_size": 0}]
+    "change",
+    [
+        {"vision_size": 17},
+        {"bos": 100},
+        {"vision_start": (100,)},
+        {"vision_end": ()},
+        {"num_codes": 0},
+        {"text_size": 0},
+    ],
 )
 def test_impossible_vocabularies_are_refused(change):
-    values = {"text_size": 100, "num_codes": 16, "bos": 1, "eos": 2, "vision_start": (5,), "vision_end": (6,)} | change
+    values = {
+        "text_size": 100,
+        "num_codes": 16,
+        "bos": 1,
+        "eos": 2,
+        "vision_start": (5,),
+        "vision_end": (6,),
+    } | change
     with pytest.raises(UserError):
         Vocabulary(**values)

@@ -1,12 +1,14 @@
-"""An assistant of a few thousand random weights, in a folder as a trained one would be, and videos to ask it about."""
+"""An assistant of a few thousand random weights, in a folder as a trained one would be, and videos to ask it
+about.
+"""
 
 from pathlib import Path
 
 import numpy as np
 from flax import nnx
 
-from ringvision import checkpoint
-from ringvision.data.text import train_text_tokenizer
+from ringvision import model_folder
+from ringvision.data.text.sentencepiece_tokenizer import train_text_tokenizer
 from ringvision.data.world import make_scene, questions, write_video
 from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.models.vqgan import VQGAN, VQGANConfig
@@ -29,12 +31,18 @@ MAX_LENGTH = 640
 def write_assistant(folder: Path) -> Path:
     """Writes the folder of an assistant, its video tokenizer inside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    sentences = [f"USER: {q.text} ASSISTANT: {q.answer}" for seed in range(20) for q in questions(make_scene(seed))]
+    sentences = [
+        f"USER: {q.text} ASSISTANT: {q.answer}" for seed in range(20) for q in questions(make_scene(seed))
+    ]
     text = train_text_tokenizer(sentences, folder / "text.model", 512)
-    vocabulary = Vocabulary(text.size, VQGAN_CONFIG.codebook_size, text.bos, text.eos, text.vision_start, text.vision_end)
+    vocabulary = Vocabulary(
+        text.size, VQGAN_CONFIG.codebook_size, text.bos, text.eos, text.vision_start, text.vision_end
+    )
     config = TransformerConfig(vocabulary.size, 32, 2, 4, 2, 8, 64, max_length=MAX_LENGTH)
     eyes = {"kind": "vqgan", "name": "eyes", "size": VQGAN_CONFIG.resolution, "vqgan": VQGAN_CONFIG.to_dict()}
-    checkpoint.save_model(folder / "eyes", eyes, _weights(nnx.eval_shape(lambda: VQGAN(VQGAN_CONFIG, rngs=nnx.Rngs(0))), 0.3))
+    model_folder.save_model(
+        folder / "eyes", eyes, _weights(nnx.eval_shape(lambda: VQGAN(VQGAN_CONFIG, rngs=nnx.Rngs(0))), 0.3)
+    )
     settings = {
         "kind": "assistant",
         "transformer": config.to_dict(),
@@ -42,17 +50,24 @@ def write_assistant(folder: Path) -> Path:
         "stream": {"stamps": True},
         "video_tokenizer": "eyes",
     }
-    # Larger weights than a model starts training with: its logits lie apart, and its answers differ from question to question.
-    checkpoint.save_model(folder, settings, _weights(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))), 0.3))
+    # Larger weights than a model starts training with: its logits lie apart, and its answers differ from
+    # question to question.
+    model_folder.save_model(
+        folder, settings, _weights(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))), 0.3)
+    )
     return folder
 
 
 def _weights(module: nnx.Module, std: float) -> dict[str, np.ndarray]:
-    """Random numbers for every parameter, ones for scales and biases; drawn by numpy, since jax would compile each shape."""
+    """Random numbers for every parameter, ones for scales and biases; drawn by numpy, since jax would compile
+    each shape.
+    """
     random = np.random.default_rng(1)
-    specs = checkpoint.specs(nnx.state(module, nnx.Param))
+    specs = model_folder.specs(nnx.state(module, nnx.Param))
     return {
-        name: np.ones(shape, dtype) if name.rsplit(".", 1)[-1] in ("scale", "bias") else (std * random.standard_normal(shape)).astype(dtype)
+        name: np.ones(shape, dtype)
+        if name.rsplit(".", 1)[-1] in ("scale", "bias")
+        else (std * random.standard_normal(shape)).astype(dtype)
         for name, (shape, dtype) in specs.items()
     }
 

@@ -1,9 +1,10 @@
-"""Batches of world videos and questions about them: which, in what order and how many depends on the seed and the step alone.
+"""Batches of world videos and questions about them: which, in what order and how many depends on the seed and
+the step alone.
 
-In: a folder of code shards and a weaver. Out: `batch(step)`, the same whenever it is asked for, so that a resumed run sees what
-an uninterrupted one would have seen. Every epoch is a permutation of the videos; videos are planned into rows by their length
-and a share for the turns wanted, then each row takes or gives up turns until it is full.
-"""
+In: a folder of code shards and a weaver. Out: `batch(step)`, the same whenever it is asked for, so that a
+resumed run sees what an uninterrupted one would have seen. Every epoch is a permutation of the videos; videos
+are planned into rows by their length and a share for the turns wanted, then each row takes or gives up turns
+until it is full."""
 
 import queue
 import threading
@@ -16,10 +17,12 @@ import numpy as np
 from ringvision.data import world
 from ringvision.data.packing import Batch, fill, place
 from ringvision.data.shards import Shards
-from ringvision.data.stream import Example, Weaver
+from ringvision.data.stream import Example, PromptProcessor
 from ringvision.errors import UserError
 
-Ask = Callable[[int, int, int], Sequence[world.Question]]  # a scene's seed, first second and seconds seen -> all that is asked about it
+Ask = Callable[
+    [int, int, int], Sequence[world.Question]
+]  # a scene's seed, first second and seconds seen -> all that is asked about it
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,9 @@ class Piece:
     count: int
 
 
-Planned = tuple[Piece, int, int]  # what is shown, turns wanted, the row it goes to (or, before it has one, its size)
+Planned = tuple[
+    Piece, int, int
+]  # what is shown, turns wanted, the row it goes to (or, before it has one, its size)
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,10 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Exam:
-    """A batch to be marked. answers int32 [B, L]: which answer the target at this place belongs to, -1 for none. kinds: of each answer."""
+class EvalBatch:
+    """A batch to be marked. answers int32 [B, L]: which answer the target at this place belongs to, -1 for
+    none. kinds: of each answer.
+    """
 
     batch: Batch
     answers: np.ndarray
@@ -64,16 +71,17 @@ def ask_world(seed: int, first: int, count: int) -> Sequence[world.Question]:
 class Loader:
     """Builds batches of `rows` x `length` from `shards`.
 
-    seed: of the order of videos and of what is asked. turns_min, turns_max: how many questions about a video are planned; where a row
-    has room left, the videos that are asked least are asked more, where it has not enough, the most asked are asked less.
-    vision_weight, question_weight: see `Weaver.example`. grow_from, grow_steps: at step 0 at most `grow_from` frames in a row are shown
-    of a video, a random piece of it, and more from step to step until after grow_steps all are; 0 shows all from the start. favour: kinds
-    of questions that others wait for. ask: all questions of a scene (the world's). UserError where a video and its shortest question are
-    longer than a row, the folder is empty, or there is no such kind to favour.
-    """
+    seed: of the order of videos and of what is asked. turns_min, turns_max: how many questions about a video
+    are planned; where a row has room left, the videos that are asked least are asked more, where it has not
+    enough, the most asked are asked less. vision_weight, question_weight: see `PromptProcessor.example`.
+    grow_from, grow_steps: at step 0 at most `grow_from` frames in a row are shown of a video, a random piece
+    of it, and more from step to step until after grow_steps all are; 0 shows all from the start. favour:
+    kinds of questions that others wait for. ask: all questions of a scene (the world's). UserError where a
+    video and its shortest question are longer than a row, the folder is empty, or there is no such kind to
+    favour."""
 
     def __init__(
-        self, shards: Shards, weaver: Weaver, *, length: int, rows: int, seed: int = 0,
+        self, shards: Shards, processor: PromptProcessor, *, length: int, rows: int, seed: int = 0,
         turns_min: int = 1, turns_max: int = 8, vision_weight: float = 0.0, question_weight: float = 0.0, grow_from: int = 0,
         grow_steps: int = 0, favour: Sequence[str] = (), ask: Ask = ask_world,
     ) -> None:  # fmt: skip
@@ -81,23 +89,36 @@ class Loader:
             raise UserError(f"turns_min={turns_min}, turns_max={turns_max}; give 1 <= turns_min <= turns_max")
         kinds = (*world.KINDS, *world.AUXILIARY)
         if unknown := [kind for kind in favour if kind not in kinds]:
-            raise UserError(f"no kind of question to favour is called {unknown[0]!r}; there are {', '.join(kinds)}")
+            raise UserError(
+                f"no kind of question to favour is called {unknown[0]!r}; there are {', '.join(kinds)}"
+            )
         if not len(shards):
             raise UserError(f"{shards.folder} holds no videos; write some")
-        self.shards, self.weaver = shards, weaver
-        self.length, self.rows, self.seed = length, rows, seed
-        self.turns_min, self.turns_max, self.vision_weight, self.question_weight = turns_min, turns_max, vision_weight, question_weight
-        self.grow_from, self.grow_steps, self.favour = grow_from, grow_steps, tuple(favour)
+        self.shards = shards
+        self.processor = processor
+        self.length = length
+        self.rows = rows
+        self.seed = seed
+        self.turns_min = turns_min
+        self.turns_max = turns_max
+        self.vision_weight = vision_weight
+        self.question_weight = question_weight
+        self.grow_from = grow_from
+        self.grow_steps = grow_steps
+        self.favour = tuple(favour)
         self._ask = ask
         self.turns = lru_cache(maxsize=1 << 14)(self._turns)
         self._frame_ends, self._starts = self._frame_sizes()
-        sample = [turn.size for index in range(min(64, len(shards))) for turn in self.turns(self._whole(index))]
+        sample = [
+            turn.size for index in range(min(64, len(shards))) for turn in self.turns(self._whole(index))
+        ]
         self._share = int(np.ceil(np.mean(sample))) if sample else 0
         sizes = np.array([self._size(self._whole(index)) for index in range(len(shards))])
         too_long = int((sizes + min(sample, default=0) > length).sum())
         if too_long:
             raise UserError(
-                f"{too_long} of {len(shards)} videos in {shards.folder} (the longest of {sizes.max()} tokens) leave no room for"
+                f"{too_long} of {len(shards)} videos in {shards.folder} (the longest of {sizes.max()} "
+                "tokens) leave no room for"
                 f" a question in rows of {length}; make rows longer"
             )
         self._plans = self._plan()
@@ -110,7 +131,8 @@ class Loader:
         rows: list[list[tuple[Piece, int]]] = [[] for _ in range(self.rows)]
         for video, wanted, row in self._plan_of(step):
             rows[row].append((video, wanted))
-        examples, places = [], []
+        examples = []
+        places = []
         for row, planned in enumerate(rows):
             start = 0
             for example in self._row(planned, random):
@@ -153,8 +175,10 @@ class Loader:
             stop.set()
             thread.join()
 
-    def exams(self, examples: int) -> list[Exam]:
-        """`examples` examples of one question each, as even over the kinds as the scenes allow, in as many batches as they need."""
+    def eval_batches(self, examples: int) -> list[EvalBatch]:
+        """`examples` examples of one question each, as even over the kinds as the scenes allow, in as many
+        batches as they need.
+        """
         random = np.random.default_rng([self.seed, 2])
         asked: dict[str, int] = {}
         chosen: list[tuple[Example, str]] = []
@@ -168,24 +192,31 @@ class Loader:
             if self._size(video) + turn.size <= self.length:
                 asked[turn.kind] = asked.get(turn.kind, 0) + 1
                 chosen.append((self._example(video, [turn]), turn.kind))
-        exams = []
+        eval_batches = []
         while chosen:
             places = place([len(example.tokens) for example, _ in chosen], self.length, self.rows)
-            taken = [(example, kind, found) for (example, kind), found in zip(chosen, places, strict=True) if found is not None]
+            taken = [
+                (example, kind, found)
+                for (example, kind), found in zip(chosen, places, strict=True)
+                if found is not None
+            ]
             answers = np.full((self.rows, self.length), -1, np.int32)
             for number, (example, _, (row, start)) in enumerate(taken):
                 first, stop = example.answers[0]
                 answers[row, start + first - 1 : start + stop - 1] = number
-            batch = fill([example for example, _, _ in taken], [found for _, _, found in taken], self.length, self.rows)
-            exams.append(Exam(batch, answers, tuple(kind for _, kind, _ in taken)))
+            batch = fill(
+                [example for example, _, _ in taken], [found for _, _, found in taken], self.length, self.rows
+            )
+            eval_batches.append(EvalBatch(batch, answers, tuple(kind for _, kind, _ in taken)))
             chosen = [pair for pair, found in zip(chosen, places, strict=True) if found is None]
-        return exams
+        return eval_batches
 
     def _row(self, planned: list[tuple[Piece, int]], random: np.random.Generator) -> list[Example]:
-        """The examples of one row: turns are given up where they were planned too long, and added where there is room.
+        """The examples of one row: turns are given up where they were planned too long, and added where there
+        is room.
 
-        What tells most about a video is asked last, so that the other answers must be found in its frames and not in an earlier answer.
-        """
+        What tells most about a video is asked last, so that the other answers must be found in its frames and
+        not in an earlier answer."""
         pools = []
         for video, _ in planned:
             turns = self.turns(video)
@@ -201,7 +232,8 @@ class Loader:
         growing = list(range(len(counts)))
         while growing:
             index = min(growing, key=counts.__getitem__)
-            pool, after = pools[index], counts[index]
+            pool = pools[index]
+            after = counts[index]
             fits = next((i for i in range(after, len(pool)) if pool[i].size <= room), None)
             if fits is None:
                 growing.remove(index)
@@ -209,19 +241,28 @@ class Loader:
             pool[after], pool[fits] = pool[fits], pool[after]
             counts[index] += 1
             room -= pool[after].size
-        asked = [sorted(pool[:count], key=lambda turn: turn.kind in world.AUXILIARY) for pool, count in zip(pools, counts, strict=True)]
-        return [self._example(video, turns) for (video, _), turns in zip(planned, asked, strict=True) if turns]
+        asked = [
+            sorted(pool[:count], key=lambda turn: turn.kind in world.AUXILIARY)
+            for pool, count in zip(pools, counts, strict=True)
+        ]
+        return [
+            self._example(video, turns) for (video, _), turns in zip(planned, asked, strict=True) if turns
+        ]
 
     def _example(self, video: Piece, turns: Sequence[Turn]) -> Example:
         codes, times = self.shards.video(video.video)
         seen = slice(video.first, video.first + video.count)
-        woven = self.weaver.videos([(codes[seen], times[seen])])
+        woven = self.processor.videos([(codes[seen], times[seen])])
         parts = [(turn.question, turn.answer) for turn in turns]
-        return self.weaver.continued(woven, parts, vision_weight=self.vision_weight, question_weight=self.question_weight)
+        return self.processor.continued(
+            woven, parts, vision_weight=self.vision_weight, question_weight=self.question_weight
+        )
 
     def _turns(self, video: Piece) -> tuple[Turn, ...]:
         asked = self._ask(int(self.shards.seeds[video.video]), video.first, video.count)
-        return tuple(Turn(q.kind, self.weaver.question(q.text), self.weaver.answer(q.answer)) for q in asked)
+        return tuple(
+            Turn(q.kind, self.processor.question(q.text), self.processor.answer(q.answer)) for q in asked
+        )
 
     def _whole(self, video: int) -> Piece:
         return Piece(video, 0, int(self.shards.lengths[video]))
@@ -240,17 +281,21 @@ class Loader:
         return self.grow_from + (int(self.shards.lengths.max()) - self.grow_from) * step / self.grow_steps
 
     def _frame_sizes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of all frames before each frame of the folder, and the number of each video's first frame."""
-        lengths, grid = self.shards.lengths, self.shards.info.grid
+        """Tokens of all frames before each frame of the folder, and the number of each video's first
+        frame.
+        """
+        lengths = self.shards.lengths
+        grid = self.shards.info.grid
         sizes = np.full(int(lengths.sum()), grid[0] * grid[1] + 1)
-        if self.weaver.format.stamps:
+        if self.processor.format.stamps:
             times, which = np.unique(self.shards.times, return_inverse=True)
-            sizes += np.array([len(self.weaver.stamp(time)) for time in times])[which]
+            sizes += np.array([len(self.processor.stamp(time)) for time in times])[which]
         return np.cumsum([0, *sizes]), np.cumsum([0, *lengths])
 
     def _size(self, video: Piece) -> int:
         """Tokens of bos and these frames."""
-        vocabulary, start = self.weaver.vocabulary, self._starts[video.video] + video.first
+        vocabulary = self.processor.vocabulary
+        start = self._starts[video.video] + video.first
         frames = self._frame_ends[start + video.count] - self._frame_ends[start]
         return 1 + len(vocabulary.vision_start) + len(vocabulary.vision_end) + int(frames)
 
@@ -261,8 +306,12 @@ class Loader:
             return self._planned[step]
 
     def _plan(self) -> Iterator[list[Planned]]:
-        """For each step the (video, turns wanted, row) of its examples; what finds no room waits for the next step."""
-        epoch, step, waiting = 0, 0, list[Planned]()
+        """For each step the (video, turns wanted, row) of its examples; what finds no room waits for the next
+        step.
+        """
+        epoch = 0
+        step = 0
+        waiting = list[Planned]()
         capacity = self.rows * self.length
         fresh: Iterator[tuple[int, int]] = iter(())
         random = np.random.default_rng([self.seed, 0, epoch])

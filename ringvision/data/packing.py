@@ -1,8 +1,9 @@
 """Many examples to a row.
 
-In: examples of different lengths. Out: one `Batch` of fixed shape, in which no example sees another: each has its own segment
-id, its own positions from 0, and targets shifted inside itself. How much an example counts does not depend on what it shares
-its row with, so the loss of a batch equals that of the same examples one to a row.
+In: examples of different lengths. Out: one `Batch` of fixed shape, in which no example sees another: each has
+its own segment id, its own positions from 0, and targets shifted inside itself. How much an example counts
+does not depend on what it shares its row with, so the loss of a batch equals that of the same examples one to
+a row.
 
     tokens       a b c d | e f g | .       two examples of 4 and 3 tokens and one slot of padding
     targets      b c d . | f g . | .
@@ -28,10 +29,10 @@ Array = Any  # numpy where a batch is made, jax where it is used
 class Batch:
     """What the trainer feeds the transformer: five arrays [B, L].
 
-    tokens int32: what is read (0 in padding). targets int32: what comes next within the example (0 where nothing does).
-    positions int32: place within the example. segment_ids int32: which example of the row, from 1; 0 is padding.
-    loss_weights float32: how much predicting the target counts; those of an example sum to its weight (1 for one of weight 1).
-    """
+    tokens int32: what is read (0 in padding). targets int32: what comes next within the example (0 where
+    nothing does). positions int32: place within the example. segment_ids int32: which example of the row,
+    from 1; 0 is padding. loss_weights float32: how much predicting the target counts; those of an example sum
+    to its weight (1 for one of weight 1)."""
 
     tokens: Array
     targets: Array
@@ -44,7 +45,8 @@ Place = tuple[int, int]  # (row, where in it the example starts)
 
 
 def place(lengths: Sequence[int], length: int, rows: int, *, before: int = 0) -> list[Place | None]:
-    """Where examples of these lengths go in `rows` rows of `length`: the longest first, each into the fullest row that takes it.
+    """Where examples of these lengths go in `rows` rows of `length`: the longest first, each into the fullest
+    row that takes it.
 
     The first `before` of them are placed before the others. None for those that found no room. Deterministic:
     among equals the earlier example, then the lower row, goes first.
@@ -61,12 +63,15 @@ def place(lengths: Sequence[int], length: int, rows: int, *, before: int = 0) ->
 
 
 def pack(examples: Sequence[Example], length: int, rows: int) -> Batch:
-    """Pack all of them into `rows` rows of `length`. UserError where one is longer than a row or they do not all fit."""
+    """Pack all of them into `rows` rows of `length`. UserError where one is longer than a row or they do not
+    all fit.
+    """
     places = place([len(example.tokens) for example in examples], length, rows)
     missing = [len(example.tokens) for example, found in zip(examples, places, strict=True) if found is None]
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(examples)} examples (the longest of {max(missing)} tokens) found no room in {rows} rows of"
+            f"{len(missing)} of {len(examples)} examples (the longest of {max(missing)} tokens) "
+            f"found no room in {rows} rows of"
             f" {length} tokens; give longer or more rows, or fewer examples"
         )
     return fill(examples, [found for found in places if found is not None], length, rows)

@@ -1,12 +1,13 @@
-"""A folder of tokenized world videos to train on: codes only, since a seed is enough to draw the questions again.
+"""A folder of tokenized world videos to train on: codes only, since a seed is enough to draw the questions
+again.
 
     codes-00000.npz   codes uint16 [frames, h, w] of all its videos one after another, times float32 [frames] in seconds,
                       lengths int64 [videos] in frames, seeds int64 [videos]
     codes-00001.npz   …
     shards.json       tokenizer (name), hash, grid [h, w], fps, num_codes; videos and frames in all; files: name, videos, frames
 
-In: a video's codes, times and seed, one by one. Out: any video by its number. A file appears whole or not at all, and counts
-from the moment that shards.json names it, so an interrupted writer goes on where it stopped.
+In: a video's codes, times and seed, one by one. Out: any video by its number. A file appears whole or not at
+all, and counts from the moment that shards.json names it, so an interrupted writer goes on where it stopped.
 """
 
 import json
@@ -28,7 +29,9 @@ INDEX = "shards.json"
 
 @dataclass(frozen=True)
 class ShardsInfo:
-    """What all videos of a folder share. tokenizer, hash: who made the codes; grid (h, w); num_codes: below this is each code."""
+    """What all videos of a folder share. tokenizer, hash: who made the codes; grid (h, w); num_codes: below
+    this is each code.
+    """
 
     tokenizer: str
     hash: str
@@ -39,7 +42,9 @@ class ShardsInfo:
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))
         if not 0 < self.num_codes <= 1 << 16:
-            raise UserError(f"num_codes is {self.num_codes}; shards hold codes of 16 bits, so give 1 to {1 << 16}")
+            raise UserError(
+                f"num_codes is {self.num_codes}; shards hold codes of 16 bits, so give 1 to {1 << 16}"
+            )
 
 
 class ShardWriter:
@@ -48,14 +53,20 @@ class ShardWriter:
     UserError where the folder holds videos of another tokenizer, grid or rate.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], info: ShardsInfo, *, videos_per_file: int = 1024) -> None:
-        self.folder, self.info, self.videos_per_file = Path(folder), info, videos_per_file
+    def __init__(
+        self, folder: str | os.PathLike[str], info: ShardsInfo, *, videos_per_file: int = 1024
+    ) -> None:
+        self.folder = Path(folder)
+        self.info = info
+        self.videos_per_file = videos_per_file
         self.folder.mkdir(parents=True, exist_ok=True)
         self._files: list[dict[str, Any]] = []
         if (self.folder / INDEX).exists():
             there, self._files = _read_index(self.folder)
             if there != info:
-                raise UserError(f"{self.folder} holds videos of {there}, not of {info}; write into another folder")
+                raise UserError(
+                    f"{self.folder} holds videos of {there}, not of {info}; write into another folder"
+                )
         self._videos: list[tuple[np.ndarray, np.ndarray, int]] = []
 
     def __len__(self) -> int:
@@ -64,12 +75,24 @@ class ShardWriter:
 
     def add(self, codes: np.ndarray, times: Sequence[float] | np.ndarray, seed: int) -> None:
         """codes int [T, h, w] in [0, num_codes), times [T] in seconds."""
-        codes, times = np.asarray(codes), np.asarray(times, np.float32)
-        if codes.ndim != 3 or codes.shape[1:] != self.info.grid or times.shape != codes.shape[:1] or not len(codes):
+        codes = np.asarray(codes)
+        times = np.asarray(times, np.float32)
+        if (
+            codes.ndim != 3
+            or codes.shape[1:] != self.info.grid
+            or times.shape != codes.shape[:1]
+            or not len(codes)
+        ):
             h, w = self.info.grid
-            raise UserError(f"codes {codes.shape} and times {times.shape}; give codes [T, {h}, {w}] and times [T], T of at least 1")
+            raise UserError(
+                f"codes {codes.shape} and times {times.shape}; give codes [T, {h}, {w}] and times "
+                "[T], T of at least 1"
+            )
         if codes.min() < 0 or codes.max() >= self.info.num_codes:
-            raise UserError(f"codes from {codes.min()} to {codes.max()}; the tokenizer {self.info.tokenizer} has {self.info.num_codes}")
+            raise UserError(
+                f"codes from {codes.min()} to {codes.max()}; the tokenizer {self.info.tokenizer} has "
+                f"{self.info.num_codes}"
+            )
         self._videos.append((codes.astype(np.uint16), times, int(seed)))
         if len(self._videos) >= self.videos_per_file:
             self.flush()
@@ -83,7 +106,13 @@ class ShardWriter:
         aside = self.folder / (name + ".partial")
         with aside.open("wb") as file:
             lengths = np.array([len(one) for one in codes], np.int64)
-            np.savez(file, codes=np.concatenate(codes), times=np.concatenate(times), lengths=lengths, seeds=np.array(seeds, np.int64))
+            np.savez(
+                file,
+                codes=np.concatenate(codes),
+                times=np.concatenate(times),
+                lengths=lengths,
+                seeds=np.array(seeds, np.int64),
+            )
         os.replace(aside, self.folder / name)
         self._files.append({"name": name, "videos": len(codes), "frames": int(lengths.sum())})
         self._videos = []
@@ -92,16 +121,18 @@ class ShardWriter:
     def __enter__(self) -> "ShardWriter":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.flush()
 
 
 class Shards:
-    """Reads a folder of shards. A file's codes are read when one of its videos is first asked for, and stay in memory.
+    """Reads a folder of shards. A file's codes are read when one of its videos is first asked for, and stay
+    in memory.
 
-    info: what all videos share. lengths int64 [videos] in frames, seeds int64 [videos]. UserError where the folder is no such
-    folder or a file is missing or damaged.
-    """
+    info: what all videos share. lengths int64 [videos] in frames, seeds int64 [videos]. UserError where the
+    folder is no such folder or a file is missing or damaged."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
@@ -109,7 +140,9 @@ class Shards:
         small = [self._read(file["name"], ("lengths", "seeds")) for file in self._files]
         for file, arrays in zip(self._files, small, strict=True):
             if len(arrays["lengths"]) != file["videos"] or int(arrays["lengths"].sum()) != file["frames"]:
-                raise UserError(f"{self.folder / file['name']} does not hold what {INDEX} says; write the folder again")
+                raise UserError(
+                    f"{self.folder / file['name']} does not hold what {INDEX} says; write the folder again"
+                )
         self.lengths = np.concatenate([np.zeros(0, np.int64), *(arrays["lengths"] for arrays in small)])
         self.seeds = np.concatenate([np.zeros(0, np.int64), *(arrays["seeds"] for arrays in small)])
         self._first = np.cumsum([0, *(file["videos"] for file in self._files)])
@@ -131,15 +164,21 @@ class Shards:
     @cached_property
     def times(self) -> np.ndarray:
         """The times of all frames of all videos, in order: float32 [frames]."""
-        return np.concatenate([np.zeros(0, np.float32), *(self._load(number)["times"] for number in range(len(self._files)))])
+        return np.concatenate(
+            [np.zeros(0, np.float32), *(self._load(number)["times"] for number in range(len(self._files)))]
+        )
 
     def _load(self, number: int) -> dict[str, np.ndarray]:
         if number not in self._loaded:
-            name, frames = self._files[number]["name"], self._files[number]["frames"]
+            name = self._files[number]["name"]
+            frames = self._files[number]["frames"]
             arrays = self._read(name, ("codes", "times"))
             if arrays["codes"].shape != (frames, *self.info.grid) or arrays["times"].shape != (frames,):
                 found = arrays["codes"].shape
-                raise UserError(f"{self.folder / name} holds codes {found}, {INDEX} says {frames} frames of {self.info.grid}")
+                raise UserError(
+                    f"{self.folder / name} holds codes {found}, {INDEX} says {frames} frames of "
+                    f"{self.info.grid}"
+                )
             self._loaded[number] = arrays
         return self._loaded[number]
 
@@ -148,14 +187,19 @@ class Shards:
             with (self.folder / name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {key: arrays[key] for key in keys}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{self.folder / name} is missing or damaged ({error}); write the folder again") from error
+            raise UserError(
+                f"{self.folder / name} is missing or damaged ({error}); write the folder again"
+            ) from error
 
 
 def _read_index(folder: Path) -> tuple[ShardsInfo, list[dict[str, Any]]]:
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         info = ShardsInfo(**{name: index[name] for name in ShardsInfo.__dataclass_fields__})
-        return info, [{"name": str(file["name"]), "videos": int(file["videos"]), "frames": int(file["frames"])} for file in index["files"]]
+        return info, [
+            {"name": str(file["name"]), "videos": int(file["videos"]), "frames": int(file["frames"])}
+            for file in index["files"]
+        ]
     except FileNotFoundError as error:
         raise UserError(f"{folder} holds no {INDEX}; give a folder of code shards") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -1,16 +1,19 @@
 """Video codes and text, woven into the one stream that the transformer reads.
 
-    bos <vision> 0 59 c c c c eof 1 0 c c c c eov </vision> USER: what? ASSISTANT: this eos USER: and? ASSISTANT: that eos
+    bos <vision> 0 59 c c c c eof 1 0 c c c c eov </vision> USER: what? ASSISTANT: this eos USER: and?
+    ASSISTANT: that eos
                  └ minute, second     └ stamp                └ first turn ────────────────┘ └ second turn ───────────────┘
 
-In: codes [T, h, w], the time of each frame in seconds, turns of question and answer. Out: int32 tokens, and for training
-the weight of each as something to be predicted. The video comes first, so that what was computed for it serves every
-question; the same functions make training examples and prompts, so that the second is a prefix of the first.
+In: codes [T, h, w], the time of each frame in seconds, turns of question and answer. Out: int32 tokens, and
+for training the weight of each as something to be predicted. The video comes first, so that what was computed
+for it serves every question; the same functions make training examples and prompts, so that the second is a
+prefix of the first.
 
 Models of other people's were trained on other streams, which a `StreamFormat` describes:
 
     bos You are … USER: what?\n <vision> c c c c eof c c c c eov </vision> ASSISTANT:     LWM: the question stands before the video
-    bos You are … USER: <vision> 2*2 <codes> c c / c c / <eof> </vision> what?. ASSISTANT:  Emu3: every frame is a picture by itself
+    bos You are … USER: <vision> 2*2 <codes> c c / c c / <eof> </vision> what?. ASSISTANT:  Emu3: every frame
+    is a picture by itself
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ringvision.data.text_codec import TextCodec
+from ringvision.data.text.tokenizer import TextTokenizer
 from ringvision.errors import UserError
 from ringvision.fields import fitted
 from ringvision.vocabulary import Vocabulary
@@ -29,12 +32,11 @@ Turn = tuple[str, str]  # (question, answer)
 
 
 @dataclass(frozen=True)
-class PictureForm:
+class PictureFormat:
     """How a frame stands alone: vision_start, its size, its codes row by row, vision_end.
 
-    size: the text before the codes, in which {height} and {width} stand for rows and columns of them ("": nothing). size_end, row_end,
-    end: ids behind the size, behind every row, and behind the last of them.
-    """
+    size: the text before the codes, in which {height} and {width} stand for rows and columns of them ("":
+    nothing). size_end, row_end, end: ids behind the size, behind every row, and behind the last of them."""
 
     size: str = ""
     size_end: tuple[int, ...] = ()
@@ -50,21 +52,25 @@ class PictureForm:
 class StreamFormat:
     """How things stand in the stream; part of a model, because it was trained on it.
 
-    stamps: before each frame the minute and the second at which it is seen, a piece each, so that every frame takes as many tokens as the
-    next. in_step: spaces before a further video let its frames begin where those of the first do, counted in frames. question holds
-    `{question}` once, and `{video}` where the videos stand in it (nowhere: before all of it); the answer stands after one space. Where
-    it spells a special token of the text tokenizer, that token is meant. picture: how a frame stands alone, where it does; without it all
+    stamps: before each frame the minute and the second at which it is seen, a piece each, so that every frame
+    takes as many tokens as the next. in_step: spaces before a further video let its frames begin where those
+    of the first do, counted in frames. question holds `{question}` once, and `{video}` where the videos stand
+    in it (nowhere: before all of it); the answer stands after one space. Where it spells a special token of
+    the text tokenizer, that token is meant. picture: how a frame stands alone, where it does; without it all
     frames of a video stand between one vision_start and vision_end, eof between them and eov after the last.
     """
 
     stamps: bool = True
     question: str = "USER: {question} ASSISTANT:"
     in_step: bool = True
-    picture: PictureForm | None = None
+    picture: PictureFormat | None = None
 
     def __post_init__(self) -> None:
         if self.question.count("{question}") != 1 or self.question.count("{video}") > 1:
-            raise UserError(f"the question's form {self.question!r} must hold {{question}} once, and {{video}} at most once")
+            raise UserError(
+                f"the question's form {self.question!r} must hold {{question}} once, and {{video}} at "
+                "most once"
+            )
 
     @property
     def parts(self) -> tuple[str, str]:
@@ -90,10 +96,9 @@ class StreamFormat:
 class Example:
     """One document to train on.
 
-    tokens: int32 [n]. loss_mask: float32 [n], how much predicting this very token counts among those of the example (0: not
-    at all). weight: how much the example counts among others. answers: for each turn, the (start, stop) of its answer with
-    the closing eos.
-    """
+    tokens: int32 [n]. loss_mask: float32 [n], how much predicting this very token counts among those of the
+    example (0: not at all). weight: how much the example counts among others. answers: for each turn, the
+    (start, stop) of its answer with the closing eos."""
 
     tokens: np.ndarray
     loss_mask: np.ndarray
@@ -102,18 +107,24 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Weaver:
+class PromptProcessor:
     """Weaves with one text tokenizer, one vocabulary and one format."""
 
-    text: TextCodec
+    text: TextTokenizer
     vocabulary: Vocabulary
     format: StreamFormat = StreamFormat()
 
     def video(self, codes: np.ndarray, times: Sequence[float] | np.ndarray) -> np.ndarray:
-        """codes [T, h, w] and times [T] seconds -> int32 [n]: the frames, and what stands before, between and after them."""
-        frames, end = len(codes), len(times)
+        """codes [T, h, w] and times [T] seconds -> int32 [n]: the frames, and what stands before, between and
+        after them.
+        """
+        frames = len(codes)
+        end = len(times)
         if codes.ndim != 3 or not frames or frames != end:
-            raise UserError(f"codes of shape {codes.shape} with {end} times; give codes [T, h, w], T of at least 1, and one time a frame")
+            raise UserError(
+                f"codes of shape {codes.shape} with {end} times; give codes [T, h, w], T of at least "
+                "1, and one time a frame"
+            )
         pieces: list[Any] = [self.start]
         for index, frame in enumerate(codes):
             last = index + 1 == frames
@@ -137,7 +148,8 @@ class Weaver:
 
     def before(self, grid: tuple[int, ...], seconds: float) -> list[int]:
         """What stands before the codes of a frame of grid (h, w) that is seen at this time."""
-        stamp, picture = self.stamp(seconds) if self.format.stamps else [], self.format.picture
+        stamp = self.stamp(seconds) if self.format.stamps else []
+        picture = self.format.picture
         if picture is None:
             return stamp
         size = picture.size.replace("{height}", str(grid[0])).replace("{width}", str(grid[1]))
@@ -157,21 +169,33 @@ class Weaver:
         return [*picture.end, *self.vocabulary.vision_end]
 
     def opening(self, question: str = "") -> np.ndarray:
-        """bos, and what stands before the videos: int32 [n]. question: of which this holds something where the format asks first."""
+        """bos, and what stands before the videos: int32 [n]. question: of which this holds something where
+        the format asks first.
+        """
         return np.array([self.vocabulary.bos, *self._words(self.format.parts[0], question)], np.int32)
 
     def videos(self, videos: Sequence[Video], question: str = "") -> np.ndarray:
-        """The opening and the videos one after another: all of a prompt that can be prefilled before the question is known, unless the
-        format asks first."""
+        """The opening and the videos one after another: all of a prompt that can be prefilled before the
+        question is known, unless the format asks first."""
         tokens = self.opening(question)
         for codes, times in videos:
-            gap = (1 - len(tokens)) % self.period((codes.shape[1], codes.shape[2])) if codes.ndim == 3 and self.format.in_step else 0
-            tokens = np.concatenate([tokens, np.array(self.text.encode(" ") * gap, np.int32), self.video(codes, times)])
+            gap = (
+                (1 - len(tokens)) % self.period((codes.shape[1], codes.shape[2]))
+                if codes.ndim == 3 and self.format.in_step
+                else 0
+            )
+            tokens = np.concatenate(
+                [tokens, np.array(self.text.encode(" ") * gap, np.int32), self.video(codes, times)]
+            )
         return tokens
 
     def period(self, grid: tuple[int, int], seconds: float = 0.0) -> int:
         """Tokens from a frame of grid (h, w) that is seen at this time to the next."""
-        return len(self.before(grid, seconds)) + grid[0] * (grid[1] + len(self.row_end)) + len(self.after(last=False))
+        return (
+            len(self.before(grid, seconds))
+            + grid[0] * (grid[1] + len(self.row_end))
+            + len(self.after(last=False))
+        )
 
     def stamp(self, seconds: float) -> list[int]:
         """The tokens of a time: its minute and its second, always two below 100 minutes."""
@@ -196,18 +220,30 @@ class Weaver:
         return np.concatenate([self.videos(videos, question), self.question(question)])
 
     def example(
-        self, videos: Sequence[Video], turns: Sequence[Turn], *, vision_weight: float = 0.0, question_weight: float = 0.0
+        self,
+        videos: Sequence[Video],
+        turns: Sequence[Turn],
+        *,
+        vision_weight: float = 0.0,
+        question_weight: float = 0.0,
     ) -> Example:
-        """A document of videos and turns. Loss is on answers and their eos; every answer counts 1 however long it is.
+        """A document of videos and turns. Loss is on answers and their eos; every answer counts 1 however
+        long it is.
 
-        vision_weight: how much all codes, eof and eov together count beside one answer. question_weight: how much each question counts
-        beside its answer; what may be asked of a video says much about it. UserError for several turns where the format asks first.
-        """
+        vision_weight: how much all codes, eof and eov together count beside one answer. question_weight: how
+        much each question counts beside its answer; what may be asked of a video says much about it.
+        UserError for several turns where the format asks first."""
         if self.format.asks_first and len(turns) > 1:
-            raise UserError(f"{len(turns)} turns for a stream in which the question stands before the video; give one turn an example")
+            raise UserError(
+                f"{len(turns)} turns for a stream in which the question stands before the video; give "
+                "one turn an example"
+            )
         parts = [(self.question(q), self.answer(a)) for q, a in turns]
         return self.continued(
-            self.videos(videos, turns[0][0] if turns else ""), parts, vision_weight=vision_weight, question_weight=question_weight
+            self.videos(videos, turns[0][0] if turns else ""),
+            parts,
+            vision_weight=vision_weight,
+            question_weight=question_weight,
         )
 
     def continued(
@@ -224,7 +260,8 @@ class Weaver:
         if vision_weight:
             vision = self.vocabulary.is_vision(videos)
             loss_mask[: len(videos)][vision] = vision_weight / max(1, int(vision.sum()))
-        answers, at = [], len(videos)
+        answers = []
+        at = len(videos)
         for question, answer in turns:
             start = at + len(question)
             at = start + len(answer)
@@ -233,10 +270,21 @@ class Weaver:
             answers.append((start, at))
         return Example(tokens, loss_mask, weight=float(len(turns)) if turns else 1.0, answers=tuple(answers))
 
-    def frames_that_fit(self, length: int, question: str, *, grid: tuple[int, int], fps: float = 1.0, answer_tokens: int = 0) -> int:
-        """How many frames of grid (h, w), `fps` a second from 0, fit with a question and an answer into `length` tokens; 0 where none."""
-        fixed = [len(self.opening(question)), len(self.start), len(self.end), len(self.question(question)), answer_tokens]
-        room, frames = length - sum(fixed), 0
+    def frames_that_fit(
+        self, length: int, question: str, *, grid: tuple[int, int], fps: float = 1.0, answer_tokens: int = 0
+    ) -> int:
+        """How many frames of grid (h, w), `fps` a second from 0, fit with a question and an answer into
+        `length` tokens; 0 where none.
+        """
+        fixed = [
+            len(self.opening(question)),
+            len(self.start),
+            len(self.end),
+            len(self.question(question)),
+            answer_tokens,
+        ]
+        room = length - sum(fixed)
+        frames = 0
         while (need := self.period(grid, frames / fps)) <= room:
             room -= need
             frames += 1

@@ -1,7 +1,8 @@
-"""The Fréchet distance between two sets of features, taken as Gaussians (Heusel et al. 2017); of a tokenizer's frames it is the rFID.
+"""The Fréchet distance between two sets of features, taken as Gaussians (Heusel et al. 2017); of a
+tokenizer's frames it is the rFID.
 
-originals, again = Gaussian(2048), Gaussian(2048); originals.add(features), batch by batch; frechet_distance(originals, again)
-"""
+originals, again = Gaussian(2048), Gaussian(2048); originals.add(features), batch by batch;
+frechet_distance(originals, again)"""
 
 import numpy as np
 
@@ -9,8 +10,8 @@ from ringvision.errors import UserError
 
 
 class Gaussian:
-    """Mean and covariance of features that come in parts, in float64 by the pairwise update of Chan et al. 1979; no sum of squares
-    is ever subtracted from another. Memory: one matrix [D, D]."""
+    """Mean and covariance of features that come in parts, in float64 by the pairwise update of Chan et al.
+    1979; no sum of squares is ever subtracted from another. Memory: one matrix [D, D]."""
 
     def __init__(self, width: int) -> None:
         self.count = 0
@@ -41,17 +42,21 @@ class Gaussian:
     def covariance(self) -> np.ndarray:
         """[D, D], unbiased. UserError for fewer than two features."""
         if self.count < 2:
-            raise UserError(f"rFID of {self.count} frames is not defined; give videos of at least 2 frames in all, or a higher --fps")
+            raise UserError(
+                f"rFID of {self.count} frames is not defined; give videos of at least 2 frames in "
+                "all, or a higher --fps"
+            )
         return self.scatter / (self.count - 1)
 
 
 def frechet_distance(one: Gaussian, other: Gaussian) -> float:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), at least 0.
 
-    C1 C2 is not symmetric, and its root by a general algorithm fails where the covariances are singular (fewer frames than features). It
-    has the eigenvalues of C1^(1/2) C2 C1^(1/2), which is symmetric and positive: two symmetric eigendecompositions give the trace.
-    """
-    first, second = one.covariance, other.covariance
+    C1 C2 is not symmetric, and its root by a general algorithm fails where the covariances are singular
+    (fewer frames than features). It has the eigenvalues of C1^(1/2) C2 C1^(1/2), which is symmetric and
+    positive: two symmetric eigendecompositions give the trace."""
+    first = one.covariance
+    second = other.covariance
     values, vectors = np.linalg.eigh(first)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     inner = root @ second @ root

@@ -1,13 +1,15 @@
-"""FID's own Inception: frames in, the 2048 features of its last average pool out (Szegedy et al. 2015; Heusel et al. 2017).
+"""FID's own Inception: frames in, the 2048 features of its last average pool out (Szegedy et al. 2015; Heusel
+et al. 2017).
 
-The network of the file `inception-2015-12-05` that FID was defined with, not the later InceptionV3: its 3x3 average pools leave the
-padding out of the mean, and the pool of its last block takes the maximum. Pictures of any size are enlarged to 299x299 as TensorFlow 1
-did (bilinear, corners at pixel 0, no half-pixel shift) and put at (pixel - 128) / 128.
+The network of the file `inception-2015-12-05` that FID was defined with, not the later InceptionV3: its 3x3
+average pools leave the padding out of the mean, and the pool of its last block takes the maximum. Pictures of
+any size are enlarged to 299x299 as TensorFlow 1 did (bilinear, corners at pixel 0, no half-pixel shift) and
+put at (pixel - 128) / 128.
 
-Weights: `pt_inception-2015-12-05-6726825d.pth` (pytorch-fid) or `weights-inception-2015-12-05-6726825d.pth` (torch-fidelity), both of
-which hold the same tensors under the same names, saved as safetensors under these names; CONVERT does that. Every
-convolution NAME is there as NAME.conv.weight and NAME.bn.{weight, bias, running_mean, running_var}; the classifier `fc` is not used.
-"""
+Weights: `pt_inception-2015-12-05-6726825d.pth` (pytorch-fid) or `weights-inception-2015-12-05-6726825d.pth`
+(torch-fidelity), both of which hold the same tensors under the same names, saved as safetensors under these
+names; CONVERT does that. Every convolution NAME is there as NAME.conv.weight and NAME.bn.{weight, bias,
+running_mean, running_var}; the classifier `fc` is not used."""
 
 import os
 from collections.abc import Callable
@@ -17,7 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ringvision.evaluate.features import Ask, Shape, convolve, in_batches, kernel, layers_of, max_pool, read_weights
+from ringvision.evaluate.features import (
+    Ask,
+    Shape,
+    convolve,
+    in_batches,
+    kernel,
+    layers_of,
+    max_pool,
+    read_weights,
+)
 
 WIDTH = 2048
 SIDE = 299
@@ -34,14 +45,23 @@ Chain = Callable[..., jax.Array]  # what _chains makes
 
 
 class Inception:
-    """frames uint8 [n, H, W, 3] -> features float32 [n, 2048], with the weights of the file at `path`. UserError where they do not fit."""
+    """frames uint8 [n, H, W, 3] -> features float32 [n, 2048], with the weights of the file at `path`.
+    UserError where they do not fit.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._layers = _folded(read_weights(path, "FID's Inception (pt_inception-2015-12-05)", CONVERT, wanted()))
+        self._layers = _folded(
+            read_weights(path, "FID's Inception (pt_inception-2015-12-05)", CONVERT, wanted())
+        )
         self._run = jax.jit(lambda layers, frames: pool3(lambda name, _: layers[name], enlarge(frames)))
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.asarray(self._run(self._layers, part))[:count] for count, (part,) in in_batches(BATCH, frames)])
+        return np.concatenate(
+            [
+                np.asarray(self._run(self._layers, part))[:count]
+                for count, (part,) in in_batches(BATCH, frames)
+            ]
+        )
 
 
 def wanted() -> dict[tuple[str, ...], Shape]:
@@ -49,7 +69,9 @@ def wanted() -> dict[tuple[str, ...], Shape]:
     tensors: dict[tuple[str, ...], Shape] = {}
     for name, (height, width, inputs, outputs) in layers_of(pool3, (1, SIDE, SIDE, 3)).items():
         tensors[(f"{name}.conv.weight",)] = (outputs, inputs, height, width)
-        tensors |= {(f"{name}.bn.{part}",): (outputs,) for part in ("weight", "bias", "running_mean", "running_var")}
+        tensors |= {
+            (f"{name}.bn.{part}",): (outputs,) for part in ("weight", "bias", "running_mean", "running_var")
+        }
     return tensors
 
 
@@ -57,9 +79,14 @@ def _folded(tensors: dict[str, np.ndarray]) -> dict[str, tuple[jax.Array, jax.Ar
     """Each convolution with its normalisation by running statistics multiplied into it."""
     layers = {}
     for name in (name.removesuffix(".conv.weight") for name in tensors if name.endswith(".conv.weight")):
-        scale, shift, mean, variance = (tensors[f"{name}.bn.{part}"] for part in ("weight", "bias", "running_mean", "running_var"))
+        scale, shift, mean, variance = (
+            tensors[f"{name}.bn.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
+        )
         scale = scale / np.sqrt(variance + NORM_EPSILON)
-        layers[name] = jnp.asarray(kernel(tensors[f"{name}.conv.weight"]) * scale), jnp.asarray(shift - mean * scale)
+        layers[name] = (
+            jnp.asarray(kernel(tensors[f"{name}.conv.weight"]) * scale),
+            jnp.asarray(shift - mean * scale),
+        )
     return layers
 
 
@@ -71,7 +98,8 @@ def enlarge(frames: jax.Array) -> jax.Array:
         places = jnp.arange(SIDE, dtype=jnp.float32) * (length / SIDE)
         low = jnp.minimum(places.astype(jnp.int32), length - 1)
         weight = (places - low).reshape((-1, 1, 1) if axis == 1 else (-1, 1))
-        below, above = jnp.take(x, low, axis), jnp.take(x, jnp.minimum(low + 1, length - 1), axis)
+        below = jnp.take(x, low, axis)
+        above = jnp.take(x, jnp.minimum(low + 1, length - 1), axis)
         x = below + (above - below) * weight
     return (x - 128) / 128
 
@@ -79,7 +107,9 @@ def enlarge(frames: jax.Array) -> jax.Array:
 def pool3(ask: Ask, images: jax.Array) -> jax.Array:
     """images [N, 299, 299, 3] -> [N, 2048]."""
 
-    def conv(x: jax.Array, name: str, outputs: int, height: int, width: int, stride: int = 1, padding: str = "SAME") -> jax.Array:
+    def conv(
+        x: jax.Array, name: str, outputs: int, height: int, width: int, stride: int = 1, padding: str = "SAME"
+    ) -> jax.Array:
         return convolve(x, ask(name, (height, width, x.shape[-1], outputs)), stride, padding)
 
     x = conv(images, "Conv2d_1a_3x3", 32, 3, 3, 2, "VALID")
@@ -108,7 +138,9 @@ def average_pool(x: jax.Array) -> jax.Array:
 
 
 def _chains(conv: Callable[..., jax.Array], block: str) -> Chain:
-    """chain(x, (name, outputs, height, width, stride?), ...): convolutions of a block, one after another; at stride 2 without padding."""
+    """chain(x, (name, outputs, height, width, stride?), ...): convolutions of a block, one after another; at
+    stride 2 without padding.
+    """
 
     def chain(x: jax.Array, *layers: tuple[str, int, int, int] | tuple[str, int, int, int, int]) -> jax.Array:
         for name, outputs, height, width, *stride in layers:
@@ -140,7 +172,11 @@ def _shrink_to_17(chain: Chain, x: jax.Array) -> jax.Array:
 
 
 def _seven(chain: Chain, x: jax.Array, inner: int) -> jax.Array:
-    double = (("branch7x7dbl_1", inner, 1, 1), ("branch7x7dbl_2", inner, 7, 1), ("branch7x7dbl_3", inner, 1, 7))
+    double = (
+        ("branch7x7dbl_1", inner, 1, 1),
+        ("branch7x7dbl_2", inner, 7, 1),
+        ("branch7x7dbl_3", inner, 1, 7),
+    )
     return _joined(
         chain(x, ("branch1x1", 192, 1, 1)),
         chain(x, ("branch7x7_1", inner, 1, 1), ("branch7x7_2", inner, 1, 7), ("branch7x7_3", 192, 7, 1)),

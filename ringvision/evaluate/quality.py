@@ -1,10 +1,11 @@
-"""How near frames that went through a tokenizer are to the originals: one video at a time, in sums that can be added up.
+"""How near frames that went through a tokenizer are to the originals: one video at a time, in sums that can
+be added up.
 
-    quality = Quality(num_codes); quality.add(frames, again, codes), part by part; total.include(quality); total.figures()
+    quality = Quality(num_codes); quality.add(frames, again, codes), part by part; total.include(quality);
+    total.figures()
 
-Frames are uint8 [T, S, S, 3] and codes int [T, h, w], one for each patch of S/h x S/w pixels. All figures are in the units of 8-bit
-pixels: PSNR in dB, L1 and flicker in grey levels (0 to 255).
-"""
+Frames are uint8 [T, S, S, 3] and codes int [T, h, w], one for each patch of S/h x S/w pixels. All figures are
+in the units of 8-bit pixels: PSNR in dB, L1 and flicker in grey levels (0 to 255)."""
 
 import math
 from collections import Counter
@@ -12,9 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-WINDOW, SIGMA = 11, 1.5
+WINDOW = 11
+SIGMA = 1.5
 EXACT = 100.0  # dB: what a frame counts for that came back exactly
-STILL = 2.0  # grey levels: a patch that changes by no more on average is still; a codec's noise alone stays below
+STILL = (
+    2.0  # grey levels: a patch that changes by no more on average is still; a codec's noise alone stays below
+)
 
 
 class Tokenizer(Protocol):
@@ -34,39 +38,56 @@ def l1(frames: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def psnr(frames: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Peak signal to noise of each frame in dB, float64 [...], at most 100: that is what a frame without any error is given."""
+    """Peak signal to noise of each frame in dB, float64 [...], at most 100: that is what a frame without any
+    error is given.
+    """
     return _decibels(_squared_error(frames, others))
 
 
 def ssim(frames: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Structural similarity of each frame, float64 [...]: 1 for equal frames, which must be at least 11 pixels a side.
+    """Structural similarity of each frame, float64 [...]: 1 for equal frames, which must be at least 11
+    pixels a side.
 
-    Wang et al. 2004: a Gaussian window of 11 pixels, sigma 1.5, per channel; windows that do not fit into the picture are left out.
-    """
+    Wang et al. 2004: a Gaussian window of 11 pixels, sigma 1.5, per channel; windows that do not fit into the
+    picture are left out."""
     if frames.shape != others.shape or min(frames.shape[-3:-1]) < WINDOW:
-        raise ValueError(f"frames {frames.shape} and {others.shape} must have the same shape, at least {WINDOW} pixels a side")
-    rows, columns = _blur(frames.shape[-3]), _blur(frames.shape[-2]).T
-    flat = zip(frames.reshape(-1, *frames.shape[-3:]), others.reshape(-1, *frames.shape[-3:]))  # one at a time: float64 is wide
-    return np.array([_similarity(frame, other, rows, columns) for frame, other in flat]).reshape(frames.shape[:-3])
+        raise ValueError(
+            f"frames {frames.shape} and {others.shape} must have the same shape, at least "
+            f"{WINDOW} pixels a side"
+        )
+    rows = _blur(frames.shape[-3])
+    columns = _blur(frames.shape[-2]).T
+    flat = zip(
+        frames.reshape(-1, *frames.shape[-3:]), others.reshape(-1, *frames.shape[-3:])
+    )  # one at a time: float64 is wide
+    return np.array([_similarity(frame, other, rows, columns) for frame, other in flat]).reshape(
+        frames.shape[:-3]
+    )
 
 
 def code_usage(counts: np.ndarray) -> tuple[float, float]:
-    """From how often each code was used (int [K]): the share of codes used at all, and the perplexity, exp of the entropy."""
+    """From how often each code was used (int [K]): the share of codes used at all, and the perplexity, exp of
+    the entropy.
+    """
     shares = counts[counts > 0] / max(counts.sum(), 1)
     return float((counts > 0).mean()), math.exp(-float((shares * np.log(shares)).sum()))
 
 
 class Quality:
-    """The sums of one video, or of many. `add` takes a video's frames in order; `include` adds another's sums to these.
+    """The sums of one video, or of many. `add` takes a video's frames in order; `include` adds another's sums
+    to these.
 
-    Two successive frames make a pair, and what is measured on pairs is flicker. With the original's frames O and the reconstruction's R:
+    Two successive frames make a pair, and what is measured on pairs is flicker. With the original's frames O
+    and the reconstruction's R:
 
     flicker              dtSSD (Erofeev et al., "Perceptually motivated benchmark for video matting", BMVC 2015): the root of the mean
-                         over pixels of ((R[t] - R[t-1]) - (O[t] - O[t-1]))**2, then the mean over pairs. 0 where the reconstruction
-                         changes just as the original does, however wrong its frames are.
+                         over pixels of ((R[t] - R[t-1]) - (O[t] - O[t-1]))**2, then the mean over pairs. 0
+                         where the reconstruction changes just as the original does, however wrong its frames
+                         are.
     still_flicker        the same in each still patch, then the mean over still patches: a patch is still in a pair where the mean of
-                         |O[t] - O[t-1]| over its pixels is at most 2 grey levels. What flickers where nothing moves is what one sees
-                         (Fan et al., "Flickering reduction in all intra frame coding", JVT-E070, 2002, measure codecs so).
+                         |O[t] - O[t-1]| over its pixels is at most 2 grey levels. What flickers where nothing
+                         moves is what one sees (Fan et al., "Flickering reduction in all intra frame coding",
+                         JVT-E070, 2002, measure codecs so).
     codes_changed        the share of codes that differ from the code of the same patch one frame before
     still_codes_changed  the same share among still patches; `still` is the share of patches that are still
 
@@ -83,10 +104,18 @@ class Quality:
         return int(self.sums["frames"])
 
     def add(self, frames: np.ndarray, again: np.ndarray, codes: np.ndarray, **more: np.ndarray) -> None:
-        """The next frames of the video, what came back, and the codes between; `more`: further figures of each frame, [T]."""
+        """The next frames of the video, what came back, and the codes between; `more`: further figures of
+        each frame, [T].
+        """
         self.counts += np.bincount(codes.ravel(), minlength=len(self.counts))
         error = _squared_error(frames, again)
-        each = {"psnr": _decibels(error), "psnr_pooled": error, "ssim": ssim(frames, again), "l1": l1(frames, again), **more}
+        each = {
+            "psnr": _decibels(error),
+            "psnr_pooled": error,
+            "ssim": ssim(frames, again),
+            "l1": l1(frames, again),
+            **more,
+        }
         self.sums.update({name: float(values.sum(dtype=np.float64)) for name, values in each.items()})
         self.sums["frames"] += len(frames)
         for now in zip(frames, again, codes):
@@ -98,7 +127,8 @@ class Quality:
         original, back = (_difference(new, old) for new, old in zip(now[:2], before[:2]))
         grid = now[2].shape
         squares = _by_patch((back - original) ** 2, grid)
-        still, changed = _by_patch(np.abs(original), grid) <= STILL, now[2] != before[2]
+        still = _by_patch(np.abs(original), grid) <= STILL
+        changed = now[2] != before[2]
         self.sums.update(
             {
                 "pairs": 1,
@@ -116,12 +146,13 @@ class Quality:
         self.sums.update(other.sums)
 
     def figures(self) -> dict[str, Any]:
-        """Means over frames, pairs or patches by name; None where there was nothing to take a mean of. At least one frame is needed.
+        """Means over frames, pairs or patches by name; None where there was nothing to take a mean of. At
+        least one frame is needed.
 
-        "psnr" is the mean of the frames' own; "psnr_pooled" is that of the squared error averaged over all pixels of all frames, which
-        the worst frames decide: it is never the larger one.
-        """
-        sums, used = self.sums, code_usage(self.counts)
+        "psnr" is the mean of the frames' own; "psnr_pooled" is that of the squared error averaged over all
+        pixels of all frames, which the worst frames decide: it is never the larger one."""
+        sums = self.sums
+        used = code_usage(self.counts)
         over = {
             "flicker": "pairs",
             "codes_changed": "patches",
@@ -130,10 +161,16 @@ class Quality:
             "still": "patches",
         }
         figures: dict[str, Any] = {"frames": self.frames}
-        figures |= {name: sums[name] / sums["frames"] for name in sums if name not in {"frames", "pairs", "patches", *over}}
+        figures |= {
+            name: sums[name] / sums["frames"]
+            for name in sums
+            if name not in {"frames", "pairs", "patches", *over}
+        }
         figures["psnr_pooled"] = float(_decibels(np.asarray(figures["psnr_pooled"])))
         figures |= {"codes_used": int((self.counts > 0).sum()), "code_usage": used[0], "perplexity": used[1]}
-        return figures | {name: sums[name] / sums[count] if sums[count] else None for name, count in over.items()}
+        return figures | {
+            name: sums[name] / sums[count] if sums[count] else None for name, count in over.items()
+        }
 
 
 def _difference(frames: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -155,7 +192,9 @@ def _by_patch(pixels: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
     """[S, S, 3] -> the mean of each patch, float64 [h, w]."""
     rows, columns = grid
     height, width, channels = pixels.shape
-    return pixels.reshape(rows, height // rows, columns, width // columns, channels).mean((1, 3, 4), dtype=np.float64)
+    return pixels.reshape(rows, height // rows, columns, width // columns, channels).mean(
+        (1, 3, 4), dtype=np.float64
+    )
 
 
 def _similarity(frame: np.ndarray, other: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> float:
@@ -164,11 +203,18 @@ def _similarity(frame: np.ndarray, other: np.ndarray, rows: np.ndarray, columns:
     def blurred(each: np.ndarray) -> np.ndarray:
         return rows @ each @ columns
 
-    mean_x, mean_y = blurred(x), blurred(y)
-    variance_x, variance_y = blurred(x * x) - mean_x**2, blurred(y * y) - mean_y**2
+    mean_x = blurred(x)
+    mean_y = blurred(y)
+    variance_x = blurred(x * x) - mean_x**2
+    variance_y = blurred(y * y) - mean_y**2
     covariance = blurred(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    alike = (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))
+    c1 = (0.01 * 255) ** 2
+    c2 = (0.03 * 255) ** 2
+    alike = (
+        (2 * mean_x * mean_y + c1)
+        * (2 * covariance + c2)
+        / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))
+    )
     return float(alike.mean())
 
 

@@ -9,7 +9,13 @@ from ringvision.evaluate.quality import Quality, Tokenizer
 from ringvision.evaluate.side_by_side import film
 from ringvision.evaluate.tokenizer import there_and_back
 
-SHOWN = {"frames": "frames", "psnr": "psnr_pooled", "ssim": "ssim", "code_usage": "code_usage", "perplexity": "perplexity"}
+SHOWN = {
+    "frames": "frames",
+    "psnr": "psnr_pooled",
+    "ssim": "ssim",
+    "code_usage": "code_usage",
+    "perplexity": "perplexity",
+}
 
 
 def reconstruct(
@@ -21,12 +27,12 @@ def reconstruct(
     batch: int = 16,
     limits: Limits | None = None,
 ) -> dict[str, Any]:
-    """Writes `out`, an H.264 mp4 with the sampled frames on the left and what came back on the right, and measures the difference.
+    """Writes `out`, an H.264 mp4 with the sampled frames on the left and what came back on the right, and
+    measures the difference.
 
-    Returns {"frames", "psnr", "ssim", "code_usage", "perplexity", "seconds", "out"}; PSNR is in dB over all pixels of all frames, what
-    `evaluate_tokenizer` calls psnr_pooled. `out` appears whole or not at all. Raises VideoError for the video and UserError where `out`
-    cannot be written.
-    """
+    Returns {"frames", "psnr", "ssim", "code_usage", "perplexity", "seconds", "out"}; PSNR is in dB over all
+    pixels of all frames, what `evaluate_tokenizer` calls psnr_pooled. `out` appears whole or not at all.
+    Raises VideoError for the video and UserError where `out` cannot be written."""
     began = time.monotonic()
     known = _load(tokenizer)
     quality = Quality(known.num_codes)
@@ -35,7 +41,10 @@ def reconstruct(
             quality.add(frames, again, codes)
             show(frames, again)
     figures = quality.figures()
-    return {name: figures[figure] for name, figure in SHOWN.items()} | {"seconds": time.monotonic() - began, "out": os.fspath(out)}
+    return {name: figures[figure] for name, figure in SHOWN.items()} | {
+        "seconds": time.monotonic() - began,
+        "out": os.fspath(out),
+    }
 
 
 def _load(tokenizer: Tokenizer | str | os.PathLike[str]) -> Tokenizer:

@@ -1,4 +1,6 @@
-"""Originals and reconstructions as one film: pairs of frames in, an H.264 mp4 out that appears whole or not at all."""
+"""Originals and reconstructions as one film: pairs of frames in, an H.264 mp4 out that appears whole or not
+at all.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -15,11 +17,14 @@ GAP = 8
 
 
 @contextmanager
-def film(out: str | os.PathLike[str], size: int, fps: float) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
-    """A function that appends frames and what came back, both uint8 [T, size, size, 3], left and right, at `fps` frames a second.
+def film(
+    out: str | os.PathLike[str], size: int, fps: float
+) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
+    """A function that appends frames and what came back, both uint8 [T, size, size, 3], left and right, at
+    `fps` frames a second.
 
-    `out` is renamed into place when the block ends well, and left as it was when not. UserError where it cannot be written.
-    """
+    `out` is renamed into place when the block ends well, and left as it was when not. UserError where it
+    cannot be written."""
     if Path(out).suffix.lower() != ".mp4" and not os.path.isdir(out):
         raise UserError(f"{out} has the suffix {Path(out).suffix!r}; give the name of an .mp4 file to write")
     with films.film(out, 1, fps) as append_pictures:
@@ -31,10 +36,13 @@ def film(out: str | os.PathLike[str], size: int, fps: float) -> Iterator[Callabl
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Two frames [S, S, 3] enlarged to whole pixels and put beside each other on white, with even sides as H.264 wants."""
+    """Two frames [S, S, 3] enlarged to whole pixels and put beside each other on white, with even sides as
+    H.264 wants.
+    """
     times = max(1, round(SHOWN_HEIGHT / left.shape[0]))
     left, right = (np.repeat(np.repeat(frame, times, 0), times, 1) for frame in (left, right))
-    height, width = left.shape[0], 2 * left.shape[1] + GAP
+    height = left.shape[0]
+    width = 2 * left.shape[1] + GAP
     sheet = np.full((height + height % 2, width + width % 2, 3), 255, np.uint8)
     sheet[:height, : left.shape[1]] = left
     sheet[:height, left.shape[1] + GAP : width] = right

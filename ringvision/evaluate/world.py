@@ -1,8 +1,9 @@
-"""How well an assistant answers about worlds it never saw: held-out scenes, as real video files, through its own `ask`.
+"""How well an assistant answers about worlds it never saw: held-out scenes, as real video files, through its
+own `ask`.
 
-In: an assistant, a number of examples, a seed. Out: by kind of question, the share answered exactly right, beside what even
-guessing (`chance`) and a model that reads the questions but never sees a video (`blind`) would score on the same examples.
-"""
+In: an assistant, a number of examples, a seed. Out: by kind of question, the share answered exactly right,
+beside what even guessing (`chance`) and a model that reads the questions but never sees a video (`blind`)
+would score on the same examples."""
 
 import re
 import sys
@@ -14,7 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from ringvision.data.world import COLOURS, HELD_OUT, KINDS, SHAPES, Question, Scene, chance, make_scene, questions, write_video
+from ringvision.data.world import (
+    COLOURS,
+    HELD_OUT,
+    KINDS,
+    SHAPES,
+    Question,
+    Scene,
+    chance,
+    make_scene,
+    questions,
+    write_video,
+)
 from ringvision.errors import UserError
 
 SEED_STRIDE = 1 << 24  # scenes that one evaluation seed may use before it meets the next seed's
@@ -47,12 +59,13 @@ def evaluate_world(
     progress: TextIO | None = sys.stderr,
     wrong: list[tuple[Example, str]] | None = None,
 ) -> dict[str, Any]:
-    """-> {"overall": accuracy, "examples", "chance", "blind", "kinds": {kind: {"accuracy", "examples", "chance", "blind"}}}.
+    """-> {"overall": accuracy, "examples", "chance", "blind", "kinds": {kind: {"accuracy", "examples",
+    "chance", "blind"}}}.
 
-    Scores are in [0, 1]; "overall" and its neighbours are means over examples, which are spread evenly over `kinds`, at most one of
-    a kind from a scene. A scene is written as H.264 into a temporary folder and asked all its questions in turn. `wrong`, a list,
-    receives each example that was answered wrongly and the answer given. UserError for fewer examples than kinds.
-    """
+    Scores are in [0, 1]; "overall" and its neighbours are means over examples, which are spread evenly over
+    `kinds`, at most one of a kind from a scene. A scene is written as H.264 into a temporary folder and asked
+    all its questions in turn. `wrong`, a list, receives each example that was answered wrongly and the answer
+    given. UserError for fewer examples than kinds."""
     chosen = choose_examples(examples, seed, kinds)
     blind = BlindModel(question for scene in range(blind_scenes) for question in questions(make_scene(scene)))
     right: dict[str, list[bool]] = defaultdict(list)
@@ -61,29 +74,43 @@ def evaluate_world(
         answer = assistant.ask([path], example.question.text, fps=fps).text
         kind = example.question.kind
         right[kind].append(normalise(answer) == normalise(example.question.answer))
-        blind_right[kind].append(normalise(blind.answer(example.question)) == normalise(example.question.answer))
+        blind_right[kind].append(
+            normalise(blind.answer(example.question)) == normalise(example.question.answer)
+        )
         if wrong is not None and not right[kind][-1]:
             wrong.append((example, answer))
         if progress is not None and (done % 50 == 0 or done == len(chosen)):
             score = sum(map(sum, right.values())) / done
             print(f"{done} of {len(chosen)} examples, {score:.1%} right so far", file=progress, flush=True)
     scores = {
-        kind: {"accuracy": _mean(right[kind]), "examples": len(right[kind]), "chance": chance(kind), "blind": _mean(blind_right[kind])}
+        kind: {
+            "accuracy": _mean(right[kind]),
+            "examples": len(right[kind]),
+            "chance": chance(kind),
+            "blind": _mean(blind_right[kind]),
+        }
         for kind in kinds
     }
     accuracy, even, blindly = (
-        sum(score[name] * score["examples"] for score in scores.values()) / len(chosen) for name in ("accuracy", "chance", "blind")
+        sum(score[name] * score["examples"] for score in scores.values()) / len(chosen)
+        for name in ("accuracy", "chance", "blind")
     )
     return {"overall": accuracy, "examples": len(chosen), "chance": even, "blind": blindly, "kinds": scores}
 
 
 def choose_examples(examples: int, seed: int, kinds: Sequence[str] = KINDS) -> list[Example]:
-    """`examples` questions about held-out scenes, spread evenly over `kinds`, scene by scene. Another seed gives other scenes."""
+    """`examples` questions about held-out scenes, spread evenly over `kinds`, scene by scene. Another seed
+    gives other scenes.
+    """
     if examples < len(kinds):
-        raise UserError(f"{examples} examples were asked for; give at least {len(kinds)}, one for each kind of question")
+        raise UserError(
+            f"{examples} examples were asked for; give at least {len(kinds)}, one for each kind of question"
+        )
     if seed < 0:
         raise UserError(f"seed {seed} was given; expected a whole number from 0 upward")
-    wanted = {kind: examples // len(kinds) + (index < examples % len(kinds)) for index, kind in enumerate(kinds)}
+    wanted = {
+        kind: examples // len(kinds) + (index < examples % len(kinds)) for index, kind in enumerate(kinds)
+    }
     chosen: list[Example] = []
     number = HELD_OUT + seed * SEED_STRIDE
     while any(wanted.values()):
@@ -99,11 +126,11 @@ def choose_examples(examples: int, seed: int, kinds: Sequence[str] = KINDS) -> l
 
 
 class BlindModel:
-    """Answers without a video: by the most frequent answer to the same words, to words of the same form, or to the same kind.
+    """Answers without a video: by the most frequent answer to the same words, to words of the same form, or
+    to the same kind.
 
-    A form is a question with its names masked ("Which came first, {0} or {1}?"), and its answers may be one of those names
-    by place, so that "always the first one named" is learned where it pays.
-    """
+    A form is a question with its names masked ("Which came first, {0} or {1}?"), and its answers may be one
+    of those names by place, so that "always the first one named" is learned where it pays."""
 
     LEAST = 5  # answers to the same words that outweigh those to the same form
 
@@ -141,7 +168,9 @@ def _mask(text: str, names: Sequence[str]) -> str:
 
 
 def _with_files(chosen: Sequence[Example]) -> Iterator[tuple[Example, Path]]:
-    """Each example with its scene's file; the next scene's is written meanwhile, and a file is gone once its examples are."""
+    """Each example with its scene's file; the next scene's is written meanwhile, and a file is gone once its
+    examples are.
+    """
     scenes = list(dict.fromkeys(example.scene.seed for example in chosen))
     by_scene = {seed: [example for example in chosen if example.scene.seed == seed] for seed in scenes}
     with tempfile.TemporaryDirectory(prefix="ringvision-world-") as folder, ThreadPoolExecutor(1) as ahead:

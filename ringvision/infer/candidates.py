@@ -2,10 +2,10 @@
 
     p(frame | prompt)  ~  p(frame) * p(prompt | frame) ** guidance
 
-In: what the model has read so far. Out: the ids of one of several drafts of a frame, drawn without any prompt, each in a row of its own,
-and weighed by how much the model, asked what is there, expects the prompt for an answer. The chosen draft is what all rows go on from: a
-particle filter (Gordon, Salmond and Smith, 1993) whose weights are those of classifier guidance, so that guidance means the same in both.
-"""
+In: what the model has read so far. Out: the ids of one of several drafts of a frame, drawn without any
+prompt, each in a row of its own, and weighed by how much the model, asked what is there, expects the prompt
+for an answer. The chosen draft is what all rows go on from: a particle filter (Gordon, Salmond and Smith,
+1993) whose weights are those of classifier guidance, so that guidance means the same in both."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ringvision.infer.guidance import Guide, Reading
 from ringvision.infer.sampler import Sampler, choose
-from ringvision.mesh import spread
+from ringvision.mesh import num_shards
 from ringvision.models.cache import Cache, shardings
 from ringvision.models.transformer import Transformer
 
@@ -33,22 +33,31 @@ class Candidates:
 
     def __init__(self, guide: Guide) -> None:
         self.guide = guide
-        self._choose, self._weigh, self._keep = _compiled(guide.model.graphdef, guide.model.mesh, guide.ids[0])
+        self._choose, self._weigh, self._keep = _compiled(
+            guide.model.graphdef, guide.model.mesh, guide.ids[0]
+        )
 
     def draw(self, reading: Reading, count: int, sampler: Sampler, *, first: int = 0) -> np.ndarray:
-        """Draws and reads `count` ids in every row: int32 [rows, count]. The rows must have read equally much."""
-        key, knobs, drawn = sampler.key(), sampler.knobs(), []
+        """Draws and reads `count` ids in every row: int32 [rows, count]. The rows must have read equally
+        much.
+        """
+        key = sampler.key()
+        knobs = sampler.knobs()
+        drawn = []
         for index in range(first, first + count):
             drawn.append(self._choose(reading.logits, key, np.int32(index), *knobs))
             self.guide.push(reading, drawn[-1])
         return np.concatenate([np.asarray(tokens) for tokens in drawn], axis=1)[: reading.prompts]
 
     def weigh(self, reading: Reading, question: np.ndarray, answers: Sequence[np.ndarray]) -> np.ndarray:
-        """How much each row, asked `question`, expects one of `answers` (int32 [n] each): log-probabilities, float32 [prompts].
+        """How much each row, asked `question`, expects one of `answers` (int32 [n] each): log-probabilities,
+        float32 [prompts].
 
         What was asked is forgotten again.
         """
-        length, ring, scores = int(reading.lengths.max()), spread(self.guide.model.mesh, "length"), []
+        length = int(reading.lengths.max())
+        ring = num_shards(self.guide.model.mesh, "length")
+        scores = []
         for answer in answers:
             asked = np.concatenate([question, answer]).astype(np.int32)
             step = -(-STEP // ring) * ring
@@ -75,14 +84,17 @@ class Candidates:
 
 def room_to_weigh(question: int, answer: int, mesh: Mesh) -> int:
     """Slots that weighing takes, until what was asked is forgotten."""
-    step = -(-STEP // spread(mesh, "length")) * spread(mesh, "length")
+    step = -(-STEP // num_shards(mesh, "length")) * num_shards(mesh, "length")
     return -(-(question + answer) // step) * step
 
 
 @lru_cache(maxsize=32)
 def _compiled(graphdef: Any, mesh: Mesh, first: int) -> tuple[Any, Any, Any]:
-    """The jitted `_choose`, `_weigh` and `_keep`, shared by all of one shape on one mesh; outputs are pinned to where they began."""
-    everywhere, cache = NamedSharding(mesh, PartitionSpec()), shardings(mesh)
+    """The jitted `_choose`, `_weigh` and `_keep`, shared by all of one shape on one mesh; outputs are pinned
+    to where they began.
+    """
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    cache = shardings(mesh)
     weigh = partial(_weigh, graphdef=graphdef, mesh=mesh)
     return (
         jax.jit(partial(_choose, first=first), out_shardings=everywhere),
@@ -108,12 +120,17 @@ def _weigh(
     graphdef: Any,
     mesh: Mesh,
 ) -> tuple[jax.Array, Cache]:
-    """tokens, targets int32 [T] for all rows -> sum over targets (-1: none) of log p after each token, float32 [rows], and the cache."""
+    """tokens, targets int32 [T] for all rows -> sum over targets (-1: none) of log p after each token,
+    float32 [rows], and the cache.
+    """
     model: Transformer = nnx.merge(graphdef, params)
-    rows, index = len(lengths), jnp.arange(len(tokens), dtype=jnp.int32)
+    rows = len(lengths)
+    index = jnp.arange(len(tokens), dtype=jnp.int32)
     real = (lengths[:, None] > 0) & (index < count)
     spread_tokens = jnp.broadcast_to(tokens, (rows, len(tokens)))
-    hidden, cache = model.extend(spread_tokens, lengths[:, None] + index, real.astype(jnp.int32), cache, mesh=mesh)
+    hidden, cache = model.extend(
+        spread_tokens, lengths[:, None] + index, real.astype(jnp.int32), cache, mesh=mesh
+    )
     logits = jnp.einsum("BTD,DV->BTV", hidden, model.head(), preferred_element_type=jnp.float32)
     chosen = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[None, :, None], axis=-1)[..., 0]
     score = jnp.sum(jnp.where(targets >= 0, chosen - jax.nn.logsumexp(logits, axis=-1), 0), axis=1)

@@ -2,9 +2,9 @@
 
     messages ─chat template→ text ─tokenizer→ ids ─those not read yet→ session ─decode→ text
 
-The whole conversation is written anew by the model's own template each time, as it was trained, and the session that read the last one is
-taken back to where the two part: only what is new is read. What a user writes never becomes a special token, whatever it spells.
-"""
+The whole conversation is written anew by the model's own template each time, as it was trained, and the
+session that read the last one is taken back to where the two part: only what is new is read. What a user
+writes never becomes a special token, whatever it spells."""
 
 import os
 from collections.abc import Collection, Iterator
@@ -15,14 +15,14 @@ from typing import TextIO
 import numpy as np
 from jax.sharding import Mesh
 
-from ringvision.data.chat_template import ChatTemplate, load_chat_template
-from ringvision.data.foreign_files import read_object
-from ringvision.data.text import load_text_tokenizer
-from ringvision.data.text_codec import TextCodec
+from ringvision.data.text.chat_template import ChatTemplate, load_chat_template
+from ringvision.data.text.folder import load_text_tokenizer
+from ringvision.data.text.tokenizer import TextTokenizer
 from ringvision.errors import UserError
 from ringvision.infer.generate import Generator, Session
 from ringvision.infer.model import Model, load_model
 from ringvision.infer.sampler import Sampler
+from ringvision.untrusted_files import read_object
 
 MAX_TOKENS = 512
 LEAST_ANSWER = 16
@@ -34,13 +34,13 @@ HELP = "/again answers anew, /new forgets everything, /quit ends"
 class Chat:
     """A conversation that goes on. messages: what was said, `{"role", "content"}` each.
 
-    stops: the ids that end an answer, besides the tokenizer's eos. system: what the model is told first; None leaves it to the template.
-    """
+    stops: the ids that end an answer, besides the tokenizer's eos. system: what the model is told first; None
+    leaves it to the template."""
 
     def __init__(
         self,
         model: Model,
-        text: TextCodec,
+        text: TextTokenizer,
         template: ChatTemplate,
         system: str | None = None,
         *,
@@ -50,13 +50,17 @@ class Chat:
     ) -> None:
         if text.size > model.config.vocab_size:
             raise UserError(
-                f"the text tokenizer has {text.size} ids, the model {model.config.vocab_size} rows; give the tokenizer it was trained with"
+                f"the text tokenizer has {text.size} ids, the model {model.config.vocab_size} rows; "
+                "give the tokenizer it was trained with"
             )
         if max_tokens < 1:
             raise UserError(f"max_tokens {max_tokens} was given; expected at least 1")
-        self.model, self.text, self.template = model, text, template
+        self.model = model
+        self.text = text
+        self.template = template
         self.stops = frozenset(stops) | ({text.eos} if text.eos is not None else set())
-        self.sampler, self.max_tokens = sampler or Sampler(), max_tokens
+        self.sampler = sampler or Sampler()
+        self.max_tokens = max_tokens
         self.generator = Generator(model, limit=text.size)
         self._opening = [] if system is None else [{"role": "system", "content": system}]
         self.messages = list(self._opening)
@@ -65,11 +69,11 @@ class Chat:
         self._answers = 0
 
     def say(self, text: str) -> Iterator[str]:
-        """Pieces of the answer to `text`, as they are generated. Both join the conversation when the iteration ends, however it ends; what
-        the answer then is, is what was said of it.
+        """Pieces of the answer to `text`, as they are generated. Both join the conversation when the
+        iteration ends, however it ends; what the answer then is, is what was said of it.
 
-        UserError, before anything is read, for an empty text and for a conversation that the model cannot read.
-        """
+        UserError, before anything is read, for an empty text and for a conversation that the model cannot
+        read."""
         if not text.strip():
             raise UserError("nothing was said; write something to be answered")
         messages = [*self.messages, {"role": "user", "content": text}]
@@ -77,7 +81,8 @@ class Chat:
         room = self.model.config.max_length - len(prompt)
         if room < min(LEAST_ANSWER, self.max_tokens):
             raise UserError(
-                f"the conversation has become {len(prompt)} tokens, and the model reads {self.model.config.max_length} with the answer: "
+                f"the conversation has become {len(prompt)} tokens, and the model reads "
+                f"{self.model.config.max_length} with the answer: "
                 "say less, or begin a new conversation"
             )
         return self._answer(messages, prompt, min(self.max_tokens, room))
@@ -98,11 +103,15 @@ class Chat:
     def _tokens(self, messages: list[dict[str, str]]) -> list[int]:
         """The ids of a conversation up to where the answer begins."""
         guard = self.text.guard(message["content"] for message in messages)
-        protected = [{**message, "content": self.text.protect(message["content"], guard)} for message in messages]
+        protected = [
+            {**message, "content": self.text.protect(message["content"], guard)} for message in messages
+        ]
         return self.text.encode_marked(self.template.render(protected), guard)
 
     def _answer(self, messages: list[dict[str, str]], prompt: list[int], max_tokens: int) -> Iterator[str]:
-        stream, said, tokens = self.text.stream(), "", list(prompt)
+        stream = self.text.stream()
+        said = ""
+        tokens = list(prompt)
         session = self._prefill(prompt, max_tokens)
         # Another seed for each answer, or one that is asked for again would be the same.
         sampler = replace(self.sampler, seed=self.sampler.seed + self._answers)
@@ -120,20 +129,24 @@ class Chat:
                 yield piece
         finally:
             self.messages = [*messages, {"role": "assistant", "content": said}]
-            # Interrupted while the cache was being handed on, there is none: the next answer reads everything.
+            # Interrupted while the cache was being handed on, there is none: the next answer reads
+            # everything.
             self._session = None if session.cache.k.is_deleted() else session
             self._read = tokens[: session.length]
 
     def _prefill(self, prompt: list[int], max_tokens: int) -> Session:
         """A session that has read the prompt, at the cost of what is new in it."""
-        session, self._session, same = self._session, None, 0
+        session = self._session
+        self._session = None
+        same = 0
         if session is not None:
             # The last token is always read: the logits after it are wanted.
             while same < min(len(self._read), len(prompt) - 1) and self._read[same] == prompt[same]:
                 same += 1
             self.generator.rewind(session, same)
             if session.cache.room < self.generator.room_for(len(prompt) - same, generate=max_tokens):
-                session, same = None, 0
+                session = None
+                same = 0
         if session is None:
             session = self.generator.begin(self.generator.room_for(len(prompt), generate=max_tokens))
         self.generator.read(session, np.array(prompt[same:], np.int32))
@@ -149,33 +162,41 @@ def load_chat(
     max_tokens: int = MAX_TOKENS,
     dtype: str | None = None,
 ) -> Chat:
-    """The chat with the model in `folder` on `mesh` (all devices on the axis `context` when None). dtype: see `load_model`.
+    """The chat with the model in `folder` on `mesh` (all devices on the axis `context` when None). dtype: see
+    `load_model`.
 
     UserError for a folder that lacks something, or whose parts do not fit together.
     """
     template = load_chat_template(folder)
     text = load_text_tokenizer(folder)
     model = load_model(folder, mesh, dtype=dtype)
-    return Chat(model, text, template, system, stops=load_stops(folder), sampler=sampler, max_tokens=max_tokens)
+    return Chat(
+        model, text, template, system, stops=load_stops(folder), sampler=sampler, max_tokens=max_tokens
+    )
 
 
 def load_stops(folder: str | os.PathLike[str]) -> frozenset[int]:
-    """The ids that end an answer by a folder's generation_config.json; none where there is no such file. UserError where it is damaged."""
+    """The ids that end an answer by a folder's generation_config.json; none where there is no such file.
+    UserError where it is damaged.
+    """
     path = Path(folder) / GENERATION_FILE
     if not path.is_file():
         return frozenset()
     found = read_object(path, "copy the model folder again").get("eos_token_id") or []
     tokens = found if isinstance(found, list) else [found]
     if not all(type(token) is int for token in tokens):
-        raise UserError(f"{path} is damaged; expected an object whose eos_token_id is a number or a list of them")
+        raise UserError(
+            f"{path} is damaged; expected an object whose eos_token_id is a number or a list of them"
+        )
     return frozenset(tokens)
 
 
 def converse(chat: Chat, lines: TextIO, output: TextIO) -> None:
-    """Reads what is said from `lines`, one line each, and writes the answers to `output`, until the lines end or one is /quit.
+    """Reads what is said from `lines`, one line each, and writes the answers to `output`, until the lines end
+    or one is /quit.
 
-    An interrupt (Ctrl-C) ends the answer that is on its way, not the conversation. A mistake is said in one line, and it goes on.
-    """
+    An interrupt (Ctrl-C) ends the answer that is on its way, not the conversation. A mistake is said in one
+    line, and it goes on."""
 
     def write(text: str) -> None:
         output.write(text)

@@ -1,11 +1,12 @@
-"""Classifier-free guidance: ids drawn one by one from what a prompt adds to what the model expects without it (Ho and Salimans, 2022).
+"""Classifier-free guidance: ids drawn one by one from what a prompt adds to what the model expects without it
+(Ho and Salimans, 2022).
 
     logits = unconditional + scale * (conditional - unconditional)
 
-In: a prompt, and for guidance a second one that asks for nothing; they are two rows of one cache, spread over the ring like any other.
-Out: ids from one range alone (the vision's), each of which both rows read before the next is drawn; ids that are known beforehand are
-pushed in between. With the prompt alone there is one row, half the work, and nothing to guide.
-"""
+In: a prompt, and for guidance a second one that asks for nothing; they are two rows of one cache, spread over
+the ring like any other. Out: ids from one range alone (the vision's), each of which both rows read before the
+next is drawn; ids that are known beforehand are pushed in between. With the prompt alone there is one row,
+half the work, and nothing to guide."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ringvision.infer.generate import BLOCKS
 from ringvision.infer.model import Model
 from ringvision.infer.sampler import Sampler, choose
-from ringvision.mesh import spread
+from ringvision.mesh import num_shards
 from ringvision.models.cache import Cache, shardings
 from ringvision.models.transformer import Transformer, TransformerConfig
 
@@ -30,8 +31,8 @@ SHORTEST_CACHE = 256
 
 @dataclass
 class Reading:
-    """What the rows have read: `lengths` int32 [rows] tokens each (0: a row that is there for the mesh), and the logits float32
-    [rows, ids] of what comes next. prompts: how many rows are there for something."""
+    """What the rows have read: `lengths` int32 [rows] tokens each (0: a row that is there for the mesh), and
+    the logits float32 [rows, ids] of what comes next. prompts: how many rows are there for something."""
 
     cache: Cache
     lengths: np.ndarray
@@ -40,7 +41,8 @@ class Reading:
 
     def read(self, more: int) -> np.ndarray:
         """Notes that every row with a prompt reads `more` tokens: -> their first positions, int32 [rows]."""
-        before, real = self.lengths, (self.lengths > 0).astype(np.int32)
+        before = self.lengths
+        real = (self.lengths > 0).astype(np.int32)
         self.lengths = before + more * real
         return before
 
@@ -49,33 +51,46 @@ class Guide:
     """The compiled functions of one model on its mesh, for ids from `ids[0]` up to but without `ids[1]`."""
 
     def __init__(self, model: Model, ids: tuple[int, int], *, blocks: Sequence[int] = BLOCKS) -> None:
-        self.model, self.ids = model, ids
-        ring = spread(model.mesh, "length")
+        self.model = model
+        self.ids = ids
+        ring = num_shards(model.mesh, "length")
         self.blocks = tuple(sorted({-(-size // ring) * ring for size in blocks}, reverse=True))
         self._read, self._choose = _compiled(model.graphdef, model.mesh, ids)
 
-    def read(self, prompts: Sequence[np.ndarray], *, room: int, progress: Callable[[int, int], None] | None = None) -> Reading:
-        """Reads one prompt in each row, int32 [n] of at least 1, into a cache with room for `room` more tokens a row.
+    def read(
+        self, prompts: Sequence[np.ndarray], *, room: int, progress: Callable[[int, int], None] | None = None
+    ) -> Reading:
+        """Reads one prompt in each row, int32 [n] of at least 1, into a cache with room for `room` more
+        tokens a row.
 
-        Shorter prompts are padded on the left, so that all end together. progress: called with tokens read, of how many.
-        """
-        mesh, plan = self.model.mesh, self._plan(max(map(len, prompts)))
-        spare, slots = mesh.shape["data"] * mesh.shape["fsdp"], sum(plan)
+        Shorter prompts are padded on the left, so that all end together. progress: called with tokens read,
+        of how many."""
+        mesh = self.model.mesh
+        plan = self._plan(max(map(len, prompts)))
+        spare = mesh.shape["data"] * mesh.shape["fsdp"]
+        slots = sum(plan)
         rows = -(-len(prompts) // spare) * spare
         tokens, positions, segment_ids = np.zeros((3, rows, slots), np.int32)
         lengths = np.zeros(rows, np.int32)
         for row, ids in enumerate(prompts):
-            start, lengths[row] = slots - len(ids), len(ids)
-            tokens[row, start:], positions[row, start:], segment_ids[row, start:] = ids, np.arange(len(ids)), 1
+            start = slots - len(ids)
+            lengths[row] = len(ids)
+            tokens[row, start:] = ids
+            positions[row, start:] = np.arange(len(ids))
+            segment_ids[row, start:] = 1
         length = SHORTEST_CACHE
-        while length < slots + room + spread(mesh, "length"):
+        while length < slots + room + num_shards(mesh, "length"):
             length *= 2
         cache = _maker(self.model.config, rows, length, mesh, self.model.params["embed"]["table"].dtype)()
         done = 0
         for size in plan:
             part = np.s_[:, done : done + size]
             logits, cache = self._read(
-                self.model.params, cache=cache, tokens=tokens[part], positions=positions[part], segment_ids=segment_ids[part]
+                self.model.params,
+                cache=cache,
+                tokens=tokens[part],
+                positions=positions[part],
+                segment_ids=segment_ids[part],
             )
             done += size
             if progress is not None and len(plan) > 1:
@@ -88,17 +103,28 @@ class Guide:
         positions = reading.read(1)[:, None]
         given = np.full(positions.shape, tokens, np.int32) if isinstance(tokens, int) else tokens
         reading.logits, reading.cache = self._read(
-            self.model.params, cache=reading.cache, tokens=given, positions=positions, segment_ids=(positions > 0).astype(np.int32)
+            self.model.params,
+            cache=reading.cache,
+            tokens=given,
+            positions=positions,
+            segment_ids=(positions > 0).astype(np.int32),
         )
 
-    def draw(self, reading: Reading, count: int, sampler: Sampler, scale: float, *, first: int = 0) -> Iterator[int]:
-        """Draws and reads `count` ids, one at a time; `first` is the number of the first, by which with the seed its draw is decided.
+    def draw(
+        self, reading: Reading, count: int, sampler: Sampler, scale: float, *, first: int = 0
+    ) -> Iterator[int]:
+        """Draws and reads `count` ids, one at a time; `first` is the number of the first, by which with the
+        seed its draw is decided.
 
         Of one prompt, or of two by `scale`: the second is the one that asks for nothing.
         """
-        key, knobs, guided = sampler.key(), sampler.knobs(), reading.prompts > 1
+        key = sampler.key()
+        knobs = sampler.knobs()
+        guided = reading.prompts > 1
         for index in range(first, first + count):
-            tokens = self._choose(reading.logits, key, np.int32(index), np.float32(scale), *knobs, guided=guided)
+            tokens = self._choose(
+                reading.logits, key, np.int32(index), np.float32(scale), *knobs, guided=guided
+            )
             self.push(reading, tokens)
             yield int(np.asarray(tokens)[0, 0])  # by now the devices are at work on what follows
 
@@ -113,7 +139,9 @@ class Guide:
 
 @lru_cache(maxsize=32)
 def _compiled(graphdef: Any, mesh: Mesh, ids: tuple[int, int]) -> tuple[Any, Any]:
-    """The jitted `_read` and `_choose`, shared by all guides of models of one shape on one mesh; outputs are pinned to where they began."""
+    """The jitted `_read` and `_choose`, shared by all guides of models of one shape on one mesh; outputs are
+    pinned to where they began.
+    """
     everywhere = NamedSharding(mesh, PartitionSpec())
     read = partial(_read, graphdef=graphdef, mesh=mesh, ids=ids)
     return (
@@ -139,7 +167,9 @@ def _read(
     mesh: Mesh,
     ids: tuple[int, int],
 ) -> tuple[jax.Array, Cache]:
-    """tokens, positions, segment_ids int32 [rows, T] -> logits float32 [rows, ids] after the last of them, and the cache."""
+    """tokens, positions, segment_ids int32 [rows, T] -> logits float32 [rows, ids] after the last of them,
+    and the cache.
+    """
     model: Transformer = nnx.merge(graphdef, params)
     hidden, cache = model.extend(tokens, positions, segment_ids, cache, mesh=mesh)
     head = model.head()[:, slice(*ids)]
@@ -147,9 +177,17 @@ def _read(
 
 
 def _choose(
-    logits: jax.Array, key: jax.Array, index: jax.Array, scale: jax.Array, *knobs: jax.Array, guided: bool, first: int
+    logits: jax.Array,
+    key: jax.Array,
+    index: jax.Array,
+    scale: jax.Array,
+    *knobs: jax.Array,
+    guided: bool,
+    first: int,
 ) -> jax.Array:
-    """logits [rows, ids] -> one id for every row, int32 [rows, 1]; the draw depends on the key and the index alone."""
+    """logits [rows, ids] -> one id for every row, int32 [rows, 1]; the draw depends on the key and the index
+    alone.
+    """
     wanted = logits[0]
     if guided:
         wanted = logits[1] + scale * (wanted - logits[1])

@@ -9,7 +9,9 @@ Value = TypeVar("Value")
 
 
 class Memory(Generic[Value]):
-    """A bounded store. Safe to use from several threads; what one of them has taken, another does not find."""
+    """A bounded store. Safe to use from several threads; what one of them has taken, another does not
+    find.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -23,7 +25,9 @@ class Memory(Generic[Value]):
             return value
 
     def keep(self, key: Hashable, value: Value, nbytes: int) -> None:
-        """Store `value`, forgetting others until the limit is met; a value larger than the limit is not stored."""
+        """Store `value`, forgetting others until the limit is met; a value larger than the limit is not
+        stored.
+        """
         with self._lock:
             self._kept.pop(key, None)
             if nbytes > self.limit:

@@ -1,8 +1,7 @@
 """From logits to the next token: greedy, or drawn at a temperature from the top k, the top p, or both.
 
-In: logits float32 `[B, V]` and a key of jax.random. Out: ids int32 `[B]`. The knobs are traced, so turning one compiles
-nothing anew.
-"""
+In: logits float32 `[B, V]` and a key of jax.random. Out: ids int32 `[B]`. The knobs are traced, so turning
+one compiles nothing anew."""
 
 from dataclasses import dataclass
 
@@ -16,9 +15,9 @@ from ringvision.errors import UserError
 class Sampler:
     """How the next token is chosen.
 
-    temperature: 0 takes the likeliest token and never draws. top_k: draw from the k likeliest only, 0 for all.
-    top_p: draw from the fewest tokens whose probabilities (at the temperature, after top_k) reach p. seed: of the draws.
-    """
+    temperature: 0 takes the likeliest token and never draws. top_k: draw from the k likeliest only, 0 for
+    all. top_p: draw from the fewest tokens whose probabilities (at the temperature, after top_k) reach p.
+    seed: of the draws."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -27,9 +26,14 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"temperature {self.temperature} was given; expected a number from 0 (always the likeliest token) upward")
+            raise UserError(
+                f"temperature {self.temperature} was given; expected a number from 0 (always the "
+                "likeliest token) upward"
+            )
         if self.top_k < 0:
-            raise UserError(f"top_k {self.top_k} was given; expected a whole number of tokens, or 0 for all of them")
+            raise UserError(
+                f"top_k {self.top_k} was given; expected a whole number of tokens, or 0 for all of them"
+            )
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p {self.top_p} was given; expected a probability above 0 and at most 1")
 
@@ -42,7 +46,9 @@ class Sampler:
 
 
 def keep_top_k(logits: jax.Array, top_k: jax.Array | int) -> jax.Array:
-    """-inf for all but the `top_k` largest of each row (equal ones at the edge all stay); 0 keeps every one."""
+    """-inf for all but the `top_k` largest of each row (equal ones at the edge all stay); 0 keeps every
+    one.
+    """
     largest_first = jnp.sort(logits, axis=-1, descending=True)
     index = jnp.clip(jnp.where(top_k > 0, top_k, logits.shape[-1]) - 1, 0, logits.shape[-1] - 1)
     edge = jnp.take_along_axis(largest_first, jnp.broadcast_to(index, (*logits.shape[:-1], 1)), axis=-1)
@@ -60,7 +66,9 @@ def keep_top_p(logits: jax.Array, top_p: jax.Array | float) -> jax.Array:
     return jnp.where(logits >= edge, logits, -jnp.inf)
 
 
-def choose(logits: jax.Array, key: jax.Array, temperature: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array:
+def choose(
+    logits: jax.Array, key: jax.Array, temperature: jax.Array, top_k: jax.Array, top_p: jax.Array
+) -> jax.Array:
     """The next ids int32 `[B]` for logits `[B, V]`."""
 
     def draw() -> jax.Array:

@@ -1,17 +1,20 @@
-"""Emu3's video tokenizer: a VQGAN frame by frame, with a stack that runs along time between its two halves and the codes.
+"""Emu3's video tokenizer: a VQGAN frame by frame, with a stack that runs along time between its two halves
+and the codes.
 
-    video [N, T, H, W, 3] -> encoder, each frame alone [N, T, h, w, z] -> along time [N, T/4, h, w, C] -> codes int32 [N, T/4, h, w]
-    codes -> rows of the codebook [N, T/4, h, w, C] -> along time, twice: as what is decoded, and as what steers the decoder's norms
+    video [N, T, H, W, 3] -> encoder, each frame alone [N, T, h, w, z] -> along time [N, T/4, h, w, C] ->
+    codes int32 [N, T/4, h, w] codes -> rows of the codebook [N, T/4, h, w, C] -> along time, twice: as what
+    is decoded, and as what steers the decoder's norms
           -> decoder, each frame alone -> video [N, T, H, W, 3]
 
-Time is causal: before a video there are zeros, and no moment sees a later one. An image is a video of one moment: it is repeated as
-often as frames go into one moment, and of the frames decoded from it the first is the image.
+Time is causal: before a video there are zeros, and no moment sees a later one. An image is a video of one
+moment: it is repeated as often as frames go into one moment, and of the frames decoded from it the first is
+the image.
 
-Wang et al., "Emu3: Next-Token Prediction is All You Need" (2024). The encoder and decoder are vqgan.py's; batch normalisation uses the
-statistics that are stored with the weights, always.
+Wang et al., "Emu3: Next-Token Prediction is All You Need" (2024). The encoder and decoder are vqgan.py's;
+batch normalisation uses the statistics that are stored with the weights, always.
 
-Axes: N videos, T frames, t moments (of `temporal_factor` frames), H W pixels, h w codes, C channels of whatever is meant.
-"""
+Axes: N videos, T frames, t moments (of `temporal_factor` frames), H W pixels, h w codes, C channels of
+whatever is meant."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -30,8 +33,9 @@ SPACE_TIME = ("NDHWC", "DHWIO", "NDHWC")
 
 @dataclass(frozen=True)
 class Emu3TokenizerConfig:
-    """Shape of the tokenizer. frames: what a VQGAN for single frames would have; temporal_factor: frames that go into one grid of codes,
-    1 or a power of 2. Codes of other sizes than `frames.resolution` are made by the same weights."""
+    """Shape of the tokenizer. frames: what a VQGAN for single frames would have; temporal_factor: frames that
+    go into one grid of codes, 1 or a power of 2. Codes of other sizes than `frames.resolution` are made by
+    the same weights."""
 
     frames: VQGANConfig
     temporal_factor: int = 4
@@ -39,9 +43,15 @@ class Emu3TokenizerConfig:
 
     def __post_init__(self) -> None:
         if self.temporal_factor < 1 or self.temporal_factor & (self.temporal_factor - 1):
-            raise UserError(f"a video tokenizer's temporal_factor is {self.temporal_factor}; it must be a power of 2, or 1")
+            raise UserError(
+                f"a video tokenizer's temporal_factor is {self.temporal_factor}; it must be a power "
+                "of 2, or 1"
+            )
         if self.frames.local_codes or self.frames.encoder_only:
-            raise UserError("a video tokenizer of Emu3's kind has neither local_codes nor encoder_only; take them out of its config")
+            raise UserError(
+                "a video tokenizer of Emu3's kind has neither local_codes nor encoder_only; take "
+                "them out of its config"
+            )
 
     @property
     def resolution(self) -> int:
@@ -77,7 +87,11 @@ class Emu3TokenizerConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
-        return {"frames": self.frames.to_dict(), "temporal_factor": self.temporal_factor, "batch_norm_eps": self.batch_norm_eps}
+        return {
+            "frames": self.frames.to_dict(),
+            "temporal_factor": self.temporal_factor,
+            "batch_norm_eps": self.batch_norm_eps,
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Emu3TokenizerConfig":
@@ -86,7 +100,9 @@ class Emu3TokenizerConfig:
 
 
 class CausalConvolution(nnx.Module):
-    """A convolution over time and space with bias: two moments of zeros in front, none behind; in space as many zeros as keep the size."""
+    """A convolution over time and space with bias: two moments of zeros in front, none behind; in space as
+    many zeros as keep the size.
+    """
 
     def __init__(self, c_in: int, c_out: int, size: tuple[int, int, int], *, stride: int = 1, rngs: nnx.Rngs):
         self.strides = (stride, 1, 1)
@@ -96,27 +112,36 @@ class CausalConvolution(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(c_out))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = jax.lax.conv_general_dilated(x, self.kernel[...], self.strides, self.padding, dimension_numbers=SPACE_TIME)
+        y = jax.lax.conv_general_dilated(
+            x, self.kernel[...], self.strides, self.padding, dimension_numbers=SPACE_TIME
+        )
         return y + self.bias[...]
 
 
 class BatchNorm(nnx.Module):
-    """Ioffe and Szegedy, "Batch Normalization" (2015), as it is used after training: with the mean and variance that were kept."""
+    """Ioffe and Szegedy, "Batch Normalization" (2015), as it is used after training: with the mean and
+    variance that were kept.
+    """
 
     def __init__(self, channels: int, eps: float):
         self.eps = eps
-        self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
-        self.mean, self.variance = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+        self.mean = nnx.BatchStat(jnp.zeros(channels))
+        self.variance = nnx.BatchStat(jnp.ones(channels))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return (x - self.mean[...]) * jax.lax.rsqrt(self.variance[...] + self.eps) * self.scale[...] + self.bias[...]
+        return (x - self.mean[...]) * jax.lax.rsqrt(self.variance[...] + self.eps) * self.scale[
+            ...
+        ] + self.bias[...]
 
 
 class TemporalBlock(nnx.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))), over time and space."""
 
     def __init__(self, channels: int, eps: float, rngs: nnx.Rngs):
-        self.norm1, self.norm2 = BatchNorm(channels, eps), BatchNorm(channels, eps)
+        self.norm1 = BatchNorm(channels, eps)
+        self.norm2 = BatchNorm(channels, eps)
         self.conv1 = CausalConvolution(channels, channels, (3, 3, 3), rngs=rngs)
         self.conv2 = CausalConvolution(channels, channels, (3, 3, 3), rngs=rngs)
 
@@ -130,8 +155,18 @@ class TemporalEncoder(nnx.Module):
 
     def __init__(self, config: Emu3TokenizerConfig, rngs: nnx.Rngs):
         channels = config.frames.z_channels
-        self.halve = nnx.List([CausalConvolution(channels, channels, (4, 3, 3), stride=2, rngs=rngs) for _ in range(config.halvings)])
-        self.blocks = nnx.List([TemporalBlock(channels, config.batch_norm_eps, rngs) for _ in range(config.frames.num_res_blocks)])
+        self.halve = nnx.List(
+            [
+                CausalConvolution(channels, channels, (4, 3, 3), stride=2, rngs=rngs)
+                for _ in range(config.halvings)
+            ]
+        )
+        self.blocks = nnx.List(
+            [
+                TemporalBlock(channels, config.batch_norm_eps, rngs)
+                for _ in range(config.frames.num_res_blocks)
+            ]
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for conv in self.halve:
@@ -146,8 +181,15 @@ class TemporalDecoder(nnx.Module):
 
     def __init__(self, config: Emu3TokenizerConfig, rngs: nnx.Rngs):
         channels = config.frames.z_channels
-        self.blocks = nnx.List([TemporalBlock(channels, config.batch_norm_eps, rngs) for _ in range(config.frames.num_res_blocks)])
-        self.double = nnx.List([CausalConvolution(channels, channels, (3, 3, 3), rngs=rngs) for _ in range(config.halvings)])
+        self.blocks = nnx.List(
+            [
+                TemporalBlock(channels, config.batch_norm_eps, rngs)
+                for _ in range(config.frames.num_res_blocks)
+            ]
+        )
+        self.double = nnx.List(
+            [CausalConvolution(channels, channels, (3, 3, 3), rngs=rngs) for _ in range(config.halvings)]
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for block in self.blocks:
@@ -158,14 +200,18 @@ class TemporalDecoder(nnx.Module):
 
 
 class Emu3Tokenizer(Quantizer):
-    """Encoder, codebook, decoder. For images it has the methods of a VQGAN; a video goes through them in two steps each way, of which only
-    the one along time needs all frames at once: `encode_frames` and `encode_time`; `decode_time` and `decode_frames`."""
+    """Encoder, codebook, decoder. For images it has the methods of a VQGAN; a video goes through them in two
+    steps each way, of which only the one along time needs all frames at once: `encode_frames` and
+    `encode_time`; `decode_time` and `decode_frames`."""
 
     def __init__(self, config: Emu3TokenizerConfig, *, rngs: nnx.Rngs):
-        self.config, frames, width = config, config.frames, config.frames.embed_dim
+        self.config = config
+        frames = config.frames
+        width = config.frames.embed_dim
         if width != frames.z_channels:
             raise UserError(
-                f"a video tokenizer of Emu3's kind with embed_dim={width} and z_channels={frames.z_channels}: expected as many, "
+                f"a video tokenizer of Emu3's kind with embed_dim={width} and "
+                f"z_channels={frames.z_channels}: expected as many, "
                 "since codes and latents go through one stack along time"
             )
         self.encoder = Encoder(frames, rngs)
@@ -181,23 +227,37 @@ class Emu3Tokenizer(Quantizer):
         return self.encoder(frames)
 
     def encode_time(self, latents: jax.Array) -> jax.Array:
-        """What `encode_frames` gave, [N, T, h, w, z] -> what is about to be quantized, [N, T/temporal_factor, h, w, C]."""
+        """What `encode_frames` gave, [N, T, h, w, z] -> what is about to be quantized, [N, T/temporal_factor,
+        h, w, C].
+        """
         return self.quant_conv(self.temporal_encoder(latents))
 
     def decode_time(self, z_q: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """z_q [N, t, h, w, C] -> (what is decoded, what steers the norms), both [N, t*temporal_factor, h, w, z]."""
+        """z_q [N, t, h, w, C] -> (what is decoded, what steers the norms), both [N, t*temporal_factor, h, w,
+        z].
+        """
         return self.temporal_decoder(self.post_quant_conv(z_q)), self.temporal_decoder(z_q)
 
     def decode_frames(self, z: jax.Array, steering: jax.Array, *, clip: bool | None = None) -> jax.Array:
-        """Both [N, h, w, z] -> frames float32 [N, H, W, 3]; clipped to the pixel_range where `clip`, by default as the config says."""
+        """Both [N, h, w, z] -> frames float32 [N, H, W, 3]; clipped to the pixel_range where `clip`, by
+        default as the config says.
+        """
         frames = self.decoder(z, steering)
-        return jnp.clip(frames, *self.config.pixel_range) if (self.config.frames.clip if clip is None else clip) else frames
+        return (
+            jnp.clip(frames, *self.config.pixel_range)
+            if (self.config.frames.clip if clip is None else clip)
+            else frames
+        )
 
     def latents(self, images: jax.Array) -> jax.Array:
         """images float32 [N, H, W, 3] in the pixel_range -> what is about to be quantized, [N, h, w, C]."""
-        return self.encode_time(jnp.repeat(self.encode_frames(images)[:, None], self.config.temporal_factor, axis=1))[:, 0]
+        return self.encode_time(
+            jnp.repeat(self.encode_frames(images)[:, None], self.config.temporal_factor, axis=1)
+        )[:, 0]
 
     def decode(self, z_q: jax.Array, *, clip: bool | None = None) -> jax.Array:
-        """z_q of images [N, h, w, C] -> images float32 [N, H, W, 3]: the first frame of the moment that each is."""
+        """z_q of images [N, h, w, C] -> images float32 [N, H, W, 3]: the first frame of the moment that each
+        is.
+        """
         z, steering = self.decode_time(z_q[:, None])
         return self.decode_frames(z[:, 0], steering[:, 0], clip=clip)

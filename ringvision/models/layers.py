@@ -1,4 +1,5 @@
-"""The parts of a Llama block: root-mean-square norm, grouped-query attention's projections, gated feed-forward.
+"""The parts of a Llama block: root-mean-square norm, grouped-query attention's projections, gated
+feed-forward.
 
 Letters, here and in transformer.py:
     B batch            N query heads        D model width (embed_dim)
@@ -6,9 +7,8 @@ Letters, here and in transformer.py:
     T queries          H head width         V rows of the vocabulary
     S keys and values  C devices in the mesh axis `context`
 
-Every class holds the parameters of *all* layers, stacked on a leading axis; `jax.lax.scan` hands each call one layer's slice.
-In and out: activations `[B, L, D]` in the parameters' dtype.
-"""
+Every class holds the parameters of *all* layers, stacked on a leading axis; `jax.lax.scan` hands each call
+one layer's slice. In and out: activations `[B, L, D]` in the parameters' dtype."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,9 @@ def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: jnp.dtype, std: float
 
 
 class RMSNorm(nnx.Module):
-    """`x / sqrt(mean(x^2) + eps) * scale`, computed in float32 (Zhang and Sennrich, 2019). `shape` ends in D."""
+    """`x / sqrt(mean(x^2) + eps) * scale`, computed in float32 (Zhang and Sennrich, 2019). `shape` ends in
+    D.
+    """
 
     def __init__(self, shape: tuple[int, ...], eps: float, dtype: jnp.dtype):
         self.eps = eps
@@ -46,7 +48,9 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
-    """`(x - mean) / sqrt(variance + eps) * scale + bias` over the last axis (Ba et al., 2016), in float32, given in x's dtype."""
+    """`(x - mean) / sqrt(variance + eps) * scale + bias` over the last axis (Ba et al., 2016), in float32,
+    given in x's dtype.
+    """
     wide = x.astype(jnp.float32)
     wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
     wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
@@ -72,13 +76,17 @@ class Unembedding(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """The four projections of grouped-query attention, and the norms of queries and keys where there are any. What happens between them
-    depends on the mesh and the cache, so transformer.py writes it out."""
+    """The four projections of grouped-query attention, and the norms of queries and keys where there are any.
+    What happens between them depends on the mesh and the cache, so transformer.py writes it out."""
 
     def __init__(self, config: TransformerConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        layers, width, head_dim = config.num_layers, config.embed_dim, config.head_dim
-        heads, kv_heads = (config.num_heads, head_dim), (config.num_kv_heads, head_dim)
-        self.qk_norm, self.norm_eps = config.qk_norm, config.norm_eps
+        layers = config.num_layers
+        width = config.embed_dim
+        head_dim = config.head_dim
+        heads = (config.num_heads, head_dim)
+        kv_heads = (config.num_kv_heads, head_dim)
+        self.qk_norm = config.qk_norm
+        self.norm_eps = config.norm_eps
         self.query = _normal(rngs, (layers, width, *heads), dtype)
         self.key = _normal(rngs, (layers, width, *kv_heads), dtype)
         self.value = _normal(rngs, (layers, width, *kv_heads), dtype)
@@ -102,9 +110,12 @@ class Attention(nnx.Module):
         k = _adapted(self, "key", x, jnp.einsum("BLD,DKH->BLKH", x, self.key[...]))
         v = _adapted(self, "value", x, jnp.einsum("BLD,DKH->BLKH", x, self.value[...]))
         if hasattr(self, "query_bias"):
-            q, k, v = q + self.query_bias[...], k + self.key_bias[...], v + self.value_bias[...]
+            q = q + self.query_bias[...]
+            k = k + self.key_bias[...]
+            v = v + self.value_bias[...]
         if self.qk_norm == "rms":
-            q, k = rms_norm(q, self.query_norm[...], self.norm_eps), rms_norm(k, self.key_norm[...], self.norm_eps)
+            q = rms_norm(q, self.query_norm[...], self.norm_eps)
+            k = rms_norm(k, self.key_norm[...], self.norm_eps)
         elif self.qk_norm == "layer":
             q = layer_norm(q, self.query_norm[...], self.query_norm_bias[...], LAYER_NORM_EPS)
             k = layer_norm(k, self.key_norm[...], self.key_norm_bias[...], LAYER_NORM_EPS)
@@ -131,30 +142,38 @@ class FeedForward(nnx.Module):
             gate, up = (jnp.einsum("BLD,DF->BLF", x, kernel[...]) for kernel in (self.gate, self.up))
         else:  # one product (E: gate, up) is a tenth less CPU time than two, and F stays spread over `tensor`
             both = jnp.einsum("BLD,DEF->BLEF", x, jnp.stack([self.gate[...], self.up[...]], axis=1))
-            gate, up = both[:, :, 0], both[:, :, 1]
-        gate, up = _adapted(self, "gate", x, gate), _adapted(self, "up", x, up)
+            gate = both[:, :, 0]
+            up = both[:, :, 1]
+        gate = _adapted(self, "gate", x, gate)
+        up = _adapted(self, "up", x, up)
         inner = jax.nn.silu(gate) * up
         return _adapted(self, "down", inner, jnp.einsum("BLF,FD->BLD", inner, self.down[...]))
 
 
 def _adapted(module: nnx.Module, name: str, x: jax.Array, product: jax.Array) -> jax.Array:
-    """`x` times the matrix of this name, and what the low-rank pair beside it adds where there is one (lora.py)."""
+    """`x` times the matrix of this name, and what the low-rank pair beside it adds where there is one
+    (lora.py).
+    """
     pair = getattr(module, f"{name}_lora", None)
     return product if pair is None else product + pair(x)
 
 
 def _residual_std(num_layers: int) -> float:
-    """Two branches a layer are added to the residual stream: keep its variance from growing with depth (GPT-2)."""
+    """Two branches a layer are added to the residual stream: keep its variance from growing with depth
+    (GPT-2).
+    """
     return INITIAL_STD / (2 * num_layers) ** 0.5
 
 
-def blockwise(function: Callable[[jax.Array], jax.Array], x: jax.Array, *, chunk: int, context: int) -> jax.Array:
-    """`function` on `[B, L, D]` in pieces of `chunk` positions of each device's share, recomputed in the backward pass, so that
-    its inner activations exist for one piece at a time (blockwise feed-forward: Liu and Abbeel, 2023).
+def blockwise(
+    function: Callable[[jax.Array], jax.Array], x: jax.Array, *, chunk: int, context: int
+) -> jax.Array:
+    """`function` on `[B, L, D]` in pieces of `chunk` positions of each device's share, recomputed in the
+    backward pass, so that its inner activations exist for one piece at a time (blockwise feed-forward: Liu
+    and Abbeel, 2023).
 
-    The value is `function(x)` for any function that treats positions alike. `context` devices share the length axis; a piece takes the
-    same number of positions from each, so that nothing has to travel.
-    """
+    The value is `function(x)` for any function that treats positions alike. `context` devices share the
+    length axis; a piece takes the same number of positions from each, so that nothing has to travel."""
     batch, length, width = x.shape
     share = length // context if length % context == 0 else length
     if share <= chunk:

@@ -1,8 +1,9 @@
 """Low-rank pairs beside a transformer's matrices, for training few parameters (LoRA: Hu et al., 2021).
 
-In: a Transformer. Out: the same with `layers.attention.query_lora.{down,up}` and so on beside each matrix of its layers, so that
-`x W` becomes `x W + alpha / rank * (x down) up`; and back, the pairs multiplied out and added to the matrices. `up` begins at zero: a
-model that has just been given pairs computes what it did before.
+In: a Transformer. Out: the same with `layers.attention.query_lora.{down,up}` and so on beside each matrix of
+its layers, so that `x W` becomes `x W + alpha / rank * (x down) up`; and back, the pairs multiplied out and
+added to the matrices. `up` begins at zero: a model that has just been given pairs computes what it did
+before.
 
 Letters as in layers.py; R is the rank of a pair.
 """
@@ -24,7 +25,15 @@ class LowRank(nnx.Module):
     """`factor * (x down) up`, for all layers: down [layers, *inputs, R], up [layers, R, *outputs]."""
 
     def __init__(
-        self, layers: int, inputs: tuple[int, ...], outputs: tuple[int, ...], rank: int, factor: float, *, dtype: jnp.dtype, rngs: nnx.Rngs
+        self,
+        layers: int,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        rank: int,
+        factor: float,
+        *,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
     ):
         self.factor = factor
         std = math.prod(inputs) ** -0.5
@@ -39,13 +48,22 @@ class LowRank(nnx.Module):
 
 def attach(model: Transformer, *, rank: int, alpha: float, rngs: nnx.Rngs) -> None:
     """Give each matrix of the model's layers a pair of `rank`, in the matrix's dtype."""
-    attention, feed_forward = model.layers.attention, model.layers.feed_forward
+    attention = model.layers.attention
+    feed_forward = model.layers.feed_forward
     matrices: list[tuple[nnx.Module, str, int]] = [(attention, name, 1) for name in ("query", "key", "value")]
     matrices += [(attention, "output", 2), *((feed_forward, name, 1) for name in ("gate", "up", "down"))]
     for owner, name, inputs in matrices:
         matrix = getattr(owner, name)[...]
         layers, *sizes = matrix.shape
-        pair = LowRank(layers, tuple(sizes[:inputs]), tuple(sizes[inputs:]), rank, alpha / rank, dtype=matrix.dtype, rngs=rngs)
+        pair = LowRank(
+            layers,
+            tuple(sizes[:inputs]),
+            tuple(sizes[inputs:]),
+            rank,
+            alpha / rank,
+            dtype=matrix.dtype,
+            rngs=rngs,
+        )
         setattr(owner, name + SUFFIX, pair)
 
 
@@ -54,9 +72,14 @@ def merged(params: Mapping[str, Any], *, rank: int, alpha: float) -> dict[str, j
     whole = {name: value for name, value in params.items() if not is_pair(name)}
     for name in whole:
         if (down := params.get(f"{name}{SUFFIX}.down")) is not None:
-            layers, up = down.shape[0], params[f"{name}{SUFFIX}.up"]
-            product = jnp.matmul(down.reshape(layers, -1, rank), up.reshape(layers, rank, -1), precision="float32")
-            whole[name] = (whole[name] + alpha / rank * product.reshape(whole[name].shape)).astype(whole[name].dtype)
+            layers = down.shape[0]
+            up = params[f"{name}{SUFFIX}.up"]
+            product = jnp.matmul(
+                down.reshape(layers, -1, rank), up.reshape(layers, rank, -1), precision="float32"
+            )
+            whole[name] = (whole[name] + alpha / rank * product.reshape(whole[name].shape)).astype(
+                whole[name].dtype
+            )
     return whole
 
 

@@ -1,8 +1,8 @@
 """What shape a transformer has: `TransformerConfig`, and the named ones from a test's to LWM's.
 
-In: numbers, or a dictionary of them from a config.json. Out: a frozen, validated, hashable value. Sizes `3b` to `30b` are those
-of the ring attention paper (Liu, Zaharia, Abbeel, 2024), which are OpenLLaMA's and LLaMA's.
-"""
+In: numbers, or a dictionary of them from a config.json. Out: a frozen, validated, hashable value. Sizes `3b`
+to `30b` are those of the ring attention paper (Liu, Zaharia, Abbeel, 2024), which are OpenLLaMA's and
+LLaMA's."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +15,9 @@ from ringvision.ops.rope import RopeScaling
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """The shape of a model and how it is computed. UserError from the constructor where the numbers do not fit together."""
+    """The shape of a model and how it is computed. UserError from the constructor where the numbers do not
+    fit together.
+    """
 
     vocab_size: int
     embed_dim: int
@@ -33,24 +35,37 @@ class TransformerConfig:
     feed_forward_chunk: int | None = None
     """Positions of one device's share that the feed-forward layer handles at a time; None: all at once."""
     frame_period: int = 0
-    """Tokens from one frame of a video to the next, where the stream keeps to that: a token from `code_offset` on is then also told its
-    place in the frame, position modulo period, by a learned row. 0: it has to find out."""
+    """Tokens from one frame of a video to the next, where the stream keeps to that: a token from
+    `code_offset` on is then also told its place in the frame, position modulo period, by a learned row. 0: it
+    has to find out."""
     code_offset: int = 0
     remat: Literal["none", "block"] = "none"
     """"block": the backward pass recomputes each layer from its input, and only those inputs are kept."""
     qkv_bias: bool = False
     """Queries, keys and values are projected with a bias (Qwen2)."""
     qk_norm: Literal["none", "rms", "layer"] = "none"
-    """Queries and keys are normalised over the head width before they are turned. "rms": by their root mean square, with one scale that
-    all heads share (Qwen3); "layer": by mean and variance, with a scale and a bias for each head (Chameleon)."""
+    """Queries and keys are normalised over the head width before they are turned. "rms": by their root mean
+    square, with one scale that all heads share (Qwen3); "layer": by mean and variance, with a scale and a
+    bias for each head (Chameleon)."""
     window: int | None = None
-    """A token sees only those less than so many positions before it, in every layer (Mistral); None: all before it."""
+    """A token sees only those less than so many positions before it, in every layer (Mistral); None: all
+    before it.
+    """
     norm_placement: Literal["before", "after"] = "before"
-    """Where a layer's two norms stand: before attention and feed-forward, or behind them, where each is of what is added to the residual
-    stream (Swin Transformer v2; the larger Chameleon)."""
+    """Where a layer's two norms stand: before attention and feed-forward, or behind them, where each is of
+    what is added to the residual stream (Swin Transformer v2; the larger Chameleon)."""
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "hidden_dim", "max_length"):
+        for name in (
+            "vocab_size",
+            "embed_dim",
+            "num_layers",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+            "hidden_dim",
+            "max_length",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"a transformer with {name}={getattr(self, name)}: expected at least 1")
         if self.num_heads % self.num_kv_heads:
@@ -59,11 +74,18 @@ class TransformerConfig:
                 f"expected as many query heads to each key/value head"
             )
         if self.head_dim % 2:
-            raise UserError(f"head_dim={self.head_dim} is odd: rotary positions turn its two halves against each other, so it must be even")
+            raise UserError(
+                f"head_dim={self.head_dim} is odd: rotary positions turn its two halves against each "
+                "other, so it must be even"
+            )
         if self.feed_forward_chunk is not None and self.feed_forward_chunk < 1:
-            raise UserError(f"feed_forward_chunk={self.feed_forward_chunk}: expected at least 1, or none to do without")
+            raise UserError(
+                f"feed_forward_chunk={self.feed_forward_chunk}: expected at least 1, or none to do without"
+            )
         if self.frame_period < 0 or self.code_offset < 0:
-            raise UserError(f"frame_period={self.frame_period}, code_offset={self.code_offset}: expected at least 0")
+            raise UserError(
+                f"frame_period={self.frame_period}, code_offset={self.code_offset}: expected at least 0"
+            )
         if self.remat not in ("none", "block"):
             raise UserError(f"remat={self.remat!r}: expected 'none' or 'block'")
         if self.qk_norm not in ("none", "rms", "layer"):
@@ -71,9 +93,14 @@ class TransformerConfig:
         if self.norm_placement not in ("before", "after"):
             raise UserError(f"norm_placement={self.norm_placement!r}: expected 'before' or 'after'")
         if self.window is not None and self.window < 1:
-            raise UserError(f"window={self.window}: expected at least 1 (a token sees itself), or none to see everything before")
+            raise UserError(
+                f"window={self.window}: expected at least 1 (a token sees itself), or none to see "
+                "everything before"
+            )
         if self.rope_theta <= 0 or self.norm_eps <= 0:
-            raise UserError(f"rope_theta={self.rope_theta} and norm_eps={self.norm_eps}: both must be above 0")
+            raise UserError(
+                f"rope_theta={self.rope_theta} and norm_eps={self.norm_eps}: both must be above 0"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
@@ -81,7 +108,9 @@ class TransformerConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TransformerConfig":
-        """The inverse of `to_dict`; fields with a default may be missing. UserError that names what is unknown or missing."""
+        """The inverse of `to_dict`; fields with a default may be missing. UserError that names what is
+        unknown or missing.
+        """
         return cls(**fitted("a transformer's config", cls, values))
 
 
@@ -109,4 +138,6 @@ PRESETS: dict[str, TransformerConfig] = {
     "13b": _llama(5120, 40, 40, 13824),
     "30b": _llama(6656, 60, 52, 17920),
 }
-PRESETS["lwm-7b"] = replace(PRESETS["7b"], vocab_size=32000 + 8448, rope_theta=50e6, max_length=2**20, feed_forward_chunk=1024)
+PRESETS["lwm-7b"] = replace(
+    PRESETS["7b"], vocab_size=32000 + 8448, rope_theta=50e6, max_length=2**20, feed_forward_chunk=1024
+)

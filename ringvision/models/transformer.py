@@ -1,21 +1,21 @@
 """The transformer: a Llama (Touvron et al., 2023) whose attention runs round the ring of devices.
 
-    tokens, positions, segment_ids [B, L] int32 ─embed→ [B, L, D] ─layers→ [B, L, D] ─norm→ hidden ─head→ logits [B, L, V]
+    tokens, positions, segment_ids [B, L] int32 ─embed→ [B, L, D] ─layers→ [B, L, D] ─norm→ hidden ─head→
+    logits [B, L, V]
 
-Letters: B batch, L length, D model width, N query heads, K key/value heads, H head width, V vocabulary (layers.py has the whole
-legend). Every parameter of a layer is stacked on a leading axis and the layers are one `jax.lax.scan`: compilation time and code
-size do not grow with depth.
+Letters: B batch, L length, D model width, N query heads, K key/value heads, H head width, V vocabulary
+(layers.py has the whole legend). Every parameter of a layer is stacked on a leading axis and the layers are
+one `jax.lax.scan`: compilation time and code size do not grow with depth.
 
-Positions and segment ids come with every token (segment 0 is padding) and nothing is inferred from an index, so the tokens may lie
-in any layout that the devices like. The same code runs on one device and on a mesh.
-"""
+Positions and segment ids come with every token (segment 0 is padding) and nothing is inferred from an index,
+so the tokens may lie in any layout that the devices like. The same code runs on one device and on a mesh."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from ringvision.mesh import make_mesh, spread
+from ringvision.mesh import make_mesh, num_shards
 from ringvision.models.cache import Cache
 from ringvision.models.layers import Attention, Embedding, FeedForward, RMSNorm, Unembedding, blockwise
 from ringvision.models.presets import PRESETS, TransformerConfig
@@ -43,11 +43,11 @@ class Layers(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """`graphdef, params = nnx.split(model)` gives the parameters as a plain pytree, with names such as `embed.table`,
-    `layers.attention.query`, `layers.feed_forward.gate`, `norm.scale`, `unembed.kernel`.
+    """`graphdef, params = nnx.split(model)` gives the parameters as a plain pytree, with names such as
+    `embed.table`, `layers.attention.query`, `layers.feed_forward.gate`, `norm.scale`, `unembed.kernel`.
 
-    `nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0)))` describes a model of any size without making it.
-    """
+    `nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0)))` describes a model of any size without
+    making it."""
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32):
         self.config = config
@@ -59,19 +59,23 @@ class Transformer(nnx.Module):
         if not config.tie_embeddings:
             self.unembed = Unembedding(config.embed_dim, config.vocab_size, dtype=dtype, rngs=rngs)
 
-    def hidden(self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, *, mesh: Mesh | None = None) -> jax.Array:
+    def hidden(
+        self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, *, mesh: Mesh | None = None
+    ) -> jax.Array:
         """What the layers make of each token, after the last norm.
 
-        tokens, positions, segment_ids: int32 [B, L], in any order along L that positions tell; segment 0 is padding. L is a multiple of
-        the mesh axis `context`. `mesh=None`: one device. Returns [B, L, D] in the parameters' dtype.
-        """
+        tokens, positions, segment_ids: int32 [B, L], in any order along L that positions tell; segment 0 is
+        padding. L is a multiple of the mesh axis `context`. `mesh=None`: one device. Returns [B, L, D] in the
+        parameters' dtype."""
         mesh = mesh or _one_device()
         graphdef, stacked = nnx.split(self.layers)
 
         def block(x: jax.Array, layer_params: nnx.State) -> tuple[jax.Array, None]:
             layer = nnx.merge(graphdef, layer_params)
             q, k, v = self._queries_keys_values(layer, x, positions)
-            heads = ring_attention(q, k, v, mesh=mesh, positions=positions, segment_ids=segment_ids, window=self.config.window)
+            heads = ring_attention(
+                q, k, v, mesh=mesh, positions=positions, segment_ids=segment_ids, window=self.config.window
+            )
             return self._rest_of_block(layer, x, heads, mesh), None
 
         if self.config.remat == "block":
@@ -89,15 +93,17 @@ class Transformer(nnx.Module):
         mesh: Mesh | None = None,
         fresh: bool = False,
     ) -> tuple[jax.Array, Cache]:
-        """Read T more tokens after those in the cache: a block of a prompt, or the one token that was just decoded.
+        """Read T more tokens after those in the cache: a block of a prompt, or the one token that was just
+        decoded.
 
-        tokens, positions, segment_ids: int32 [B, T]; T is 1 or a multiple of the mesh axis `context`; padding (segment 0) may stand
-        anywhere in a block. `fresh` promises that the cache is empty and spares looking into it. Returns hidden [B, T, D] after the last
-        norm and the cache with the tokens in it. Where they did not fit (see `Cache.room`), hidden is NaN.
+        tokens, positions, segment_ids: int32 [B, T]; T is 1 or a multiple of the mesh axis `context`; padding
+        (segment 0) may stand anywhere in a block. `fresh` promises that the cache is empty and spares looking
+        into it. Returns hidden [B, T, D] after the last norm and the cache with the tokens in it. Where they
+        did not fit (see `Cache.room`), hidden is NaN.
 
-        A block attends to itself round the ring and to what came before in the cache, where queries travel and keys stay; the two parts
-        are merged by their log-sum-exps. The cache is read during the scan and written once after it.
-        """
+        A block attends to itself round the ring and to what came before in the cache, where queries travel
+        and keys stay; the two parts are merged by their log-sum-exps. The cache is read during the scan and
+        written once after it."""
         mesh = mesh or _one_device()
         graphdef, stacked = nnx.split(self.layers)
 
@@ -105,15 +111,26 @@ class Transformer(nnx.Module):
             layer_params, old = scanned
             layer = nnx.merge(graphdef, layer_params)
             q, k, v = self._queries_keys_values(layer, x, positions)
-            k, v = k.astype(cache.k.dtype), v.astype(cache.v.dtype)
+            k = k.astype(cache.k.dtype)
+            v = v.astype(cache.v.dtype)
             new = heads_first(k), heads_first(v)
             k, v = k.astype(q.dtype), v.astype(q.dtype)  # as they will be read from the cache
             if tokens.shape[1] == 1:
                 # a token sees itself through any window
-                part = attend(q, k, v, q_positions=positions, k_positions=positions, q_segment_ids=segment_ids, k_segment_ids=segment_ids)
+                part = attend(
+                    q,
+                    k,
+                    v,
+                    q_positions=positions,
+                    k_positions=positions,
+                    q_segment_ids=segment_ids,
+                    k_segment_ids=segment_ids,
+                )
             else:
                 window = self.config.window
-                part = ring_attention_with_lse(q, k, v, mesh=mesh, positions=positions, segment_ids=segment_ids, window=window)
+                part = ring_attention_with_lse(
+                    q, k, v, mesh=mesh, positions=positions, segment_ids=segment_ids, window=window
+                )
             if old is not None:
                 before = cached_attention(
                     q,
@@ -146,9 +163,16 @@ class Transformer(nnx.Module):
         return self.embed.table[...].T if self.config.tie_embeddings else self.unembed.kernel[...]
 
     def logits(
-        self, tokens: jax.Array, positions: jax.Array | None = None, segment_ids: jax.Array | None = None, *, mesh: Mesh | None = None
+        self,
+        tokens: jax.Array,
+        positions: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
+        *,
+        mesh: Mesh | None = None,
     ) -> jax.Array:
-        """float32 [B, L, V], whole: for short rows. Positions default to 0, 1, 2 …, segment ids to 1 everywhere."""
+        """float32 [B, L, V], whole: for short rows. Positions default to 0, 1, 2 …, segment ids to 1
+        everywhere.
+        """
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
         if segment_ids is None:
@@ -160,10 +184,17 @@ class Transformer(nnx.Module):
     def _norms_behind(self) -> bool:
         return self.config.norm_placement == "after"
 
-    def _queries_keys_values(self, layer: Layers, x: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _queries_keys_values(
+        self, layer: Layers, x: jax.Array, positions: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         q, k, v = layer.attention.project(x if self._norms_behind else layer.attention_norm(x))
-        theta, scaling = self.config.rope_theta, self.config.rope_scaling
-        return rope(q, positions, theta=theta, scaling=scaling), rope(k, positions, theta=theta, scaling=scaling), v
+        theta = self.config.rope_theta
+        scaling = self.config.rope_scaling
+        return (
+            rope(q, positions, theta=theta, scaling=scaling),
+            rope(k, positions, theta=theta, scaling=scaling),
+            v,
+        )
 
     def _rest_of_block(self, layer: Layers, x: jax.Array, heads: jax.Array, mesh: Mesh) -> jax.Array:
         def feed_forward(part: jax.Array) -> jax.Array:
@@ -174,7 +205,11 @@ class Transformer(nnx.Module):
         attended = layer.attention.combine(heads)
         x = x + (layer.attention_norm(attended) if self._norms_behind else attended)
         chunk = self.config.feed_forward_chunk
-        return feed_forward(x) if chunk is None else blockwise(feed_forward, x, chunk=chunk, context=spread(mesh, "length"))
+        return (
+            feed_forward(x)
+            if chunk is None
+            else blockwise(feed_forward, x, chunk=chunk, context=num_shards(mesh, "length"))
+        )
 
 
 def _one_device() -> Mesh:

@@ -1,12 +1,13 @@
 """The VQGAN: images in, a small grid of codes out, and back.
 
     images [N, H, W, 3] float32 in the network's range (-1 to 1)
-      -> latents(images) [N, h, w, C] -> quantize -> codes int32 [N, h, w], z_q [N, h, w, C] -> decode -> images
+      -> latents(images) [N, h, w, C] -> quantize -> codes int32 [N, h, w], z_q [N, h, w, C] -> decode ->
+      images
 
-Esser, Rombach and Ommer, "Taming Transformers for High-Resolution Image Synthesis" (CVPR 2021), with two things to
-choose: where there is attention (LWM's network has none, vqgan-jax's has it at 16x16 and in the middle), and how many
-pixels enter as one (`patch_size`: 1 there; 4 in the tokenizer shipped here, where convolving at full resolution would be
-nearly all of the work).
+Esser, Rombach and Ommer, "Taming Transformers for High-Resolution Image Synthesis" (CVPR 2021), with two
+things to choose: where there is attention (LWM's network has none, vqgan-jax's has it at 16x16 and in the
+middle), and how many pixels enter as one (`patch_size`: 1 there; 4 in the tokenizer shipped here, where
+convolving at full resolution would be nearly all of the work).
 
 Axes: N images, H W pixels, h w codes, C channels of whatever is meant, K rows of the codebook.
 """
@@ -23,7 +24,15 @@ from flax import nnx
 
 from ringvision.errors import UserError
 from ringvision.fields import fitted
-from ringvision.models.convolution import Attention2D, Convolution, Downsample, GroupNorm, ResidualBlock, Upsample, make_norm
+from ringvision.models.convolution import (
+    Attention2D,
+    Convolution,
+    Downsample,
+    GroupNorm,
+    ResidualBlock,
+    Upsample,
+    make_norm,
+)
 
 SIZES = (
     "resolution",
@@ -36,22 +45,25 @@ SIZES = (
     "norm_groups",
     "attention_heads",
 )
-MOST_BLOCKS, MOST_LEVELS = 16, 16
+MOST_BLOCKS = 16
+MOST_LEVELS = 16
 LATER = ("attention_heads", "pixel_range", "encoder_only", "entry_channels", "learned_resampling")
 
 
 @dataclass(frozen=True)
 class VQGANConfig:
-    """Shape of a VQGAN. `attention_resolutions` and `resolution` count rows: the first of feature maps, the second of pixels.
+    """Shape of a VQGAN. `attention_resolutions` and `resolution` count rows: the first of feature maps, the
+    second of pixels.
 
-    The encoder has `num_res_blocks` residual blocks a level and the decoder one more; between levels the map is halved
-    (doubled), so a code covers `patch_size * 2 ** (len(channel_mults) - 1)` pixels on a side. `clip`: decode() clips to [-1, 1].
-    `local_codes`: the encoder sees each code's own pixels alone, so that a thing has the same codes whatever is elsewhere in the picture;
-    the decoder sees all of them. `attention_heads`: of every attention. `pixel_range`: as what black and white enter and leave the network.
-    `encoder_only`: there is no decoder, and codes cannot be made pixels again (Chameleon's is published so). `entry_channels`: what the
-    encoder's first convolution makes of pixels, where that is not as wide as the first level (Taming Transformers' with a first multiple
-    above 1). `learned_resampling`: maps are halved and doubled by convolutions; else by means and repetition.
-    """
+    The encoder has `num_res_blocks` residual blocks a level and the decoder one more; between levels the map
+    is halved (doubled), so a code covers `patch_size * 2 ** (len(channel_mults) - 1)` pixels on a side.
+    `clip`: decode() clips to [-1, 1]. `local_codes`: the encoder sees each code's own pixels alone, so that a
+    thing has the same codes whatever is elsewhere in the picture; the decoder sees all of them.
+    `attention_heads`: of every attention. `pixel_range`: as what black and white enter and leave the network.
+    `encoder_only`: there is no decoder, and codes cannot be made pixels again (Chameleon's is published so).
+    `entry_channels`: what the encoder's first convolution makes of pixels, where that is not as wide as the
+    first level (Taming Transformers' with a first multiple above 1). `learned_resampling`: maps are halved
+    and doubled by convolutions; else by means and repetition."""
 
     resolution: int = 64
     in_channels: int = 3
@@ -79,26 +91,38 @@ class VQGANConfig:
         object.__setattr__(self, "attention_resolutions", tuple(self.attention_resolutions))
         object.__setattr__(self, "pixel_range", tuple(float(value) for value in self.pixel_range))
         if len(self.pixel_range) != 2 or not self.pixel_range[0] < self.pixel_range[1]:
-            raise UserError(f"a VQGAN's pixel_range is {self.pixel_range}; give what black and what white are to it, such as (-1, 1)")
+            raise UserError(
+                f"a VQGAN's pixel_range is {self.pixel_range}; give what black and what white are to "
+                "it, such as (-1, 1)"
+            )
         for name in SIZES:
             if getattr(self, name) < 1:
                 raise UserError(f"a VQGAN's {name} is {getattr(self, name)}; it must be at least 1")
         if self.num_res_blocks > MOST_BLOCKS or len(self.channel_mults) > MOST_LEVELS:
             raise UserError(
-                f"a VQGAN of {self.num_res_blocks} blocks a level and {len(self.channel_mults)} levels; expected at most {MOST_BLOCKS} and "
+                f"a VQGAN of {self.num_res_blocks} blocks a level and {len(self.channel_mults)} "
+                f"levels; expected at most {MOST_BLOCKS} and "
                 f"{MOST_LEVELS}"
             )
         if not self.channel_mults or min(self.channel_mults) < 1:
-            raise UserError(f"a VQGAN's channel_mults is {self.channel_mults}; give a multiple of `channels` for each level, as in (1, 2)")
+            raise UserError(
+                f"a VQGAN's channel_mults is {self.channel_mults}; give a multiple of `channels` for "
+                "each level, as in (1, 2)"
+            )
         if self.resolution % self.pixels_per_code:
             raise UserError(
-                f"a VQGAN of resolution {self.resolution} does not divide into codes of {self.pixels_per_code} pixels "
-                f"(patch_size {self.patch_size}, {len(self.channel_mults)} levels); choose a multiple of {self.pixels_per_code}"
+                f"a VQGAN of resolution {self.resolution} does not divide into codes of "
+                f"{self.pixels_per_code} pixels "
+                f"(patch_size {self.patch_size}, {len(self.channel_mults)} levels); choose a multiple "
+                f"of {self.pixels_per_code}"
             )
         for width in (self.entry, *self.widths):
             for name in ("norm_groups", "attention_heads"):
                 if width % getattr(self, name):
-                    raise UserError(f"a VQGAN's level of {width} channels does not divide into {name}={getattr(self, name)}")
+                    raise UserError(
+                        f"a VQGAN's level of {width} channels does not divide into "
+                        f"{name}={getattr(self, name)}"
+                    )
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -124,14 +148,23 @@ class VQGANConfig:
         if self.resolution == resolution:
             return self
         places = [place * resolution / self.resolution for place in self.attention_resolutions]
-        return replace(self, resolution=resolution, attention_resolutions=tuple(int(place) for place in places if place.is_integer()))
+        return replace(
+            self,
+            resolution=resolution,
+            attention_resolutions=tuple(int(place) for place in places if place.is_integer()),
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold. What came to be later (LATER) is left out where it is as it always was, so that the hash
-        of a tokenizer, which its videos' codes carry, does not change with this file."""
+        """Plain values that JSON can hold. What came to be later (LATER) is left out where it is as it always
+        was, so that the hash of a tokenizer, which its videos' codes carry, does not change with this
+        file."""
         values = asdict(self)
         same = [name for name in LATER if values[name] == type(self).__dataclass_fields__[name].default]
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if name not in same}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if name not in same
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "VQGANConfig":
@@ -139,7 +172,9 @@ class VQGANConfig:
 
 
 class Level(nnx.Module):
-    """One resolution: residual blocks, an attention after each where `attention`, then a change of resolution or none."""
+    """One resolution: residual blocks, an attention after each where `attention`, then a change of resolution
+    or none.
+    """
 
     def __init__(
         self,
@@ -150,9 +185,16 @@ class Level(nnx.Module):
         rngs: nnx.Rngs,
         condition: int | None = None,
     ):
-        norm: dict[str, Any] = {"groups": config.norm_groups, "eps": config.norm_eps, "condition": condition, "rngs": rngs}
+        norm: dict[str, Any] = {
+            "groups": config.norm_groups,
+            "eps": config.norm_eps,
+            "condition": condition,
+            "rngs": rngs,
+        }
         self.blocks = nnx.List([ResidualBlock(before, after, **norm) for before, after in pairwise(widths)])
-        self.attentions = nnx.List([Attention2D(after, heads=config.attention_heads, **norm) for after in widths[1:] if attention])
+        self.attentions = nnx.List(
+            [Attention2D(after, heads=config.attention_heads, **norm) for after in widths[1:] if attention]
+        )
         self.resample = resample
 
     def __call__(self, x: jax.Array, *condition: jax.Array) -> jax.Array:
@@ -167,9 +209,16 @@ class Middle(nnx.Module):
     """Two residual blocks at the lowest resolution, attention between them where the config says so."""
 
     def __init__(self, width: int, config: VQGANConfig, rngs: nnx.Rngs, condition: int | None = None):
-        norm: dict[str, Any] = {"groups": config.norm_groups, "eps": config.norm_eps, "condition": condition, "rngs": rngs}
+        norm: dict[str, Any] = {
+            "groups": config.norm_groups,
+            "eps": config.norm_eps,
+            "condition": condition,
+            "rngs": rngs,
+        }
         self.block1 = ResidualBlock(width, width, **norm)
-        self.attention = Attention2D(width, heads=config.attention_heads, **norm) if config.mid_attention else None
+        self.attention = (
+            Attention2D(width, heads=config.attention_heads, **norm) if config.mid_attention else None
+        )
         self.block2 = ResidualBlock(width, width, **norm)
 
     def __call__(self, x: jax.Array, *condition: jax.Array) -> jax.Array:
@@ -178,17 +227,27 @@ class Middle(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """images [N, H, W, 3] -> [N, h, w, z_channels]. `levels` run from the highest resolution to the lowest."""
+    """images [N, H, W, 3] -> [N, h, w, z_channels]. `levels` run from the highest resolution to the
+    lowest.
+    """
 
     def __init__(self, config: VQGANConfig, rngs: nnx.Rngs):
-        widths, rows = config.widths, config.resolution // config.patch_size
+        widths = config.widths
+        rows = config.resolution // config.patch_size
         self.patch_size = config.patch_size
         self.conv_in = Convolution(config.in_channels * config.patch_size**2, config.entry, 3, rngs=rngs)
-        levels, before = [], config.entry
+        levels = []
+        before = config.entry
         for index, width in enumerate(widths):
-            resample = Downsample(width, learned=config.learned_resampling, rngs=rngs) if index + 1 < len(widths) else None
+            resample = (
+                Downsample(width, learned=config.learned_resampling, rngs=rngs)
+                if index + 1 < len(widths)
+                else None
+            )
             through = [before] + [width] * config.num_res_blocks
-            levels.append(Level(through, rows >> index in config.attention_resolutions, resample, config, rngs))
+            levels.append(
+                Level(through, rows >> index in config.attention_resolutions, resample, config, rngs)
+            )
             before = width
         self.levels = nnx.List(levels)
         self.middle = Middle(before, config, rngs)
@@ -205,11 +264,12 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """[N, h, w, z_channels] -> images [N, H, W, 3]. `levels` run from the lowest resolution to the highest.
 
-    Made with a `condition`, it is also called with a map [N, h, w, condition] that steers all its norms (Emu3).
-    """
+    Made with a `condition`, it is also called with a map [N, h, w, condition] that steers all its norms
+    (Emu3)."""
 
     def __init__(self, config: VQGANConfig, rngs: nnx.Rngs, condition: int | None = None):
-        widths, rows = config.widths, config.resolution // config.patch_size
+        widths = config.widths
+        rows = config.resolution // config.patch_size
         self.patch_size = config.patch_size
         before = widths[-1]
         self.conv_in = Convolution(config.z_channels, before, 3, rngs=rngs)
@@ -219,10 +279,16 @@ class Decoder(nnx.Module):
             width = widths[index]
             resample = Upsample(width, learned=config.learned_resampling, rngs=rngs) if index > 0 else None
             through = [before] + [width] * (config.num_res_blocks + 1)
-            levels.append(Level(through, rows >> index in config.attention_resolutions, resample, config, rngs, condition))
+            levels.append(
+                Level(
+                    through, rows >> index in config.attention_resolutions, resample, config, rngs, condition
+                )
+            )
             before = width
         self.levels = nnx.List(levels)
-        self.norm_out = make_norm(before, groups=config.norm_groups, eps=config.norm_eps, condition=condition, rngs=rngs)
+        self.norm_out = make_norm(
+            before, groups=config.norm_groups, eps=config.norm_eps, condition=condition, rngs=rngs
+        )
         self.conv_out = Convolution(before, config.in_channels * config.patch_size**2, 3, rngs=rngs)
 
     def __call__(self, z: jax.Array, *condition: jax.Array) -> jax.Array:
@@ -242,7 +308,9 @@ class Quantizer(nnx.Module):
         """images float32 [N, H, W, 3] in the pixel_range -> what is about to be quantized, [N, h, w, C]."""
 
     def quantize(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """z [..., C] -> (z_q [..., C], codes int32 [...]): the nearest row of the codebook by Euclidean distance, and which."""
+        """z [..., C] -> (z_q [..., C], codes int32 [...]): the nearest row of the codebook by Euclidean
+        distance, and which.
+        """
         codes = nearest(z, self.codebook[...])
         return self.embed(codes), codes
 
@@ -256,7 +324,9 @@ class Quantizer(nnx.Module):
 
 
 class VQGAN(Quantizer):
-    """Encoder, codebook, decoder. Weights are float32 `nnx.Param`s; split it (`nnx.split`) and it is a plain pytree."""
+    """Encoder, codebook, decoder. Weights are float32 `nnx.Param`s; split it (`nnx.split`) and it is a plain
+    pytree.
+    """
 
     def __init__(self, config: VQGANConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -271,21 +341,36 @@ class VQGAN(Quantizer):
         if not self.config.local_codes:
             return self.quant_conv(self.encoder(images))
         size = self.config.pixels_per_code
-        n, h, w = images.shape[0], images.shape[1] // size, images.shape[2] // size
-        tiles = images.reshape(n, h, size, w, size, -1).transpose(0, 1, 3, 2, 4, 5).reshape(n * h * w, size, size, -1)
+        n = images.shape[0]
+        h = images.shape[1] // size
+        w = images.shape[2] // size
+        tiles = (
+            images.reshape(n, h, size, w, size, -1)
+            .transpose(0, 1, 3, 2, 4, 5)
+            .reshape(n * h * w, size, size, -1)
+        )
         return self.quant_conv(self.encoder(tiles)).reshape(n, h, w, -1)
 
     def decode(self, z_q: jax.Array, *, clip: bool | None = None) -> jax.Array:
-        """z_q [N, h, w, C] -> images float32 [N, H, W, 3]; clipped to the pixel_range where `clip`, by default as the config says.
-        UserError where there is no decoder."""
+        """z_q [N, h, w, C] -> images float32 [N, H, W, 3]; clipped to the pixel_range where `clip`, by
+        default as the config says. UserError where there is no decoder."""
         if self.decoder is None:
-            raise UserError("this tokenizer has an encoder alone, so codes cannot be made pixels; use one whose weights hold a decoder")
+            raise UserError(
+                "this tokenizer has an encoder alone, so codes cannot be made pixels; use one whose "
+                "weights hold a decoder"
+            )
         images = self.decoder(self.post_quant_conv(z_q))
-        return jnp.clip(images, *self.config.pixel_range) if (self.config.clip if clip is None else clip) else images
+        return (
+            jnp.clip(images, *self.config.pixel_range)
+            if (self.config.clip if clip is None else clip)
+            else images
+        )
 
 
 def nearest(z: jax.Array, codebook: jax.Array) -> jax.Array:
-    """z [..., C], codebook [K, C] -> int32 [...]: the nearest row, the first of equals. |z|^2 is the same for all rows: left out."""
+    """z [..., C], codebook [K, C] -> int32 [...]: the nearest row, the first of equals. |z|^2 is the same for
+    all rows: left out.
+    """
     products = jnp.einsum("...c,kc->...k", z, codebook, precision=jax.lax.Precision.HIGHEST)
     return jnp.argmin(jnp.sum(codebook**2, axis=-1) - 2 * products, axis=-1).astype(jnp.int32)
 

@@ -1,1 +1,3 @@
-"""The arithmetic under the model: attention round the ring, rotary positions, losses. Arrays in, arrays out."""
+"""The arithmetic under the model: attention round the ring, rotary positions, losses. Arrays in, arrays
+out.
+"""

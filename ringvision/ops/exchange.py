@@ -4,8 +4,8 @@ A hop is hidden if attending to a chunk of c tokens takes longer than sending on
 
     4 c^2 Hq D / (2 if causal and balanced) / F  >=  4 c Hkv D / W          F: FLOP/s of a chip, W: bytes/s of a link, one way
 
-so c >= (F / W) (Hkv / Hq) (2 if causal); with both directions of the ring half of that is enough. Shorter chunks are gathered at once.
-"""
+so c >= (F / W) (Hkv / Hq) (2 if causal); with both directions of the ring half of that is enough. Shorter
+chunks are gathered at once."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -14,15 +14,17 @@ import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from ringvision.errors import UserError
-from ringvision.mesh import spread
-from ringvision.ops.attention import Rule
+from ringvision.mesh import num_shards
+from ringvision.ops.attention import MaskSpec
 
 Exchange = Literal["ring", "two_way", "gather"]
 
 
 @dataclass(frozen=True)
 class Chip:
-    """Published figures: dense bfloat16 FLOP/s, and bytes/s one way over one of the links that make the ring."""
+    """Published figures: dense bfloat16 FLOP/s, and bytes/s one way over one of the links that make the
+    ring.
+    """
 
     flops: float
     link: float
@@ -54,22 +56,32 @@ def hiding_chunk(chip: Chip, num_heads: int, num_kv_heads: int, *, causal: bool)
     return chip.flops / chip.link * num_kv_heads / num_heads * (2 if causal else 1)
 
 
-def choose_exchange(exchange: Exchange | None, mesh: Mesh | AbstractMesh, q: jax.Array, k: jax.Array, rule: Rule) -> Exchange:
-    """`exchange`, checked; or for None what hides the hops on this mesh's chips. q [B, T, N, H] and k [B, T, K, H], global.
+def choose_exchange(
+    exchange: Exchange | None, mesh: Mesh | AbstractMesh, q: jax.Array, k: jax.Array, mask_spec: MaskSpec
+) -> Exchange:
+    """`exchange`, checked; or for None what hides the hops on this mesh's chips. q [B, T, N, H] and k [B, T,
+    K, H], global.
 
     Where the chip is not known, such as on CPUs, that is "ring".
     """
     if exchange is not None:
         if exchange not in get_args(Exchange):
-            raise UserError(f"exchange={exchange!r}: expected one of {', '.join(get_args(Exchange))}, or None for what suits the chip")
+            raise UserError(
+                f"exchange={exchange!r}: expected one of {', '.join(get_args(Exchange))}, or None for "
+                "what suits the chip"
+            )
         return exchange
-    chip, devices = chip_of(mesh), mesh.shape["context"]
+    chip = chip_of(mesh)
+    devices = mesh.shape["context"]
     if chip is None or devices == 1:
         return "ring"
-    chunk, needed = q.shape[1] // devices, 1.2 * hiding_chunk(chip, q.shape[2], k.shape[2], causal=rule.causal)
+    chunk = q.shape[1] // devices
+    needed = 1.2 * hiding_chunk(chip, q.shape[2], k.shape[2], causal=mask_spec.causal)
     if chunk >= needed:
         return "ring"
-    share = k.size // (spread(mesh, "batch") * spread(mesh, "kv_heads") * mesh.shape.get("ulysses", 1))
+    share = k.size // (
+        num_shards(mesh, "batch") * num_shards(mesh, "kv_heads") * mesh.shape.get("ulysses", 1)
+    )
     if chunk >= needed / 2 or 2 * share * k.dtype.itemsize > GATHERED_AT_MOST:
         return "two_way"
     return "gather"

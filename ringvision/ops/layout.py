@@ -1,7 +1,9 @@
-"""Which device of the ring holds which tokens. Positions are data, so a layout is a permutation, made once where a batch is made.
+"""Which device of the ring holds which tokens. Positions are data, so a layout is a permutation, made once
+where a batch is made.
 
-In: a length, how many devices share it and, for the layouts that look at documents (runs of one segment id), the row's segment ids. Out:
-the order in which tokens are laid out; device i holds the i-th share of the result. Eight chunks or sixteen tokens on four devices:
+In: a length, how many devices share it and, for the layouts that look at documents (runs of one segment id),
+the row's segment ids. Out: the order in which tokens are laid out; device i holds the i-th share of the
+result. Eight chunks or sixteen tokens on four devices:
 
     contiguous       0 1 2 3 | 4 5 6 7 | 8 9 . . | . . . .   as it came: under a causal mask the last device does most of the work
     zigzag           0 7 | 1 6 | 2 5 | 3 4                   in chunks: every device does the same work; for one long document
@@ -10,15 +12,17 @@ the order in which tokens are laid out; device i holds the i-th share of the res
     snake            A0 A7 B0 | A1 A6 B1 | A2 A5 B2 | ...    every document in tiles, dealt to and fro: for packed long documents
     whole            A E | B H | C G | D F                   every document on one device: for clips, which then stay off the ring
 
-What a tile costs is why `snake` and `whole` are as they are. A tile is computed if one pair in it is visible, so a document that starts
-inside a tile, or is cut there, pays for tiles that it fills in part. Both therefore cut a document into tiles from its start, and gather
-what is left over at its end (less than a tile) in tiles that stand at the end of a share; padding fills those up first. The blocks at the
-end of documents, which do not make a full round in `snake`, are dealt so that the devices' work is even. `whole` looks for an arrangement
-in which shares are full and work is even; where shares do not come out exactly, a document is cut, and its end is on the next device: hop 1
-has a little to do, the others nothing. A document longer than a share cannot be whole: then the row stays in the order in which it came.
+What a tile costs is why `snake` and `whole` are as they are. A tile is computed if one pair in it is visible,
+so a document that starts inside a tile, or is cut there, pays for tiles that it fills in part. Both therefore
+cut a document into tiles from its start, and gather what is left over at its end (less than a tile) in tiles
+that stand at the end of a share; padding fills those up first. The blocks at the end of documents, which do
+not make a full round in `snake`, are dealt so that the devices' work is even. `whole` looks for an
+arrangement in which shares are full and work is even; where shares do not come out exactly, a document is
+cut, and its end is on the next device: hop 1 has a little to do, the others nothing. A document longer than a
+share cannot be whole: then the row stays in the order in which it came.
 
-All of it is decided by the arguments alone (random numbers have a fixed seed): processes that are given the same rows make the same order.
-"""
+All of it is decided by the arguments alone (random numbers have a fixed seed): processes that are given the
+same rows make the same order."""
 
 from typing import Literal, NamedTuple, get_args
 
@@ -30,8 +34,12 @@ Layout = Literal["contiguous", "zigzag", "striped", "document_zigzag", "snake", 
 TILE = 128
 MOST_DOCUMENTS = 1024
 """For which `whole` searches; more than that in a row are so short that any arrangement will do."""
-STARTS, KICKS, SAMPLE = 4, 10, 16384
-"""How hard `whole` searches: first arrangements, attempts to leave a local optimum, numbers looked at in one step."""
+STARTS = 4
+KICKS = 10
+SAMPLE = 16384
+"""How hard `whole` searches: first arrangements, attempts to leave a local optimum, numbers looked at in one
+step.
+"""
 
 
 class Documents(NamedTuple):
@@ -42,13 +50,14 @@ class Documents(NamedTuple):
     padding: np.ndarray
 
 
-def order(length: int, devices: int, kind: Layout, segment_ids: np.ndarray | None = None, tile: int = TILE) -> np.ndarray:
+def order(
+    length: int, devices: int, kind: Layout, segment_ids: np.ndarray | None = None, tile: int = TILE
+) -> np.ndarray:
     """int32 [length]: `x[:, order]` is the laid-out array, `x[:, order][:, inverse(order)]` is x again.
 
-    `segment_ids` [length]: None is one document without padding. `tile`: what the kernel computes at a time; if it does not divide a share,
-    the largest divisor below it does. UserError where `kind` is not a layout, or the devices (for zigzag twice the devices) do not divide
-    the length.
-    """
+    `segment_ids` [length]: None is one document without padding. `tile`: what the kernel computes at a time;
+    if it does not divide a share, the largest divisor below it does. UserError where `kind` is not a layout,
+    or the devices (for zigzag twice the devices) do not divide the length."""
     if kind not in get_args(Layout):
         raise UserError(f"layout {kind!r}: expected one of {', '.join(get_args(Layout))}")
     if devices < 1:
@@ -58,11 +67,14 @@ def order(length: int, devices: int, kind: Layout, segment_ids: np.ndarray | Non
     chunks = 2 * devices if kind == "zigzag" else devices
     if length % chunks:
         raise UserError(
-            f"a length of {length} in the {kind} layout over {devices} devices: expected a multiple of {chunks}; "
+            f"a length of {length} in the {kind} layout over {devices} devices: expected a "
+            f"multiple of {chunks}; "
             f"pad to {-(-length // chunks) * chunks} with segment 0"
         )
     if segment_ids is not None and segment_ids.shape != (length,):
-        raise UserError(f"segment_ids of shape {segment_ids.shape} for a layout of one row: expected ({length},)")
+        raise UserError(
+            f"segment_ids of shape {segment_ids.shape} for a layout of one row: expected ({length},)"
+        )
     tokens = np.arange(length, dtype=np.int32)
     if kind == "striped":
         return tokens.reshape(-1, devices).T.reshape(-1)
@@ -75,15 +87,21 @@ def order(length: int, devices: int, kind: Layout, segment_ids: np.ndarray | Non
     if kind == "document_zigzag":
         return _document_zigzag(segment_ids, devices).astype(np.int32)
     tile = _block(length // devices, tile)
-    return (_snake if kind == "snake" else _whole)(_documents(segment_ids), devices, length // devices, tile).astype(np.int32)
+    return (_snake if kind == "snake" else _whole)(
+        _documents(segment_ids), devices, length // devices, tile
+    ).astype(np.int32)
 
 
 def orders(segment_ids: np.ndarray, devices: int, kind: Layout, tile: int = TILE) -> np.ndarray:
-    """segment_ids [B, T] -> int32 [B, T], every row's own `order`: `np.take_along_axis(x, orders, 1)` is the laid-out batch."""
+    """segment_ids [B, T] -> int32 [B, T], every row's own `order`: `np.take_along_axis(x, orders, 1)` is the
+    laid-out batch.
+    """
     if segment_ids.ndim != 2:
         raise UserError(f"segment_ids of shape {segment_ids.shape}: expected [B, T]")
     return (
-        np.stack([order(len(row), devices, kind, row, tile) for row in segment_ids]) if len(segment_ids) else segment_ids.astype(np.int32)
+        np.stack([order(len(row), devices, kind, row, tile) for row in segment_ids])
+        if len(segment_ids)
+        else segment_ids.astype(np.int32)
     )
 
 
@@ -93,23 +111,28 @@ def inverse(order: np.ndarray) -> np.ndarray:
 
 
 def check(positions: np.ndarray, segment_ids: np.ndarray, devices: int, kind: Layout) -> None:
-    """UserError if a laid-out row, int [T] each, cannot be in the layout that is named; names the first token that tells.
+    """UserError if a laid-out row, int [T] each, cannot be in the layout that is named; names the first token
+    that tells.
 
-    What a name promises: in all layouts that a document's positions ascend within a share. In contiguous, zigzag and striped also that,
-    with the permutation undone, every document is one run in which positions ascend, by one at a time if it is the only one. In whole that
-    a document no longer than a share is on one device, or its beginning there and its end on the next.
-    """
+    What a name promises: in all layouts that a document's positions ascend within a share. In contiguous,
+    zigzag and striped also that, with the permutation undone, every document is one run in which positions
+    ascend, by one at a time if it is the only one. In whole that a document no longer than a share is on one
+    device, or its beginning there and its end on the next."""
     length = len(positions)
-    positions, segment_ids = np.asarray(positions).astype(np.int64), np.asarray(segment_ids)
+    positions = np.asarray(positions).astype(np.int64)
+    segment_ids = np.asarray(segment_ids)
     by_length = kind in ("contiguous", "zigzag", "striped")
-    undo = inverse(order(length, devices, "contiguous" if kind in ("document_zigzag", "snake", "whole") else kind))
+    undo = inverse(
+        order(length, devices, "contiguous" if kind in ("document_zigzag", "snake", "whole") else kind)
+    )
     device = np.arange(length) // max(1, length // devices)
     if kind == "whole":
         _check_whole(positions, segment_ids, device, devices)
     # by document (and share), as they come: stable
     keys = (segment_ids[undo],) if by_length else (segment_ids, device)
     grouped = undo[np.lexsort(keys[::-1])]
-    here, before = grouped[1:], grouped[:-1]
+    here = grouped[1:]
+    before = grouped[:-1]
     same = (segment_ids[here] == segment_ids[before]) & (segment_ids[here] != 0)
     step = positions[here] - positions[before]
     if by_length:
@@ -121,10 +144,12 @@ def check(positions: np.ndarray, segment_ids: np.ndarray, devices: int, kind: La
         wrong = same & (device[here] == device[before]) & (step <= 0)
     if wrong.any():
         at = np.flatnonzero(wrong)[here[wrong].argmin()]
-        token, last = here[at], before[at]
+        token = here[at]
+        last = before[at]
         _contradict(
             kind,
-            f"token {token} of the row (device {device[token]}, document {segment_ids[token]}) has position {positions[token]}, "
+            f"token {token} of the row (device {device[token]}, document {segment_ids[token]}) "
+            f"has position {positions[token]}, "
             f"and the one before it in its document, token {last}, has {positions[last]}",
         )
 
@@ -140,23 +165,32 @@ def _check_whole(positions: np.ndarray, segment_ids: np.ndarray, device: np.ndar
     if far.any():
         token = by_position[far].min()
         _contradict(
-            "whole", f"token {token} of the row (document {segment_ids[token]}) is on device {device[token]}, far from its document"
+            "whole",
+            f"token {token} of the row (document {segment_ids[token]}) is on device "
+            f"{device[token]}, far from its document",
         )
 
 
 def _contradict(kind: str, what: str) -> None:
-    raise UserError(f"positions contradict layout={kind!r}: {what}; lay tokens, positions and segment_ids out by the same order")
+    raise UserError(
+        f"positions contradict layout={kind!r}: {what}; lay tokens, positions and segment_ids "
+        "out by the same order"
+    )
 
 
 def _block(share: int, tile: int) -> int:
-    """The largest divisor of a share that is at most a tile, and at most half the share: one block a device would be no choice at all."""
+    """The largest divisor of a share that is at most a tile, and at most half the share: one block a device
+    would be no choice at all.
+    """
     return next(size for size in range(min(tile, max(1, share // 2)), 0, -1) if share % size == 0)
 
 
 def _documents(segment_ids: np.ndarray) -> Documents:
     starts = np.flatnonzero(np.diff(segment_ids, prepend=segment_ids[0] - 1))
     real = segment_ids[starts] != 0
-    return Documents(starts[real], np.diff(np.append(starts, len(segment_ids)))[real], np.flatnonzero(segment_ids == 0))
+    return Documents(
+        starts[real], np.diff(np.append(starts, len(segment_ids)))[real], np.flatnonzero(segment_ids == 0)
+    )
 
 
 def _spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -165,8 +199,9 @@ def _spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def _document_zigzag(segment_ids: np.ndarray, devices: int) -> np.ndarray:
-    """A document's length divided by the devices leaves a few tokens: they go round, from the device at which the last document's ended, so
-    that shares are equal in the end. Padding is one more document. A device's part of a document is halved into its two chunks."""
+    """A document's length divided by the devices leaves a few tokens: they go round, from the device at which
+    the last document's ended, so that shares are equal in the end. Padding is one more document. A device's
+    part of a document is halved into its two chunks."""
     starts = np.flatnonzero(np.diff(segment_ids, prepend=segment_ids[0] - 1))
     each, left = np.divmod(np.diff(np.append(starts, len(segment_ids))), devices)
     turn = (np.arange(devices) - (np.cumsum(left) - left)[:, None]) % devices
@@ -178,20 +213,23 @@ def _document_zigzag(segment_ids: np.ndarray, devices: int) -> np.ndarray:
 
 
 def _blocks(documents: Documents, tile: int) -> np.ndarray:
-    """int [blocks, tile]: the documents' full tiles in order, then what is left over of them, one after the other with padding between: the
-    first documents' have a tile each as long as padding lasts."""
+    """int [blocks, tile]: the documents' full tiles in order, then what is left over of them, one after the
+    other with padding between: the first documents' have a tile each as long as padding lasts."""
     starts, lengths, padding = documents
     left = lengths % tile
     lacking = -left % tile
     filled = np.where(np.cumsum(lacking) <= len(padding), lacking, 0)
-    rest = np.insert(_spans(starts + lengths - left, left), np.repeat(np.cumsum(left), filled), padding[: filled.sum()])
+    rest = np.insert(
+        _spans(starts + lengths - left, left), np.repeat(np.cumsum(left), filled), padding[: filled.sum()]
+    )
     return np.concatenate([_spans(starts, lengths - left), rest, padding[filled.sum() :]]).reshape(-1, tile)
 
 
 def _snake(documents: Documents, devices: int, share: int, tile: int) -> np.ndarray:
-    """A block's work is about how many blocks of its documents come before it, the same on every hop, as these are spread evenly. So blocks
-    are dealt in rounds to and fro, and what does not make a full round in the end, each to the device with the least work so far. Of a long
-    document the last full round is among these: a choice of light and heavy ones makes loads come out even."""
+    """A block's work is about how many blocks of its documents come before it, the same on every hop, as
+    these are spread evenly. So blocks are dealt in rounds to and fro, and what does not make a full round in
+    the end, each to the device with the least work so far. Of a long document the last full round is among
+    these: a choice of light and heavy ones makes loads come out even."""
     _, lengths, _ = documents
     blocks = _blocks(documents, tile)
     full = lengths // tile
@@ -205,8 +243,12 @@ def _snake(documents: Documents, devices: int, share: int, tile: int) -> np.ndar
     of_token = np.full(share * devices, -1)
     of_token[_spans(documents.starts, lengths)] = np.repeat(np.arange(len(lengths)), lengths)
     of_last = of_token[last]
-    new = np.concatenate([np.ones((len(last), 1), bool), of_last[:, 1:] != of_last[:, :-1]], 1) & (of_last >= 0)
-    work = np.concatenate([index + 1, (new * (full + 1)[of_last]).sum(1) if len(full) else np.zeros(len(last), int)])
+    new = np.concatenate([np.ones((len(last), 1), bool), of_last[:, 1:] != of_last[:, :-1]], 1) & (
+        of_last >= 0
+    )
+    work = np.concatenate(
+        [index + 1, (new * (full + 1)[of_last]).sum(1) if len(full) else np.zeros(len(last), int)]
+    )
     owner = np.append(owner, np.full(len(last), -1))
     free = np.flatnonzero(owner < 0)
     owner[free] = _deal(work[free], devices)
@@ -214,14 +256,18 @@ def _snake(documents: Documents, devices: int, share: int, tile: int) -> np.ndar
 
 
 def _deal(work: np.ndarray, devices: int) -> np.ndarray:
-    """An owner for every item, so that all have equally many and work is even: heaviest first, then exchanges that relieve the busiest."""
-    owner, load = np.empty(len(work), int), np.zeros(devices, int)
+    """An owner for every item, so that all have equally many and work is even: heaviest first, then exchanges
+    that relieve the busiest.
+    """
+    owner = np.empty(len(work), int)
+    load = np.zeros(devices, int)
     for round in np.argsort(-work, kind="stable").reshape(-1, devices):
         owner[round] = np.argsort(load, kind="stable")
         load[owner[round]] += work[round]
     while len(work) and devices > 1:
         busiest = load.argmax()
-        mine, others = np.flatnonzero(owner == busiest), np.flatnonzero(owner != busiest)
+        mine = np.flatnonzero(owner == busiest)
+        others = np.flatnonzero(owner != busiest)
         relief = work[mine][:, None] - work[others]
         then = np.maximum(load[busiest] - relief, load[owner[others]] + relief)
         i, j = np.unravel_index(then.argmin(), then.shape)
@@ -229,12 +275,15 @@ def _deal(work: np.ndarray, devices: int) -> np.ndarray:
             break
         load[busiest] -= relief[i, j]
         load[owner[others[j]]] += relief[i, j]
-        owner[mine[i]], owner[others[j]] = owner[others[j]], busiest
+        owner[mine[i]] = owner[others[j]]
+        owner[others[j]] = busiest
     return owner
 
 
 def _whole(documents: Documents, devices: int, share: int, tile: int) -> np.ndarray:
-    """Documents one after the other along the ring, in an order that `_arrange` finds, cut where a share ends."""
+    """Documents one after the other along the ring, in an order that `_arrange` finds, cut where a share
+    ends.
+    """
     starts, lengths, padding = documents
     row = _arrange(lengths, devices, share, tile, len(padding))
     first = _place(lengths[row][None], share, len(padding) if len(row) <= MOST_DOCUMENTS else 0)[0]
@@ -242,7 +291,8 @@ def _whole(documents: Documents, devices: int, share: int, tile: int) -> np.ndar
     parts = (after - 1) // share - first // share + 1
     part = np.repeat(np.arange(len(row)), parts)
     device = first[part] // share + _spans(np.zeros_like(parts), parts)
-    begin, end = np.maximum(first[part], device * share), np.minimum(after[part], (device + 1) * share)
+    begin = np.maximum(first[part], device * share)
+    end = np.minimum(after[part], (device + 1) * share)
     origin = starts[row[part]] + begin - first[part]
     laid_out = []
     for one in range(devices):
@@ -254,27 +304,32 @@ def _whole(documents: Documents, devices: int, share: int, tile: int) -> np.ndar
 
 
 def _place(lengths: np.ndarray, share: int, padding: int) -> np.ndarray:
-    """Where documents start when laid one after the other, [orders, documents]: one that would be cut is put off to the next share as long
-    as there is padding to fill the rest of this one."""
+    """Where documents start when laid one after the other, [orders, documents]: one that would be cut is put
+    off to the next share as long as there is padding to fill the rest of this one."""
     if not padding:
         return lengths.cumsum(1) - lengths
-    at, left, starts = np.zeros(len(lengths), np.int64), np.full(len(lengths), padding), np.empty(lengths.shape, np.int64)
+    at = np.zeros(len(lengths), np.int64)
+    left = np.full(len(lengths), padding)
+    starts = np.empty(lengths.shape, np.int64)
     for i, length in enumerate(lengths.T):
         room = -at % share
         skipped = np.where((length > room) & (room <= left) & (length <= share), room, 0)
-        at, left = at + skipped, left - skipped
+        at = at + skipped
+        left = left - skipped
         starts[:, i] = at
         at = at + length
     return starts
 
 
 def _path(lengths: np.ndarray, devices: int, share: int, tile: int, padding: int) -> np.ndarray:
-    """[orders, documents] -> [orders]: the tiles of the busiest device on hop 0 and on hop 1, and a little for every other device's, by
-    which two orders with equally busy ones are told apart. No document is longer than a share."""
+    """[orders, documents] -> [orders]: the tiles of the busiest device on hop 0 and on hop 1, and a little
+    for every other device's, by which two orders with equally busy ones are told apart. No document is longer
+    than a share."""
     starts = _place(lengths, share, padding)
     device = starts // share
     head = np.minimum((device + 1) * share - starts, lengths)
-    # what is left over of a head lies across two tiles just where it would if the share were not cut in tiles, unless padding prevents it
+    # what is left over of a head lies across two tiles just where it would if the share were not cut in
+    # tiles, unless padding prevents it
     split = (starts % tile + head % tile > tile) & (padding < 2 * devices * tile)
     head, tail = -(-head // tile) + split, -(-(lengths - head) // tile)
     here = (device + np.arange(len(lengths))[:, None] * (devices + 1)).reshape(-1)
@@ -289,8 +344,8 @@ def _path(lengths: np.ndarray, devices: int, share: int, tile: int, padding: int
 
 
 def _arrange(lengths: np.ndarray, devices: int, share: int, tile: int, padding: int) -> np.ndarray:
-    """The order of documents with the least `_path` found: from several bins, downhill by exchanging two documents, then again from the
-    best with a few exchanged at random."""
+    """The order of documents with the least `_path` found: from several bins, downhill by exchanging two
+    documents, then again from the best with a few exchanged at random."""
     count = len(lengths)
     if count > MOST_DOCUMENTS or count < 2 or devices < 2 or lengths.max() > share:
         return np.arange(count)
@@ -307,9 +362,13 @@ def _arrange(lengths: np.ndarray, devices: int, share: int, tile: int, padding: 
             paths = _path(lengths[orders], devices, share, tile, padding)
             if paths.min() >= least:
                 return least, order
-            least, order = paths.min(), orders[paths.argmin()]
+            least = paths.min()
+            order = orders[paths.argmin()]
 
-    best = min((downhill(_bins(lengths, devices, share, tile, padding, random)) for _ in range(STARTS)), key=lambda found: found[0])
+    best = min(
+        (downhill(_bins(lengths, devices, share, tile, padding, random)) for _ in range(STARTS)),
+        key=lambda found: found[0],
+    )
     for _ in range(KICKS):
         order = best[1].copy()
         for pair in random.integers(0, count, (2, 2)):
@@ -318,9 +377,12 @@ def _arrange(lengths: np.ndarray, devices: int, share: int, tile: int, padding: 
     return best[1]
 
 
-def _bins(lengths: np.ndarray, devices: int, share: int, tile: int, padding: int, random: np.random.Generator) -> np.ndarray:
-    """An order of documents in which the i-th share's worth of them is about as long and as much work as any other. Longest first, each
-    into the emptiest bin; then the documents of two bins are divided between them anew, in the best of all ways, as long as that helps."""
+def _bins(
+    lengths: np.ndarray, devices: int, share: int, tile: int, padding: int, random: np.random.Generator
+) -> np.ndarray:
+    """An order of documents in which the i-th share's worth of them is about as long and as much work as any
+    other. Longest first, each into the emptiest bin; then the documents of two bins are divided between them
+    anew, in the best of all ways, as long as that helps."""
     tiles = -(-lengths // tile)
     sizes = np.stack([lengths, tiles * (tiles + 1) / 2], 1)
     even = sizes[:, 1].sum() / devices
@@ -328,10 +390,14 @@ def _bins(lengths: np.ndarray, devices: int, share: int, tile: int, padding: int
     """Of hop 1, which a token too many costs, about."""
 
     def cost(bins: np.ndarray) -> np.ndarray:
-        over, work = bins[..., 0] - share, bins[..., 1] - even
-        return (np.maximum(work, 0 if padding else work)) ** 2 + (tiles_a_token * np.maximum(over, 0 if padding else over)) ** 2
+        over = bins[..., 0] - share
+        work = bins[..., 1] - even
+        return (np.maximum(work, 0 if padding else work)) ** 2 + (
+            tiles_a_token * np.maximum(over, 0 if padding else over)
+        ) ** 2
 
-    owner, bins = np.empty(len(lengths), int), np.zeros((devices, 2))
+    owner = np.empty(len(lengths), int)
+    bins = np.zeros((devices, 2))
     for document in np.argsort(-lengths * (1 + 0.3 * random.random(len(lengths))), kind="stable"):
         owner[document] = bins[:, 0].argmin()
         bins[owner[document]] += sizes[document]
@@ -349,10 +415,13 @@ def _bins(lengths: np.ndarray, devices: int, share: int, tile: int, padding: int
                 best = costs.argmin()
                 if costs[best] < cost(bins[[a, b]]).sum() * (1 - 1e-9):
                     owner[both] = np.where(in_b[best] == 1, b, a)
-                    bins[a], bins[b] = bins[a] - given[best], bins[b] + given[best]
+                    bins[a] = bins[a] - given[best]
+                    bins[b] = bins[b] + given[best]
         if cost(bins).sum() >= before * (1 - 1e-9):
             break
-    order, excess, left = [], 0.0, list(range(devices))
+    order = []
+    excess = 0.0
+    left = list(range(devices))
     while left:
         # along the ring, too long bins and too short ones in turn
         next_bin = min(left, key=lambda one: abs(excess + bins[one, 0] - share))

@@ -1,10 +1,10 @@
 """Which hops round the ring there are to run, and the permutes that run them. Inside shard_map.
 
-After h hops a device has the keys of the device h places behind it. A hop is run if some device of the mesh may see something then; what
-no device can see under the window, or because it is of other documents, travels no further than it must. All devices must come to the same
-answer, for a permute needs both sides: each judges its own queries against the ranges of everybody's keys, by tiles (ops/tiles.py), and a
-maximum over the mesh settles it.
-"""
+After h hops a device has the keys of the device h places behind it. A hop is run if some device of the mesh
+may see something then; what no device can see under the window, or because it is of other documents, travels
+no further than it must. All devices must come to the same answer, for a permute needs both sides: each judges
+its own queries against the ranges of everybody's keys, by tiles (ops/tiles.py), and a maximum over the mesh
+settles it."""
 
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 from ringvision.ops import tiles
-from ringvision.ops.attention import Rule, Tokens
+from ringvision.ops.attention import MaskSpec, Tokens
 from ringvision.ops.layout import Layout, order
 
 AXIS = "context"
@@ -24,8 +24,9 @@ RANGES = 64
 
 
 class Route(NamedTuple):
-    """Hops in the order in which they are run. `following[h]` is the next one to run after h, None where it is always h + 1; `preceding`
-    likewise. `hops` of them follow the start, which is hop 0, the device's own keys."""
+    """Hops in the order in which they are run. `following[h]` is the next one to run after h, None where it
+    is always h + 1; `preceding` likewise. `hops` of them follow the start, which is hop 0, the device's own
+    keys."""
 
     devices: int
     hops: int | jax.Array
@@ -58,11 +59,14 @@ class Route(NamedTuple):
     def arrive_home(self, x: Any, hop: jax.Array, direction: int) -> Any:
         """The rest of the way, the short way round; x was `hop` places from home before it set out."""
         if self.following is not None:
-            on, back = self.devices - hop - 1, hop + 1
+            on = self.devices - hop - 1
+            back = hop + 1
             x = self._send_often(x, jnp.where(on < back, on, 0), direction)
             return self._send_often(x, jnp.where(on < back, 0, back), -direction)
         places = self.devices - self.hops if self._goes_on else self.hops
-        return x if places == 1 else self._send_often(x, places - 1, direction if self._goes_on else -direction)
+        return (
+            x if places == 1 else self._send_often(x, places - 1, direction if self._goes_on else -direction)
+        )
 
     @property
     def _goes_on(self) -> bool:
@@ -72,14 +76,25 @@ class Route(NamedTuple):
         return jax.lax.fori_loop(0, times, lambda _, x: self.send(x, direction), x)
 
 
-def make_route(tokens: Tokens, rule: Rule, mesh: Mesh | AbstractMesh, hops: int | None, *, both_ways: bool) -> Route:
-    """tokens: this device's, [B, S]. hops: how many there are, where that is known already. both_ways: keys go round both ways at once."""
+def make_route(
+    tokens: Tokens, mask_spec: MaskSpec, mesh: Mesh | AbstractMesh, hops: int | None, *, both_ways: bool
+) -> Route:
+    """tokens: this device's, [B, S]. hops: how many there are, where that is known already. both_ways: keys
+    go round both ways at once.
+    """
     devices = mesh.shape[AXIS]
     if hops is not None:
         return Route(devices, hops)
     own = _ranges(tokens)
-    everybody = jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS, axis=1, tiled=True), own)  # [B, devices x tiles]
-    seen = (tiles.kinds(own, everybody, rule) != tiles.EMPTY).any(axis=(0, 1)).reshape(devices, -1).any(axis=1)
+    everybody = jax.tree.map(
+        lambda x: jax.lax.all_gather(x, AXIS, axis=1, tiled=True), own
+    )  # [B, devices x tiles]
+    seen = (
+        (tiles.kinds(own, everybody, mask_spec) != tiles.EMPTY)
+        .any(axis=(0, 1))
+        .reshape(devices, -1)
+        .any(axis=1)
+    )
     number = jnp.arange(devices, dtype=jnp.int32)
     seen = seen[(jax.lax.axis_index(AXIS) - number) % devices]
     if both_ways:
@@ -87,18 +102,25 @@ def make_route(tokens: Tokens, rule: Rule, mesh: Mesh | AbstractMesh, hops: int 
     seen = jax.lax.pmax(seen.astype(jnp.int32), tuple(mesh.shape)) > 0
     seen = seen.at[0].set(False)
     later = jnp.where(seen & (number > number[:, None]), number, devices).min(axis=1)
-    following = jnp.where(later < devices, later, number + 1)  # behind the last there is one more place to stand, before which is the last
+    following = jnp.where(
+        later < devices, later, number + 1
+    )  # behind the last there is one more place to stand, before which is the last
     places = jnp.arange(devices + 1)[:, None]
     return Route(devices, seen.sum(), following, jnp.where(seen & (number < places), number, 0).max(axis=1))
 
 
 @lru_cache(maxsize=1024)
-def all_hops(length: int, devices: int, layout: Layout | None, rule: Rule) -> int | None:
-    """How many hops a row of one document takes in this layout; None if they are not the first ones without a gap."""
+def all_hops(length: int, devices: int, layout: Layout | None, mask_spec: MaskSpec) -> int | None:
+    """How many hops a row of one document takes in this layout; None if they are not the first ones without a
+    gap.
+    """
     laid_out: Any = order(length, devices, layout or "contiguous").reshape(devices, 1, -1)
     shares = [_ranges(Tokens(share, np.ones_like(share))) for share in laid_out]
     seen = [
-        any((tiles.kinds(shares[i], shares[(i - hop) % devices], rule) != tiles.EMPTY).any() for i in range(devices))
+        any(
+            (tiles.kinds(shares[i], shares[(i - hop) % devices], mask_spec) != tiles.EMPTY).any()
+            for i in range(devices)
+        )
         for hop in range(1, devices)
     ]
     return sum(seen) if all(seen[: sum(seen)]) else None

@@ -6,10 +6,10 @@ In: the tokens of queries and of keys, and the sizes of a tile. Out: for every t
     PARTIAL   it may hold both: it is computed under a mask
     FULL      every query sees every key: it is computed without one
 
-A tile is judged by the ranges of its segments and of its positions, and those of its first and its last segment apart, so EMPTY and FULL
-are certain. FULL is found wherever it is true; EMPTY wherever two tiles have at most one document in common and that stands at an end of
-both, as it does where documents lie one behind the other. Written with operators alone: numpy arrays stay in numpy.
-"""
+A tile is judged by the ranges of its segments and of its positions, and those of its first and its last
+segment apart, so EMPTY and FULL are certain. FULL is found wherever it is true; EMPTY wherever two tiles have
+at most one document in common and that stands at an end of both, as it does where documents lie one behind
+the other. Written with operators alone: numpy arrays stay in numpy."""
 
 from types import ModuleType
 from typing import NamedTuple
@@ -18,9 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ringvision.ops.attention import Rule, Tokens
+from ringvision.ops.attention import MaskSpec, Tokens
 
-EMPTY, PARTIAL, FULL = 0, 1, 2
+EMPTY = 0
+PARTIAL = 1
+FULL = 2
 _LARGEST = np.iinfo(np.int32).max
 
 Array = jax.Array | np.ndarray
@@ -34,8 +36,9 @@ class Range(NamedTuple):
 
 
 class Ranges(NamedTuple):
-    """Of the real tokens in each tile, [B, tiles]: the lowest and the highest segment, the range of all positions, and of those in each of
-    the two segments; `whole` where all are real and of one segment. A tile of padding alone has a first segment above its last."""
+    """Of the real tokens in each tile, [B, tiles]: the lowest and the highest segment, the range of all
+    positions, and of those in each of the two segments; `whole` where all are real and of one segment. A tile
+    of padding alone has a first segment above its last."""
 
     first_segment: Array
     last_segment: Array
@@ -59,27 +62,35 @@ def ranges(tokens: Tokens, tile: int) -> Ranges:
     return Ranges(first, last, reach(positions, real), in_first, in_last, real.all(-1) & (first == last))
 
 
-def kinds(queries: Ranges, keys: Ranges, rule: Rule) -> Array:
+def kinds(queries: Ranges, keys: Ranges, mask_spec: MaskSpec) -> Array:
     """int8 [B, tiles of queries, tiles of keys] of EMPTY, PARTIAL, FULL."""
     q = jax.tree.map(lambda x: x[:, :, None], queries)
     k = jax.tree.map(lambda x: x[:, None, :], keys)
     xp = _numpy_of(q.whole)
-    lowest, highest = xp.maximum(q.first_segment, k.first_segment), xp.minimum(q.last_segment, k.last_segment)
+    lowest = xp.maximum(q.first_segment, k.first_segment)
+    highest = xp.minimum(q.last_segment, k.last_segment)
     empty = lowest > highest
     full = q.whole & k.whole & ~empty
 
     def reach(side: Ranges) -> Range:
         """Of the only segment that both have, as far as it is known; else of all."""
-        at_first, at_last = ((lowest == highest) & (lowest == end) for end in (side.first_segment, side.last_segment))
-        return Range(*(xp.where(at_first, f, xp.where(at_last, l, a)) for f, l, a in zip(side.in_first, side.in_last, side.positions)))
+        at_first, at_last = (
+            (lowest == highest) & (lowest == end) for end in (side.first_segment, side.last_segment)
+        )
+        return Range(
+            *(
+                xp.where(at_first, f, xp.where(at_last, l, a))
+                for f, l, a in zip(side.in_first, side.in_last, side.positions)
+            )
+        )
 
     (q_low, q_high), (k_low, k_high) = reach(q), reach(k)
-    if rule.causal:
+    if mask_spec.causal:
         empty |= q_high < k_low
         full &= q_low >= k_high
-    if rule.window is not None:
-        empty |= (q_low - k_high >= rule.window) | (k_low - q_high >= rule.window)
-        full &= (q_high - k_low < rule.window) & (k_high - q_low < rule.window)
+    if mask_spec.window is not None:
+        empty |= (q_low - k_high >= mask_spec.window) | (k_low - q_high >= mask_spec.window)
+        full &= (q_high - k_low < mask_spec.window) & (k_high - q_low < mask_spec.window)
     return (~empty * (1 + full)).astype(np.int8)
 
 

@@ -1,11 +1,13 @@
-"""Ulysses (Jacobs et al., 2023): sharing out heads instead of tokens, inside the ring, over the mesh axis `ulysses`.
+"""Ulysses (Jacobs et al., 2023): sharing out heads instead of tokens, inside the ring, over the mesh axis
+`ulysses`.
 
-The length is spread over (context, ulysses). Before attention the devices of one `ulysses` group exchange: each gives away the other heads
-of its tokens and gets the other tokens of its heads, so that the ring, which is over `context` alone, has fewer hops of longer chunks.
-After attention they exchange back. In and out: a device's share before and after; where the axis is of size 1 it passes through.
+The length is spread over (context, ulysses). Before attention the devices of one `ulysses` group exchange:
+each gives away the other heads of its tokens and gets the other tokens of its heads, so that the ring, which
+is over `context` alone, has fewer hops of longer chunks. After attention they exchange back. In and out: a
+device's share before and after; where the axis is of size 1 it passes through.
 
-Where there are fewer KV heads than devices in a group each is given to several of them, and its gradients are added up on the way back.
-"""
+Where there are fewer KV heads than devices in a group each is given to several of them, and its gradients are
+added up on the way back."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +34,9 @@ def keys_to_heads(x: jax.Array, size: int) -> jax.Array:
 
 
 def keys_to_length(x: jax.Array, size: int, kv_heads: int) -> jax.Array:
-    """The transpose of `keys_to_heads`, for gradients: [B, t * size, ..., H] -> [B, t, K, H] with K = `kv_heads`."""
+    """The transpose of `keys_to_heads`, for gradients: [B, t * size, ..., H] -> [B, t, K, H] with K =
+    `kv_heads`.
+    """
     x = to_length(x, size, length=1, heads=2)
     return x if x.shape[2] == kv_heads else x.reshape(*x.shape[:2], kv_heads, -1, x.shape[3]).sum(3)
 

@@ -1,4 +1,6 @@
-"""A library of videos to shards of codes, on one machine or on Ray: resumable, and every video accounted for."""
+"""A library of videos to shards of codes, on one machine or on Ray: resumable, and every video accounted
+for.
+"""
 
 from ringvision.tokenize.example import Example
 from ringvision.tokenize.manifest import Manifest

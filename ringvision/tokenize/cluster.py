@@ -1,10 +1,12 @@
-"""The engine of a cluster: Ray Data streams jobs through decoding actors, a processor each, to encoding actors, an accelerator each.
+"""The engine of a cluster: Ray Data streams jobs through decoding actors, a processor each, to encoding
+actors, an accelerator each.
 
-    jobs -> Decode (map_batches, one job) -> a row a frame -> Encode (map_batches, batch rows) -> a row a frame -> outcomes
+    jobs -> Decode (map_batches, one job) -> a row a frame -> Encode (map_batches, batch rows) -> a row a
+    frame -> outcomes
 
-Rows arrive in any order and say whose they are; what is made of them is the same as on one machine. Files, and the tokenizer's folder, must
-be there under the same paths on every machine. Imports ray when it is asked to work, not before (extra `ray`).
-"""
+Rows arrive in any order and say whose they are; what is made of them is the same as on one machine. Files,
+and the tokenizer's folder, must be there under the same paths on every machine. Imports ray when it is asked
+to work, not before (extra `ray`)."""
 
 import itertools
 import json
@@ -26,16 +28,18 @@ from ringvision.tokenize.source import Source
 ROUND = 256
 """Jobs in one data set; the next ones' checksums are taken meanwhile."""
 PIECE = 16
-END, TURN = -1, 1 << 40
+END = -1
+TURN = 1 << 40
 Rows = dict[str, np.ndarray]
-"""number int64 [n], the row of the manifest; order int64 [n], the frame's place in its video (from TURN on where it is read again), END
-behind the last; time float64 [n], the frame's, or behind the last the order that would be next; error [n], JSON or ""; frame uint8
-[n, size, size, 3], later codes int32 [n, h, w]."""
+"""number int64 [n], the row of the manifest; order int64 [n], the frame's place in its video (from TURN on
+where it is read again), END behind the last; time float64 [n], the frame's, or behind the last the order that
+would be next; error [n], JSON or ""; frame uint8 [n, size, size, 3], later codes int32 [n, h, w]."""
 
 
 class RayEngine:
-    """`run` takes jobs and gives outcomes, in any order. load: makes the encoder, in every encoding actor. address: of a cluster; None: one
-    is started on this machine. encoded: called with every number of frames that went through the encoder."""
+    """`run` takes jobs and gives outcomes, in any order. load: makes the encoder, in every encoding actor.
+    address: of a cluster; None: one is started on this machine. encoded: called with every number of frames
+    that went through the encoder."""
 
     def __init__(
         self,
@@ -50,7 +54,12 @@ class RayEngine:
         address: str | None,
         encoded: Callable[[int], None],
     ) -> None:
-        self.load, self.size, self.batch, self.workers, self.address, self.encoded = load, size, batch, workers, address, encoded
+        self.load = load
+        self.size = size
+        self.batch = batch
+        self.workers = workers
+        self.address = address
+        self.encoded = encoded
         self.reading = {"fps": fps, "size": size, "batch": PIECE, "limits": limits, "decoder": decoder}
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
@@ -80,14 +89,18 @@ class RayEngine:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # jax's, that a fork is dangerous: what Ray forks becomes another program
+                warnings.simplefilter(
+                    "ignore", RuntimeWarning
+                )  # jax's, that a fork is dangerous: what Ray forks becomes another program
                 if self.address:
                     ray.init(address=self.address, **quiet)
                 else:
                     ray.init(num_cpus=self.workers + 1, include_dashboard=False, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
             where = f"the Ray cluster at {self.address}" if self.address else "Ray on this machine"
-            raise UserError(f"{where} cannot be reached ({error}); check --ray-address, or use --engine local") from None
+            raise UserError(
+                f"{where} cannot be reached ({error}); check --ray-address, or use --engine local"
+            ) from None
         return True
 
     def _round(self, ray: Any, jobs: list[Job]) -> Iterator[Outcome]:
@@ -102,10 +115,20 @@ class RayEngine:
         decoders = max(1, min(self.workers, len(jobs), int(there.get("CPU", 1)) - (not accelerators)))
         items = [{"number": job.row.number, "source": json.dumps(asdict(job.source))} for job in jobs]
         rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            Decode, fn_constructor_args=(self.reading,), batch_size=1, batch_format="numpy", num_cpus=1, concurrency=decoders
+            Decode,
+            fn_constructor_args=(self.reading,),
+            batch_size=1,
+            batch_format="numpy",
+            num_cpus=1,
+            concurrency=decoders,
         )
         coded = rows.map_batches(
-            Encode, fn_constructor_args=(self.load,), batch_size=self.batch, batch_format="numpy", concurrency=max(1, accelerators), **claim
+            Encode,
+            fn_constructor_args=(self.load,),
+            batch_size=self.batch,
+            batch_format="numpy",
+            concurrency=max(1, accelerators),
+            **claim,
         )
         videos = {job.row.number: InHand(job) for job in jobs}
         for batch in coded.iter_batches(batch_size=None, batch_format="numpy"):
@@ -147,12 +170,16 @@ class InHand:
         order = np.argsort(there)[np.sort(there) >= turn * TURN]
         if len(order) < count:
             return None
-        codes, times = (np.concatenate([part[name] for part in self.parts])[order] for name in ("codes", "time"))
+        codes, times = (
+            np.concatenate([part[name] for part in self.parts])[order] for name in ("codes", "time")
+        )
         return Outcome(self.job, codes, times)
 
 
 class Decode:
-    """An actor: a job in, its frames out, a piece at a time, and a row that says how many there were or what went wrong."""
+    """An actor: a job in, its frames out, a piece at a time, and a row that says how many there were or what
+    went wrong.
+    """
 
     def __init__(self, reading: dict[str, Any]) -> None:
         self.reading = reading
@@ -160,13 +187,17 @@ class Decode:
     def __call__(self, job: Rows) -> Iterator[Rows]:
         number = int(job["number"][0])
         asked = json.loads(str(job["source"][0]))
-        source, error, size = Source(**asked | {"qa": tuple(map(tuple, asked["qa"]))}), "", self.reading["size"]
+        source = Source(**asked | {"qa": tuple(map(tuple, asked["qa"]))})
+        error = ""
+        size = self.reading["size"]
         for turn, way in enumerate((QUICKLY, SURELY)):
             order = turn * TURN
             try:
                 for piece in pictures(source, **self.reading, **way):
                     count = len(piece.frames)
-                    yield self._rows(number, np.arange(order, order + count), piece.times, [""] * count, piece.frames)
+                    yield self._rows(
+                        number, np.arange(order, order + count), piece.times, [""] * count, piece.frames
+                    )
                     order += count
             except Unsteady:
                 continue
@@ -179,7 +210,13 @@ class Decode:
     @staticmethod
     def _rows(number: int, order: np.ndarray, time: np.ndarray, error: list[str], frame: np.ndarray) -> Rows:
         numbers = np.full(len(order), number, np.int64)
-        return {"number": numbers, "order": order.astype(np.int64), "time": time, "error": np.array(error, object), "frame": frame}
+        return {
+            "number": numbers,
+            "order": order.astype(np.int64),
+            "time": time,
+            "error": np.array(error, object),
+            "frame": frame,
+        }
 
 
 class Encode:
@@ -198,5 +235,7 @@ def _ray() -> Any:
         import ray
         import ray.data
     except ImportError:
-        raise UserError("--engine ray needs the package ray; install it with: pip install 'ringvision[ray]'") from None
+        raise UserError(
+            "--engine ray needs the package ray; install it with: pip install 'ringvision[ray]'"
+        ) from None
     return ray

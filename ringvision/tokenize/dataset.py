@@ -1,8 +1,7 @@
 """A data set of TFDS, prepared as ArrayRecord, in; its examples as Sources, and their frames, out.
 
-Records are read by the layout that features.json states, without TensorFlow and without importing what it names: TFDS itself builds its
-Video feature, and reads compressed tensors, with TensorFlow alone.
-"""
+Records are read by the layout that features.json states, without TensorFlow and without importing what it
+names: TFDS itself builds its Video feature, and reads compressed tensors, with TensorFlow alone."""
 
 import functools
 import io
@@ -31,8 +30,9 @@ PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "GIF")
 
 @dataclass(frozen=True, eq=False)
 class _Dataset:
-    """One split. `records[i]` is the i-th example's bytes; `shards` (file, how many are read of it). `key` is the feature that holds the
-    frames: encoded pictures, or a uint8 tensor of `shape` (-1: any) in `encoding`. `text` says what is in them, a class by `labels`."""
+    """One split. `records[i]` is the i-th example's bytes; `shards` (file, how many are read of it). `key` is
+    the feature that holds the frames: encoded pictures, or a uint8 tensor of `shape` (-1: any) in `encoding`.
+    `text` says what is in them, a class by `labels`."""
 
     records: Any
     shards: list[tuple[str, int]]
@@ -55,7 +55,9 @@ class _Dataset:
             return tf_example_pb2.Example.FromString(self.records[index]).features.feature
         except (OSError, RuntimeError, ValueError, IndexError, DecodeError) as error:
             kind = "damaged" if os.path.exists(self.shard(index)) else "missing"
-            raise VideoError(f"{self.shard(index)}: {_first_line(error)}; copy or prepare the data set again", kind) from None
+            raise VideoError(
+                f"{self.shard(index)}: {_first_line(error)}; copy or prepare the data set again", kind
+            ) from None
 
     def caption(self, index: int) -> str:
         if self.text is None:
@@ -67,15 +69,22 @@ class _Dataset:
 
 
 def examples(given: str) -> Iterator[Source]:
-    """A Source for each example of `tfds:NAME/SPLIT` or `tfds:FOLDER/SPLIT`. Raises UserError where there is no such data set."""
+    """A Source for each example of `tfds:NAME/SPLIT` or `tfds:FOLDER/SPLIT`. Raises UserError where there is
+    no such data set.
+    """
     folder, name, split = _split(given)
     whole = f"tfds:{folder or name}/{split}"
     dataset = open_dataset(whole)
-    return (Source(f"{whole}#{n}", dataset=whole, index=n, caption=dataset.caption(n)) for n in range(len(dataset.records)))
+    return (
+        Source(f"{whole}#{n}", dataset=whole, index=n, caption=dataset.caption(n))
+        for n in range(len(dataset.records))
+    )
 
 
 def _split(given: str) -> tuple[str, str, str]:
-    """What tfds: names: a folder that holds dataset_info.json or else ""; the name; the split, train where none is said."""
+    """What tfds: names: a folder that holds dataset_info.json or else ""; the name; the split, train where
+    none is said.
+    """
     name = given.removeprefix("tfds:")
     front, _, last = name.rpartition("/")
     for path, split in ((name, "train"), (front, last)):
@@ -96,23 +105,42 @@ def open_dataset(whole: str) -> _Dataset:
     folder = folder or _prepared(whole, name)
     try:
         info = read_from_json(os.path.join(folder, "dataset_info.json"))
-        template = tfds.core.ShardedFileTemplate(data_dir=folder, dataset_name=info.name, filetype_suffix=info.file_format)
+        template = tfds.core.ShardedFileTemplate(
+            data_dir=folder, dataset_name=info.name, filetype_suffix=info.file_format
+        )
         splits = tfds.core.SplitDict.from_proto(info.splits, template)
     except Exception as error:  # whatever TFDS makes of a file that is none of its own
-        raise UserError(f"{folder}/dataset_info.json is not TFDS's ({_first_line(error)}); prepare the data set again") from None
+        raise UserError(
+            f"{folder}/dataset_info.json is not TFDS's ({_first_line(error)}); prepare the data set again"
+        ) from None
     if info.file_format != "array_record":
-        raise UserError(f"{folder} keeps its examples as {info.file_format or 'nothing'}; prepare it with --file_format=array_record")
+        raise UserError(
+            f"{folder} keeps its examples as {info.file_format or 'nothing'}; prepare it with "
+            "--file_format=array_record"
+        )
     try:
         files = [(os.fspath(part.filename), part) for part in splits[split].file_instructions if part.take]
     except Exception as error:
-        raise UserError(f"{whole}: no such split ({_first_line(error)}); give one of {', '.join(splits)}") from None
+        raise UserError(
+            f"{whole}: no such split ({_first_line(error)}); give one of {', '.join(splits)}"
+        ) from None
     if not files or any(os.path.dirname(file) != folder for file, _ in files):
-        raise UserError(f"{whole} holds no example in {folder}; give another split, or prepare the data set again")
+        raise UserError(
+            f"{whole} holds no example in {folder}; give another split, or prepare the data set again"
+        )
     key, shape, encoding, text = _features(folder)
     labels = Path(folder, f"{text}.labels.txt")
     names = labels.read_text("utf-8").splitlines() if labels.exists() else []
     shards = [(file, part.take) for file, part in files]
-    return _Dataset(ArrayRecordDataSource([part for _, part in files]), shards, key, shape, encoding, text, list(filter(str.strip, names)))
+    return _Dataset(
+        ArrayRecordDataSource([part for _, part in files]),
+        shards,
+        key,
+        shape,
+        encoding,
+        text,
+        list(filter(str.strip, names)),
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -120,25 +148,47 @@ def _first_line(error: Exception) -> str:
 
 
 def _prepared(whole: str, name: str) -> str:
-    """The folder of a data set that TFDS prepared here: the newest version where none is said. Nothing is downloaded."""
+    """The folder of a data set that TFDS prepared here: the newest version where none is said. Nothing is
+    downloaded.
+    """
     from tensorflow_datasets.core.utils.file_utils import list_data_dirs
 
     asked = DATASET.fullmatch(name)
     dataset, config, version = asked.groups() if asked else ("", "", "")
     places = [Path(place, dataset, config or "") for place in list_data_dirs()] if asked else []
-    infos = [info for place in places for depth in ("*", "*/*") for info in place.glob(f"{depth}/dataset_info.json")]
-    found = [info.parent for info in infos if VERSION.fullmatch(info.parent.name) and version in (None, info.parent.name)]
+    infos = [
+        info
+        for place in places
+        for depth in ("*", "*/*")
+        for info in place.glob(f"{depth}/dataset_info.json")
+    ]
+    found = [
+        info.parent
+        for info in infos
+        if VERSION.fullmatch(info.parent.name) and version in (None, info.parent.name)
+    ]
     if not found:
-        advice = f"prepare it (tfds build {name} --file_format=array_record)" if asked else "give tfds:NAME[/CONFIG][:VERSION]/SPLIT"
-        raise UserError(f"{whole} is not among the data sets of TFDS here; {advice}, or give tfds:FOLDER/SPLIT, where dataset_info.json is")
+        advice = (
+            f"prepare it (tfds build {name} --file_format=array_record)"
+            if asked
+            else "give tfds:NAME[/CONFIG][:VERSION]/SPLIT"
+        )
+        raise UserError(
+            f"{whole} is not among the data sets of TFDS here; {advice}, or give "
+            "tfds:FOLDER/SPLIT, where dataset_info.json is"
+        )
     if len({path.parent for path in found}) > 1:
         configs = ", ".join(sorted({path.parent.name for path in found}))
-        raise UserError(f"{whole} has several configs; give tfds:{dataset}/CONFIG/SPLIT, with one of {configs}")
+        raise UserError(
+            f"{whole} has several configs; give tfds:{dataset}/CONFIG/SPLIT, with one of {configs}"
+        )
     return str(max(found, key=lambda path: [int(number) for number in path.name.split(".")]))
 
 
 def _features(folder: str) -> tuple[str, tuple[int, ...] | None, str, str | None]:
-    """Key, shape and encoding of the frames, videos before images and usual names first, and the key of what says what is in them."""
+    """Key, shape and encoding of the frames, videos before images and usual names first, and the key of what
+    says what is in them.
+    """
     try:
         features = json.loads(Path(folder, "features.json").read_text("utf-8"))["featuresDict"]["features"]
         found = [
@@ -146,18 +196,34 @@ def _features(folder: str) -> tuple[str, tuple[int, ...] | None, str, str | None
             for key, feature in features.items()
             if (kept := _kept(feature))
         ]
-        text = next((key for key in TEXT_NAMES if key in features and {"Text", "ClassLabel"} & {*_kinds(features[key])}), None)
+        text = next(
+            (
+                key
+                for key in TEXT_NAMES
+                if key in features and {"Text", "ClassLabel"} & {*_kinds(features[key])}
+            ),
+            None,
+        )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{folder}/features.json is not TFDS's ({_first_line(error)}); prepare the data set again with TFDS 4.9") from None
+        raise UserError(
+            f"{folder}/features.json is not TFDS's ({_first_line(error)}); prepare the data set "
+            "again with TFDS 4.9"
+        ) from None
     if not found:
-        raise UserError(f"{folder} has no video or image of uint8 among its features ({', '.join(sorted(features))}); give one that has")
+        raise UserError(
+            f"{folder} has no video or image of uint8 among its features "
+            f"({', '.join(sorted(features))}); give one that has"
+        )
     _, _, key, shape, encoding = min(found, key=lambda held: held[:3])
     return key, shape, encoding, text
 
 
 def _kept(feature: dict[str, Any]) -> tuple[int, tuple[int, ...] | None, str] | None:
-    """How a feature keeps uint8 frames: 0 for a video, 1 for an image, then shape and encoding as in _Dataset; None where it does not."""
-    kinds, inner = _kinds(feature), feature.get("sequence", {}).get("feature", {})
+    """How a feature keeps uint8 frames: 0 for a video, 1 for an image, then shape and encoding as in
+    _Dataset; None where it does not.
+    """
+    kinds = _kinds(feature)
+    inner = feature.get("sequence", {}).get("feature", {})
     pictures = feature.get("video") or feature.get("image") or inner.get("image") or {}
     if kinds in (["Video"], ["Image"], ["Sequence", "Image"]) and pictures.get("dtype", "uint8") == "uint8":
         return int(kinds == ["Image"]), None, "pictures"
@@ -172,18 +238,26 @@ def _kinds(feature: dict[str, Any]) -> list[str]:
     """The classes of a feature, from the outside: Sequence(Text) gives Sequence, Text."""
     module, _, kind = feature.get("pythonClassName", "").rpartition(".")
     inner = feature.get("sequence", {}).get("feature")
-    return [kind if module.startswith("tensorflow_datasets.core.features.") else "", *(_kinds(inner) if inner else [])]
+    return [
+        kind if module.startswith("tensorflow_datasets.core.features.") else "",
+        *(_kinds(inner) if inner else []),
+    ]
 
 
 def stored(source: Source) -> tuple[list[bytes], list[int] | None, str]:
-    """The frames of an example as they are stored: encoded pictures, or one tensor's bytes, its shape and its encoding."""
+    """The frames of an example as they are stored: encoded pictures, or one tensor's bytes, its shape and its
+    encoding.
+    """
     try:
         dataset = open_dataset(source.dataset)
     except UserError as error:
         raise VideoError(str(error), "missing") from None
-    feature, key, shape = dataset.example(source.index), dataset.key, list(dataset.shape) if dataset.shape else None
+    feature = dataset.example(source.index)
+    key = dataset.key
+    shape = list(dataset.shape) if dataset.shape else None
     if shape and shape.count(-1) > 1:
-        key, shape = f"{dataset.key}/value", list(feature[f"{dataset.key}/shape"].int64_list.value)
+        key = f"{dataset.key}/value"
+        shape = list(feature[f"{dataset.key}/shape"].int64_list.value)
     parts = list(feature[key].bytes_list.value)
     if dataset.encoding == "none":
         values = np.array(feature[key].int64_list.value, np.int64)
@@ -191,12 +265,16 @@ def stored(source: Source) -> tuple[list[bytes], list[int] | None, str]:
             raise VideoError(f"{source.name}: its frames are not uint8; prepare the data set again")
         parts = [values.astype(np.uint8).tobytes()] if len(values) else []
     if not parts:
-        raise VideoError(f"{source.name} holds no frames; leave it out, or prepare the data set again", "empty")
+        raise VideoError(
+            f"{source.name} holds no frames; leave it out, or prepare the data set again", "empty"
+        )
     return parts, shape, dataset.encoding
 
 
 def frames_of(source: Source, limits: Limits) -> Iterator[np.ndarray]:
-    """uint8 [H, W, 3], one after another. VideoError where they are damaged or over `limits`, which are asked before they are unpacked."""
+    """uint8 [H, W, 3], one after another. VideoError where they are damaged or over `limits`, which are asked
+    before they are unpacked.
+    """
     parts, shape, encoding = stored(source)
     _check(source.name, 0, 0, len(parts), limits)
     if encoding == "pictures":
@@ -209,10 +287,13 @@ def frames_of(source: Source, limits: Limits) -> Iterator[np.ndarray]:
         array = np.frombuffer(packed, np.uint8).reshape(shape or 0)
         array = array.reshape(-1, *array.shape[-3:])
     except (ValueError, zlib.error) as error:
-        raise VideoError(f"{source.name}: its frames are damaged ({error}); prepare the data set again") from None
+        raise VideoError(
+            f"{source.name}: its frames are damaged ({error}); prepare the data set again"
+        ) from None
     if array.ndim != 4 or channels not in (1, 3) or not array.size:
         raise VideoError(
-            f"{source.name}: its frames are {list(array.shape)}, not [frames, height, width, 1 or 3]; prepare the data set again"
+            f"{source.name}: its frames are {list(array.shape)}, not [frames, height, width, 1 or "
+            "3]; prepare the data set again"
         )
     _check(source.name, array.shape[1], array.shape[2], len(array), limits)
     yield from array if channels == 3 else array.repeat(3, -1)
@@ -229,9 +310,13 @@ def _picture(name: str, part: bytes, limits: Limits) -> np.ndarray:
         with Image.open(io.BytesIO(part), formats=PICTURE_FORMATS) as picture:
             _check(name, picture.height, picture.width, 1, limits)
             if picture.mode[0] in "IF":
-                raise VideoError(f"{name} holds pictures of more than 8 bits; convert them to 8 first", "not-video")
+                raise VideoError(
+                    f"{name} holds pictures of more than 8 bits; convert them to 8 first", "not-video"
+                )
             return np.asarray(picture.convert("RGB"))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise VideoError(f"{name}: {error}", "limit") from None
     except (OSError, ValueError, SyntaxError, zlib.error) as error:
-        raise VideoError(f"{name}: a picture in it is damaged ({error}); prepare the data set again") from None
+        raise VideoError(
+            f"{name}: a picture in it is damaged ({error}); prepare the data set again"
+        ) from None

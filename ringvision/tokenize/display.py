@@ -1,4 +1,6 @@
-"""What a run shows of itself: on a terminal a display that is kept up to date, elsewhere a line for each source that failed."""
+"""What a run shows of itself: on a terminal a display that is kept up to date, elsewhere a line for each
+source that failed.
+"""
 
 import sys
 import threading
@@ -6,7 +8,16 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.text import Text
 
 from ringvision.tokenize.manifest import Row
@@ -31,11 +42,23 @@ class Display:
     """A tokenize.videos.Progress for people; use it in a `with`. Failures are listed above it."""
 
     def __init__(self, fps: float, console: Console | None = None) -> None:
-        self.fps, self.began, self.turn = fps, time.monotonic(), threading.Lock()
-        self.frames, self.worked, self.failed = 0, 0, 0
+        self.fps = fps
+        self.began = time.monotonic()
+        self.turn = threading.Lock()
+        self.frames = 0
+        self.worked = 0
+        self.failed = 0
         self.recent: list[tuple[float, int]] = [(self.began, 0)]
-        columns: list[ProgressColumn] = [SpinnerColumn(), BarColumn(24), MofNCompleteColumn(), _Speeds(self), TimeElapsedColumn()]
-        self.progress = Progress(*columns, TextColumn("{task.fields[left]}"), console=console or Console(stderr=True))
+        columns: list[ProgressColumn] = [
+            SpinnerColumn(),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            _Speeds(self),
+            TimeElapsedColumn(),
+        ]
+        self.progress = Progress(
+            *columns, TextColumn("{task.fields[left]}"), console=console or Console(stderr=True)
+        )
         self.task = self.progress.add_task("", total=None, left="")
 
     def start(self, sources: int) -> None:
@@ -52,7 +75,9 @@ class Display:
             self.worked += worked
             self.failed += row.status == "failed"
         if row.status == "failed" and worked:
-            self.progress.console.print(Text(f"{Path(row.source).name}: {row.kind}: {row.message}", style="yellow"))
+            self.progress.console.print(
+                Text(f"{Path(row.source).name}: {row.kind}: {row.message}", style="yellow")
+            )
         self.progress.advance(self.task)
         task = self.progress.tasks[0]
         if self.worked and task.total:
@@ -79,7 +104,8 @@ class _Speeds(ProgressColumn):
         self.display = display
 
     def render(self, task: Task) -> Text:
-        speed, display = self.display.speed(), self.display
+        speed = self.display.speed()
+        display = self.display
         hours = f"{speed / display.fps:.1f} h of video an hour"
         return Text(f"{display.frames:,} frames, {speed:.0f} a second ({hours}), {display.failed} failed")
 

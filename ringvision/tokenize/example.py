@@ -7,8 +7,9 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """codes int [T, h, w]; times float64 [T], seconds from the file's beginning. source: Source.name; sha256: of the file's bytes; fps:
-    frames asked for a second; size: pixels a side of the frames that were encoded; tokenizer: its hash."""
+    """codes int [T, h, w]; times float64 [T], seconds from the file's beginning. source: Source.name; sha256:
+    of the file's bytes; fps: frames asked for a second; size: pixels a side of the frames that were encoded;
+    tokenizer: its hash."""
 
     source: str
     sha256: str

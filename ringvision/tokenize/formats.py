@@ -1,10 +1,12 @@
-"""How examples lie on disk: ArrayRecord shards that TFDS and grain read without TensorFlow, or LWM's training lines.
+"""How examples lie on disk: ArrayRecord shards that TFDS and grain read without TensorFlow, or LWM's training
+lines.
 
-    Example -> encode -> bytes, one record a source -> write -> a shard of records -> read, count, stream -> bytes -> decode -> Example
+    Example -> encode -> bytes, one record a source -> write -> a shard of records -> read, count, stream ->
+    bytes -> decode -> Example
 
-A folder of tokens holds shards, numbered from 0, and metadata about all of them. Every record and shard is the same bytes whoever makes it
-of the same examples. Record and shard carry checksums, so damage is told, never decoded.
-"""
+A folder of tokens holds shards, numbered from 0, and metadata about all of them. Every record and shard is
+the same bytes whoever makes it of the same examples. Record and shard carry checksums, so damage is told,
+never decoded."""
 
 import functools
 import json
@@ -23,8 +25,11 @@ import numpy as np
 from ringvision.errors import UserError
 from ringvision.tokenize.example import Example
 
-DATASET, SPLIT, VERSION = "videos", "train", "1.0.0"
-# One record a group, so that one can be read without its neighbours. Compressed: what stands still in a video repeats its codes.
+DATASET = "videos"
+SPLIT = "train"
+VERSION = "1.0.0"
+# One record a group, so that one can be read without its neighbours. Compressed: what stands still in a video
+# repeats its codes.
 WRITER = "group_size:1,zstd:3"
 # No threads, and nothing read that was not asked for.
 READER = "readahead_buffer_size:0,max_parallelism:0"
@@ -36,15 +41,17 @@ def code_dtype(num_codes: int) -> np.dtype:
 
 
 class Format(ABC):
-    """One way to keep examples. What reads a file raises UserError, naming it, where it is damaged, cut short or no shard."""
+    """One way to keep examples. What reads a file raises UserError, naming it, where it is damaged, cut short
+    or no shard.
+    """
 
     name: str
     pattern: re.Pattern[str]  # of its shards' names; group 1 is the number
 
     @abstractmethod
     def encode(self, example: Example) -> bytes:
-        """One record, the same for the same example. UserError unless codes are uint16 or uint32 (`code_dtype`) [T, h, w], T > 0, with a
-        finite time for each frame."""
+        """One record, the same for the same example. UserError unless codes are uint16 or uint32
+        (`code_dtype`) [T, h, w], T > 0, with a finite time for each frame."""
 
     @abstractmethod
     def decode(self, record: bytes) -> Example:
@@ -56,8 +63,8 @@ class Format(ABC):
 
     @abstractmethod
     def write(self, path: str | os.PathLike[str], records: Sequence[bytes]) -> None:
-        """Exactly this file, with these records in this order, safe on disk when it returns; a shard may be empty. Not atomic: write aside
-        and rename. UserError where it cannot be written."""
+        """Exactly this file, with these records in this order, safe on disk when it returns; a shard may be
+        empty. Not atomic: write aside and rename. UserError where it cannot be written."""
 
     @abstractmethod
     def read(self, path: str | os.PathLike[str], places: Sequence[int] | None = None) -> list[bytes]:
@@ -73,10 +80,15 @@ class Format(ABC):
 
     @abstractmethod
     def write_metadata(
-        self, folder: str | os.PathLike[str], lengths: Sequence[int], grid: tuple[int, int], num_codes: int, description: str = ""
+        self,
+        folder: str | os.PathLike[str],
+        lengths: Sequence[int],
+        grid: tuple[int, int],
+        num_codes: int,
+        description: str = "",
     ) -> None:
-        """What a reader must know of the whole folder. lengths: records of each shard, in the order of their numbers; grid: (h, w) of a
-        frame's codes. Each file is replaced as a whole."""
+        """What a reader must know of the whole folder. lengths: records of each shard, in the order of their
+        numbers; grid: (h, w) of a frame's codes. Each file is replaced as a whole."""
 
     @abstractmethod
     def num_codes(self, folder: str | os.PathLike[str]) -> int | None:
@@ -89,10 +101,11 @@ class Format(ABC):
 
 
 class ArrayRecord(Format):
-    """A record is a tf.train.Example with the features of features.json; dataset_info.json lets tfds.builder_from_directory open it.
+    """A record is a tf.train.Example with the features of features.json; dataset_info.json lets
+    tfds.builder_from_directory open it.
 
-    Codes, times and fps are kept as the bytes of their arrays: a tf.train.Example would round them to float32, and takes longer to read.
-    """
+    Codes, times and fps are kept as the bytes of their arrays: a tf.train.Example would round them to
+    float32, and takes longer to read."""
 
     name = "array_record"
     pattern = re.compile(rf"{DATASET}-{SPLIT}\.array_record-(\d{{5,}})")
@@ -116,14 +129,17 @@ class ArrayRecord(Format):
         }
         serializer = tfds.core.ExampleSerializer(features.get_serialized_info())
         # features.serialize_example leaves the order of the fields to a hash table
-        return serializer.get_tf_example(features.encode_example(values)).SerializeToString(deterministic=True)
+        return serializer.get_tf_example(features.encode_example(values)).SerializeToString(
+            deterministic=True
+        )
 
     def decode(self, record: bytes) -> Example:
         from google.protobuf.message import DecodeError
 
         try:
             values = _features(None, "uint8").deserialize_example_np(record)
-            grid, times = values["grid"], values["times"]
+            grid = values["grid"]
+            times = values["times"]
             cells = int(grid[0]) * int(grid[1]) * len(times)
             dtype = {2: np.uint16, 4: np.uint32}[len(values["codes"]) // cells]
             return Example(
@@ -135,7 +151,10 @@ class ArrayRecord(Format):
                 size=int(values["size"]),
                 tokenizer=_text(values["tokenizer"]),
                 caption=_text(values["caption"]),
-                qa=tuple((_text(question), _text(answer)) for question, answer in zip(values["qa"]["question"], values["qa"]["answer"])),
+                qa=tuple(
+                    (_text(question), _text(answer))
+                    for question, answer in zip(values["qa"]["question"], values["qa"]["answer"])
+                ),
             )
         except (DecodeError, ValueError, TypeError, LookupError, AttributeError, ZeroDivisionError) as error:
             raise _bad_record(self.name, error) from None
@@ -172,7 +191,12 @@ class ArrayRecord(Format):
             return reader.num_records()
 
     def write_metadata(
-        self, folder: str | os.PathLike[str], lengths: Sequence[int], grid: tuple[int, int], num_codes: int, description: str = ""
+        self,
+        folder: str | os.PathLike[str],
+        lengths: Sequence[int],
+        grid: tuple[int, int],
+        num_codes: int,
+        description: str = "",
     ) -> None:
         import tensorflow_datasets as tfds
 
@@ -191,7 +215,9 @@ class ArrayRecord(Format):
             filename_template=template,
         )
         info = tfds.core.DatasetInfo(
-            builder=tfds.core.DatasetIdentity(name=DATASET, version=tfds.core.Version(VERSION), data_dir=os.fspath(folder), module_name=""),
+            builder=tfds.core.DatasetIdentity(
+                name=DATASET, version=tfds.core.Version(VERSION), data_dir=os.fspath(folder), module_name=""
+            ),
             features=_features(tuple(grid), code_dtype(num_codes).name, num_codes),
             description=description,
         )
@@ -201,16 +227,20 @@ class ArrayRecord(Format):
             info.write_to_directory(aside)
 
     def num_codes(self, folder: str | os.PathLike[str]) -> int | None:
-        described = _metadata(Path(folder) / "features.json", lambda held: held["featuresDict"]["features"]["codes"]["tensor"]["maximum"])
+        described = _metadata(
+            Path(folder) / "features.json",
+            lambda held: held["featuresDict"]["features"]["codes"]["tensor"]["maximum"],
+        )
         return None if described is None else int(described) + 1
 
 
 class Jsonl(Format):
-    """The lines that LWM's trainer reads (type json_vision, fields_from_example fields), a line for every question of a source.
+    """The lines that LWM's trainer reads (type json_vision, fields_from_example fields), a line for every
+    question of a source.
 
-    "fields" says what follows what, and what is in brackets has no loss. "vision" holds the codes of all frames one after another, without
-    end-of-frame. LWM leaves other keys alone; they make `decode` possible. tokens.json says how to set LWM's flags for this tokenizer.
-    """
+    "fields" says what follows what, and what is in brackets has no loss. "vision" holds the codes of all
+    frames one after another, without end-of-frame. LWM leaves other keys alone; they make `decode` possible.
+    tokens.json says how to set LWM's flags for this tokenizer."""
 
     name = "jsonl"
     pattern = re.compile(rf"{DATASET}-{SPLIT}-(\d{{5,}})\.jsonl")
@@ -233,7 +263,8 @@ class Jsonl(Format):
         }
         shared = json.dumps(known, allow_nan=False)[1:]
         turns: list[dict[str, Any]] = [
-            {"fields": "[question],[vision],answer", "question": question, "answer": answer} for question, answer in example.qa
+            {"fields": "[question],[vision],answer", "question": question, "answer": answer}
+            for question, answer in example.qa
         ] or [{"fields": "[vision],caption" if example.caption else "vision"}]
         lines = []
         for part, turn in enumerate(turns):
@@ -313,12 +344,21 @@ class Jsonl(Format):
 
     def _lines(self, path: str | os.PathLike[str], file: Any) -> Iterator[bytes]:
         for number, line in enumerate(file):
-            if not line.startswith(b'{"part": [') or not line.endswith(b"}\n") or (number == 0 and not line.startswith(self._first)):
+            if (
+                not line.startswith(b'{"part": [')
+                or not line.endswith(b"}\n")
+                or (number == 0 and not line.startswith(self._first))
+            ):
                 raise _damaged(path, f"line {number + 1} is cut short or not one of a tokenized video")
             yield line
 
     def write_metadata(
-        self, folder: str | os.PathLike[str], lengths: Sequence[int], grid: tuple[int, int], num_codes: int, description: str = ""
+        self,
+        folder: str | os.PathLike[str],
+        lengths: Sequence[int],
+        grid: tuple[int, int],
+        num_codes: int,
+        description: str = "",
     ) -> None:
         flags = {
             "fields_from_example": "fields",
@@ -355,7 +395,9 @@ def format_of(folder: str | os.PathLike[str]) -> Format:
     try:
         found = [known for known in FORMATS.values() if known.shards(folder)]
     except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror}); give a folder that ringvision tokenize wrote") from None
+        raise UserError(
+            f"{folder} cannot be read ({error.strerror}); give a folder that ringvision tokenize wrote"
+        ) from None
     if len(found) != 1:
         held = "shards of " + " and ".join(known.name for known in found) if found else "no shard of codes"
         raise UserError(f"{folder} holds {held}; give a folder that ringvision tokenize wrote")
@@ -370,7 +412,9 @@ def _features(grid: tuple[int, int] | None, dtype: str, num_codes: int | None = 
     kinds = tfds.features
     return kinds.FeaturesDict(
         {
-            "source": kinds.Text(doc="file's path, with #t=START,END for a part of it, or tfds:NAME/SPLIT#INDEX"),
+            "source": kinds.Text(
+                doc="file's path, with #t=START,END for a part of it, or tfds:NAME/SPLIT#INDEX"
+            ),
             "sha256": kinds.Text(doc="SHA-256 of the file"),
             "codes": kinds.Tensor(
                 shape=(None, *(grid or ())),
@@ -381,8 +425,15 @@ def _features(grid: tuple[int, int] | None, dtype: str, num_codes: int | None = 
                 doc="the tokenizer's codes, frame by frame, row by row",
             ),
             "grid": kinds.Tensor(shape=(2,), dtype=np.int32, doc="rows and columns of a frame's codes"),
-            "times": kinds.Tensor(shape=(None,), dtype=np.float64, encoding="bytes", doc="seconds from the file's beginning, one a frame"),
-            "fps": kinds.Tensor(shape=(), dtype=np.float64, encoding="bytes", doc="frames asked for a second"),
+            "times": kinds.Tensor(
+                shape=(None,),
+                dtype=np.float64,
+                encoding="bytes",
+                doc="seconds from the file's beginning, one a frame",
+            ),
+            "fps": kinds.Tensor(
+                shape=(), dtype=np.float64, encoding="bytes", doc="frames asked for a second"
+            ),
             "size": kinds.Scalar(dtype=np.int32, doc="pixels a side of the frames that were encoded"),
             "caption": kinds.Text(),
             "qa": kinds.Sequence({"question": kinds.Text(), "answer": kinds.Text()}),
@@ -392,11 +443,18 @@ def _features(grid: tuple[int, int] | None, dtype: str, num_codes: int | None = 
 
 
 def _checked(example: Example) -> tuple[np.ndarray, np.ndarray]:
-    codes, times = np.ascontiguousarray(example.codes), np.ascontiguousarray(example.times, np.float64)
+    codes = np.ascontiguousarray(example.codes)
+    times = np.ascontiguousarray(example.times, np.float64)
     if codes.dtype not in (np.uint16, np.uint32) or codes.ndim != 3 or not codes.size:
-        raise UserError(f"{example.source} has codes of {codes.dtype} {list(codes.shape)}; expected uint16 or uint32 [T, h, w], T > 0")
+        raise UserError(
+            f"{example.source} has codes of {codes.dtype} {list(codes.shape)}; expected uint16 or "
+            "uint32 [T, h, w], T > 0"
+        )
     if times.shape != codes.shape[:1] or not np.isfinite(times).all():
-        raise UserError(f"{example.source} has times {list(times.shape)} for {len(codes)} frames; expected a finite one for each")
+        raise UserError(
+            f"{example.source} has times {list(times.shape)} for {len(codes)} frames; expected a "
+            "finite one for each"
+        )
     return codes, times
 
 
@@ -437,13 +495,15 @@ def _readable(path: str | os.PathLike[str]) -> Iterator[Any]:
         with open(path, "rb") as file:
             yield file
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); see to its permissions and to the disk") from None
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); see to its permissions and to the disk"
+        ) from None
 
 
 @contextmanager
 def _replacing(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """A folder inside; what was written there takes its place when the block ends well. A kill leaves nothing that the next call does not
-    take away."""
+    """A folder inside; what was written there takes its place when the block ends well. A kill leaves nothing
+    that the next call does not take away."""
     aside = Path(folder) / ".metadata.partial"
     try:
         shutil.rmtree(aside, ignore_errors=True)
@@ -469,11 +529,16 @@ def _metadata(path: Path, wanted: Any) -> int | None:
 
 
 def _bad_record(format: str, error: Exception) -> UserError:
-    return UserError(f"a record is damaged, or none of {format} ({type(error).__name__}: {str(error)[:120]!r}); tokenize its video again")
+    return UserError(
+        f"a record is damaged, or none of {format} ({type(error).__name__}: "
+        f"{str(error)[:120]!r}); tokenize its video again"
+    )
 
 
 def _damaged(path: str | os.PathLike[str], why: str) -> UserError:
-    return UserError(f"{path} is damaged or of another format ({why}); remove it and run the same command again")
+    return UserError(
+        f"{path} is damaged or of another format ({why}); remove it and run the same command again"
+    )
 
 
 def _unwritable(path: str | os.PathLike[str], error: Exception) -> UserError:

@@ -1,4 +1,5 @@
-"""What is to be tokenized: files, folders, globs, manifests and data sets in, a list of Source out; the frames and checksum of each.
+"""What is to be tokenized: files, folders, globs, manifests and data sets in, a list of Source out; the
+frames and checksum of each.
 
     clips/                    every video in a folder   clips/**/*.mp4     a pattern
     list.csv .jsonl .parquet  a manifest (listing.py)   tfds:NAME/SPLIT    the examples of a data set (dataset.py)
@@ -24,47 +25,88 @@ from ringvision.tokenize.dataset import examples, frames_of, open_dataset, store
 from ringvision.tokenize.listing import ELSEWHERE, LISTINGS, file_source, read_listing
 from ringvision.tokenize.source import Source
 
-SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mpg", ".mpeg", ".flv", ".ogv", ".wmv", ".gif", ".3gp"}
+SUFFIXES = {
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".ts",
+    ".m2ts",
+    ".mpg",
+    ".mpeg",
+    ".flv",
+    ".ogv",
+    ".wmv",
+    ".gif",
+    ".3gp",
+}
 OTHER_LISTS = {".json", ".ndjson", ".tsv", ".txt", ".xlsx", ".yaml", ".yml"}
 
 
 def read_inputs(inputs: Iterable[str | os.PathLike[str]]) -> list[Source]:
-    """The sources that `inputs` name, in their order, folders and patterns in the order of paths, each name once, where it came first.
+    """The sources that `inputs` name, in their order, folders and patterns in the order of paths, each name
+    once, where it came first.
 
-    A file is taken as it is, even where there is none. Folders are entered, but no links to folders; of them, and of patterns, every
-    file counts that is not hidden and is a video by its bytes or its name. Where several rows or inputs name the same part of
-    the same file, it gets the questions of all and their captions, each once, with a line break between.
-    Raises UserError where nothing is found, and for a manifest or a data set that is not as it should be.
-    """
+    A file is taken as it is, even where there is none. Folders are entered, but no links to folders; of them,
+    and of patterns, every file counts that is not hidden and is a video by its bytes or its name. Where
+    several rows or inputs name the same part of the same file, it gets the questions of all and their
+    captions, each once, with a line break between. Raises UserError where nothing is found, and for a
+    manifest or a data set that is not as it should be."""
     found: dict[str, Source] = {}
     captions: dict[str, dict[str, None]] = {}
     questions: dict[str, dict[tuple[str, str], None]] = {}
     for source in itertools.chain.from_iterable(_expand(os.fspath(given)) for given in inputs):
         first = found.setdefault(source.name, source)
         if (first.path, first.start, first.end) != (source.path, source.start, source.end):
-            raise UserError(f"{source.path!r} and a part of {first.path!r} are both called {source.name!r}; rename the file")
+            raise UserError(
+                f"{source.path!r} and a part of {first.path!r} are both called {source.name!r}; "
+                "rename the file"
+            )
         captions.setdefault(source.name, {}).update({source.caption: None} if source.caption else {})
         questions.setdefault(source.name, {}).update(dict.fromkeys(source.qa))
     if not found:
-        raise UserError("there is no video among the inputs; give video files, folders that hold some, a manifest, or tfds:NAME/SPLIT")
-    return [replace(source, caption="\n".join(captions[name]), qa=tuple(questions[name])) for name, source in found.items()]
+        raise UserError(
+            "there is no video among the inputs; give video files, folders that hold some, a "
+            "manifest, or tfds:NAME/SPLIT"
+        )
+    return [
+        replace(source, caption="\n".join(captions[name]), qa=tuple(questions[name]))
+        for name, source in found.items()
+    ]
 
 
 QUICKLY: dict[str, Any] = {"steady": True}
 SURELY: dict[str, Any] = {"steady": True, "threads": 1}
-"""How `pictures` is to read, so that a file's codes are the same whenever it is read: the first way, and after Unsteady the second."""
+"""How `pictures` is to read, so that a file's codes are the same whenever it is read: the first way, and
+after Unsteady the second.
+"""
 
 
 def pictures(
-    source: Source, *, fps: float, size: int, batch: int, limits: Limits | None = None, decoder: str = "auto", **reading: Any
+    source: Source,
+    *,
+    fps: float,
+    size: int,
+    batch: int,
+    limits: Limits | None = None,
+    decoder: str = "auto",
+    **reading: Any,
 ) -> Iterator[FrameBatch]:
-    """The frames of a source, `batch` at a time: of a file's part `fps` a second, as `sample` gives them (which `reading` goes to).
+    """The frames of a source, `batch` at a time: of a file's part `fps` a second, as `sample` gives them
+    (which `reading` goes to).
 
-    Of an example of a data set all frames (an image is one), the k-th at k/fps seconds. Raises UserError for arguments that make no sense,
-    VideoError for what cannot be read.
-    """
+    Of an example of a data set all frames (an image is one), the k-th at k/fps seconds. Raises UserError for
+    arguments that make no sense, VideoError for what cannot be read."""
     if not source.dataset:
-        asked: dict[str, Any] = {"fps": fps, "size": size, "batch": batch, "limits": limits, "decoder": decoder}
+        asked: dict[str, Any] = {
+            "fps": fps,
+            "size": size,
+            "batch": batch,
+            "limits": limits,
+            "decoder": decoder,
+        }
         return sample(source.path, start=source.start, end=source.end, **asked, **reading)
     if not (math.isfinite(fps) and fps > 0) or size < 1 or batch < 1:
         raise UserError(f"fps {fps} must be above 0, size {size} and batch {batch} at least 1")
@@ -72,7 +114,8 @@ def pictures(
 
 
 def content(source: Source) -> tuple[str, int | None, int | None]:
-    """sha256 in hex, then `stamp`, taken before. Of a file: its bytes; of an example: its frames as they are stored, their shape and dtype.
+    """sha256 in hex, then `stamp`, taken before. Of a file: its bytes; of an example: its frames as they are
+    stored, their shape and dtype.
 
     Raises VideoError where there is no video to read.
     """
@@ -88,11 +131,15 @@ def content(source: Source) -> tuple[str, int | None, int | None]:
         with open(source.path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest(), size, changed
     except OSError as error:
-        raise VideoError(f"{source.path} cannot be read: {error.strerror}; check the disk and its permissions", "missing") from None
+        raise VideoError(
+            f"{source.path} cannot be read: {error.strerror}; check the disk and its permissions", "missing"
+        ) from None
 
 
 def stamp(source: Source) -> tuple[int | None, int | None]:
-    """Size in bytes and time of change in ns of the file (of an example: its shard); None, None where it is not there."""
+    """Size in bytes and time of change in ns of the file (of an example: its shard); None, None where it is
+    not there.
+    """
     try:
         status = os.stat(open_dataset(source.dataset).shard(source.index) if source.dataset else source.path)
     except (OSError, ValueError, UserError):
@@ -122,7 +169,10 @@ def _expand(given: str) -> Iterable[Source]:
     if suffix in LISTINGS:
         return read_listing(os.path.abspath(given))
     if suffix in OTHER_LISTS and os.path.exists(given) and not is_video(given):
-        raise UserError(f"{given} is no video, and a manifest is a .csv, .jsonl or .parquet file; convert it to one of these")
+        raise UserError(
+            f"{given} is no video, and a manifest is a .csv, .jsonl or .parquet file; convert it "
+            "to one of these"
+        )
     if not given:
         raise UserError("an input is empty; give a file, a folder, a pattern, a manifest, or tfds:NAME/SPLIT")
     return [file_source(given)]
@@ -144,7 +194,9 @@ def _counts(path: Path) -> bool:
 
 
 def _matching(pattern: str) -> Iterable[Source]:
-    """Manifests where the pattern ends like one, else videos. `**` enters no links to folders, so no circle of links holds it up."""
+    """Manifests where the pattern ends like one, else videos. `**` enters no links to folders, so no circle
+    of links holds it up.
+    """
     parts = Path(os.path.abspath(pattern)).parts
     fixed = next(n for n in range(1, len(parts)) if not Path(*parts[: n + 1]).exists())
     rest = list(parts[fixed:]) + ["*"] * (parts[-1] == "**")
@@ -156,7 +208,9 @@ def _matching(pattern: str) -> Iterable[Source]:
         found = [path for path in found if not any(part.startswith(".") for part in path.parts[fixed:])]
     files = [path for path in found if not path.is_dir()]
     if not files:
-        raise UserError(f"no file matches {pattern}; check the pattern, and quote it so that the shell leaves it alone")
+        raise UserError(
+            f"no file matches {pattern}; check the pattern, and quote it so that the shell leaves it alone"
+        )
     if files[0].suffix.lower() in LISTINGS and Path(pattern).suffix == files[0].suffix:
         return itertools.chain.from_iterable(read_listing(str(path)) for path in files)
     videos = list(filter(_counts, files))

@@ -1,11 +1,12 @@
-"""What a folder of tokens holds: counts, lengths, which codes are used, what failed, and a sheet of pictures decoded back from codes.
+"""What a folder of tokens holds: counts, lengths, which codes are used, what failed, and a sheet of pictures
+decoded back from codes.
 
     folder of shards (and manifest.sqlite) -> inspect -> report {...} -> describe -> text for people
-                                                      -> contact sheet, PNG or HTML, where a tokenizer is given
+                                                      -> contact sheet, PNG or HTML, where a tokenizer is
+                                                      given
 
-Records are read one after another and forgotten: memory holds one of them, a count for each code, and the sheet. Names and captions come
-from anywhere, so nothing of them is taken as HTML.
-"""
+Records are read one after another and forgotten: memory holds one of them, a count for each code, and the
+sheet. Names and captions come from anywhere, so nothing of them is taken as HTML."""
 
 import base64
 import contextlib
@@ -31,7 +32,8 @@ from ringvision.tokenize.formats import Format, format_of
 MOST_CODES = 1 << 24
 NAMED = 10
 FRAMES_SHOWN = 12
-GAP, LABEL = 4, 16
+GAP = 4
+LABEL = 16
 SUFFIXES = (".png", ".html", ".htm")
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -85,17 +87,19 @@ def inspect(
     tokenizer: Decoder | str | os.PathLike[str] | None = None,
     videos: int = 12,
 ) -> dict[str, Any]:
-    """Reads every record of a folder that `ringvision tokenize` wrote. `tokenizer` (or the folder of one) is needed for `out`, a picture or
-    page (.png, .html) with a row of frames for each of `videos` videos, evenly spread over the folder.
+    """Reads every record of a folder that `ringvision tokenize` wrote. `tokenizer` (or the folder of one) is
+    needed for `out`, a picture or page (.png, .html) with a row of frames for each of `videos` videos, evenly
+    spread over the folder.
 
-    Returns {"format", "shards", "videos", "frames", "codes", "hours", "captions", "questions", "tokenizer", "grid", "size", "fps",
-    "lengths": {"min", "median", "max"}, in frames,
-    "num_codes" (None where nothing says it), "codes_used", "perplexity", "most_used" and "least_used": [code, times] pairs, "unused": how
-    many codes were never used, "unused_codes": the first of them, "histogram": [{"from", "to", "codes"}], codes used from .. to times,
-    "status": {status: inputs} and "failures": {kind: inputs}, of manifest.sqlite, None where there is none, "out"}.
+    Returns {"format", "shards", "videos", "frames", "codes", "hours", "captions", "questions", "tokenizer",
+    "grid", "size", "fps", "lengths": {"min", "median", "max"}, in frames, "num_codes" (None where nothing
+    says it), "codes_used", "perplexity", "most_used" and "least_used": [code, times] pairs, "unused": how
+    many codes were never used, "unused_codes": the first of them, "histogram": [{"from", "to", "codes"}],
+    codes used from .. to times, "status": {status: inputs} and "failures": {kind: inputs}, of
+    manifest.sqlite, None where there is none, "out"}.
 
-    Raises UserError where the folder holds no tokens, is damaged, or was made by another tokenizer, and where `out` cannot be made.
-    """
+    Raises UserError where the folder holds no tokens, is damaged, or was made by another tokenizer, and where
+    `out` cannot be made."""
     sheet = None if out is None else _sheet_path(out, tokenizer, videos)
     format = format_of(folder)
     paths = format.shards(folder)
@@ -125,16 +129,29 @@ def inspect(
 
 def describe(report: dict[str, Any]) -> str:
     """The report as a table and a histogram, for a terminal; no line breaks come from the data."""
-    lengths, total = report["lengths"], report["num_codes"]
+    lengths = report["lengths"]
+    total = report["num_codes"]
     table = [
         ("format", f"{report['format']}, {_many(report['shards'], 'shard')}"),
-        ("videos", f"{report['videos']:,}, {report['captions']:,} with a caption, {_many(report['questions'], 'question')}"),
-        ("frames", f"{report['frames']:,} of {_either(report['grid'])} codes, from {_either(report['size'])} pixels a side"),
+        (
+            "videos",
+            f"{report['videos']:,}, {report['captions']:,} with a caption, "
+            f"{_many(report['questions'], 'question')}",
+        ),
+        (
+            "frames",
+            f"{report['frames']:,} of {_either(report['grid'])} codes, from "
+            f"{_either(report['size'])} pixels a side",
+        ),
         ("codes", f"{report['codes']:,}"),
         ("hours", f"{report['hours']:.3f} at {_either(report['fps'])} frames a second"),
         ("frames a video", f"{lengths['min']:,} to {lengths['max']:,}, median {lengths['median']:,}"),
         ("tokenizer", report["tokenizer"] or "unknown"),
-        ("codes used", f"{report['codes_used']:,}" + (f" of {total:,} ({report['codes_used'] / total:.1%})" if total else "")),
+        (
+            "codes used",
+            f"{report['codes_used']:,}"
+            + (f" of {total:,} ({report['codes_used'] / total:.1%})" if total else ""),
+        ),
         ("perplexity", f"{report['perplexity']:.1f}"),
         ("most used", _pairs(report["most_used"])),
         ("least used", _pairs(report["least_used"])),
@@ -145,7 +162,9 @@ def describe(report: dict[str, Any]) -> str:
     ]
     width = max(len(_plain(name)) for name, _ in table)
     lines = [f"{_plain(name):<{width}}  {_plain(value)}" for name, value in table]
-    return "\n".join([*lines, "", "how often a code is used, and how many codes are:", *_bars(report["histogram"])])
+    return "\n".join(
+        [*lines, "", "how often a code is used, and how many codes are:", *_bars(report["histogram"])]
+    )
 
 
 def _examples(format: Format, paths: Sequence[Path]) -> Iterator[Example]:
@@ -158,14 +177,22 @@ def _examples(format: Format, paths: Sequence[Path]) -> Iterator[Example]:
             yield example
 
 
-def _same_tokenizer(folder: str | os.PathLike[str], tally: Tally, example: Example, decoder: Decoder | None) -> None:
+def _same_tokenizer(
+    folder: str | os.PathLike[str], tally: Tally, example: Example, decoder: Decoder | None
+) -> None:
     expected = decoder.hash if decoder else tally.tokenizer or example.tokenizer
     if example.tokenizer != expected:
         given, wanted = (
-            ("the one given", "the tokenizer that made the folder") if decoder else ("the one before", "a folder of one tokenizer")
+            ("the one given", "the tokenizer that made the folder")
+            if decoder
+            else ("the one before", "a folder of one tokenizer")
         )
-        made, other = _plain(example.tokenizer)[:12], _plain(expected)[:12]
-        raise UserError(f"{folder}: {_plain(example.source)} was encoded by tokenizer {made}, {given} is {other}; give {wanted}")
+        made = _plain(example.tokenizer)[:12]
+        other = _plain(expected)[:12]
+        raise UserError(
+            f"{folder}: {_plain(example.source)} was encoded by tokenizer {made}, {given} is "
+            f"{other}; give {wanted}"
+        )
     tally.tokenizer = example.tokenizer
 
 
@@ -173,7 +200,9 @@ def _count(folder: str | os.PathLike[str], tally: Tally, example: Example, known
     most = int(example.codes.max())
     limit = min(known or MOST_CODES, MOST_CODES)
     if most >= limit:
-        raise UserError(f"{folder}: {_plain(example.source)} holds code {most}, expected below {limit}; tokenize it again")
+        raise UserError(
+            f"{folder}: {_plain(example.source)} holds code {most}, expected below {limit}; tokenize it again"
+        )
     counted = np.bincount(example.codes.ravel(), minlength=len(tally.counts))
     counted[: len(tally.counts)] += tally.counts
     tally.counts = counted
@@ -204,12 +233,16 @@ def _summary(tally: Tally) -> dict[str, Any]:
 
 
 def _usage(counts: np.ndarray) -> dict[str, Any]:
-    used, unused = np.flatnonzero(counts), np.flatnonzero(counts == 0)
+    used = np.flatnonzero(counts)
+    unused = np.flatnonzero(counts == 0)
     ranked = used[np.argsort(-counts[used], kind="stable")]
     shares = counts[used] / max(counts.sum(), 1)
-    histogram, low = [{"from": 0, "to": 0, "codes": len(unused)}], 1
+    histogram = [{"from": 0, "to": 0, "codes": len(unused)}]
+    low = 1
     while used.size and low <= counts.max():
-        histogram.append({"from": low, "to": 2 * low - 1, "codes": int(((counts >= low) & (counts < 2 * low)).sum())})
+        histogram.append(
+            {"from": low, "to": 2 * low - 1, "codes": int(((counts >= low) & (counts < 2 * low)).sum())}
+        )
         low *= 2
     return {
         "codes_used": len(used),
@@ -228,9 +261,12 @@ def _manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
         return {"status": None, "failures": None}
     try:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
-            status = database.execute("SELECT status, COUNT(*) FROM videos GROUP BY status ORDER BY status").fetchall()
+            status = database.execute(
+                "SELECT status, COUNT(*) FROM videos GROUP BY status ORDER BY status"
+            ).fetchall()
             failed = database.execute(
-                "SELECT COALESCE(kind, 'unknown'), COUNT(*) FROM videos WHERE status = 'failed' GROUP BY 1 ORDER BY 2 DESC, 1"
+                "SELECT COALESCE(kind, 'unknown'), COUNT(*) FROM videos WHERE status = 'failed' "
+                "GROUP BY 1 ORDER BY 2 DESC, 1"
             ).fetchall()
             return {"status": dict(status), "failures": dict(failed)}
     except sqlite3.Error as error:
@@ -250,14 +286,19 @@ def _row(example: Example, decoder: Decoder) -> Row:
 
 def _strip(pictures: np.ndarray) -> np.ndarray:
     """Frames side by side, uint8 [H, T * W + gaps, 3]."""
-    return np.concatenate([np.pad(picture, ((0, 0), (0, GAP), (0, 0)), constant_values=255) for picture in pictures], 1)[:, :-GAP]
+    return np.concatenate(
+        [np.pad(picture, ((0, 0), (0, GAP), (0, 0)), constant_values=255) for picture in pictures], 1
+    )[:, :-GAP]
 
 
 def _picture(rows: Sequence[Row]) -> Image.Image:
     strips = [_strip(row.pictures) for row in rows]
     width = max((strip.shape[1] for strip in strips), default=320)
-    sheet = Image.new("RGB", (width + 2 * GAP, max(sum(len(strip) + LABEL + GAP for strip in strips) + GAP, LABEL)), "white")
-    draw, top = ImageDraw.Draw(sheet), GAP
+    sheet = Image.new(
+        "RGB", (width + 2 * GAP, max(sum(len(strip) + LABEL + GAP for strip in strips) + GAP, LABEL)), "white"
+    )
+    draw = ImageDraw.Draw(sheet)
+    top = GAP
     for row, strip in zip(rows, strips):
         draw.text((GAP, top), _plain(_label(row))[: width // 6], fill="black")
         sheet.paste(Image.fromarray(strip), (GAP, top + LABEL))
@@ -271,15 +312,23 @@ def _page(folder: str | os.PathLike[str], report: dict[str, Any], rows: Sequence
         picture = base64.b64encode(_png(Image.fromarray(_strip(row.pictures)))).decode()
         said = [row.example.caption, *(f"{question} {answer}" for question, answer in row.example.qa)]
         written.append(
-            f'<h2>{_escaped(_label(row))}</h2>\n<img alt="frames decoded from codes" src="data:image/png;base64,{picture}">\n'
+            f'<h2>{_escaped(_label(row))}</h2>\n<img alt="frames decoded from codes" '
+            f'src="data:image/png;base64,{picture}">\n'
             + "".join(f"<p>{_escaped(text[:500])}</p>\n" for text in said[:20] if text)
         )
-    page = PAGE.format(title=_escaped(f"Tokens of {folder}"), report=_escaped(describe(report), keep="\n"), rows="".join(written))
+    page = PAGE.format(
+        title=_escaped(f"Tokens of {folder}"),
+        report=_escaped(describe(report), keep="\n"),
+        rows="".join(written),
+    )
     return page.encode()
 
 
 def _label(row: Row) -> str:
-    return f"{os.path.basename(row.example.source)}: {_many(len(row.example.codes), 'frame')}, {row.times[0]:.1f} to {row.times[-1]:.1f} s"
+    return (
+        f"{os.path.basename(row.example.source)}: {_many(len(row.example.codes), 'frame')}, "
+        f"{row.times[0]:.1f} to {row.times[-1]:.1f} s"
+    )
 
 
 def _png(picture: Image.Image) -> bytes:
@@ -289,13 +338,21 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _plain(text: str) -> str:
-    """One printable ASCII line, whatever was in the text: terminals and Pillow's own font take nothing else for granted."""
-    return "".join(letter if " " <= letter <= "~" else letter.encode("unicode_escape").decode() for letter in text)
+    """One printable ASCII line, whatever was in the text: terminals and Pillow's own font take nothing else
+    for granted.
+    """
+    return "".join(
+        letter if " " <= letter <= "~" else letter.encode("unicode_escape").decode() for letter in text
+    )
 
 
 def _escaped(text: str, keep: str = "") -> str:
-    """HTML that shows the text; what does not print (surrogates, controls, marks that turn the direction of writing) is spelt out."""
-    return html.escape("".join(letter if letter.isprintable() or letter in keep else _plain(letter) for letter in text))
+    """HTML that shows the text; what does not print (surrogates, controls, marks that turn the direction of
+    writing) is spelt out.
+    """
+    return html.escape(
+        "".join(letter if letter.isprintable() or letter in keep else _plain(letter) for letter in text)
+    )
 
 
 def _many(count: int, what: str) -> str:
@@ -312,14 +369,22 @@ def _pairs(pairs: Sequence[Sequence[int]]) -> str:
 
 def _never(report: dict[str, Any]) -> str:
     shown = ", ".join(map(str, report["unused_codes"]))
-    return f"{report['unused']:,}" + (f": {shown}{', ...' if report['unused'] > len(report['unused_codes']) else ''}" if shown else "")
+    return f"{report['unused']:,}" + (
+        f": {shown}{', ...' if report['unused'] > len(report['unused_codes']) else ''}" if shown else ""
+    )
 
 
 def _bars(histogram: Sequence[dict[str, int]]) -> list[str]:
     most = max(1, *(bin["codes"] for bin in histogram))
-    names = [f"{bin['from']:,}" if bin["from"] == bin["to"] else f"{bin['from']:,} to {bin['to']:,}" for bin in histogram]
+    names = [
+        f"{bin['from']:,}" if bin["from"] == bin["to"] else f"{bin['from']:,} to {bin['to']:,}"
+        for bin in histogram
+    ]
     width = max(map(len, names))
-    return [f"  {name:>{width}}  {bin['codes']:>7,}  {'#' * -(-40 * bin['codes'] // most)}".rstrip() for name, bin in zip(names, histogram)]
+    return [
+        f"  {name:>{width}}  {bin['codes']:>7,}  {'#' * -(-40 * bin['codes'] // most)}".rstrip()
+        for name, bin in zip(names, histogram)
+    ]
 
 
 def _sheet_path(out: str | os.PathLike[str], tokenizer: Any, videos: int) -> Path:
@@ -327,7 +392,10 @@ def _sheet_path(out: str | os.PathLike[str], tokenizer: Any, videos: int) -> Pat
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{out} ends in {path.suffix or 'nothing'}; give a name that ends in .png or .html")
     if tokenizer is None:
-        raise UserError(f"{out} would show pictures decoded from codes, and no tokenizer was given; give the one that made the folder")
+        raise UserError(
+            f"{out} would show pictures decoded from codes, and no tokenizer was given; give the "
+            "one that made the folder"
+        )
     if videos < 1:
         raise UserError(f"{out} would show {videos} videos; give at least 1")
     return path

@@ -1,14 +1,15 @@
-"""A library of videos to shards of codes: what there is to do, and where every result goes. Who decodes and encodes is an engine's affair.
+"""A library of videos to shards of codes: what there is to do, and where every result goes. Who decodes and
+encodes is an engine's affair.
 
     OUT/manifest.sqlite                            a row for every input
     OUT/videos-train.array_record-00000 ...        the records of rows 0 to shard_size - 1, and so on, in the order of the rows
     OUT/dataset_info.json, features.json           for tensorflow-datasets
     OUT/.work/                                     records that are ready and whose shard is not yet in place
 
-A shard is a function of its rows: which of them failed and what the others hold. It is written aside, renamed and then noted, so a run that
-is killed anywhere and started again ends with the same bytes as one that was not. A shard whose rows change (a file changed, a failed one
-was tried again, inputs were added) is written anew; what has not changed in it is copied.
-"""
+A shard is a function of its rows: which of them failed and what the others hold. It is written aside, renamed
+and then noted, so a run that is killed anywhere and started again ends with the same bytes as one that was
+not. A shard whose rows change (a file changed, a failed one was tried again, inputs were added) is written
+anew; what has not changed in it is copied."""
 
 import hashlib
 import itertools
@@ -78,11 +79,11 @@ class Ready:
 
 
 class Library:
-    """The rows of one run and the shards they go to. `jobs` may be read from any thread, `settle` called from another.
+    """The rows of one run and the shards they go to. `jobs` may be read from any thread, `settle` called from
+    another.
 
-    settled: called with each of the run's rows once, when its fate is known (a done one's shard may come into place later), and whether it
-    took work in this run.
-    """
+    settled: called with each of the run's rows once, when its fate is known (a done one's shard may come into
+    place later), and whether it took work in this run."""
 
     def __init__(
         self,
@@ -96,8 +97,13 @@ class Library:
         retry_failed: bool,
         settled: Callable[[Row, bool], None],
     ) -> None:
-        self.manifest, self.format, self.encoder, self.settled = manifest, format, encoder, settled
-        self.shard_size, self.fps, self.retry_failed = shard_size, fps, retry_failed
+        self.manifest = manifest
+        self.format = format
+        self.encoder = encoder
+        self.settled = settled
+        self.shard_size = shard_size
+        self.fps = fps
+        self.retry_failed = retry_failed
         self._work = _prepared(manifest.folder / ".work")
         self._sources = {source.name: source for source in sources}
         self._turn = threading.RLock()
@@ -115,10 +121,12 @@ class Library:
                 self._owners.setdefault((row.shard, row.record), row.number)
         self._open = Counter(self._home(row) for row in self._rows.values() if row.source in self._sources)
 
-    # ------------------------------------------------------------------------------------------------------ what there is to do
+    # ------------------------------------------------------------------------------------ what there is to do
 
     def jobs(self) -> Iterator[Job]:
-        """What has to be decoded, in the order of the rows. Checksums are taken on the way, a few files ahead."""
+        """What has to be decoded, in the order of the rows. Checksums are taken on the way, a few files
+        ahead.
+        """
         for row, source, error in self._examined():
             with self._turn:
                 job = Job(self._begin(row.number), source) if self._classify(row, source, error) else None
@@ -126,13 +134,18 @@ class Library:
                 yield job
 
     def postponed(self) -> list[Job]:
-        """Sources whose bytes are another one's that failed in this run: to be tried themselves, under their own names."""
+        """Sources whose bytes are another one's that failed in this run: to be tried themselves, under their
+        own names.
+        """
         with self._turn:
-            jobs, self._postponed = self._postponed, []
+            jobs = self._postponed
+            self._postponed = []
             return [replace(job, row=self._begin(job.row.number)) for job in jobs]
 
     def _examined(self) -> Iterator[tuple[Row, Source, VideoError | None]]:
-        """This run's rows with their content as it is now, or why it cannot be told. The others only lead or follow."""
+        """This run's rows with their content as it is now, or why it cannot be told. The others only lead or
+        follow.
+        """
 
         def examine(row: Row, source: Source) -> tuple[Row, Source, VideoError | None]:
             try:
@@ -186,10 +199,20 @@ class Library:
         return False
 
     def _changed(self, before: Row, now: Row) -> Row:
-        """Notes the content that a row has now; where it had another, nothing of what was done for that counts."""
+        """Notes the content that a row has now; where it had another, nothing of what was done for that
+        counts.
+        """
         values = {"sha256": now.sha256, "bytes": now.bytes, "changed": now.changed}
         if now.sha256 != before.sha256:
-            nothing = {"status": "pending", "kind": None, "message": None, "shard": None, "record": None, "frames": None, "seconds": None}
+            nothing = {
+                "status": "pending",
+                "kind": None,
+                "message": None,
+                "shard": None,
+                "record": None,
+                "frames": None,
+                "seconds": None,
+            }
             values |= nothing
         return self._write(before, **values)
 
@@ -198,7 +221,9 @@ class Library:
         return row.status == "done" and self._owners.get((row.shard, row.record)) == row.number
 
     def _come_after(self, row: Row, leader: int) -> None:
-        """A row with the content of an earlier one shares its record, once it is known that there will be one."""
+        """A row with the content of an earlier one shares its record, once it is known that there will be
+        one.
+        """
         if self._rows[leader].status == "done" or leader in self._ready:
             self._follow(row.number, leader)
         else:
@@ -216,12 +241,15 @@ class Library:
         row = self._rows[number]
         return self._write(row, status="pending", kind=None, message=None, attempts=row.attempts + 1)
 
-    # ----------------------------------------------------------------------------------------------------------- what came of it
+    # ---------------------------------------------------------------------------------------- what came of it
 
     def settle(self, outcome: Outcome) -> None:
-        """Takes what an engine made of a job: the record is put aside, and the shard written where this was the last that it waited for."""
+        """Takes what an engine made of a job: the record is put aside, and the shard written where this was
+        the last that it waited for.
+        """
         with self._turn:
-            row, number = self._rows[outcome.job.row.number], outcome.job.row.number
+            row = self._rows[outcome.job.row.number]
+            number = outcome.job.row.number
             if outcome.error is not None:
                 self._fail(row, outcome.error)
                 return
@@ -232,9 +260,15 @@ class Library:
             assert outcome.codes is not None
             assert outcome.times is not None
             source = outcome.job.source
-            codes = np.asarray(outcome.codes).astype(np.uint16 if self.encoder.num_codes <= 1 << 16 else np.uint32)
+            codes = np.asarray(outcome.codes).astype(
+                np.uint16 if self.encoder.num_codes <= 1 << 16 else np.uint32
+            )
             made = self.fps, self.encoder.size, self.encoder.hash, source.caption, source.qa
-            self._put_aside(row, self.format.encode(Example(row.source, str(row.sha256), codes, outcome.times, *made)), len(codes))
+            self._put_aside(
+                row,
+                self.format.encode(Example(row.source, str(row.sha256), codes, outcome.times, *made)),
+                len(codes),
+            )
             for follower in self._waiting.pop(number, []):
                 self._follow(follower, number)
             self._close(row)
@@ -262,16 +296,20 @@ class Library:
             self._write_shard(shard)
 
     def finish(self) -> list[Row]:
-        """Fills the gaps that other runs left, and writes what tensorflow-datasets reads first; -> this run's rows."""
+        """Fills the gaps that other runs left, and writes what tensorflow-datasets reads first; -> this run's
+        rows.
+        """
         with self._turn:
             for shard in range(max(map(self._home, self._rows.values()), default=-1) + 1):
                 if shard not in self._shards:
                     self._write_shard(shard)
             lengths = [shard.records for _, shard in sorted(self._shards.items())]
-            self.format.write_metadata(self.manifest.folder, lengths, self.encoder.grid, self.encoder.num_codes)
+            self.format.write_metadata(
+                self.manifest.folder, lengths, self.encoder.grid, self.encoder.num_codes
+            )
             return [row for row in self._rows.values() if row.source in self._sources]
 
-    # --------------------------------------------------------------------------------------------------------------- the shards
+    # --------------------------------------------------------------------------------------------- the shards
 
     def _home(self, row: Row) -> int:
         return row.number // self.shard_size
@@ -282,16 +320,27 @@ class Library:
     def _write_shard(self, shard: int) -> None:
         """Puts a shard in place as its rows now want it, and turns them done."""
         here = range(shard * self.shard_size, (shard + 1) * self.shard_size)
-        numbers = [number for number in here if number in self._ready or (number in self._rows and self._in_place(self._rows[number]))]
-        ready, there = [number for number in numbers if number in self._ready], self._shards.get(shard)
+        numbers = [
+            number
+            for number in here
+            if number in self._ready or (number in self._rows and self._in_place(self._rows[number]))
+        ]
+        ready = [number for number in numbers if number in self._ready]
+        there = self._shards.get(shard)
         if there is not None and not ready and len(numbers) == there.records:
             return
         kept = [number for number in numbers if number not in self._ready]
         records = dict(
-            zip(kept, self.format.read(self._path(shard), [int(self._rows[number].record or 0) for number in kept]) if kept else [])
+            zip(
+                kept,
+                self.format.read(self._path(shard), [int(self._rows[number].record or 0) for number in kept])
+                if kept
+                else [],
+            )
         )
         records |= {number: _read_ready(self._ready[number].path)[1] for number in ready}
-        aside, path = self._work / f"shard-{shard:05d}", self._path(shard)
+        aside = self._work / f"shard-{shard:05d}"
+        path = self._path(shard)
         try:
             self.format.write(aside, [records[number] for number in numbers])
             status = _synced(aside)
@@ -306,15 +355,22 @@ class Library:
             self._ready.pop(number).path.unlink(missing_ok=True)
 
     def _note(self, shard: Shard, numbers: list[int]) -> None:
-        """In one transaction: the shard, its rows, and the rows that share their records. Rows whose record has gone are pending again."""
+        """In one transaction: the shard, its rows, and the rows that share their records. Rows whose record
+        has gone are pending again.
+        """
         with self.manifest.transaction():
             self.manifest.commit(shard)
             self._shards[shard.shard] = shard
             gone = {"status": "pending", "shard": None, "record": None}
-            shared = [row for row in self._rows.values() if row.status == "done" and row.shard == shard.shard and row.number not in numbers]
+            shared = [
+                row
+                for row in self._rows.values()
+                if row.status == "done" and row.shard == shard.shard and row.number not in numbers
+            ]
             places = {}
             for place, number in enumerate(numbers):
-                row, values = self._rows[number], {"status": "done", "shard": shard.shard, "record": place}
+                row = self._rows[number]
+                values = {"status": "done", "shard": shard.shard, "record": place}
                 if number in self._ready:
                     frames = self._ready[number].frames
                     values |= {"kind": None, "message": None, "frames": frames, "seconds": frames / self.fps}
@@ -327,8 +383,8 @@ class Library:
                 self._write(row, **(_like(places[_key(row)]) if _key(row) in places else gone))
 
     def _check_shards(self) -> None:
-        """Shards that are not as they were noted: a run was killed between renaming and noting, or somebody changed them. What can still
-        be read of them is put aside, and they are made anew."""
+        """Shards that are not as they were noted: a run was killed between renaming and noting, or somebody
+        changed them. What can still be read of them is put aside, and they are made anew."""
         for shard in list(self._shards.values()):
             path = self._path(shard.shard)
             try:
@@ -347,7 +403,11 @@ class Library:
             rows = {row.source: row for row in self._rows.values()}
             for record, example in examples:
                 row = rows.get(example.source)
-                same = row is not None and row.sha256 == example.sha256 and row.asked == self._asked(example, row)
+                same = (
+                    row is not None
+                    and row.sha256 == example.sha256
+                    and row.asked == self._asked(example, row)
+                )
                 if row is not None and same and example.tokenizer == self.encoder.hash:
                     self._put_aside(row, record, len(example.codes))
         for number in [number for number in self._ready if self._rows[number].source in self._sources]:
@@ -358,14 +418,18 @@ class Library:
         start, end, _, _ = json.loads(row.asked)
         return asked_of(Source(example.source, start=start, end=end, caption=example.caption, qa=example.qa))
 
-    # ------------------------------------------------------------------------------------------------------ records that are ready
+    # --------------------------------------------------------------------------------- records that are ready
 
     def _put_aside(self, row: Row, record: bytes, frames: int) -> None:
         path = self._ready_path(row)
         aside = path.with_suffix(".partial")
         try:
             with open(aside, "wb") as file:
-                file.write(json.dumps({"frames": frames, "sha256": hashlib.sha256(record).hexdigest()}).encode() + b"\n" + record)
+                file.write(
+                    json.dumps({"frames": frames, "sha256": hashlib.sha256(record).hexdigest()}).encode()
+                    + b"\n"
+                    + record
+                )
             os.replace(aside, path)
         except OSError as error:
             raise _no_room(path, error) from None
@@ -382,7 +446,10 @@ class Library:
         return True
 
     def _ready_path(self, row: Row) -> Path:
-        return self._work / f"{row.number:08d}-{hashlib.sha256(json.dumps([row.source, *_key(row)]).encode()).hexdigest()[:16]}.record"
+        return (
+            self._work
+            / f"{row.number:08d}-{hashlib.sha256(json.dumps([row.source, *_key(row)]).encode()).hexdigest()[:16]}.record"
+        )
 
 
 def _key(row: Row) -> Key:
@@ -425,4 +492,6 @@ def _synced(path: Path) -> os.stat_result:
 
 
 def _no_room(path: Path, error: OSError) -> UserError:
-    return UserError(f"{path} cannot be written ({error.strerror}); make room, and run the same command again: it goes on")
+    return UserError(
+        f"{path} cannot be written ({error.strerror}); make room, and run the same command again: it goes on"
+    )

@@ -1,8 +1,7 @@
 """A manifest of videos, CSV, JSONL or Parquet, in; a Source for each of its rows out.
 
-Columns are path (or video, or file), start, end, caption, question, answer and qa; others are passed over. What a manifest says is
-read as data: no address is followed, and its lines and rows are bounded.
-"""
+Columns are path (or video, or file), start, end, caption, question, answer and qa; others are passed over.
+What a manifest says is read as data: no address is followed, and its lines and rows are bounded."""
 
 import contextlib
 import csv
@@ -30,7 +29,9 @@ Row = tuple[str, dict[str, Any]]
 
 
 def read_listing(path: str) -> list[Source]:
-    """A Source for each row, in their order. Raises UserError that names the line or row, the column, and what was expected there."""
+    """A Source for each row, in their order. Raises UserError that names the line or row, the column, and
+    what was expected there.
+    """
     with contextlib.closing(LISTINGS[Path(path).suffix.lower()](path)) as rows:
         sources = [_source(*row, os.path.dirname(path)) for row in rows]
     if not sources:
@@ -45,19 +46,25 @@ def _lines(path: str) -> Generator[str, None, None]:
                 line = file.readline(MOST_BYTES_A_LINE + 1)
                 if len(line) > MOST_BYTES_A_LINE:
                     raise UserError(
-                        f"{path}, line {number}: longer than {MOST_BYTES_A_LINE} bytes; is it a manifest? Split the row in several"
+                        f"{path}, line {number}: longer than {MOST_BYTES_A_LINE} bytes; is it a manifest? "
+                        "Split the row in several"
                     )
                 if not line:
                     return
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}, line {number}: byte {error.start + 1} of it is not UTF-8; save the file as UTF-8") from None
+        raise UserError(
+            f"{path}, line {number}: byte {error.start + 1} of it is not UTF-8; save the file as UTF-8"
+        ) from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({(error.strerror or str(error)).lower()}); give a manifest that can") from None
+        raise UserError(
+            f"{path} cannot be read ({(error.strerror or str(error)).lower()}); give a manifest that can"
+        ) from None
 
 
 def _csv_rows(path: str) -> Generator[Row, None, None]:
-    limit, lines = csv.field_size_limit(MOST_BYTES_A_LINE), _lines(path)
+    limit = csv.field_size_limit(MOST_BYTES_A_LINE)
+    lines = _lines(path)
     reader = csv.reader(lines, strict=True)
     try:
         names = [name.strip().lower() for name in next(reader, [])]
@@ -69,13 +76,17 @@ def _csv_rows(path: str) -> Generator[Row, None, None]:
         for fields in reader:
             if fields and len(fields) != len(names):
                 raise UserError(
-                    f"{path}, line {line}: {len(fields)} fields where the first line names {len(names)}; quote fields with commas"
+                    f"{path}, line {line}: {len(fields)} fields where the first line names {len(names)}; "
+                    "quote fields with commas"
                 )
             if fields:
                 yield f"{path}, line {line}", dict(zip(names, fields))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}; expected comma-separated values, quoted by double quotes") from None
+        raise UserError(
+            f"{path}, line {reader.line_num}: {error}; expected comma-separated values, quoted by "
+            "double quotes"
+        ) from None
     finally:
         lines.close()
         csv.field_size_limit(limit)
@@ -88,7 +99,9 @@ def _json_rows(path: str) -> Generator[Row, None, None]:
                 where = f"{path}, line {number}"
                 row = _json(where, line)
                 if not isinstance(row, dict):
-                    raise UserError(f'{where}: {_shown(row)} where an object was expected, such as {{"path": "clip.mp4"}}')
+                    raise UserError(
+                        f'{where}: {_shown(row)} where an object was expected, such as {{"path": "clip.mp4"}}'
+                    )
                 yield where, {key.strip().lower(): value for key, value in row.items()}
 
 
@@ -96,9 +109,14 @@ def _json(where: str, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: malformed JSON ({error.msg}, character {error.pos + 1}); write one JSON value on one line") from None
+        raise UserError(
+            f"{where}: malformed JSON ({error.msg}, character {error.pos + 1}); write one JSON "
+            "value on one line"
+        ) from None
     except (ValueError, RecursionError):
-        raise UserError(f"{where}: JSON with a number too long or lists too deep; write a row as a plain object") from None
+        raise UserError(
+            f"{where}: JSON with a number too long or lists too deep; write a row as a plain object"
+        ) from None
 
 
 def _parquet_rows(path: str) -> Generator[Row, None, None]:
@@ -110,24 +128,37 @@ def _parquet_rows(path: str) -> Generator[Row, None, None]:
             names = {name.strip().lower(): name for name in file.schema_arrow.names}
             _path_column(path, names)
             if file.metadata.num_rows > MOST_ROWS:
-                raise UserError(f"{path} says it has {file.metadata.num_rows} rows; at most {MOST_ROWS} are read: split it")
+                raise UserError(
+                    f"{path} says it has {file.metadata.num_rows} rows; at most {MOST_ROWS} are read: "
+                    "split it"
+                )
             wanted = {name: names[name] for name in COLUMNS if name in names}
             rows = itertools.chain.from_iterable(
-                batch.to_pylist() for batch in file.iter_batches(batch_size=1024, columns=list(wanted.values()))
+                batch.to_pylist()
+                for batch in file.iter_batches(batch_size=1024, columns=list(wanted.values()))
             )
             for number, row in enumerate(rows, 1):
                 yield f"{path}, row {number}", {name: row[actual] for name, actual in wanted.items()}
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as Parquet ({str(error).partition(chr(10))[0]:.200}); write it again") from None
+        raise UserError(
+            f"{path} cannot be read as Parquet ({str(error).partition(chr(10))[0]:.200}); write it again"
+        ) from None
 
 
-LISTINGS: dict[str, Callable[[str], Generator[Row, None, None]]] = {".csv": _csv_rows, ".jsonl": _json_rows, ".parquet": _parquet_rows}
+LISTINGS: dict[str, Callable[[str], Generator[Row, None, None]]] = {
+    ".csv": _csv_rows,
+    ".jsonl": _json_rows,
+    ".parquet": _parquet_rows,
+}
 
 
 def _path_column(where: str, names: Iterable[str]) -> str:
     column = next((name for name in PATHS if name in names), None)
     if column is None:
-        raise UserError(f"{where}: no path among the columns {_shown(list(names))}; name the column of files path, video or file")
+        raise UserError(
+            f"{where}: no path among the columns {_shown(list(names))}; name the column of files "
+            "path, video or file"
+        )
     return column
 
 
@@ -138,10 +169,17 @@ def _source(where: str, row: dict[str, Any], folder: str) -> Source:
         raise _wrong(where, column, row[column], "the path of a video, from the manifest's folder")
     if ELSEWHERE.match(path):
         raise _wrong(where, column, path, "a file; nothing is fetched: download it, and give its path")
-    start, end = _seconds(where, "start", row) or 0.0, _seconds(where, "end", row)
+    start = _seconds(where, "start", row) or 0.0
+    end = _seconds(where, "end", row)
     if end is not None and end <= start:
         raise _wrong(where, "end", row["end"], f"a time after start, {_number(start)}")
-    return file_source(os.path.join(folder, path), start, end, caption=_text(where, "caption", row.get("caption")), qa=_pairs(where, row))
+    return file_source(
+        os.path.join(folder, path),
+        start,
+        end,
+        caption=_text(where, "caption", row.get("caption")),
+        qa=_pairs(where, row),
+    )
 
 
 def _shown(value: Any) -> str:
@@ -165,7 +203,8 @@ def _text(where: str, column: str, value: Any) -> str:
 
 
 def _seconds(where: str, column: str, row: dict[str, Any]) -> float | None:
-    value, seconds = row.get(column), math.nan
+    value = row.get(column)
+    seconds = math.nan
     text = value.strip() if isinstance(value, str) else ""
     if value is None or (isinstance(value, str) and not text):
         return None
@@ -186,20 +225,34 @@ def _pairs(where: str, row: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     alone = [_text(where, name, row.get(name)) for name in ("question", "answer")]
     if bool(alone[0]) != bool(alone[1]):
         missing = "answer" if alone[0] else "question"
-        raise _wrong(where, missing, row.get(missing), "a text, because the other of question and answer is given")
+        raise _wrong(
+            where, missing, row.get(missing), "a text, because the other of question and answer is given"
+        )
     pairs = [(alone[0], alone[1])] if alone[0] else []
     held = row.get("qa")
     if isinstance(held, str):
         held = _json(f"{where}, column qa", held) if held.strip() else None
     for entry in held if isinstance(held, list) else [held] * (held is not None):
-        pair = [entry.get("question"), entry.get("answer")] if isinstance(entry, dict) and isinstance(held, list) else entry
-        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(text, str) and text.strip() for text in pair):
-            raise _wrong(where, "qa", entry, 'a list of {"question": ..., "answer": ...} or of pairs of texts')
+        pair = (
+            [entry.get("question"), entry.get("answer")]
+            if isinstance(entry, dict) and isinstance(held, list)
+            else entry
+        )
+        if (
+            not isinstance(pair, list | tuple)
+            or len(pair) != 2
+            or not all(isinstance(text, str) and text.strip() for text in pair)
+        ):
+            raise _wrong(
+                where, "qa", entry, 'a list of {"question": ..., "answer": ...} or of pairs of texts'
+            )
         pairs.append((_text(where, "qa", pair[0]), _text(where, "qa", pair[1])))
     return tuple(pairs)
 
 
-def file_source(path: str | os.PathLike[str], start: float = 0.0, end: float | None = None, **said: Any) -> Source:
+def file_source(
+    path: str | os.PathLike[str], start: float = 0.0, end: float | None = None, **said: Any
+) -> Source:
     """A file, or the part of it from `start` to `end` seconds; `said`: caption and qa."""
     whole = os.path.abspath(path)
     try:

@@ -1,10 +1,11 @@
-"""The engine of one machine: some decoders ahead of one encoder, whose batches mix the frames of all videos in hand.
+"""The engine of one machine: some decoders ahead of one encoder, whose batches mix the frames of all videos
+in hand.
 
     jobs -> decoder 1 ... decoder n -> pieces -> one batch being filled, one being encoded -> outcomes
 
-A decoder is a thread that waits for a decoding process (ringvision.data.video); numpy, the encoder and the pipes leave Python's lock alone,
-so threads are enough. What is held at any time: a few pieces a decoder, two batches, and the codes of the videos in hand.
-"""
+A decoder is a thread that waits for a decoding process (ringvision.data.video); numpy, the encoder and the
+pipes leave Python's lock alone, so threads are enough. What is held at any time: a few pieces a decoder, two
+batches, and the codes of the videos in hand."""
 
 import queue
 import threading
@@ -48,7 +49,9 @@ Piece = tuple[InHand, FrameBatch | VideoError | None]
 
 
 class LocalEngine:
-    """`run` takes jobs and gives outcomes, in any order. encoded: called with every number of frames that went through the encoder."""
+    """`run` takes jobs and gives outcomes, in any order. encoded: called with every number of frames that
+    went through the encoder.
+    """
 
     def __init__(
         self,
@@ -61,12 +64,22 @@ class LocalEngine:
         decoder: str,
         encoded: Callable[[int], None],
     ) -> None:
-        self.encoder, self.batch, self.workers, self.encoded = encoder, batch, workers, encoded
-        self.reading = {"fps": fps, "size": encoder.size, "batch": PIECE, "limits": limits, "decoder": decoder}
+        self.encoder = encoder
+        self.batch = batch
+        self.workers = workers
+        self.encoded = encoded
+        self.reading = {
+            "fps": fps,
+            "size": encoder.size,
+            "batch": PIECE,
+            "limits": limits,
+            "decoder": decoder,
+        }
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
         """Works on all jobs. Whatever ends it early, also its consumer, stops the decoders."""
-        decoders, mixer = Decoders(iter(jobs), self.workers, self.reading), Mixer(self.batch, self.encoder.size)
+        decoders = Decoders(iter(jobs), self.workers, self.reading)
+        mixer = Mixer(self.batch, self.encoder.size)
         with ThreadPoolExecutor(1, thread_name_prefix="encoder") as executor:
             encoding: tuple[Future, Owners] | None = None
             try:
@@ -84,11 +97,13 @@ class LocalEngine:
                 decoders.stop()
 
     def _take(self, future: Future, owners: Owners) -> Iterator[Outcome]:
-        codes, start = future.result(), 0
+        codes = future.result()
+        start = 0
         self.encoded(len(codes))
         for video, count in owners:
             video.codes.append(codes[start : start + count])
-            start, video.encoded = start + count, video.encoded + count
+            start = start + count
+            video.encoded = video.encoded + count
             yield from video.outcomes()
 
 
@@ -99,8 +114,12 @@ class Mixer:
         self.shape = batch, size, size, 3
 
     def batches(self, pieces: Iterable[Piece]) -> Iterator[tuple[np.ndarray, Owners] | Outcome]:
-        """Batches with the videos that they are of, the last one short, and the outcomes that need no further encoding."""
-        frames, filled, owners = np.empty(self.shape, np.uint8), 0, list[tuple[InHand, int]]()
+        """Batches with the videos that they are of, the last one short, and the outcomes that need no further
+        encoding.
+        """
+        frames = np.empty(self.shape, np.uint8)
+        filled = 0
+        owners = list[tuple[InHand, int]]()
         for video, piece in pieces:
             if isinstance(piece, VideoError):
                 yield Outcome(video.job, error=piece)
@@ -114,24 +133,34 @@ class Mixer:
             rest = piece.frames
             while len(rest):
                 count = min(len(frames) - filled, len(rest))
-                frames[filled : filled + count], rest = rest[:count], rest[count:]
+                frames[filled : filled + count] = rest[:count]
+                rest = rest[count:]
                 owners.append((video, count))
                 filled += count
                 if filled == len(frames):
                     yield frames, owners
-                    frames, filled, owners = np.empty(self.shape, np.uint8), 0, []
+                    frames = np.empty(self.shape, np.uint8)
+                    filled = 0
+                    owners = []
         if filled:
             yield frames[:filled], owners
 
 
 class Decoders:
-    """Threads that turn jobs into pieces until there are no more jobs; each ends with None, or with an exception that it did not expect."""
+    """Threads that turn jobs into pieces until there are no more jobs; each ends with None, or with an
+    exception that it did not expect.
+    """
 
     def __init__(self, jobs: Iterator[Job], number: int, reading: dict[str, Any]) -> None:
-        self.jobs, self.reading = jobs, reading
+        self.jobs = jobs
+        self.reading = reading
         self.queue: queue.Queue[Piece | BaseException | None] = queue.Queue(AHEAD * number)
-        self.turn, self.stopped = threading.Lock(), threading.Event()
-        self.threads = [threading.Thread(target=self._work, name=f"decoder-{index}", daemon=True) for index in range(number)]
+        self.turn = threading.Lock()
+        self.stopped = threading.Event()
+        self.threads = [
+            threading.Thread(target=self._work, name=f"decoder-{index}", daemon=True)
+            for index in range(number)
+        ]
         for thread in self.threads:
             thread.start()
 
@@ -163,7 +192,9 @@ class Decoders:
             return next(self.jobs, None)
 
     def _decode(self, job: Job) -> None:
-        """Quickly, or where that met a fault once more from the beginning, in the one way that always gives the same."""
+        """Quickly, or where that met a fault once more from the beginning, in the one way that always gives
+        the same.
+        """
         for way in (QUICKLY, SURELY):
             video = InHand(job)
             try:

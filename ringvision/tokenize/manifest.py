@@ -1,9 +1,9 @@
-"""What became of every input: one row a source in manifest.sqlite, pending, done or failed, and what the folder was made with.
+"""What became of every input: one row a source in manifest.sqlite, pending, done or failed, and what the
+folder was made with.
 
-A row turns done only when the shard with its record is in place, in the same transaction that notes the shard's checksum. Rows keep the
-number they got when their source was first named: number // shard_size is the shard, so where a record belongs never depends on the
-order in which videos got ready.
-"""
+A row turns done only when the shard with its record is in place, in the same transaction that notes the
+shard's checksum. Rows keep the number they got when their source was first named: number // shard_size is the
+shard, so where a record belongs never depends on the order in which videos got ready."""
 
 import contextlib
 import fcntl
@@ -47,15 +47,18 @@ CREATE TABLE IF NOT EXISTS shards (
     changed INTEGER NOT NULL
 );
 """
-COLUMNS = "number, source, asked, sha256, bytes, changed, status, kind, message, attempts, shard, record, frames, seconds"
+COLUMNS = (
+    "number, source, asked, sha256, bytes, changed, status, kind, message, attempts, "
+    "shard, record, frames, seconds"
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of `videos`. number: from 0, in the order in which sources were first named. asked: what is wanted of it beside its bytes (the
-    part, caption and questions, as JSON). bytes, changed: the file's size and time of change (ns) when sha256 was taken. shard, record:
-    where its record is; a source with the content of an earlier one has none of its own and points to that one's. frames, seconds: of
-    video."""
+    """A row of `videos`. number: from 0, in the order in which sources were first named. asked: what is
+    wanted of it beside its bytes (the part, caption and questions, as JSON). bytes, changed: the file's size
+    and time of change (ns) when sha256 was taken. shard, record: where its record is; a source with the
+    content of an earlier one has none of its own and points to that one's. frames, seconds: of video."""
 
     number: int
     source: str
@@ -75,7 +78,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Shard:
-    """A row of `shards`: a file that is in place, its checksum, and its size and time of change (ns), by which it is known again unread."""
+    """A row of `shards`: a file that is in place, its checksum, and its size and time of change (ns), by
+    which it is known again unread.
+    """
 
     shard: int
     file: str
@@ -91,10 +96,11 @@ def asked_of(source: Source) -> str:
 
 
 class Manifest:
-    """manifest.sqlite in `folder`, held by one process at a time; its methods may be called from any thread. Use it in a `with`.
+    """manifest.sqlite in `folder`, held by one process at a time; its methods may be called from any thread.
+    Use it in a `with`.
 
-    `settings` is what decides the codes and the shards (tokenizer's hash, fps, ...); UserError where the folder was made with other ones.
-    """
+    `settings` is what decides the codes and the shards (tokenizer's hash, fps, ...); UserError where the
+    folder was made with other ones."""
 
     def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
@@ -102,21 +108,30 @@ class Manifest:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.folder / ".lock", "w")  # noqa: SIM115 (held until close)
         except OSError as error:
-            raise UserError(f"{folder} cannot be written ({error.strerror}); give a folder for the codes that can") from None
+            raise UserError(
+                f"{folder} cannot be written ({error.strerror}); give a folder for the codes that can"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
-            raise UserError(f"another run is writing to {folder}; wait for it, or give another folder") from None
+            raise UserError(
+                f"another run is writing to {folder}; wait for it, or give another folder"
+            ) from None
         self._turn = threading.RLock()
         try:
-            self._database = sqlite3.connect(self.folder / "manifest.sqlite", isolation_level=None, check_same_thread=False)
+            self._database = sqlite3.connect(
+                self.folder / "manifest.sqlite", isolation_level=None, check_same_thread=False
+            )
             self._database.executescript(TABLES)
             self._database.execute(f"SELECT {COLUMNS} FROM videos LIMIT 1")
             self._settle({name: str(value) for name, value in settings.items()})
         except sqlite3.DatabaseError as error:
             self.close()
-            raise UserError(f"{folder}/manifest.sqlite cannot be read ({error}); give another folder, or remove it to begin anew") from None
+            raise UserError(
+                f"{folder}/manifest.sqlite cannot be read ({error}); give another folder, or remove "
+                "it to begin anew"
+            ) from None
         except UserError:
             self.close()
             raise
@@ -129,38 +144,56 @@ class Manifest:
                 for name in sorted(there | settings)
                 if there.get(name) != settings.get(name)
             )
-            raise UserError(f"{self.folder} holds codes that were made otherwise ({differing}); give another folder")
+            raise UserError(
+                f"{self.folder} holds codes that were made otherwise ({differing}); give another folder"
+            )
         self._database.executemany("INSERT OR IGNORE INTO settings VALUES (?, ?)", settings.items())
 
     def add(self, sources: Iterable[Source]) -> None:
-        """A pending row for each source that has none, numbered on; what is asked of the others is brought up to date."""
+        """A pending row for each source that has none, numbered on; what is asked of the others is brought up
+        to date.
+        """
         with self.transaction():
             known = dict(self._database.execute("SELECT source, asked FROM videos"))
             for source in sources:
                 asked = asked_of(source)
                 if source.name not in known:
-                    self._database.execute("INSERT INTO videos (number, source, asked) VALUES (?, ?, ?)", (len(known), source.name, asked))
+                    self._database.execute(
+                        "INSERT INTO videos (number, source, asked) VALUES (?, ?, ?)",
+                        (len(known), source.name, asked),
+                    )
                 elif asked != known[source.name]:
-                    nothing = "status = 'pending', kind = NULL, message = NULL, shard = NULL, record = NULL, frames = NULL, seconds = NULL"
-                    self._database.execute(f"UPDATE videos SET asked = ?, {nothing} WHERE source = ?", (asked, source.name))
+                    nothing = (
+                        "status = 'pending', kind = NULL, message = NULL, shard = NULL, record = NULL, "
+                        "frames = NULL, seconds = NULL"
+                    )
+                    self._database.execute(
+                        f"UPDATE videos SET asked = ?, {nothing} WHERE source = ?", (asked, source.name)
+                    )
                 known[source.name] = asked
 
     def rows(self) -> list[Row]:
         """All, by number."""
         with self._turn:
-            return [Row(*row) for row in self._database.execute(f"SELECT {COLUMNS} FROM videos ORDER BY number")]
+            return [
+                Row(*row) for row in self._database.execute(f"SELECT {COLUMNS} FROM videos ORDER BY number")
+            ]
 
     def shards(self) -> list[Shard]:
         """All, by number."""
         with self._turn:
-            found = self._database.execute("SELECT shard, file, records, sha256, bytes, changed FROM shards ORDER BY shard")
+            found = self._database.execute(
+                "SELECT shard, file, records, sha256, bytes, changed FROM shards ORDER BY shard"
+            )
             return [Shard(*row) for row in found]
 
     def write(self, row: Row, **columns: Any) -> Row:
         """The row with these columns changed, there and here."""
         names = ", ".join(f"{name} = ?" for name in columns)
         with self._turn:
-            self._database.execute(f"UPDATE videos SET {names} WHERE number = ?", (*columns.values(), row.number))
+            self._database.execute(
+                f"UPDATE videos SET {names} WHERE number = ?", (*columns.values(), row.number)
+            )
         return replace(row, **columns)
 
     def commit(self, shard: Shard) -> None:
@@ -173,7 +206,9 @@ class Manifest:
         with self.transaction():
             self._database.execute("DELETE FROM shards WHERE shard = ?", (shard,))
             self._database.execute(
-                "UPDATE videos SET status = 'pending', shard = NULL, record = NULL WHERE shard = ? AND status = 'done'", (shard,)
+                "UPDATE videos SET status = 'pending', shard = NULL, record = NULL WHERE shard = ? "
+                "AND status = 'done'",
+                (shard,),
             )
 
     @contextlib.contextmanager
@@ -195,7 +230,9 @@ class Manifest:
     def __enter__(self) -> "Manifest":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

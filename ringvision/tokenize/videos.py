@@ -15,7 +15,8 @@ from ringvision.tokenize.library import Encoder, Library
 from ringvision.tokenize.manifest import Manifest, Row, counts
 
 Engine = Literal["local", "ray"]
-BATCH, SHARD_SIZE = 64, 256
+BATCH = 64
+SHARD_SIZE = 256
 
 
 class Progress(Protocol):
@@ -59,26 +60,37 @@ def tokenize_videos(
     decoder: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Codes for everything that `inputs` names (inputs.read_inputs says what may) under `out`, by `tokenizer` or the folder of one.
+    """Codes for everything that `inputs` names (inputs.read_inputs says what may) under `out`, by `tokenizer`
+    or the folder of one.
 
-    What cannot be read is recorded as failed, with the kind of failure and its message, and the others go on; it is tried again only when
-    its file changed or `retry_failed`. size: pixels a side of the frames (None: the tokenizer's). batch: frames that are encoded together.
-    workers: videos that are decoded at once (None: processors and one more). shard_size: sources to a file. limit: only the first so many.
-    part (i, n): only every n-th from the i-th on, for the i-th of n machines, each with a folder of its own.
+    What cannot be read is recorded as failed, with the kind of failure and its message, and the others go on;
+    it is tried again only when its file changed or `retry_failed`. size: pixels a side of the frames (None:
+    the tokenizer's). batch: frames that are encoded together. workers: videos that are decoded at once (None:
+    processors and one more). shard_size: sources to a file. limit: only the first so many. part (i, n): only
+    every n-th from the i-th on, for the i-th of n machines, each with a folder of its own.
 
-    Returns {"done", "failed", "pending", "frames"} over these inputs, whenever they were done, and "seconds", what this run took.
-    Raises UserError for no inputs, a folder made with other settings, or one that another run is writing to.
-    """
+    Returns {"done", "failed", "pending", "frames"} over these inputs, whenever they were done, and "seconds",
+    what this run took. Raises UserError for no inputs, a folder made with other settings, or one that another
+    run is writing to."""
     began = time.monotonic()
     _check(fps=fps, batch=batch, workers=workers, shard_size=shard_size, limit=limit)
-    shape, progress = format_named(format), progress or Silent()
+    shape = format_named(format)
+    progress = progress or Silent()
     sources = read_inputs(inputs)[part[0] - 1 :: part[1]][:limit]
     if not sources:
-        raise UserError("there is no video among the inputs; give video files, folders that hold some, or a manifest")
+        raise UserError(
+            "there is no video among the inputs; give video files, folders that hold some, or a manifest"
+        )
     load = _loader(tokenizer, size)
     encoder = load()
     workers = workers or (os.cpu_count() or 1) + 1
-    settings = {"format": shape.name, "tokenizer": encoder.hash, "size": encoder.size, "fps": float(fps), "shard_size": shard_size}
+    settings = {
+        "format": shape.name,
+        "tokenizer": encoder.hash,
+        "size": encoder.size,
+        "fps": float(fps),
+        "shard_size": shard_size,
+    }
     common: dict[str, Any] = {
         "fps": fps,
         "batch": batch,
@@ -118,7 +130,9 @@ def tokenize_videos(
 
 
 def read_examples(folder: str | os.PathLike[str]) -> Iterator[Example]:
-    """Everything in a folder of codes, in the order of its shards. UserError where it is none, or a shard is damaged."""
+    """Everything in a folder of codes, in the order of its shards. UserError where it is none, or a shard is
+    damaged.
+    """
     shape = format_of(folder)
     for path in shape.shards(folder):
         for record in shape.stream(path):
@@ -135,7 +149,10 @@ def _loader(tokenizer: Encoder | str | os.PathLike[str], size: int | None) -> Ca
     """Makes the encoder, here or in another process."""
     if not isinstance(tokenizer, str | os.PathLike):
         if size not in (None, tokenizer.size):
-            raise UserError(f"--size is {size}, the tokenizer's frames are of {tokenizer.size}; give its folder to open it at another size")
+            raise UserError(
+                f"--size is {size}, the tokenizer's frames are of {tokenizer.size}; give its folder "
+                "to open it at another size"
+            )
         return partial(_itself, tokenizer)
     return partial(_open, os.path.abspath(tokenizer), size)
 

@@ -1,10 +1,12 @@
 """Which part of a model a run trains.
 
-    parameters --Part.start--> (trained, frozen) --Part.join--> parameters of Part.describe's graph --Part.whole--> plain parameters
+    parameters --Part.start--> (trained, frozen) --Part.join--> parameters of Part.describe's graph
+    --Part.whole--> plain parameters
 
     "all"        trained: all parameters, as they are; frozen: None
     "new_rows"   trained: the rows of the embedding and the columns of the head from the first code on, and the places in the frame where
-                 there are any; frozen: the whole model as it was. The text's rows are those, bit for bit, whatever is trained
+                 there are any; frozen: the whole model as it was. The text's rows are those, bit for bit,
+                 whatever is trained
     "lora"       trained: low-rank pairs beside the matrices of the layers (models/lora.py); frozen: the whole model
 
 Only what is trained has gradients and moments.
@@ -17,10 +19,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ringvision.checkpoint import flatten, unflatten
 from ringvision.config import TrainConfig
 from ringvision.models import lora
 from ringvision.models.transformer import Transformer
+from ringvision.tree import flatten, unflatten
 from ringvision.vocabulary import Vocabulary
 
 ROWS = {"embed.table": 0, "unembed.kernel": 1}
@@ -49,14 +51,20 @@ class Part:
         return nnx.split(nnx.eval_shape(self._make))
 
     def start(self, params: Any) -> tuple[Any, Any]:
-        """The parameters of a model, as `nnx.split(Transformer(...))` gives them -> (trained, frozen). Works inside jit."""
+        """The parameters of a model, as `nnx.split(Transformer(...))` gives them -> (trained, frozen). Works
+        inside jit.
+        """
         if self.kind == "all":
             return params, None
         flat = flatten(params)
         if self.kind == "lora":
             _, drawn = nnx.split(self._make())
             return {name: value for name, value in flatten(drawn).items() if lora.is_pair(name)}, params
-        rows = {name: jax.lax.slice_in_dim(flat[name], self.code_offset, None, axis=axis) for name, axis in ROWS.items() if name in flat}
+        rows = {
+            name: jax.lax.slice_in_dim(flat[name], self.code_offset, None, axis=axis)
+            for name, axis in ROWS.items()
+            if name in flat
+        }
         return rows | {name: jnp.copy(flat[name]) for name in (CODES_ALONE,) if name in flat}, params
 
     def join(self, trained: Any, frozen: Any) -> Any:
@@ -74,10 +82,17 @@ class Part:
         return unflatten(flat, frozen)
 
     def whole(self, trained: Any, frozen: Any) -> Any:
-        """The parameters of a plain Transformer: what `join` gives, pairs multiplied out into their matrices."""
+        """The parameters of a plain Transformer: what `join` gives, pairs multiplied out into their
+        matrices.
+        """
         if self.kind != "lora":
             return self.join(trained, frozen)
-        return unflatten(lora.merged({**flatten(frozen), **trained}, rank=self.config.lora_rank, alpha=self.config.lora_alpha), frozen)
+        return unflatten(
+            lora.merged(
+                {**flatten(frozen), **trained}, rank=self.config.lora_rank, alpha=self.config.lora_alpha
+            ),
+            frozen,
+        )
 
     def _make(self) -> Transformer:
         model = Transformer(self.config.model, rngs=nnx.Rngs(self.config.seed))

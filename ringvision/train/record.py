@@ -1,9 +1,8 @@
 """What a training run writes down as it goes: scalars by step.
 
-In: `{name: float}` at a step. Out: one line of `metrics.jsonl`, TensorBoard events beside it, one plain line on stderr,
-and the curves as a picture when asked. A resumed run forgets what was written after the step that it resumes from, so the
-record of a run that was stopped ten times reads like that of one that never was.
-"""
+In: `{name: float}` at a step. Out: one line of `metrics.jsonl`, TensorBoard events beside it, one plain line
+on stderr, and the curves as a picture when asked. A resumed run forgets what was written after the step that
+it resumes from, so the record of a run that was stopped ten times reads like that of one that never was."""
 
 import json
 import math
@@ -35,7 +34,9 @@ class Record:
         self._file = self.directory / METRICS
         _keep_until(self._file, step)
         self._lines = self._file.open("a", encoding="utf-8")
-        self._board = tensorboardX.SummaryWriter(str(self.directory / "tensorboard"), purge_step=step + 1 if step else None, flush_secs=20)
+        self._board = tensorboardX.SummaryWriter(
+            str(self.directory / "tensorboard"), purge_step=step + 1 if step else None, flush_secs=20
+        )
 
     def write(self, step: int, scalars: Mapping[str, float], line: str | None = None) -> None:
         """Record scalars (python or numpy numbers; names may hold slashes) at `step`. Steps do not decrease.
@@ -47,7 +48,10 @@ class Record:
         self._lines.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, int(step))
-        self.say(f"step {step}  " + (line or "  ".join(f"{name} {_short(value)}" for name, value in values.items())))
+        self.say(
+            f"step {step}  "
+            + (line or "  ".join(f"{name} {_short(value)}" for name, value in values.items()))
+        )
 
     def say(self, line: str) -> None:
         """One plain line on stderr, for what is not a scalar."""
@@ -56,15 +60,21 @@ class Record:
 
     def read(self, name: str) -> tuple[list[int], list[float]]:
         """-> (steps, values) of one scalar over the whole run, the part before a resume included."""
-        pairs = [(int(record["step"]), record[name]) for record in read_metrics(self.directory) if name in record]
+        pairs = [
+            (int(record["step"]), record[name]) for record in read_metrics(self.directory) if name in record
+        ]
         return [step for step, _ in pairs], [value for _, value in pairs]
 
     def curves_png(self, path: str | os.PathLike[str], names: Sequence[str]) -> None:
-        """Draw one panel a name, each over steps, into a PNG at `path`. UserError where none of them was recorded."""
+        """Draw one panel a name, each over steps, into a PNG at `path`. UserError where none of them was
+        recorded.
+        """
         curves = {name: self.read(name) for name in names}
         curves = {name: curve for name, curve in curves.items() if curve[0]}
         if not curves:
-            raise UserError(f"{self._file} holds none of {', '.join(names)}; name scalars that the run recorded")
+            raise UserError(
+                f"{self._file} holds none of {', '.join(names)}; name scalars that the run recorded"
+            )
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -87,12 +97,16 @@ class Record:
     def __enter__(self) -> "Record":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
 def read_metrics(directory: str | os.PathLike[str]) -> list[dict[str, float]]:
-    """Every record of a run's folder, oldest first; a line cut short by a kill is left out. Empty where there is none."""
+    """Every record of a run's folder, oldest first; a line cut short by a kill is left out. Empty where there
+    is none.
+    """
     file = Path(directory) / METRICS
     if not file.exists():
         return []

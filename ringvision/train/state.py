@@ -1,8 +1,7 @@
 """What a training run carries from step to step, and how a gradient changes it.
 
-In: a TrainConfig. Out: `TrainState`, a plain pytree; the optimizer (AdamW: Loshchilov and Hutter, 2019; Muon: Jordan, 2024) with its
-schedule; and where each array of the state lies on a mesh.
-"""
+In: a TrainConfig. Out: `TrainState`, a plain pytree; the optimizer (AdamW: Loshchilov and Hutter, 2019; Muon:
+Jordan, 2024) with its schedule; and where each array of the state lies on a mesh."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +12,13 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from optax import contrib
 
-from ringvision.checkpoint import flatten, unflatten
 from ringvision.config import TrainConfig
+from ringvision.tree import flatten, unflatten
 
-# Which mesh axis each dimension of a parameter is split over, by the parameter's name; what is not named is whole everywhere.
-# Leading dimensions are layers. fsdp splits the model width, tensor the heads, the feed-forward width and the vocabulary.
+# Which mesh axis each dimension of a parameter is split over, by the parameter's name; what is not named is
+# whole everywhere.
+# Leading dimensions are layers. fsdp splits the model width, tensor the heads, the feed-forward width and the
+# vocabulary.
 PLACES: dict[str, tuple[str | None, ...]] = {
     "embed.table": ("tensor", "fsdp"),
     "unembed.kernel": ("fsdp", "tensor"),
@@ -51,7 +52,8 @@ PLACES: dict[str, tuple[str | None, ...]] = {
     "layers.feed_forward.down_lora.up": (None, None, "fsdp"),
 }
 
-# Which dimensions of a stacked matrix are its inputs, and which its outputs; the first dimension is the layer.
+# Which dimensions of a stacked matrix are its inputs, and which its outputs; the first dimension is the
+# layer.
 MATRICES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "layers.attention.query": ((1,), (2, 3)),
     "layers.attention.key": ((1,), (2, 3)),
@@ -66,8 +68,8 @@ MATRICES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 @jax.tree_util.register_dataclass
 @dataclass
 class TrainState:
-    """params: those that are trained. opt_state: the optimizer's. step: int32 [], steps done. average: moving average of params, or None.
-    frozen: parameters that stay as they are, or None (part.py)."""
+    """params: those that are trained. opt_state: the optimizer's. step: int32 [], steps done. average: moving
+    average of params, or None. frozen: parameters that stay as they are, or None (part.py)."""
 
     params: Any
     opt_state: Any
@@ -77,13 +79,17 @@ class TrainState:
 
 
 def schedule(config: TrainConfig) -> optax.Schedule:
-    """The learning rate by step: from 0 up to lr over warmup_steps, then down to min_lr at `steps` along a cosine."""
+    """The learning rate by step: from 0 up to lr over warmup_steps, then down to min_lr at `steps` along a
+    cosine.
+    """
     steps = max(config.steps, config.warmup_steps + 1)
     return optax.warmup_cosine_decay_schedule(0.0, config.lr, config.warmup_steps, steps, config.min_lr)
 
 
 def optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Gradients clipped to clip_norm together, then AdamW or, for the matrices of the layers, Muon; norms and tables do not decay."""
+    """Gradients clipped to clip_norm together, then AdamW or, for the matrices of the layers, Muon; norms and
+    tables do not decay.
+    """
     rate = schedule(config)
     if config.optimizer == "adamw":
         rule = optax.adamw(rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decays)
@@ -96,16 +102,28 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def matrices(params: Any) -> Any:
-    """The same tree with the axes that go in and out of each layer's matrices, whose steps Muon makes orthogonal; None for all else."""
+    """The same tree with the axes that go in and out of each layer's matrices, whose steps Muon makes
+    orthogonal; None for all else.
+    """
     names = flatten(params)
-    axes = {name: next((axes for suffix, axes in MATRICES.items() if name.endswith(suffix)), None) for name in names}
-    return unflatten({name: contrib.MuonDimensionNumbers(*found) if found else None for name, found in axes.items()}, params)
+    axes = {
+        name: next((axes for suffix, axes in MATRICES.items() if name.endswith(suffix)), None)
+        for name in names
+    }
+    return unflatten(
+        {name: contrib.MuonDimensionNumbers(*found) if found else None for name, found in axes.items()},
+        params,
+    )
 
 
 def decays(params: Any) -> Any:
-    """The same tree with True where weight decay applies: not to the scales of norms, to biases, nor to the embedding table."""
+    """The same tree with True where weight decay applies: not to the scales of norms, to biases, nor to the
+    embedding table.
+    """
     names = flatten(params)
-    return unflatten({name: not name.endswith((".scale", ".table", "_norm", "_bias")) for name in names}, params)
+    return unflatten(
+        {name: not name.endswith((".scale", ".table", "_norm", "_bias")) for name in names}, params
+    )
 
 
 def start(params: Any, tx: optax.GradientTransformation, *, average: bool, frozen: Any = None) -> TrainState:
@@ -115,25 +133,39 @@ def start(params: Any, tx: optax.GradientTransformation, *, average: bool, froze
 
 
 def update(state: TrainState, gradients: Any, tx: optax.GradientTransformation, *, ema: float) -> TrainState:
-    """One step of the optimizer. The average follows the params by 1 - ema, faster in the first steps so that it forgets the start."""
+    """One step of the optimizer. The average follows the params by 1 - ema, faster in the first steps so that
+    it forgets the start.
+    """
     changes, opt_state = tx.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, changes)
     average = state.average
     if average is not None:
         keep = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step)).astype(jnp.float32)
-        average = jax.tree.map(lambda old, new: old + (1 - keep).astype(old.dtype) * (new - old), average, params)
+        average = jax.tree.map(
+            lambda old, new: old + (1 - keep).astype(old.dtype) * (new - old), average, params
+        )
     return TrainState(params, opt_state, state.step + 1, average, state.frozen)
 
 
 def shardings(state: Any, mesh: Mesh) -> Any:
-    """Where every array of an (abstract) TrainState lies on `mesh`: parameters, their moments and average by PLACES, the rest everywhere.
+    """Where every array of an (abstract) TrainState lies on `mesh`: parameters, their moments and average by
+    PLACES, the rest everywhere.
 
     A dimension that its mesh axis does not divide stays whole.
     """
 
     def place(name: str, leaf: Any) -> NamedSharding:
-        axes = next((axes for suffix, axes in PLACES.items() if name.endswith(suffix) and len(axes) == len(leaf.shape)), ())
-        spec = [axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(axes, leaf.shape)]
+        axes = next(
+            (
+                axes
+                for suffix, axes in PLACES.items()
+                if name.endswith(suffix) and len(axes) == len(leaf.shape)
+            ),
+            (),
+        )
+        spec = [
+            axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(axes, leaf.shape)
+        ]
         return NamedSharding(mesh, PartitionSpec(*spec))
 
     return unflatten({name: place(name, leaf) for name, leaf in flatten(state).items()}, state)

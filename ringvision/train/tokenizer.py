@@ -1,11 +1,11 @@
 """Training the video tokenizer: frames on disk in, a folder for tokenizers/ out.
 
     config.data: .npy, uint8 [F, H, W, 3]; the last frames are held out
-      -> config.out/{metrics.jsonl, tensorboard/, pictures/step-*.png, checkpoints/, tokenizer/{config.json, model.safetensors}}
+      -> config.out/{metrics.jsonl, tensorboard/, pictures/step-*.png, checkpoints/, tokenizer/{config.json,
+      model.safetensors}}
 
-A run goes on from its newest checkpoint. The batch of a step depends on (seed, step) alone, so a run that was stopped gives
-the same weights, bit for bit, as one that never was.
-"""
+A run goes on from its newest checkpoint. The batch of a step depends on (seed, step) alone, so a run that was
+stopped gives the same weights, bit for bit, as one that never was."""
 
 import time
 from collections.abc import Callable
@@ -17,67 +17,85 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from ringvision.checkpoint import Checkpoints, flatten, save_model
+from ringvision.checkpoint import Checkpoints
 from ringvision.config import TokenizerTrainConfig
 from ringvision.errors import UserError
+from ringvision.model_folder import save_model
 from ringvision.train.record import Record
 from ringvision.train.tokenizer_step import TokenizerState, TokenizerTraining
+from ringvision.tree import flatten
 
 HELD_OUT = 512  # frames at the end of the file, or an eighth of a small one
 SHOWN = 16
 
 
-def train_tokenizer(config: TokenizerTrainConfig, *, stop_at: int | None = None, quiet: bool = False) -> TokenizerState:
-    """Train until config.steps, or until step `stop_at` to go on another day. -> the state, which is also on disk.
+def train_tokenizer(
+    config: TokenizerTrainConfig, *, stop_at: int | None = None, quiet: bool = False
+) -> TokenizerState:
+    """Train until config.steps, or until step `stop_at` to go on another day. -> the state, which is also on
+    disk.
 
     UserError where the frames are missing or of another shape than the network's.
     """
     frames = open_frames(config)
     held_out = min(HELD_OUT, len(frames) // 8)
-    seen, unseen = frames[: len(frames) - held_out], frames[len(frames) - held_out :]
+    seen = frames[: len(frames) - held_out]
+    unseen = frames[len(frames) - held_out :]
     out = Path(config.out)
     checkpoints = Checkpoints(out / "checkpoints")
     training, state = TokenizerTraining.start(config)
     if (latest := checkpoints.latest()) is not None:
         state = checkpoints.restore(state, latest)
     evaluate = evaluator(training)
-    train_step, adversarial = training.compile(adversarial=False), False
-    step, last = int(state.step), min(config.steps, stop_at or config.steps)
+    train_step = training.compile(adversarial=False)
+    adversarial = False
+    step = int(state.step)
+    last = min(config.steps, stop_at or config.steps)
     with Record(out, step=step, quiet=quiet) as record:
-        started, since = time.monotonic(), step
+        started = time.monotonic()
+        since = step
         while step < last:
             if not adversarial and config.adversarial_start is not None and step >= config.adversarial_start:
-                train_step, adversarial = training.compile(adversarial=True), True
+                train_step = training.compile(adversarial=True)
+                adversarial = True
             state, scalars = train_step(state, batch_of(seen, config, step))
             step += 1
             if step % config.log_every == 0 or step == last:
                 values = {name: float(value) for name, value in scalars.items()}
                 values["seconds_per_step"] = (time.monotonic() - started) / (step - since)
                 record.write(step, values)
-                started, since = time.monotonic(), step
+                started = time.monotonic()
+                since = step
             if config.eval_every and (step % config.eval_every == 0 or step == last):
                 values, picture = evaluate(state, unseen)
                 record.write(step, values)
                 (out / "pictures").mkdir(exist_ok=True)
                 Image.fromarray(picture).save(out / "pictures" / f"step-{step:06d}.png")
-                started, since = time.monotonic(), step
+                started = time.monotonic()
+                since = step
             if step % config.checkpoint_every == 0 or step == last:
                 checkpoints.save(step, state)
                 save_tokenizer(out / "tokenizer", config, state)
-                started, since = time.monotonic(), step
+                started = time.monotonic()
+                since = step
     return state
 
 
 def open_frames(config: TokenizerTrainConfig) -> np.ndarray:
     """The frames of config.data, uint8 [F, H, W, 3], left on disk until they are read."""
-    path, network = Path(config.data), config.vqgan
+    path = Path(config.data)
+    network = config.vqgan
     if not path.is_file():
-        raise UserError(f"{path} is not there; config.data must name a .npy file of frames, uint8 [F, H, W, {network.in_channels}]")
+        raise UserError(
+            f"{path} is not there; config.data must name a .npy file of frames, uint8 [F, H, W, "
+            f"{network.in_channels}]"
+        )
     frames = np.load(path, mmap_mode="r")
     expected = (network.resolution, network.resolution, network.in_channels)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != expected or len(frames) < 16:
         raise UserError(
-            f"{path} holds {frames.dtype} {list(frames.shape)}; expected uint8 [F, {', '.join(map(str, expected))}] with F at least 16: "
+            f"{path} holds {frames.dtype} {list(frames.shape)}; expected uint8 [F, "
+            f"{', '.join(map(str, expected))}] with F at least 16: "
             "make the frames again or change vqgan.resolution"
         )
     return frames
@@ -89,9 +107,14 @@ def batch_of(frames: np.ndarray, config: TokenizerTrainConfig, step: int) -> np.
     return np.asarray(frames[np.sort(drawn)])
 
 
-def evaluator(training: TokenizerTraining) -> Callable[[TokenizerState, np.ndarray], tuple[dict[str, float], np.ndarray]]:
-    """-> evaluate(state, frames) -> {psnr (dB), used (share of the codebook), perplexity}, picture: originals over reconstructions."""
-    batch, size = training.config.batch, training.config.vqgan.codebook_size
+def evaluator(
+    training: TokenizerTraining,
+) -> Callable[[TokenizerState, np.ndarray], tuple[dict[str, float], np.ndarray]]:
+    """-> evaluate(state, frames) -> {psnr (dB), used (share of the codebook), perplexity}, picture: originals
+    over reconstructions.
+    """
+    batch = training.config.batch
+    size = training.config.vqgan.codebook_size
 
     @jax.jit
     def reconstruct(params, frames):
@@ -101,7 +124,8 @@ def evaluator(training: TokenizerTraining) -> Callable[[TokenizerState, np.ndarr
         return jnp.clip(pixels, 0, 255).astype(jnp.uint8), codes
 
     def evaluate(state: TokenizerState, frames: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
-        outputs, counts = np.empty(frames.shape, np.uint8), np.zeros(size)
+        outputs = np.empty(frames.shape, np.uint8)
+        counts = np.zeros(size)
         for start in range(0, len(frames), batch):
             chunk = frames[start : start + batch]
             padded = np.concatenate([chunk, np.zeros((batch - len(chunk), *chunk.shape[1:]), np.uint8)])
@@ -122,7 +146,9 @@ def evaluator(training: TokenizerTraining) -> Callable[[TokenizerState, np.ndarr
 
 
 def over_under(above: np.ndarray, below: np.ndarray, columns: int = 8, scale: int = 3) -> np.ndarray:
-    """Two equally many frames -> one picture uint8 [., ., 3]: a row of the first over a row of the second, and so on, enlarged."""
+    """Two equally many frames -> one picture uint8 [., ., 3]: a row of the first over a row of the second,
+    and so on, enlarged.
+    """
     rows = []
     for start in range(0, len(above), columns):
         for frames in (above, below):
@@ -135,4 +161,8 @@ def over_under(above: np.ndarray, below: np.ndarray, columns: int = 8, scale: in
 def save_tokenizer(folder: Path, config: TokenizerTrainConfig, state: TokenizerState) -> None:
     """Write a tokenizer folder, as ringvision.video_tokenizer opens it."""
     vqgan = config.vqgan
-    save_model(folder, {"kind": "vqgan", "name": config.name, "size": vqgan.resolution, "vqgan": vqgan.to_dict()}, flatten(state.params))
+    save_model(
+        folder,
+        {"kind": "vqgan", "name": config.name, "size": vqgan.resolution, "vqgan": vqgan.to_dict()},
+        flatten(state.params),
+    )

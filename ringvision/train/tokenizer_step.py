@@ -2,10 +2,12 @@
 
     TokenizerState, frames uint8 [N, H, W, 3] -> train_step -> TokenizerState, {name: scalar}
 
-- Reconstruction: L1 + L2 in the network's range; a pixel counts more where the frame it is compared with has an edge.
-- Codebook: rows follow the running mean of the latents that chose them (van den Oord et al., "Neural Discrete Representation
-  Learning", 2017, appendix A.1); the encoder is drawn to the rows by the commitment loss. A row that few latents choose starts
-  again from a latent of this batch, chosen in proportion to how badly the codebook serves it.
+- Reconstruction: L1 + L2 in the network's range; a pixel counts more where the frame it is compared with has
+  an edge.
+- Codebook: rows follow the running mean of the latents that chose them (van den Oord et al., "Neural Discrete
+  Representation Learning", 2017, appendix A.1); the encoder is drawn to the rows by the commitment loss. A
+  row that few latents choose starts again from a latent of this batch, chosen in proportion to how badly the
+  codebook serves it.
 - Adversarial: hinge, with a fixed weight; compiled in only when `adversarial` is asked for.
 """
 
@@ -31,7 +33,9 @@ FINAL_LR = 0.02  # of the peak, at the end of the cosine
 @jax.tree_util.register_dataclass
 @dataclass
 class TokenizerState:
-    """All that a run carries from step to step. counts [K] and sums [K, C] are the running use of the codebook's rows."""
+    """All that a run carries from step to step. counts [K] and sums [K, C] are the running use of the
+    codebook's rows.
+    """
 
     step: jax.Array
     params: Any
@@ -56,11 +60,16 @@ class TokenizerTraining:
     def start(cls, config: TokenizerTrainConfig) -> tuple["TokenizerTraining", TokenizerState]:
         """A fresh run: networks drawn from config.seed; no row of the codebook has been used yet."""
         graph, params = nnx.split(VQGAN(config.vqgan, rngs=nnx.Rngs(config.seed)))
-        judge_graph, judge_params = nnx.split(Discriminator(in_channels=config.vqgan.in_channels, rngs=nnx.Rngs(config.seed + 1)))
-        rate = optax.warmup_cosine_decay_schedule(0.0, config.lr, max(1, config.warmup_steps), max(2, config.steps), config.lr * FINAL_LR)
+        judge_graph, judge_params = nnx.split(
+            Discriminator(in_channels=config.vqgan.in_channels, rngs=nnx.Rngs(config.seed + 1))
+        )
+        rate = optax.warmup_cosine_decay_schedule(
+            0.0, config.lr, max(1, config.warmup_steps), max(2, config.steps), config.lr * FINAL_LR
+        )
         tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b1=0.9, b2=0.99))
         judge_tx = optax.adam(config.lr, b1=0.5, b2=0.99)
-        size, width = config.vqgan.codebook_size, config.vqgan.embed_dim
+        size = config.vqgan.codebook_size
+        width = config.vqgan.embed_dim
         state = TokenizerState(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -73,14 +82,18 @@ class TokenizerTraining:
         return cls(config, graph, judge_graph, tx, judge_tx), state
 
     def compile(self, *, adversarial: bool):
-        """-> train_step(state, frames) -> (state, scalars), jitted; the state handed in is used up (donated)."""
+        """-> train_step(state, frames) -> (state, scalars), jitted; the state handed in is used up
+        (donated).
+        """
         return jax.jit(partial(train_step, self, adversarial=adversarial), donate_argnums=0)
 
 
 def train_step(
     training: TokenizerTraining, state: TokenizerState, frames: jax.Array, *, adversarial: bool
 ) -> tuple[TokenizerState, dict[str, jax.Array]]:
-    """frames uint8 [N, H, W, 3] -> the next state, and scalars: loss, l1, l2, commitment, dead, and the adversarial ones."""
+    """frames uint8 [N, H, W, 3] -> the next state, and scalars: loss, l1, l2, commitment, dead, and the
+    adversarial ones.
+    """
     config = training.config
     images = frames.astype(jnp.float32) / 127.5 - 1
     weights = edge_weights(images, config.edge_weight)
@@ -90,9 +103,15 @@ def train_step(
         z = model.latents(images)
         z_q, codes = model.quantize(jax.lax.stop_gradient(z))
         z_q = jax.lax.stop_gradient(z_q)
-        outputs = model.decode(z + jax.lax.stop_gradient(z_q - z), clip=False)  # straight through: z gets z_q's gradient
+        outputs = model.decode(
+            z + jax.lax.stop_gradient(z_q - z), clip=False
+        )  # straight through: z gets z_q's gradient
         error = jnp.abs(outputs - images)
-        scalars = {"l1": jnp.mean(weights * error), "l2": jnp.mean(weights * error**2), "commitment": jnp.mean((z - z_q) ** 2)}
+        scalars = {
+            "l1": jnp.mean(weights * error),
+            "l2": jnp.mean(weights * error**2),
+            "commitment": jnp.mean((z - z_q) ** 2),
+        }
         loss = scalars["l1"] + scalars["l2"] + config.codebook_weight * scalars["commitment"]
         if adversarial:
             judge = nnx.merge(training.judge_graph, state.judge_params)
@@ -106,7 +125,8 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     rows, counts, sums, dead = update_codebook(state.counts, state.sums, z, z_q, codes, key)
     params["codebook"] = params["codebook"].replace(rows)
-    judge_params, judge_opt_state = state.judge_params, state.judge_opt_state
+    judge_params = state.judge_params
+    judge_opt_state = state.judge_opt_state
     if adversarial:
 
         def judge_loss_of(judge_params: Any) -> jax.Array:
@@ -117,16 +137,19 @@ def train_step(
         judge_updates, judge_opt_state = training.judge_tx.update(judge_grads, judge_opt_state)
         judge_params = optax.apply_updates(judge_params, judge_updates)
     scalars = {"loss": loss, **scalars, "dead": dead}
-    return TokenizerState(state.step + 1, params, opt_state, counts, sums, judge_params, judge_opt_state), scalars
+    return TokenizerState(
+        state.step + 1, params, opt_state, counts, sums, judge_params, judge_opt_state
+    ), scalars
 
 
 def update_codebook(
     counts: jax.Array, sums: jax.Array, z: jax.Array, z_q: jax.Array, codes: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Running counts [K] and sums [K, C], the batch's latents z [N, h, w, C], their rows z_q and codes [N, h, w]
-    -> the codebook [K, C], counts, sums, and how many rows were started again."""
+    """Running counts [K] and sums [K, C], the batch's latents z [N, h, w, C], their rows z_q and codes [N, h,
+    w] -> the codebook [K, C], counts, sums, and how many rows were started again."""
     size, width = sums.shape
-    latents, chosen = z.reshape(-1, width), codes.reshape(-1)
+    latents = z.reshape(-1, width)
+    chosen = codes.reshape(-1)
     counts = CODEBOOK_DECAY * counts + (1 - CODEBOOK_DECAY) * jnp.zeros(size).at[chosen].add(1.0)
     sums = CODEBOOK_DECAY * sums + (1 - CODEBOOK_DECAY) * jnp.zeros((size, width)).at[chosen].add(latents)
     fair = chosen.size / size
@@ -139,11 +162,15 @@ def update_codebook(
 
 
 def edge_weights(images: jax.Array, strength: float) -> jax.Array:
-    """images [N, H, W, 3] in [-1, 1] -> [N, H, W, 1]: 1 where it is flat, up to 1 + strength at and beside an edge."""
+    """images [N, H, W, 3] in [-1, 1] -> [N, H, W, 1]: 1 where it is flat, up to 1 + strength at and beside an
+    edge.
+    """
     if strength == 0:
         return jnp.ones((*images.shape[:3], 1))
     down = jnp.pad(jnp.diff(images, axis=1), ((0, 0), (0, 1), (0, 0), (0, 0)))
     across = jnp.pad(jnp.diff(images, axis=2), ((0, 0), (0, 0), (0, 1), (0, 0)))
     steepness = jnp.clip(jnp.max(jnp.abs(down) + jnp.abs(across), axis=-1), 0, 1)
-    spread = jax.lax.reduce_window(steepness, 0.0, jax.lax.add, (1, 3, 3), (1, 1, 1), "SAME") / 3  # a straight full step gives 1
+    spread = (
+        jax.lax.reduce_window(steepness, 0.0, jax.lax.add, (1, 3, 3), (1, 1, 1), "SAME") / 3
+    )  # a straight full step gives 1
     return 1 + strength * jnp.clip(spread, 0, 1)[..., None]

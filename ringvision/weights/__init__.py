@@ -1,1 +1,3 @@
-"""Other people's weights: read without running anything of theirs, renamed by tables, written as this project's folders, and back."""
+"""Other people's weights: read without running anything of theirs, renamed by tables, written as this
+project's folders, and back.
+"""

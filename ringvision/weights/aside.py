@@ -1,4 +1,6 @@
-"""A folder that is there whole or not at all: filled aside, renamed when it is done, gone where something failed."""
+"""A folder that is there whole or not at all: filled aside, renamed when it is done, gone where something
+failed.
+"""
 
 import glob
 import os
@@ -20,16 +22,18 @@ def check_free(target: Path) -> None:
             raise UserError(f"{target} is there already; give a new folder, or remove it first")
         place = next(folder for folder in target.absolute().parents if os.path.lexists(folder))
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-            raise UserError(f"{target} cannot be made: {place} is no folder that can be written to; choose another place")
+            raise UserError(
+                f"{target} cannot be made: {place} is no folder that can be written to; choose another place"
+            )
 
 
 @contextmanager
 def folder_aside(target: Path) -> Iterator[Path]:
-    """A new folder beside `target` to be filled; it takes that name when the block ends, and is removed where it ends by an error.
+    """A new folder beside `target` to be filled; it takes that name when the block ends, and is removed where
+    it ends by an error.
 
-    What a killed process left of an earlier attempt is removed first. UserError where `target` is there already, or where the disk is
-    full or cannot be written to.
-    """
+    What a killed process left of an earlier attempt is removed first. UserError where `target` is there
+    already, or where the disk is full or cannot be written to."""
     check_free(target)
     made = next((folder for folder in reversed(target.parents) if not folder.exists()), None)
     aside = target.absolute().with_name(f".{target.absolute().name}.making-{os.getpid()}")
@@ -55,7 +59,9 @@ def _said(target: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:  # not the system's
             raise
-        raise UserError(f"{target} cannot be written ({error.strerror}); choose another place, or make room") from error
+        raise UserError(
+            f"{target} cannot be written ({error.strerror}); choose another place, or make room"
+        ) from error
 
 
 def _sweep(target: Path) -> None:

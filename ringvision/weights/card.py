@@ -23,14 +23,17 @@ def versions() -> dict[str, str]:
 
 def model_card(name: str, source: Mapping[str, Any], parameters: int, dtypes: Sequence[str]) -> str:
     """The card's text. source: the "source" of config.json."""
-    licence = source.get("license") or "not stated where the weights came from; find out before you pass them on"
+    licence = (
+        source.get("license") or "not stated where the weights came from; find out before you pass them on"
+    )
     files = [f"- `{file}`: SHA-256 `{digest}`" for file, digest in source["files"].items()]
     assumed = [f"- {line}" for line in source["assumed"]] or ["Nothing: the source says it all."]
     return "\n".join(
         [
             f"# {name}",
             "",
-            f"Imported by ringvision from `{source['name']}`: {source['family']}, {parameters:,} parameters in {' and '.join(dtypes)}.",
+            f"Imported by ringvision from `{source['name']}`: {source['family']}, {parameters:,} "
+            f"parameters in {' and '.join(dtypes)}.",
             "The weights are their authors' work; nothing but names and layout was changed here.",
             "",
             f"Licence: {licence}.",

@@ -1,11 +1,12 @@
-"""Chameleon as Hugging Face saves it (model_type "chameleon"): a language model and the encoder of a VQGAN in one file.
+"""Chameleon as Hugging Face saves it (model_type "chameleon"): a language model and the encoder of a VQGAN in
+one file.
 
-    model.layers.*, model.embed_tokens.*, lm_head.*  ->  the destination: a transformer, with Llama's table of names
+    model.layers.*, model.embed_tokens.*, lm_head.*  ->  the destination: a transformer, with Llama's table of
+    names
     model.vqmodel.*                                  ->  its folder tokenizer/: models/vqgan.py, without a decoder, as none was published
 
-Ids come in our order (code_ids.py says why). transformers leaves out of a config.json what is as its classes have it: such values are
-filled in.
-"""
+Ids come in our order (code_ids.py says why). transformers leaves out of a config.json what is as its classes
+have it: such values are filled in."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,10 +14,19 @@ from typing import Any, Literal
 
 from flax import nnx
 
-from ringvision.data.stream import PictureForm, StreamFormat
+from ringvision.data.stream import PictureFormat, StreamFormat
 from ringvision.models.vqgan import VQGAN, VQGANConfig
 from ringvision.vocabulary import Vocabulary
-from ringvision.weights.code_ids import TOKENIZER, CodeIds, check_rows, ids_by_code, mapped, model_folder, model_rows, piece_id
+from ringvision.weights.code_ids import (
+    TOKENIZER,
+    CodeIds,
+    check_rows,
+    ids_by_code,
+    mapped,
+    model_folder,
+    model_rows,
+    piece_id,
+)
 from ringvision.weights.family import Family, Folder, Settings, root_of, shapes_of
 from ringvision.weights.llama import EMBEDDING, transformer_config
 from ringvision.weights.table import Table
@@ -25,7 +35,8 @@ from ringvision.weights.vqgan import STYLES
 
 LETTERS = {ord(letter): ord(digit) for letter, digit in zip("ABCDEFGHIJ", "0123456789")}
 """The pieces of codes spell their numbers with these: IMGIMGBCZ is code 12."""
-START, END = ("<boi>", "<racm3:break>"), ("<eoi>", "<eoss>")
+START = ("<boi>", "<racm3:break>")
+END = ("<eoi>", "<eoss>")
 """Around a picture. The published model has no pieces of the first names and uses the others."""
 TURN_END = "<reserved08706>"
 """Behind what a user says, where the vocabulary has it."""
@@ -34,7 +45,13 @@ WHITE = 255 * 0.0078 - 1
 
 DEFAULTS = {"rms_norm_eps": 1e-5, "rope_theta": 1e4, "bos_token_id": 1, "eos_token_id": 2}
 DEFAULTS |= {"max_position_embeddings": 4096, "num_attention_heads": 32, "num_key_value_heads": 32}
-VQ_DEFAULTS: dict[str, Any] = {"resolution": 512, "in_channels": 3, "base_channels": 128, "num_res_blocks": 2, "attn_type": "vanilla"}
+VQ_DEFAULTS: dict[str, Any] = {
+    "resolution": 512,
+    "in_channels": 3,
+    "base_channels": 128,
+    "num_res_blocks": 2,
+    "attn_type": "vanilla",
+}
 VQ_DEFAULTS |= {"latent_channels": 256, "embed_dim": 256, "num_embeddings": 8192}
 VQ_LEVELS = (1, 1, 2, 2, 4)
 TAMING = STYLES["encoder.down.0.block.0.conv1.weight"]
@@ -42,22 +59,35 @@ TAMING = STYLES["encoder.down.0.block.0.conv1.weight"]
 
 
 def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
-    """Both halves; None where the config says another model_type. UserError for settings that compute something else."""
+    """Both halves; None where the config says another model_type. UserError for settings that compute
+    something else.
+    """
     prefix = root_of(tensors.specs, EMBEDDING)
     if config.get("model_type") != "chameleon" or prefix is None:
         return None
-    settings = Settings({**DEFAULTS, **config, "tie_word_embeddings": None})  # whether the file has a head says it better
+    settings = Settings(
+        {**DEFAULTS, **config, "tie_word_embeddings": None}
+    )  # whether the file has a head says it better
     settings.only("attention_bias", False)
     check_rows(settings, tensors, prefix)
     placement: Literal["before", "after"] = "after" if settings.flag("swin_norm", False) else "before"
-    transformer = replace(transformer_config(settings, tensors.specs, prefix, qk_norm="layer"), norm_placement=placement)
+    transformer = replace(
+        transformer_config(settings, tensors.specs, prefix, qk_norm="layer"), norm_placement=placement
+    )
     ids = code_ids(config, transformer.vocab_size)
     words = vocabulary(config, ids)
     model_table, tokenizer_table = tables(config, ids, prefix)
-    model = model_folder(replace(transformer, vocab_size=words.size), model_table, words, config, stream_format(config))
+    model = model_folder(
+        replace(transformer, vocab_size=words.size), model_table, words, config, stream_format(config)
+    )
     tokenizer = tokenizer_config(config)
     shapes = shapes_of(lambda: VQGAN(tokenizer, rngs=nnx.Rngs(0)))
-    described = {"kind": "vqgan", "name": "chameleon", "size": tokenizer.resolution, "vqgan": tokenizer.to_dict()}
+    described = {
+        "kind": "vqgan",
+        "name": "chameleon",
+        "size": tokenizer.resolution,
+        "vqgan": tokenizer.to_dict(),
+    }
     return Family(
         "Chameleon (Hugging Face)",
         (model, Folder(described, shapes, tokenizer_table, TOKENIZER)),
@@ -80,15 +110,19 @@ def code_ids(config: Mapping[str, Any], vocab_size: int) -> CodeIds:
 
 def vocabulary(config: Mapping[str, Any], ids: CodeIds) -> Vocabulary:
     """Our ids of text and codes."""
-    pieces, text = mapped(config, "vocabulary_map"), {**DEFAULTS, **config}
-    start, end = piece_id(pieces, *START), piece_id(pieces, *END)
+    pieces = mapped(config, "vocabulary_map")
+    text = {**DEFAULTS, **config}
+    start = piece_id(pieces, *START)
+    end = piece_id(pieces, *END)
     return ids.vocabulary(piece_id(text, "bos_token_id"), piece_id(text, "eos_token_id"), start, end)
 
 
 def stream_format(config: Mapping[str, Any]) -> StreamFormat:
     """Pictures, then the question; each picture is its codes between two markers."""
     ends = TURN_END if TURN_END in mapped(config, "vocabulary_map") else ""
-    return StreamFormat(stamps=False, question="{video}{question}" + ends, in_step=False, picture=PictureForm())
+    return StreamFormat(
+        stamps=False, question="{video}{question}" + ends, in_step=False, picture=PictureFormat()
+    )
 
 
 def tokenizer_config(config: Mapping[str, Any]) -> VQGANConfig:
@@ -97,7 +131,8 @@ def tokenizer_config(config: Mapping[str, Any]) -> VQGANConfig:
     vq.only("double_latent", False)
     attention = vq.get("attn_type") == "vanilla"
     resolutions = vq.wholes("attn_resolutions", default=())
-    base, mults = vq.whole("base_channels"), vq.wholes("channel_multiplier", default=VQ_LEVELS)
+    base = vq.whole("base_channels")
+    mults = vq.wholes("channel_multiplier", default=VQ_LEVELS)
     values: dict[str, Any] = {
         "resolution": vq.whole("resolution"),
         "in_channels": vq.whole("in_channels"),

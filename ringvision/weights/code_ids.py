@@ -1,13 +1,15 @@
-"""Ids of a model whose codes lie anywhere in its vocabulary (Chameleon, Emu3), in the order that this project keeps: text, codes, eof, eov.
+"""Ids of a model whose codes lie anywhere in its vocabulary (Chameleon, Emu3), in the order that this project
+keeps: text, codes, eof, eov.
 
-    their config's vocabulary_map, {piece: id} -> CodeIds -> arrays that turn ids, rows of tables and a tokenizer.json either way
+    their config's vocabulary_map, {piece: id} -> CodeIds -> arrays that turn ids, rows of tables and a
+    tokenizer.json either way
 
-Such a model is imported with its rows in our order, rather than with a map that every look at an id has to go through: an id is text
-or a code by where it stands, so that what the model may say is a prefix of its logits (Chameleon's library masks its codes for that), and
-nothing else here needs to know of it. The tokenizer.json is renumbered alike, and loses the pieces that stand for codes. The model has no
-eof and eov of its own: both are given the row of the piece that ends a picture there; its pictures stand alone (`StreamFormat.picture`)
-and nothing reads them. Going back, these two rows are dropped. What is exported has their ids.
-"""
+Such a model is imported with its rows in our order, rather than with a map that every look at an id has to go
+through: an id is text or a code by where it stands, so that what the model may say is a prefix of its logits
+(Chameleon's library masks its codes for that), and nothing else here needs to know of it. The tokenizer.json
+is renumbered alike, and loses the pieces that stand for codes. The model has no eof and eov of its own: both
+are given the row of the piece that ends a picture there; its pictures stand alone (`StreamFormat.picture`)
+and nothing reads them. Going back, these two rows are dropped. What is exported has their ids."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ringvision.data.prompt_form import PromptForm
+from ringvision.data.generation_format import GenerationFormat
 from ringvision.data.stream import StreamFormat
 from ringvision.errors import UserError
 from ringvision.models.transformer import TransformerConfig
@@ -36,7 +38,8 @@ EXTRA = 2
 
 @dataclass(frozen=True)
 class CodeIds:
-    """vocab_size: how many ids they have. codes: their id of each code, in the order of codes. frame_end: their id of what ends a picture.
+    """vocab_size: how many ids they have. codes: their id of each code, in the order of codes. frame_end:
+    their id of what ends a picture.
 
     UserError where two codes share an id, or an id is not in the vocabulary.
     """
@@ -49,8 +52,10 @@ class CodeIds:
         ids = {*self.codes, self.frame_end}
         if not self.codes or len(ids) != len(self.codes) + 1 or min(ids) < 0 or max(ids) >= self.vocab_size:
             raise UserError(
-                f"a vocabulary_map of {len(self.codes)} codes with {len(set(self.codes))} ids: expected one id of its own for each, "
-                f"from 0 to {self.vocab_size - 1}, and another for the end of a picture; take the config.json that came with the weights"
+                f"a vocabulary_map of {len(self.codes)} codes with {len(set(self.codes))} ids: "
+                "expected one id of its own for each, "
+                f"from 0 to {self.vocab_size - 1}, and another for the end of a picture; take the "
+                "config.json that came with the weights"
             )
 
     @property
@@ -69,17 +74,22 @@ class CodeIds:
         return np.argsort(self.theirs[: self.vocab_size]).astype(np.int32)
 
     def vocabulary(self, bos: int, eos: int, vision_start: int, vision_end: int) -> Vocabulary:
-        """The ids given are theirs; those in the vocabulary are ours. UserError where one is not in the vocabulary."""
+        """The ids given are theirs; those in the vocabulary are ours. UserError where one is not in the
+        vocabulary.
+        """
         given = (bos, eos, vision_start, vision_end)
         if min(given) < 0 or max(given) >= self.vocab_size:
             raise UserError(
-                f"special pieces with the ids {given}; expected 0 to {self.vocab_size - 1}: take the config that came with these"
+                f"special pieces with the ids {given}; expected 0 to {self.vocab_size - 1}: take the "
+                "config that came with these"
             )
         bos, eos, vision_start, vision_end = (int(self.ours[id]) for id in given)
         return Vocabulary(self.text_size, len(self.codes), bos, eos, (vision_start,), (vision_end,))
 
     def rows(self, *, columns: bool = False) -> Transform:
-        """Their table [vocab_size, D] in our order: [vocab_size + 2, D], or [D, vocab_size + 2] where `columns`."""
+        """Their table [vocab_size, D] in our order: [vocab_size + 2, D], or [D, vocab_size + 2] where
+        `columns`.
+        """
 
         def into(x: np.ndarray, shape: Shape) -> np.ndarray:
             return x[self.theirs].T if columns else x[self.theirs]
@@ -90,19 +100,29 @@ class CodeIds:
         return Transform("rows in our order" + " transposed" * columns, into, back)
 
     def renumber(self, tokenizer: Mapping[str, Any]) -> dict[str, Any]:
-        """A tokenizer.json (parsed) with our ids in the place of theirs, and without the codes. UserError where that cannot be, as with
-        ids that the model does not have, or a vocabulary without ids (unigram)."""
+        """A tokenizer.json (parsed) with our ids in the place of theirs, and without the codes. UserError
+        where that cannot be, as with ids that the model does not have, or a vocabulary without ids
+        (unigram)."""
         changed = deepcopy(dict(tokenizer))
         try:
             model = changed["model"]
             pieces = {piece: int(self.ours[id]) for piece, id in model["vocab"].items()}
-            model["vocab"] = {piece: id for piece, id in sorted(pieces.items(), key=lambda item: item[1]) if id < self.text_size}
-            added = [{**token, "id": int(self.ours[token["id"]])} for token in changed.get("added_tokens") or ()]
-            changed["added_tokens"] = sorted((token for token in added if token["id"] < self.text_size), key=lambda token: token["id"])
+            model["vocab"] = {
+                piece: id
+                for piece, id in sorted(pieces.items(), key=lambda item: item[1])
+                if id < self.text_size
+            }
+            added = [
+                {**token, "id": int(self.ours[token["id"]])} for token in changed.get("added_tokens") or ()
+            ]
+            changed["added_tokens"] = sorted(
+                (token for token in added if token["id"] < self.text_size), key=lambda token: token["id"]
+            )
             _renumber_specials(changed.get("post_processor"), self.ours)
         except (IndexError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"a tokenizer.json that does not fit a model of {self.vocab_size} ids ({error}); take the one that came with the weights"
+                f"a tokenizer.json that does not fit a model of {self.vocab_size} ids ({error}); take "
+                "the one that came with the weights"
             ) from error
         return changed
 
@@ -110,7 +130,10 @@ class CodeIds:
 def mapped(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """An object within a config.json. UserError where it is not there."""
     if not isinstance(config.get(name), Mapping):
-        raise UserError(f"a config.json of {config.get('model_type')} without {name}; take the one that came with the weights")
+        raise UserError(
+            f"a config.json of {config.get('model_type')} without {name}; take the one that came "
+            "with the weights"
+        )
     return config[name]
 
 
@@ -120,20 +143,26 @@ def model_folder(
     words: Vocabulary,
     config: Mapping[str, Any],
     stream: StreamFormat,
-    generation: PromptForm | None = None,
+    generation: GenerationFormat | None = None,
 ) -> Folder:
-    """The folder of such a model: a transformer's, which names its tokenizer and says how it is asked, and for pictures, if it is; it
-    keeps their config, where their ids are."""
+    """The folder of such a model: a transformer's, which names its tokenizer and says how it is asked, and
+    for pictures, if it is; it keeps their config, where their ids are."""
     folder = transformer_folder(transformer, table, words, {"bos": words.bos, "eos": words.eos})
     asked = {"stream": stream.to_dict()} | ({"generation": generation.to_dict()} if generation else {})
-    return replace(folder, config={**folder.config, **asked, "video_tokenizer": TOKENIZER, "hugging_face": dict(config)})
+    return replace(
+        folder, config={**folder.config, **asked, "video_tokenizer": TOKENIZER, "hugging_face": dict(config)}
+    )
 
 
 def check_rows(settings: Settings, tensors: Tensors, prefix: str) -> None:
-    """That there are as many ids as the file has rows for: a map over them is made before the file's shapes are checked."""
+    """That there are as many ids as the file has rows for: a map over them is made before the file's shapes
+    are checked.
+    """
     shape = tensors.specs[prefix + llama.EMBEDDING].shape
     if settings.whole("vocab_size", default=shape[0] if shape else 1) not in shape[:1]:
-        settings.wrong.append(f"vocab_size is {settings.get('vocab_size')}, and {llama.EMBEDDING} has the shape {list(shape)}")
+        settings.wrong.append(
+            f"vocab_size is {settings.get('vocab_size')}, and {llama.EMBEDDING} has the shape {list(shape)}"
+        )
 
 
 def model_rows(ids: CodeIds) -> tuple[Row, ...]:
@@ -142,8 +171,11 @@ def model_rows(ids: CodeIds) -> tuple[Row, ...]:
     return tuple(replace(row, transform=ends[row.ours]) if row.ours in ends else row for row in llama.ROWS)
 
 
-def ids_by_code(vocabulary_map: Mapping[str, Any], pattern: str, number: Mapping[int, int | None] | None = None) -> tuple[int, ...]:
-    """The ids of the pieces whose whole name matches `pattern`, by the code that its group 1 holds (its letters translated by `number`).
+def ids_by_code(
+    vocabulary_map: Mapping[str, Any], pattern: str, number: Mapping[int, int | None] | None = None
+) -> tuple[int, ...]:
+    """The ids of the pieces whose whole name matches `pattern`, by the code that its group 1 holds (its
+    letters translated by `number`).
 
     UserError where a code from 0 to the largest is missing, or there is none.
     """
@@ -153,7 +185,8 @@ def ids_by_code(vocabulary_map: Mapping[str, Any], pattern: str, number: Mapping
             found[int(match[1].translate(number or {}))] = piece_id(vocabulary_map, piece)
     if not found or len(found) != max(found) + 1:
         raise UserError(
-            f"a vocabulary_map with {len(found)} pieces for codes, the largest {max(found, default=None)}: expected one for each code from "
+            f"a vocabulary_map with {len(found)} pieces for codes, the largest "
+            f"{max(found, default=None)}: expected one for each code from "
             f"0 on (named as {pattern}); take the config.json that came with the weights"
         )
     return tuple(found[code] for code in range(len(found)))
@@ -163,12 +196,17 @@ def piece_id(vocabulary_map: Mapping[str, Any], *names: str) -> int:
     """The id of the first of these pieces that there is. UserError where there is none."""
     id = next((vocabulary_map[name] for name in names if name in vocabulary_map), None)
     if isinstance(id, bool) or not isinstance(id, int):
-        raise UserError(f"a vocabulary_map without an id for {' or '.join(names)}; take the config.json that came with the weights")
+        raise UserError(
+            f"a vocabulary_map without an id for {' or '.join(names)}; take the config.json that "
+            "came with the weights"
+        )
     return id
 
 
 def _renumber_specials(part: Any, ours: np.ndarray) -> None:
-    """A post processor's ids: `{"id": "<s>", "ids": [1]}` of a template, and `["<s>", 1]` of the older kinds; in place."""
+    """A post processor's ids: `{"id": "<s>", "ids": [1]}` of a template, and `["<s>", 1]` of the older kinds;
+    in place.
+    """
     if isinstance(part, list):
         for entry in part:
             _renumber_specials(entry, ours)

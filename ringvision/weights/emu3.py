@@ -3,10 +3,9 @@
     text_model.model.*, text_model.lm_head.*  ->  the destination: a transformer, with Llama's table of names
     vqmodel.*                                 ->  its folder tokenizer/: models/emu3_tokenizer.py
 
-Ids come in our order (code_ids.py says why). A picture is one row of codes after another there, each ended by the piece <|extra_200|>,
-after its size in words: see `stream_format`. transformers leaves out of a config.json what is as its classes have it: such values are
-filled in.
-"""
+Ids come in our order (code_ids.py says why). A picture is one row of codes after another there, each ended by
+the piece <|extra_200|>, after its size in words: see `stream_format`. transformers leaves out of a
+config.json what is as its classes have it: such values are filled in."""
 
 import math
 from collections.abc import Mapping
@@ -15,45 +14,72 @@ from typing import Any
 
 from flax import nnx
 
-from ringvision.data.prompt_form import PromptForm
-from ringvision.data.stream import PictureForm, StreamFormat
+from ringvision.data.generation_format import GenerationFormat
+from ringvision.data.stream import PictureFormat, StreamFormat
 from ringvision.errors import UserError
 from ringvision.models.emu3_tokenizer import Emu3Tokenizer, Emu3TokenizerConfig
 from ringvision.models.vqgan import VQGANConfig
 from ringvision.vocabulary import Vocabulary
-from ringvision.weights.code_ids import TOKENIZER, CodeIds, check_rows, ids_by_code, mapped, model_folder, model_rows, piece_id
+from ringvision.weights.code_ids import (
+    TOKENIZER,
+    CodeIds,
+    check_rows,
+    ids_by_code,
+    mapped,
+    model_folder,
+    model_rows,
+    piece_id,
+)
 from ringvision.weights.family import Family, Folder, Settings, root_of, shapes_of
 from ringvision.weights.llama import EMBEDDING, transformer_config
 from ringvision.weights.table import TORCH_CONVOLUTION, TORCH_POINT, Row, Table, Transform
 from ringvision.weights.tensors import Tensors
 
-SIZE, DRAWN = 512, 720
-"""Pixels on a side of a frame that is seen, and of one that is drawn, where the model's context has room for it: the config names none, and
-the network takes any."""
-LINE_END, FRAME_END = "<|extra_200|>", "<|extra_201|>"
+SIZE = 512
+DRAWN = 720
+"""Pixels on a side of a frame that is seen, and of one that is drawn, where the model's context has room for
+it: the config names none, and the network takes any."""
+LINE_END = "<|extra_200|>"
+FRAME_END = "<|extra_201|>"
 ASKS = "You are a helpful assistant. USER: {video}{question}. ASSISTANT:"
 WANTED = "{prompt} masterpiece, film grained, best quality."
 UNWANTED = (
-    "lowres, bad anatomy, bad hands, text, error, missing fingers, extra digit, fewer digits, cropped, worst quality, low quality, normal "
+    "lowres, bad anatomy, bad hands, text, error, missing fingers, extra digit, fewer "
+    "digits, cropped, worst quality, low quality, normal "
     "quality, jpeg artifacts, signature, watermark, username, blurry."
 )
 """The words with which its authors ask for a picture, and those with which guidance compares."""
 GUIDANCE = 3.0
-TORCH_CONVOLUTION_3D = Transform("OITHW to THWIO", lambda x, shape: x.transpose(2, 3, 4, 1, 0), lambda x: x.transpose(4, 3, 0, 1, 2))
+TORCH_CONVOLUTION_3D = Transform(
+    "OITHW to THWIO", lambda x, shape: x.transpose(2, 3, 4, 1, 0), lambda x: x.transpose(4, 3, 0, 1, 2)
+)
 IGNORABLE = (r"vqmodel\..*\.num_batches_tracked",)
 """How many batches a batch normalisation was trained on."""
 NORM = (("scale", "weight"), ("bias", "bias"))
 
 TEXT_DEFAULTS = {"rms_norm_eps": 1e-5, "rope_theta": 1e6, "bos_token_id": 151849, "eos_token_id": 151850}
 TEXT_DEFAULTS |= {"max_position_embeddings": 9216, "num_attention_heads": 32, "num_key_value_heads": 8}
-VQ_DEFAULTS: dict[str, Any] = {"codebook_size": 32768, "embed_dim": 4, "latent_channels": 4, "in_channels": 3, "out_channels": 3}
-VQ_DEFAULTS |= {"temporal_downsample_factor": 4, "base_channels": 256, "num_res_blocks": 2, "num_attention_heads": 1}
+VQ_DEFAULTS: dict[str, Any] = {
+    "codebook_size": 32768,
+    "embed_dim": 4,
+    "latent_channels": 4,
+    "in_channels": 3,
+    "out_channels": 3,
+}
+VQ_DEFAULTS |= {
+    "temporal_downsample_factor": 4,
+    "base_channels": 256,
+    "num_res_blocks": 2,
+    "num_attention_heads": 1,
+}
 VQ_DEFAULTS |= {"hidden_size": 1024, "attn_resolutions": (3,)}
 VQ_LEVELS = (1, 2, 2, 4)
 
 
 def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
-    """Both halves; None where the config says another model_type. UserError for settings that compute something else."""
+    """Both halves; None where the config says another model_type. UserError for settings that compute
+    something else.
+    """
     prefix = root_of(tensors.specs, EMBEDDING)
     if config.get("model_type") != "emu3" or prefix is None:
         return None
@@ -87,37 +113,49 @@ def tables(config: Mapping[str, Any], ids: CodeIds, prefix: str = "text_model.")
 def code_ids(config: Mapping[str, Any], vocab_size: int) -> CodeIds:
     """Where the codes lie among their ids."""
     pieces = mapped(config, "vocabulary_map")
-    return CodeIds(vocab_size, ids_by_code(pieces, r"<\|visual token (\d{1,9})\|>"), piece_id(pieces, FRAME_END))
+    return CodeIds(
+        vocab_size, ids_by_code(pieces, r"<\|visual token (\d{1,9})\|>"), piece_id(pieces, FRAME_END)
+    )
 
 
 def vocabulary(config: Mapping[str, Any], ids: CodeIds) -> Vocabulary:
     """Our ids of text and codes."""
-    pieces, text = mapped(config, "vocabulary_map"), {**TEXT_DEFAULTS, **mapped(config, "text_config")}
-    start, end = piece_id(pieces, "<|image start|>"), piece_id(pieces, "<|image end|>")
+    pieces = mapped(config, "vocabulary_map")
+    text = {**TEXT_DEFAULTS, **mapped(config, "text_config")}
+    start = piece_id(pieces, "<|image start|>")
+    end = piece_id(pieces, "<|image end|>")
     return ids.vocabulary(piece_id(text, "bos_token_id"), piece_id(text, "eos_token_id"), start, end)
 
 
 def stream_format(config: Mapping[str, Any], ids: CodeIds) -> StreamFormat:
-    """A picture: its rows and columns of codes in words, the piece that opens it, rows that each end in a piece, and one behind them."""
+    """A picture: its rows and columns of codes in words, the piece that opens it, rows that each end in a
+    piece, and one behind them.
+    """
     pieces = mapped(config, "vocabulary_map")
     opened, line, end = (piece_id(pieces, name) for name in ("<|image token|>", LINE_END, FRAME_END))
     if max(opened, line, end) >= ids.vocab_size or min(opened, line, end) < 0:
-        raise UserError(f"a vocabulary_map with ids {opened}, {line}, {end}: expected 0 to {ids.vocab_size - 1}; take the config of these")
+        raise UserError(
+            f"a vocabulary_map with ids {opened}, {line}, {end}: expected 0 to "
+            f"{ids.vocab_size - 1}; take the config of these"
+        )
     opened, line, end = (int(ids.ours[id]) for id in (opened, line, end))
-    return StreamFormat(False, ASKS, in_step=False, picture=PictureForm("{height}*{width}", (opened,), (line,), (end,)))
+    return StreamFormat(
+        False, ASKS, in_step=False, picture=PictureFormat("{height}*{width}", (opened,), (line,), (end,))
+    )
 
 
-def prompt_form(tokenizer: Emu3TokenizerConfig, context: int) -> PromptForm:
+def prompt_form(tokenizer: Emu3TokenizerConfig, context: int) -> GenerationFormat:
     """How its authors ask for a picture, and of which size where that fits into so many tokens."""
     drawn = DRAWN // tokenizer.pixels_per_code
     fits = not DRAWN % tokenizer.pixels_per_code and drawn * (drawn + 1) < 0.9 * context
-    return PromptForm(WANTED, without=UNWANTED, guidance=GUIDANCE, size=DRAWN if fits else None)
+    return GenerationFormat(WANTED, without=UNWANTED, guidance=GUIDANCE, size=DRAWN if fits else None)
 
 
 def tokenizer_config(config: Mapping[str, Any]) -> Emu3TokenizerConfig:
     """UserError for what models/emu3_tokenizer.py has no place for."""
     vq = Settings({**VQ_DEFAULTS, **mapped(config, "vq_config")})
-    channels, levels = vq.whole("base_channels"), vq.wholes("channel_multiplier", default=VQ_LEVELS)
+    channels = vq.whole("base_channels")
+    levels = vq.wholes("channel_multiplier", default=VQ_LEVELS)
     stages = [stage for stage in vq.wholes("attn_resolutions", default=()) if stage < len(levels)]
     for width in {*(levels[stage] for stage in stages), *levels[-1:]}:
         vq.only("hidden_size", channels * width)
@@ -126,7 +164,9 @@ def tokenizer_config(config: Mapping[str, Any]) -> Emu3TokenizerConfig:
     # A picture that is seen leaves half of the context; the published models' is small enough at SIZE.
     pixels = 2 ** max(0, len(levels) - 1)
     text = config.get("text_config")
-    context = Settings({**TEXT_DEFAULTS, **(text if isinstance(text, Mapping) else {})}).whole("max_position_embeddings")
+    context = Settings({**TEXT_DEFAULTS, **(text if isinstance(text, Mapping) else {})}).whole(
+        "max_position_embeddings"
+    )
     size = min(SIZE - SIZE % pixels, max(1, (math.isqrt(2 * context) - 1) // 2) * pixels)
     values: dict[str, Any] = {
         "resolution": size,
@@ -158,15 +198,28 @@ def _tokenizer_rows() -> list[Row]:
             *_norm(f"{side}.norm_out", f"{side}.norm_out", steered),
         ]
         rows += _block(f"{side}.levels.{{i}}.blocks.{{j}}", f"{theirs}.block.{{j}}", steered)
-        rows += _attention(f"{side}.levels.{{i}}.attentions.{{j}}", f"{theirs}.attn.{{j}}", f"{theirs}.attn_norms.{{j}}", steered)
-        rows += _convolution(f"{side}.levels.{{i}}.resample.conv", f"{theirs}.{'upsample' if steered else 'downsample'}.conv")
+        rows += _attention(
+            f"{side}.levels.{{i}}.attentions.{{j}}",
+            f"{theirs}.attn.{{j}}",
+            f"{theirs}.attn_norms.{{j}}",
+            steered,
+        )
+        rows += _convolution(
+            f"{side}.levels.{{i}}.resample.conv", f"{theirs}.{'upsample' if steered else 'downsample'}.conv"
+        )
         middle = f"{side}.middle_block"
         rows += _block(f"{side}.middle.block{{n}}", f"{middle}.block_{{n}}", steered)
         rows += _attention(f"{side}.middle.attention", f"{middle}.attn_1", f"{middle}.attn_norm", steered)
-        rows += _time(f"temporal_{side}.{'double' if steered else 'halve'}.{{i}}", f"{side}.time_conv.{{i}}.conv")
+        rows += _time(
+            f"temporal_{side}.{'double' if steered else 'halve'}.{{i}}", f"{side}.time_conv.{{i}}.conv"
+        )
         rows += _time(f"temporal_{side}.blocks.{{i}}.conv{{n}}", f"{side}.time_res_stack.{{i}}.conv{{n}}")
         statistics = (("mean", "running_mean"), ("variance", "running_var"))
-        rows += _leaves(f"temporal_{side}.blocks.{{i}}.norm{{n}}", f"{side}.time_res_stack.{{i}}.norm{{n}}", NORM + statistics)
+        rows += _leaves(
+            f"temporal_{side}.blocks.{{i}}.norm{{n}}",
+            f"{side}.time_res_stack.{{i}}.norm{{n}}",
+            NORM + statistics,
+        )
     return [*rows, *_time("quant_conv", "quant_conv"), *_time("post_quant_conv", "post_quant_conv")]
 
 
@@ -176,22 +229,34 @@ def _leaves(ours: str, theirs: str, names: tuple[tuple[str, str], ...]) -> list[
 
 def _convolution(ours: str, theirs: str | None = None) -> list[Row]:
     theirs = theirs or ours
-    return [Row(f"{ours}.kernel", f"{theirs}.weight", TORCH_CONVOLUTION), Row(f"{ours}.bias", f"{theirs}.bias")]
+    return [
+        Row(f"{ours}.kernel", f"{theirs}.weight", TORCH_CONVOLUTION),
+        Row(f"{ours}.bias", f"{theirs}.bias"),
+    ]
 
 
 def _time(ours: str, theirs: str) -> list[Row]:
-    return [Row(f"{ours}.kernel", f"{theirs}.conv.weight", TORCH_CONVOLUTION_3D), Row(f"{ours}.bias", f"{theirs}.conv.bias")]
+    return [
+        Row(f"{ours}.kernel", f"{theirs}.conv.weight", TORCH_CONVOLUTION_3D),
+        Row(f"{ours}.bias", f"{theirs}.conv.bias"),
+    ]
 
 
 def _norm(ours: str, theirs: str, steered: bool) -> list[Row]:
     if not steered:
         return _leaves(ours, theirs, NORM)
-    steering = [*_convolution(f"{ours}.factor", f"{theirs}.conv_y"), *_convolution(f"{ours}.shift", f"{theirs}.conv_b")]
+    steering = [
+        *_convolution(f"{ours}.factor", f"{theirs}.conv_y"),
+        *_convolution(f"{ours}.shift", f"{theirs}.conv_b"),
+    ]
     return _leaves(f"{ours}.norm", f"{theirs}.norm_layer", NORM) + steering
 
 
 def _block(ours: str, theirs: str, steered: bool) -> list[Row]:
-    rows = [*_norm(f"{ours}.norm{{m}}", f"{theirs}.norm{{m}}", steered), *_convolution(f"{ours}.conv{{m}}", f"{theirs}.conv{{m}}")]
+    rows = [
+        *_norm(f"{ours}.norm{{m}}", f"{theirs}.norm{{m}}", steered),
+        *_convolution(f"{ours}.conv{{m}}", f"{theirs}.conv{{m}}"),
+    ]
     return rows + _convolution(f"{ours}.shortcut", f"{theirs}.nin_shortcut")
 
 

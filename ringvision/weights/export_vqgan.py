@@ -5,9 +5,8 @@
     hf    config.json, diffusion_pytorch_model.safetensors: a VQModel
     lwm   config.json, `vqgan.pkl`: a pickle of nested dicts of NumPy arrays, as LWM's VQGAN opens it
 
-Imported again, weights and config are the same. What neither program says of a network (the range of its pixels, whether it clips) is in
-the config.json all the same, where our import finds it.
-"""
+Imported again, weights and config are the same. What neither program says of a network (the range of its
+pixels, whether it clips) is in the config.json all the same, where our import finds it."""
 
 import json
 import pickle
@@ -19,16 +18,17 @@ import numpy as np
 from flax import nnx
 
 from ringvision.errors import UserError
+from ringvision.model_folder import CONFIG_FILE, ModelReader, ModelWriter
 from ringvision.models.vqgan import VQGAN, VQGANConfig
 from ringvision.weights.aside import folder_aside
 from ringvision.weights.family import shapes_of
-from ringvision.weights.folder import CONFIG_FILE, ModelReader, ModelWriter
 from ringvision.weights.importing import Latest, Progress
 from ringvision.weights.pair import PYTORCH, check_tensors
 from ringvision.weights.table import Piece, Table, unmake
 from ringvision.weights.vqgan import DIFFUSERS, LWM
 
-DIFFUSERS_FILE, PICKLE_FILE = "diffusion_pytorch_model.safetensors", "vqgan.pkl"
+DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
+PICKLE_FILE = "vqgan.pkl"
 
 
 def export_vqgan(
@@ -40,15 +40,20 @@ def export_vqgan(
     dtype: np.dtype | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Write `dest` anew; dtype None: each tensor's own. Returns how many tensors it has. UserError where the other program has no such
-    network, the folder's tensors do not fit its config, or `dest` is there already. Memory: of `lwm`, the whole network."""
+    """Write `dest` anew; dtype None: each tensor's own. Returns how many tensors it has. UserError where the
+    other program has no such network, the folder's tensors do not fit its config, or `dest` is there already.
+    Memory: of `lwm`, the whole network."""
     config = VQGANConfig.from_dict(settings["vqgan"])
     theirs, style = (_for_diffusers(config), DIFFUSERS) if format == "hf" else (_for_lwm(config), LWM)
     shapes = shapes_of(lambda: VQGAN(config, rngs=nnx.Rngs(0)))
     with ModelReader(folder) as reader:
         check_tensors([reader], (shapes,), folder)
         pieces = Table(style.rows(), levels=len(config.channel_mults)).plan(shapes)
-        specs = {source.name: (source.shape, dtype or reader.specs[piece.ours][1]) for piece in pieces for source in piece.sources}
+        specs = {
+            source.name: (source.shape, dtype or reader.specs[piece.ours][1])
+            for piece in pieces
+            for source in piece.sources
+        }
         with folder_aside(dest) as aside:
             if format == "hf":
                 with ModelWriter(aside, theirs, specs, metadata=PYTORCH) as writer:
@@ -80,7 +85,9 @@ def _turned(
 
 
 def _refuse(config: VQGANConfig, program: str, **more: tuple[Any, Any]) -> None:
-    """UserError unless all is as the other program has it: what neither can be, and `more` (value, expected)."""
+    """UserError unless all is as the other program has it: what neither can be, and `more` (value,
+    expected).
+    """
     plain: dict[str, tuple[Any, Any]] = {
         "patch_size": (config.patch_size, 1),
         "local_codes": (config.local_codes, False),
@@ -89,16 +96,24 @@ def _refuse(config: VQGANConfig, program: str, **more: tuple[Any, Any]) -> None:
         "encoder_only": (config.encoder_only, False),
         "learned_resampling": (config.learned_resampling, True),
     }
-    odd = [f"{name}={value} (only {expected})" for name, (value, expected) in (plain | more).items() if value != expected]
+    odd = [
+        f"{name}={value} (only {expected})"
+        for name, (value, expected) in (plain | more).items()
+        if value != expected
+    ]
     if odd:
         raise UserError(
-            f"this tokenizer has {', '.join(odd)}, which {program} cannot have; use it with ringvision, or choose another format"
+            f"this tokenizer has {', '.join(odd)}, which {program} cannot have; use it with "
+            "ringvision, or choose another format"
         )
 
 
 def _for_diffusers(config: VQGANConfig) -> dict[str, Any]:
     _refuse(config, "diffusers' VQModel", entry_channels=(config.entry, config.widths[0]))
-    attended = ["Attn" if config.resolution >> level in config.attention_resolutions else "" for level in range(len(config.widths))]
+    attended = [
+        "Attn" if config.resolution >> level in config.attention_resolutions else ""
+        for level in range(len(config.widths))
+    ]
     return {
         "_class_name": "VQModel",
         "act_fn": "silu",

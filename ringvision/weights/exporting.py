@@ -17,15 +17,15 @@ from typing import Any, Literal
 import numpy as np
 from flax import nnx
 
-from ringvision.checkpoint import read_config
-from ringvision.data.text import OWN_FILE, SENTENCEPIECE_FILE, save_text_tokenizer
+from ringvision.data.text.folder import save_text_tokenizer
+from ringvision.data.text.settings import OWN_FILE, SENTENCEPIECE_FILE
 from ringvision.errors import UserError
+from ringvision.model_folder import CONFIG_FILE, ModelReader, ModelWriter, read_config
 from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.weights import llama, lwm
 from ringvision.weights.aside import folder_aside
 from ringvision.weights.export_vqgan import export_vqgan
 from ringvision.weights.family import shapes_of
-from ringvision.weights.folder import CONFIG_FILE, ModelReader, ModelWriter
 from ringvision.weights.importing import TYPES, Latest, Progress
 from ringvision.weights.pair import PYTORCH, export_pair, is_pair
 from ringvision.weights.streaming import record
@@ -40,13 +40,18 @@ PARAMS_FILE = "streaming_params"
 
 
 def export_weights(
-    model_folder: str | Path, dest: str | Path, format: Format, *, dtype: str | None = None, progress: Progress | None = None
+    model_folder: str | Path,
+    dest: str | Path,
+    format: Format,
+    *,
+    dtype: str | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the model in `model_folder` as the new folder `dest`.
 
-    dtype: "float32", "bfloat16" or "float16" (None: as it is stored). progress: (what, done, of). Returns {"format", "tensors", "dest"}.
-    UserError where the folder is no model, where the other program has no such model, or `dest` is there already.
-    """
+    dtype: "float32", "bfloat16" or "float16" (None: as it is stored). progress: (what, done, of). Returns
+    {"format", "tensors", "dest"}. UserError where the folder is no model, where the other program has no such
+    model, or `dest` is there already."""
     if format not in FORMATS:
         raise UserError(f"the format {format!r} was given; expected {' or '.join(FORMATS)}")
     if dtype is not None and dtype not in TYPES:
@@ -54,42 +59,63 @@ def export_weights(
     settings = read_config(model_folder)
     if settings.get("kind") == TOKENIZER:
         kind = DTYPES[dtype] if dtype else None
-        tensors = export_vqgan(Path(model_folder), Path(dest), settings, format, dtype=kind, progress=progress)
+        tensors = export_vqgan(
+            Path(model_folder), Path(dest), settings, format, dtype=kind, progress=progress
+        )
         return {"format": format, "tensors": tensors, "dest": str(dest)}
     if settings.get("kind") not in KINDS or not isinstance(settings.get("transformer"), Mapping):
         raise UserError(
-            f"{model_folder} is of kind {settings.get('kind')!r}; give the folder of a model (kind {', '.join(KINDS)} or {TOKENIZER})"
+            f"{model_folder} is of kind {settings.get('kind')!r}; give the folder of a model "
+            f"(kind {', '.join(KINDS)} or {TOKENIZER})"
         )
     if format == "hf" and is_pair(settings):
-        tensors = export_pair(Path(model_folder), Path(dest), settings, dtype=DTYPES[dtype] if dtype else None, progress=progress)
+        tensors = export_pair(
+            Path(model_folder),
+            Path(dest),
+            settings,
+            dtype=DTYPES[dtype] if dtype else None,
+            progress=progress,
+        )
         return {"format": format, "tensors": tensors, "dest": str(dest)}
     config = TransformerConfig.from_dict(settings["transformer"])
     with ModelReader(model_folder) as reader:
         shapes = _checked(reader, config, str(model_folder))
         kind = DTYPES[dtype] if dtype else _widest(reader)
         if format == "hf":
-            theirs, table = llama.config_of(config, settings, kind.name), Table(llama.ROWS)
+            theirs = llama.config_of(config, settings, kind.name)
+            table = Table(llama.ROWS)
         else:
-            theirs, table = lwm.config_of(config, settings), Table(lwm.rows(_parts(settings)))
+            theirs = lwm.config_of(config, settings)
+            table = Table(lwm.rows(_parts(settings)))
         pieces = table.plan(shapes)
         with folder_aside(Path(dest)) as aside:
             write = _write_safetensors if format == "hf" else _write_streaming
             write(reader, pieces, aside, theirs, kind, progress)
             _copy_text(Path(model_folder), aside)
-    return {"format": format, "tensors": len({source.name for piece in pieces for source in piece.sources}), "dest": str(dest)}
+    return {
+        "format": format,
+        "tensors": len({source.name for piece in pieces for source in piece.sources}),
+        "dest": str(dest),
+    }
 
 
 def _checked(reader: ModelReader, config: TransformerConfig, where: str) -> dict[str, Shape]:
     """The shapes of all our tensors. UserError where the folder holds others."""
     shapes = shapes_of(lambda: Transformer(config, rngs=nnx.Rngs(0)))
-    wrong = [f"{name} is {'unknown' if name in reader.specs else 'missing'}" for name in sorted(shapes.keys() ^ reader.specs.keys())]
+    wrong = [
+        f"{name} is {'unknown' if name in reader.specs else 'missing'}"
+        for name in sorted(shapes.keys() ^ reader.specs.keys())
+    ]
     wrong += [
         f"{name} has shape {list(reader.specs[name][0])}, expected {list(shape)}"
         for name, shape in shapes.items()
         if name in reader.specs and tuple(reader.specs[name][0]) != shape
     ]
     if wrong:
-        raise UserError(f"{where} does not fit its config: {'; '.join(wrong)}; use the config that was saved with these weights")
+        raise UserError(
+            f"{where} does not fit its config: {'; '.join(wrong)}; use the config that was saved "
+            "with these weights"
+        )
     return shapes
 
 
@@ -103,7 +129,9 @@ def _parts(settings: Mapping[str, Any]) -> tuple[int, ...]:
     return (int(vocabulary["text_size"]), int(vocabulary["vision_size"])) if vocabulary else ()
 
 
-def _turned(reader: ModelReader, pieces: list[Piece], kind: np.dtype, progress: Progress | None) -> Iterator[tuple[Any, np.ndarray]]:
+def _turned(
+    reader: ModelReader, pieces: list[Piece], kind: np.dtype, progress: Progress | None
+) -> Iterator[tuple[Any, np.ndarray]]:
     """Their tensors, or layers of them, with where each belongs, in the order of the pieces."""
     latest = Latest(reader.read)
     for number, piece in enumerate(pieces):
@@ -116,7 +144,12 @@ def _turned(reader: ModelReader, pieces: list[Piece], kind: np.dtype, progress: 
 
 
 def _write_safetensors(
-    reader: ModelReader, pieces: list[Piece], where: Path, config: Mapping[str, Any], kind: np.dtype, progress: Progress | None
+    reader: ModelReader,
+    pieces: list[Piece],
+    where: Path,
+    config: Mapping[str, Any],
+    kind: np.dtype,
+    progress: Progress | None,
 ) -> None:
     specs = {source.name: (source.shape, kind) for piece in pieces for source in piece.sources}
     with ModelWriter(where, config, specs, metadata=PYTORCH) as writer:
@@ -125,9 +158,16 @@ def _write_safetensors(
 
 
 def _write_streaming(
-    reader: ModelReader, pieces: list[Piece], where: Path, config: Mapping[str, Any], kind: np.dtype, progress: Progress | None
+    reader: ModelReader,
+    pieces: list[Piece],
+    where: Path,
+    config: Mapping[str, Any],
+    kind: np.dtype,
+    progress: Progress | None,
 ) -> None:
-    """One record a tensor, its layers one after another; tensors that are parts of one of ours (text and vision) are read once each."""
+    """One record a tensor, its layers one after another; tensors that are parts of one of ours (text and
+    vision) are read once each.
+    """
     names = dict.fromkeys(source.name for piece in pieces for source in piece.sources)
     with (where / PARAMS_FILE).open("wb") as file:
         for name in names:

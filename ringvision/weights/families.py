@@ -21,7 +21,10 @@ RECOGNISERS: tuple[Callable[[Tensors, Mapping[str, Any]], Family | None], ...] =
     vqgan.recognise,
 )
 """In the order in which they are asked: what looks at more comes first."""
-KNOWN = "LWM, Llama and its kin (safetensors or GGUF), Chameleon, Emu3, VQGANs of LWM, vqgan-jax, taming and diffusers"
+KNOWN = (
+    "LWM, Llama and its kin (safetensors or GGUF), Chameleon, Emu3, VQGANs of LWM, "
+    "vqgan-jax, taming and diffusers"
+)
 
 
 LONGEST = 60
@@ -34,6 +37,10 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family:
         family = ask(tensors, config)
         if family is not None:
             return family
-    names, said = [name[:100] for name in gathered(tensors.specs)], config.get("model_type") or config.get("_class_name")
+    names = [name[:100] for name in gathered(tensors.specs)]
+    said = config.get("model_type") or config.get("_class_name")
     kind = f"a {str(said)[:LONGEST]!r}: " if said else ""
-    raise UserError(f"{kind}{len(tensors.specs)} tensors of no family known here ({', '.join(names[:4])} …); known are {KNOWN}")
+    raise UserError(
+        f"{kind}{len(tensors.specs)} tensors of no family known here ({', '.join(names[:4])} "
+        f"…); known are {KNOWN}"
+    )

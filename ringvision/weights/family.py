@@ -1,10 +1,10 @@
 """What somebody else's weights are: a `Family`, which says what folders they become and by which tables.
 
-    tensors (names, shapes), config (their config.json, {} where there is none)  --recognise-->  Family, or None: somebody else's
+    tensors (names, shapes), config (their config.json, {} where there is none)  --recognise-->  Family, or
+    None: somebody else's
 
-Every family's file has such a `recognise`; families.py asks them in turn. `Settings` reads a foreign config one setting at a time and
-remembers what had to be assumed and what was wrong.
-"""
+Every family's file has such a `recognise`; families.py asks them in turn. `Settings` reads a foreign config
+one setting at a time and remembers what had to be assumed and what was wrong."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from typing import Any
 
 from flax import nnx
 
-from ringvision.checkpoint import specs
 from ringvision.errors import UserError
+from ringvision.model_folder import specs
 from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.vocabulary import Vocabulary
 from ringvision.weights.table import Shape, Table
@@ -25,7 +25,8 @@ LONGEST_SHOWN = 80
 
 @dataclass(frozen=True)
 class Folder:
-    """One folder to be written: its config.json (without "source"), the shapes of its tensors, the table that fills them.
+    """One folder to be written: its config.json (without "source"), the shapes of its tensors, the table that
+    fills them.
 
     path: where it lies within the destination; "." is the destination itself.
     """
@@ -38,7 +39,8 @@ class Folder:
 
 @dataclass(frozen=True)
 class Family:
-    """name: for people. ignorable: regular expressions of tensors that may be there and are left out. assumed: what nothing said.
+    """name: for people. ignorable: regular expressions of tensors that may be there and are left out.
+    assumed: what nothing said.
 
     renumber: what becomes of a tokenizer.json (parsed), where ids change on the way.
     """
@@ -51,23 +53,33 @@ class Family:
 
 
 class Settings:
-    """A foreign config, read with types and bounds. Each reader takes the first of several names that is there and not null.
+    """A foreign config, read with types and bounds. Each reader takes the first of several names that is
+    there and not null.
 
     assumed: sentences on what was not said. `report()` raises one UserError of all that was wrong.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        self.values, self.assumed, self.wrong = values, list[str](), list[str]()
+        self.values = values
+        self.assumed = list[str]()
+        self.wrong = list[str]()
 
     def get(self, *names: str) -> Any:
         return self._said(*names)[1]
 
     def _said(self, *names: str) -> tuple[str, Any]:
         """The first of the names that has a value, and that; the first of all with None where none has."""
-        return next(((name, self.values[name]) for name in names if self.values.get(name) is not None), (names[0], None))
+        return next(
+            ((name, self.values[name]) for name in names if self.values.get(name) is not None),
+            (names[0], None),
+        )
 
-    def whole(self, *names: str, default: int | None = None, why: str = "", least: int = 1, most: int = LARGEST) -> int:
-        """A whole number. Where it is absent: `default`, which is noted as assumed where `why` says on what grounds."""
+    def whole(
+        self, *names: str, default: int | None = None, why: str = "", least: int = 1, most: int = LARGEST
+    ) -> int:
+        """A whole number. Where it is absent: `default`, which is noted as assumed where `why` says on what
+        grounds.
+        """
         name, value = self._said(*names)
         if value is None:
             return int(self._absent(name, default, why))
@@ -97,7 +109,11 @@ class Settings:
         name, value = self._said(*names)
         if value is None:
             return tuple(default)
-        if not isinstance(value, (list, tuple)) or not all(type(one) is int and 0 <= one <= LARGEST for one in value) or len(value) > 64:
+        if (
+            not isinstance(value, (list, tuple))
+            or not all(type(one) is int and 0 <= one <= LARGEST for one in value)
+            or len(value) > 64
+        ):
             self.wrong.append(f"{name} is {shown(value)}, expected a list of whole numbers")
             return tuple(default)
         return tuple(value)
@@ -112,11 +128,16 @@ class Settings:
         """This setting, where it is there, must have one of these values: nothing else is computed here."""
         value = self.get(name)
         if value is not None and value not in allowed:
-            self.wrong.append(f"{name} is {shown(value)}, and only {' or '.join(map(repr, allowed))} is known here")
+            self.wrong.append(
+                f"{name} is {shown(value)}, and only {' or '.join(map(repr, allowed))} is known here"
+            )
 
     def report(self) -> None:
         if self.wrong:
-            raise UserError(f"the config of these weights: {'; '.join(self.wrong)}; correct it, or give another with --config")
+            raise UserError(
+                f"the config of these weights: {'; '.join(self.wrong)}; correct it, or give another "
+                "with --config"
+            )
 
     def _absent(self, name: str, default: float | None, why: str) -> float:
         if default is None:
@@ -128,7 +149,9 @@ class Settings:
 
 
 def shown(value: Any) -> str:
-    """A value of somebody's config as an error may show it: on one line, and not all of it where it is long."""
+    """A value of somebody's config as an error may show it: on one line, and not all of it where it is
+    long.
+    """
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} …"
 
@@ -139,7 +162,10 @@ def shapes_of(make: Callable[[], nnx.Module]) -> dict[str, Shape]:
 
 
 def transformer_folder(
-    config: TransformerConfig, table: Table, vocabulary: Vocabulary | None = None, text: Mapping[str, Any] | None = None
+    config: TransformerConfig,
+    table: Table,
+    vocabulary: Vocabulary | None = None,
+    text: Mapping[str, Any] | None = None,
 ) -> Folder:
     """The folder of a transformer. text: "bos" and "eos" as their config says, where it does."""
     settings: dict[str, Any] = {"kind": "transformer", "transformer": config.to_dict()}
@@ -151,9 +177,15 @@ def transformer_folder(
 
 
 def root_of(names: Iterable[str], marker: str) -> str | None:
-    """What stands before `marker` in the shortest of the names that end in it, an optimizer's apart; None where none does."""
+    """What stands before `marker` in the shortest of the names that end in it, an optimizer's apart; None
+    where none does.
+    """
     found = (name.removesuffix(marker) for name in names if name.endswith(marker))
-    return min((root for root in found if "opt_state" not in root and root[-1:] in ("", "/", ".")), key=len, default=None)
+    return min(
+        (root for root in found if "opt_state" not in root and root[-1:] in ("", "/", ".")),
+        key=len,
+        default=None,
+    )
 
 
 def layers_in(names: Iterable[str], before: str, after: str) -> int:

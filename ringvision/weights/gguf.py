@@ -2,10 +2,10 @@
 
     blk.{layer}.attn_q.weight [N*H, D]  <->  layers.attention.query [layers, D, N, H]
 
-The config is the file's own key-values (`llama.block_count` …). For the architecture llama, q and k are stored for rotary positions that
-turn adjacent pairs, and are permuted here; for Qwen's they are stored as they are used. Llama 3's scaling of positions is not among
-the key-values but a tensor of divisors, `rope_freqs.weight`; the scaling that gives these divisors is looked for.
-"""
+The config is the file's own key-values (`llama.block_count` …). For the architecture llama, q and k are
+stored for rotary positions that turn adjacent pairs, and are permuted here; for Qwen's they are stored as
+they are used. Llama 3's scaling of positions is not among the key-values but a tensor of divisors,
+`rope_freqs.weight`; the scaling that gives these divisors is looked for."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -49,13 +49,21 @@ def rows(pairs: bool) -> tuple[Row, ...]:
 
 
 def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
-    """A GGUF file. UserError for an architecture that is not known here. `config` is not needed: the file says everything."""
+    """A GGUF file. UserError for an architecture that is not known here. `config` is not needed: the file
+    says everything.
+    """
     if tensors.form != "gguf":
         return None
     kind = tensors.metadata.get("general.architecture")
     if kind not in ARCHITECTURES:
-        raise UserError(f"a GGUF file of the architecture {shown(kind)} was given; expected {', '.join(ARCHITECTURES)}")
-    own = {name.removeprefix(f"{kind}."): value for name, value in tensors.metadata.items() if name.startswith(f"{kind}.")}
+        raise UserError(
+            f"a GGUF file of the architecture {shown(kind)} was given; expected {', '.join(ARCHITECTURES)}"
+        )
+    own = {
+        name.removeprefix(f"{kind}."): value
+        for name, value in tensors.metadata.items()
+        if name.startswith(f"{kind}.")
+    }
     settings = Settings(own)
     transformer = _architecture(settings, tensors, kind)
     marks = {ours: tensors.metadata.get(f"tokenizer.ggml.{ours}_token_id") for ours in ("bos", "eos")}
@@ -68,7 +76,9 @@ def _architecture(settings: Settings, tensors: Tensors, kind: str) -> Transforme
     found = tensors.specs
     table = found.get("token_embd.weight")
     if table is None or len(table.shape) != 2:
-        raise UserError("a GGUF file without a token_embd.weight of two axes was given; give one of a language model")
+        raise UserError(
+            "a GGUF file without a token_embd.weight of two axes was given; give one of a language model"
+        )
     width = settings.whole("embedding_length")
     heads = settings.whole("attention.head_count")
     head_dim = settings.whole("attention.key_length", "rope.dimension_count", default=width // heads)
@@ -88,11 +98,17 @@ def _architecture(settings: Settings, tensors: Tensors, kind: str) -> Transforme
         "max_length": settings.whole("context_length", default=4096, why="nothing says it"),
         "qkv_bias": kind == "qwen2" or "blk.0.attn_q.bias" in found,
         "qk_norm": "rms" if kind == "qwen3" else "none",
-        "window": settings.whole("attention.sliding_window") if settings.get("attention.sliding_window") else None,
+        "window": settings.whole("attention.sliding_window")
+        if settings.get("attention.sliding_window")
+        else None,
     }
     settings.only("attention.value_length", head_dim)
     settings.only("rope.dimension_count", head_dim)
-    linear = settings.real("rope.scaling.factor", default=1.0) if settings.get("rope.scaling.type") == "linear" else 1.0
+    linear = (
+        settings.real("rope.scaling.factor", default=1.0)
+        if settings.get("rope.scaling.type") == "linear"
+        else 1.0
+    )
     settings.report()
     scaling = RopeScaling(linear, kind="linear") if linear > 1 else None
     if "rope_freqs.weight" in found:
@@ -101,7 +117,9 @@ def _architecture(settings: Settings, tensors: Tensors, kind: str) -> Transforme
 
 
 def _llama3(divisors: np.ndarray, head_dim: int, theta: float) -> RopeScaling | None:
-    """The scaling of Llama 3's kind that slows the turns of a head by these divisors [H / 2]. UserError where there is none."""
+    """The scaling of Llama 3's kind that slows the turns of a head by these divisors [H / 2]. UserError where
+    there is none.
+    """
     if divisors.shape == (head_dim // 2,) and np.isfinite(divisors).all() and divisors.max() >= 1:
         if np.all(divisors == 1):
             return None
@@ -110,4 +128,7 @@ def _llama3(divisors: np.ndarray, head_dim: int, theta: float) -> RopeScaling | 
             scaling = RopeScaling(float(divisors.max()), *LLAMA3_BOUNDS, length)
             if np.allclose(plain / frequencies(head_dim, theta, scaling), divisors, rtol=1e-4):
                 return scaling
-    raise UserError("rope_freqs.weight of this GGUF file is no scaling of Llama 3's kind; import the model from its safetensors instead")
+    raise UserError(
+        "rope_freqs.weight of this GGUF file is no scaling of Llama 3's kind; import the "
+        "model from its safetensors instead"
+    )

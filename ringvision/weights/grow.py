@@ -1,11 +1,13 @@
-"""A text model given eyes: the vocabulary of a video tokenizer stacked under its embeddings and its head, as LWM was made from Llama 2.
+"""A text model given eyes: the vocabulary of a video tokenizer stacked under its embeddings and its head, as
+LWM was made from Llama 2.
 
-    text model [T rows] + tokenizer of K codes  ->  model of T + K + 2 rows (codes, end of frame, end of vision) and padding
+    text model [T rows] + tokenizer of K codes  ->  model of T + K + 2 rows (codes, end of frame, end of
+    vision) and padding
 
-A new row is the mean of the text rows plus a little noise of their own spread, so that no token stands out before training. Text rows are
-copied and a model whose head is its embedding table stays so: logits of text are what they were, and, since a matrix product sums in blocks
-of columns, to the last bit where the rows are padded to whole blocks before and after.
-"""
+A new row is the mean of the text rows plus a little noise of their own spread, so that no token stands out
+before training. Text rows are copied and a model whose head is its embedding table stays so: logits of text
+are what they were, and, since a matrix product sums in blocks of columns, to the last bit where the rows are
+padded to whole blocks before and after."""
 
 import shutil
 import tempfile
@@ -15,16 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from ringvision.checkpoint import read_config
-from ringvision.data.foreign_files import belongs
-from ringvision.data.text import TextTokenizer, load_text_tokenizer
-from ringvision.data.text_codec import TextCodec
+from ringvision.data.text.folder import load_text_tokenizer
+from ringvision.data.text.sentencepiece_tokenizer import LosslessTokenizer
+from ringvision.data.text.tokenizer import TextTokenizer
 from ringvision.errors import UserError
+from ringvision.model_folder import CONFIG_FILE, ModelReader, ModelWriter, read_config, weight_names
 from ringvision.models.transformer import TransformerConfig
+from ringvision.untrusted_files import belongs
 from ringvision.video_tokenizer import load_video_tokenizer
 from ringvision.vocabulary import Vocabulary
 from ringvision.weights.aside import check_free, folder_aside
-from ringvision.weights.folder import CONFIG_FILE, ModelReader, ModelWriter, weight_names
 from ringvision.weights.importing import EYES, Progress, Say, copy_eyes, import_weights
 from ringvision.weights.source import read_settings
 
@@ -46,13 +48,14 @@ def add_vision(
     say: Say | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write `dest`: a text model with room for the codes of the video tokenizer in `tokenizer_folder`, which is copied into it.
+    """Write `dest`: a text model with room for the codes of the video tokenizer in `tokenizer_folder`, which
+    is copied into it.
 
-    source: a model folder of ours, or whatever `import_weights` takes, which is then imported first with config, dtype, say and progress.
-    The kind is "assistant" where the text tokenizer is of our own kind (text.model), else "transformer". The markers around a video are
-    `<vision>` and `</vision>` in the text tokenizer's pieces. The same seed gives the same rows. Returns {"rows", "tied", "kind", "dest"}.
-    UserError where the model sees already, has no text tokenizer, or the tokenizer's folder is none.
-    """
+    source: a model folder of ours, or whatever `import_weights` takes, which is then imported first with
+    config, dtype, say and progress. The kind is "assistant" where the text tokenizer is of our own kind
+    (text.model), else "transformer". The markers around a video are `<vision>` and `</vision>` in the text
+    tokenizer's pieces. The same seed gives the same rows. Returns {"rows", "tied", "kind", "dest"}. UserError
+    where the model sees already, has no text tokenizer, or the tokenizer's folder is none."""
     target = Path(dest)
     if _is_ours(Path(source)):
         return _grow(Path(source), tokenizer_folder, target, seed)
@@ -69,7 +72,7 @@ def _grow(model_folder: Path, tokenizer_folder: str | Path, dest: Path, seed: in
     codes = load_video_tokenizer(tokenizer_folder).num_codes
     text = load_text_tokenizer(model_folder)
     vocabulary = _vocabulary(config.vocab_size, codes, text, str(model_folder))
-    kind = "assistant" if isinstance(text, TextTokenizer) else "transformer"
+    kind = "assistant" if isinstance(text, LosslessTokenizer) else "transformer"
     grown = {
         **settings,
         "kind": kind,
@@ -79,7 +82,10 @@ def _grow(model_folder: Path, tokenizer_folder: str | Path, dest: Path, seed: in
         "grown": {"from_rows": config.vocab_size, "seed": seed, "noise": NOISE},
     }
     with ModelReader(model_folder) as reader, folder_aside(dest) as aside:
-        shapes = {name: (_grown_shape(name, shape, vocabulary.size), dtype) for name, (shape, dtype) in reader.specs.items()}
+        shapes = {
+            name: (_grown_shape(name, shape, vocabulary.size), dtype)
+            for name, (shape, dtype) in reader.specs.items()
+        }
         with ModelWriter(aside, grown, shapes) as writer:
             for name in reader.specs:
                 writer.write(name, _rows_added(name, reader.read(name), vocabulary.size, seed))
@@ -116,35 +122,55 @@ def _rows_added(name: str, array: np.ndarray, rows: int, seed: int) -> np.ndarra
     table = np.moveaxis(array, axis, 0)
     random = np.random.default_rng([seed, axis])
     wide = table.astype(np.float32)
-    new = wide.mean(axis=0) + NOISE * wide.std(axis=0) * random.standard_normal((rows - len(table), table.shape[1]), np.float32)
+    new = wide.mean(axis=0) + NOISE * wide.std(axis=0) * random.standard_normal(
+        (rows - len(table), table.shape[1]), np.float32
+    )
     return np.concatenate([array, np.moveaxis(new.astype(array.dtype), 0, axis)], axis=axis)
 
 
 def _text_model(folder: str | Path, settings: Mapping[str, Any]) -> TransformerConfig:
-    if settings.get("kind") not in ("transformer", "assistant") or not isinstance(settings.get("transformer"), Mapping):
-        raise UserError(f"{folder} is of kind {settings.get('kind')!r}; give the folder of a text model (kind transformer)")
+    if settings.get("kind") not in ("transformer", "assistant") or not isinstance(
+        settings.get("transformer"), Mapping
+    ):
+        raise UserError(
+            f"{folder} is of kind {settings.get('kind')!r}; give the folder of a text model (kind "
+            "transformer)"
+        )
     if settings.get("vocabulary"):
         raise UserError(f"{folder} has a vision vocabulary already; give a text model, or train this one")
     return TransformerConfig.from_dict(settings["transformer"])
 
 
-def _vocabulary(rows: int, codes: int, text: TextCodec, where: str) -> Vocabulary:
+def _vocabulary(rows: int, codes: int, text: TextTokenizer, where: str) -> Vocabulary:
     if text.size > rows:
         raise UserError(
-            f"{where}: the text tokenizer has {text.size} pieces and the model {rows} rows; give the tokenizer that belongs to it"
+            f"{where}: the text tokenizer has {text.size} pieces and the model {rows} rows; give "
+            "the tokenizer that belongs to it"
         )
     if text.eos is None:
-        raise UserError(f"{where}: the text tokenizer names no end of text (eos_token); say it in tokenizer_config.json")
+        raise UserError(
+            f"{where}: the text tokenizer names no end of text (eos_token); say it in tokenizer_config.json"
+        )
     start, end = (tuple(text.encode(marker)) for marker in MARKERS)
-    if isinstance(text, TextTokenizer):
-        start, end = text.vision_start, text.vision_end
+    if isinstance(text, LosslessTokenizer):
+        start = text.vision_start
+        end = text.vision_end
     padding = -(rows + codes + 2) % BLOCK
-    return Vocabulary(rows, codes, text.eos if text.bos is None else text.bos, text.eos, start, end, codes + 2 + padding)
+    return Vocabulary(
+        rows, codes, text.eos if text.bos is None else text.bos, text.eos, start, end, codes + 2 + padding
+    )
 
 
 def _copy_rest(source: Path, where: Path) -> None:
-    """Text tokenizer, card, licence: all files but config and weights, and what is a link to another place."""
+    """Text tokenizer, card, licence: all files but config and weights, and what is a link to another
+    place.
+    """
     weights = {*weight_names(source), "config.json"}
     for path in sorted(source.iterdir()):
-        if path.is_file() and path.name not in weights and not path.name.startswith(".") and belongs(path, source):
+        if (
+            path.is_file()
+            and path.name not in weights
+            and not path.name.startswith(".")
+            and belongs(path, source)
+        ):
             shutil.copyfile(path, where / path.name)

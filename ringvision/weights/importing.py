@@ -1,10 +1,11 @@
 """Somebody else's weights -> a model or tokenizer folder of ours.
 
-    SOURCE ─find─→ files, config ─open─→ tensors ─recognise─→ Family ─plan, check─→ pieces ─read, transform, write, one by one─→ DEST
+    SOURCE ─find─→ files, config ─open─→ tensors ─recognise─→ Family ─plan, check─→ pieces ─read, transform,
+    write, one by one─→ DEST
 
-Everything that is wrong is found before anything is written, and said at once. What is written appears under its name when it is whole;
-an import that fails or is interrupted leaves nothing. Memory holds one tensor of theirs and one piece of ours at a time.
-"""
+Everything that is wrong is found before anything is written, and said at once. What is written appears under
+its name when it is whole; an import that fails or is interrupted leaves nothing. Memory holds one tensor of
+theirs and one piece of ours at a time."""
 
 import json
 import math
@@ -16,18 +17,19 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ringvision.data.chat_template import TEMPLATE_FILE
-from ringvision.data.foreign_files import belongs
-from ringvision.data.gguf_text import text_from_gguf
-from ringvision.data.hugging_face_text import SETTINGS_FILE, TOKENIZER_FILE
-from ringvision.data.text import FILES, VISION_END, VISION_START, load_text_tokenizer, save_text_tokenizer
+from ringvision.data.text.chat_template import TEMPLATE_FILE
+from ringvision.data.text.folder import load_text_tokenizer, save_text_tokenizer
+from ringvision.data.text.gguf import text_from_gguf
+from ringvision.data.text.sentencepiece_tokenizer import VISION_END, VISION_START
+from ringvision.data.text.settings import FILES, SETTINGS_FILE, TOKENIZER_FILE
 from ringvision.errors import UserError
+from ringvision.model_folder import CONFIG_FILE, ModelWriter, check_room, weight_names
+from ringvision.untrusted_files import belongs
 from ringvision.video_tokenizer import load_video_tokenizer
 from ringvision.weights.aside import check_free, folder_aside
 from ringvision.weights.card import model_card, versions
 from ringvision.weights.families import recognise
 from ringvision.weights.family import Family, Folder
-from ringvision.weights.folder import CONFIG_FILE, ModelWriter, check_room, weight_names
 from ringvision.weights.source import Source, find_source, read_settings
 from ringvision.weights.table import Piece, Read, gathered, make, problems
 from ringvision.weights.tensors import DTYPES, Tensors, open_tensors
@@ -38,7 +40,9 @@ CARD_FILE = "MODEL_CARD.md"
 EYES = "video_tokenizer"
 """The folder of a video tokenizer that was given along, within the model's."""
 TEMPLATE = "chat_template"
-"""In what a family says of a model's config: the chat template that is written beside it where none came with the weights."""
+"""In what a family says of a model's config: the chat template that is written beside it where none came with
+the weights.
+"""
 LARGEST_LICENCE = 1 << 20
 TYPES = ("float32", "bfloat16", "float16")
 
@@ -56,13 +60,13 @@ def import_weights(
 ) -> dict[str, Any]:
     """Import `source` (a file, a folder, hf:OWNER/NAME, smollm2) into the new folder `dest`.
 
-    config: a config.json to be read in the place of the one beside the weights. dtype: one of TYPES (None: as tensors are stored, GGUF
-    in float32). tokenizer: the folder of the video tokenizer that the model was trained with, which is copied into its folder. dry_run:
-    the table of names is said and checked, nothing is written. say gets lines for people, progress (what, done, of).
-    Returns {"family", "tensors", "parameters", "assumed", "dest"}; dest is None after a dry run. UserError, one line with all that is
-    wrong, for weights that no family knows, that lack something, hold more than they should, or do not fit their config, and for a
-    video tokenizer that is not the model's.
-    """
+    config: a config.json to be read in the place of the one beside the weights. dtype: one of TYPES (None: as
+    tensors are stored, GGUF in float32). tokenizer: the folder of the video tokenizer that the model was
+    trained with, which is copied into its folder. dry_run: the table of names is said and checked, nothing is
+    written. say gets lines for people, progress (what, done, of). Returns {"family", "tensors", "parameters",
+    "assumed", "dest"}; dest is None after a dry run. UserError, one line with all that is wrong, for weights
+    that no family knows, that lack something, hold more than they should, or do not fit their config, and for
+    a video tokenizer that is not the model's."""
     tell = say or (lambda line: None)
     if dtype is not None and dtype not in TYPES:
         raise UserError(f"dtype {dtype!r} was given; expected one of {', '.join(TYPES)}")
@@ -76,11 +80,21 @@ def import_weights(
             _check_eyes(family, tokenizer)
         plans = [(folder, folder.table.plan(folder.shapes)) for folder in family.folders]
         _describe(family, plans, tell, table=dry_run)
-        if tokenizer is None and "vocabulary" in family.folders[0].config and "video_tokenizer" not in family.folders[0].config:
-            tell("it sees by a video tokenizer that is not among these weights; give it with --tokenizer, here or when it is used")
+        if (
+            tokenizer is None
+            and "vocabulary" in family.folders[0].config
+            and "video_tokenizer" not in family.folders[0].config
+        ):
+            tell(
+                "it sees by a video tokenizer that is not among these weights; give it with "
+                "--tokenizer, here or when it is used"
+            )
         wrong = problems((piece for _, pieces in plans for piece in pieces), tensors.specs, family.ignorable)
         if wrong:
-            raise UserError(f"{found.name} is not {family.name} of this config: {'; '.join(wrong)}; give the right config with --config")
+            raise UserError(
+                f"{found.name} is not {family.name} of this config: {'; '.join(wrong)}; give the "
+                "right config with --config"
+            )
         if not dry_run:
             with folder_aside(target) as aside:
                 _write(found, tensors, family, plans, aside, target.name, dtype, tokenizer, tell, progress)
@@ -95,7 +109,9 @@ def import_weights(
 
 
 def _markers(found: Source, form: str) -> dict[str, Any]:
-    """The ids of the vision's markers by a tokenizer.json beside LWM's msgpack; find_source asks a tokenizer.model."""
+    """The ids of the vision's markers by a tokenizer.json beside LWM's msgpack; find_source asks a
+    tokenizer.model.
+    """
     if "msgpack" not in form or not (found.folder / TOKENIZER_FILE).is_file():
         return {}
     try:
@@ -139,7 +155,8 @@ def _write(
         "family": family.name,
         "form": tensors.form,
         "files": found.hashes(progress),
-        "license": found.licence or (str(tensors.metadata["general.license"]) if "general.license" in tensors.metadata else None),
+        "license": found.licence
+        or (str(tensors.metadata["general.license"]) if "general.license" in tensors.metadata else None),
         "assumed": list(family.assumed),
         "versions": versions(),
     }
@@ -156,7 +173,9 @@ def _write(
             for number, piece in enumerate(pieces):
                 if progress is not None:
                     progress("tensors", number, len(pieces))
-                writer.write(piece.ours, make(piece, latest.read).astype(kinds[piece.ours], copy=False), at=piece.at)
+                writer.write(
+                    piece.ours, make(piece, latest.read).astype(kinds[piece.ours], copy=False), at=piece.at
+                )
     if any("transformer" in folder.config for folder in family.folders):
         _copy_text(found, tensors, family, aside, tell)
         _write_template(family, aside)
@@ -171,15 +190,21 @@ def _write(
 
 
 class Latest:
-    """Reads tensors, keeping the latest: layers of one stacked tensor are cut from one reading. The one before is let go first."""
+    """Reads tensors, keeping the latest: layers of one stacked tensor are cut from one reading. The one
+    before is let go first.
+    """
 
     def __init__(self, read: Read) -> None:
-        self._read, self._name, self._array = read, "", np.zeros(0)
+        self._read = read
+        self._name = ""
+        self._array = np.zeros(0)
 
     def read(self, name: str) -> np.ndarray:
         if name != self._name:
-            self._name, self._array = "", np.zeros(0)
-            self._array, self._name = self._read(name), name
+            self._name = ""
+            self._array = np.zeros(0)
+            self._array = self._read(name)
+            self._name = name
         return self._array
 
 
@@ -194,8 +219,8 @@ def _dtypes(pieces: Iterable[Piece], tensors: Tensors, dtype: str | None) -> dic
 
 
 def copy_eyes(tokenizer: Path, where: Path) -> None:
-    """A video tokenizer's folder, as EYES, into a model's: its config, its weights, and what else lies there, but nothing that is a link to
-    another place."""
+    """A video tokenizer's folder, as EYES, into a model's: its config, its weights, and what else lies there,
+    but nothing that is a link to another place."""
     (where / EYES).mkdir()
     read = {CONFIG_FILE, *weight_names(tokenizer)}
     for path in sorted(tokenizer.iterdir()):
@@ -208,26 +233,36 @@ def _check_eyes(family: Family, tokenizer: str | Path) -> None:
     settings = family.folders[0].config
     if "vocabulary" not in settings:
         raise UserError(
-            f"this is {family.name}, which knows no codes of videos; import it without --tokenizer, or give it eyes with --add-vision"
+            f"this is {family.name}, which knows no codes of videos; import it without "
+            "--tokenizer, or give it eyes with --add-vision"
         )
     if "video_tokenizer" in settings:
-        raise UserError(f"this is {family.name}, which brings its own video tokenizer; import it without --tokenizer")
-    given, expected = load_video_tokenizer(tokenizer).num_codes, settings["vocabulary"]["num_codes"]
+        raise UserError(
+            f"this is {family.name}, which brings its own video tokenizer; import it without --tokenizer"
+        )
+    given = load_video_tokenizer(tokenizer).num_codes
+    expected = settings["vocabulary"]["num_codes"]
     if given != expected:
         raise UserError(
-            f"the model knows {expected} codes, the video tokenizer in {tokenizer} {given}; give the one that it was trained with"
+            f"the model knows {expected} codes, the video tokenizer in {tokenizer} {given}; give "
+            "the one that it was trained with"
         )
 
 
 def _copy_text(found: Source, tensors: Tensors, family: Family, where: Path, tell: Say) -> None:
-    """The text tokenizer beside the weights, or in them. What cannot be read is said, and the model is imported without."""
+    """The text tokenizer beside the weights, or in them. What cannot be read is said, and the model is
+    imported without.
+    """
     try:
         if tensors.form == "gguf":
             text_from_gguf(tensors.metadata, where)
         elif any((found.folder / name).is_file() for name in FILES[:3]):
             save_text_tokenizer(found.folder, where)
         else:
-            tell("no text tokenizer lies beside the weights (tokenizer.json or tokenizer.model); copy one into the folder to use text")
+            tell(
+                "no text tokenizer lies beside the weights (tokenizer.json or tokenizer.model); copy "
+                "one into the folder to use text"
+            )
     except UserError as error:
         tell(f"without a text tokenizer: {str(error).replace(str(where), found.name)}")
         return
@@ -239,7 +274,10 @@ def _copy_text(found: Source, tensors: Tensors, family: Family, where: Path, tel
 
 def _write_template(family: Family, where: Path) -> None:
     """The family's chat template, where none came with the weights."""
-    template, settings = family.folders[0].config.get(TEMPLATE), where / SETTINGS_FILE
-    came = (where / TEMPLATE_FILE).is_file() or (settings.is_file() and "chat_template" in read_settings(settings))
+    template = family.folders[0].config.get(TEMPLATE)
+    settings = where / SETTINGS_FILE
+    came = (where / TEMPLATE_FILE).is_file() or (
+        settings.is_file() and "chat_template" in read_settings(settings)
+    )
     if template and not came:
         (where / TEMPLATE_FILE).write_text(template, encoding="utf-8")

@@ -2,8 +2,8 @@
 
     model.layers.{layer}.self_attn.q_proj.weight [N*H, D]  <->  layers.attention.query [layers, D, N, H]
 
-The config of transformers 4 (`rope_theta`, `rope_scaling`) and of 5 (`rope_parameters`) are both read and both written.
-"""
+The config of transformers 4 (`rope_theta`, `rope_scaling`) and of 5 (`rope_parameters`) are both read and
+both written."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,21 +15,35 @@ from ringvision.errors import UserError
 from ringvision.models.transformer import TransformerConfig
 from ringvision.ops.rope import RopeScaling, scaling_from
 from ringvision.vocabulary import Vocabulary
-from ringvision.weights.family import MOST_LAYERS, Family, Settings, layers_in, root_of, shown, transformer_folder
+from ringvision.weights.family import (
+    MOST_LAYERS,
+    Family,
+    Settings,
+    layers_in,
+    root_of,
+    shown,
+    transformer_folder,
+)
 from ringvision.weights.table import Row, Table, matrix, vector
 from ringvision.weights.tensors import Spec, Tensors
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
 IGNORABLE = (r".*rotary_emb\.inv_freq",)
-OURS, KEPT = "ringvision", ("stream", "generation")
-"""Under which name an exported config.json keeps what is ours alone, and what that is beside the vocabulary: how the model is asked."""
+OURS = "ringvision"
+KEPT = ("stream", "generation")
+"""Under which name an exported config.json keeps what is ours alone, and what that is beside the vocabulary:
+how the model is asked.
+"""
 ROWS_AT_ONCE = 4096
-WINDOW, FIRST_WITH_WINDOW = 4096, 28
+WINDOW = 4096
+FIRST_WITH_WINDOW = 28
 """transformers' defaults of sliding_window and max_window_layers."""
 
 _LAYER = "model.layers.{layer}."
-_ATTENTION, _MLP = _LAYER + "self_attn.", _LAYER + "mlp."
+_ATTENTION = _LAYER + "self_attn."
+_MLP = _LAYER + "mlp."
 ROWS = (
     Row("embed.table", EMBEDDING),
     Row("layers.attention.query", _ATTENTION + "q_proj.weight", matrix(out_first=True)),
@@ -54,18 +68,24 @@ ROWS = (
 
 
 def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
-    """A language model under these names. UserError for a kind of model under the same names that computes something else."""
+    """A language model under these names. UserError for a kind of model under the same names that computes
+    something else.
+    """
     prefix = root_of(tensors.specs, EMBEDDING)
     if prefix is None:
         return None
     kind = config.get("model_type")
     if kind is not None and kind not in MODEL_TYPES:
-        raise UserError(f"a model of type {shown(kind)} was given; expected {', '.join(MODEL_TYPES)}: others compute something else")
+        raise UserError(
+            f"a model of type {shown(kind)} was given; expected {', '.join(MODEL_TYPES)}: others "
+            "compute something else"
+        )
     settings = Settings(config)
     transformer = transformer_config(settings, tensors.specs, prefix)
     if transformer.tie_embeddings and _has_another_head(tensors, prefix):
         raise UserError(
-            f"the config says tie_word_embeddings, and {prefix}{HEAD} is not {prefix}{EMBEDDING}; give a config (--config) that says false "
+            f"the config says tie_word_embeddings, and {prefix}{HEAD} is not {prefix}{EMBEDDING}; "
+            "give a config (--config) that says false "
             "where the model is to keep its head, or weights without it"
         )
     folder = transformer_folder(transformer, Table(ROWS, prefix), _vocabulary(config), _marks(config))
@@ -83,15 +103,22 @@ def _has_another_head(tensors: Tensors, prefix: str) -> bool:
     embedding, head = (tensors.specs.get(prefix + name) for name in (EMBEDDING, HEAD))
     if embedding is None or head is None or embedding.shape != head.shape:
         return head is not None
-    pieces = ((start, min(start + ROWS_AT_ONCE, head.shape[0])) for start in range(0, head.shape[0], ROWS_AT_ONCE))
-    return any(not np.array_equal(tensors.read(prefix + EMBEDDING, rows), tensors.read(prefix + HEAD, rows)) for rows in pieces)
+    pieces = (
+        (start, min(start + ROWS_AT_ONCE, head.shape[0])) for start in range(0, head.shape[0], ROWS_AT_ONCE)
+    )
+    return any(
+        not np.array_equal(tensors.read(prefix + EMBEDDING, rows), tensors.read(prefix + HEAD, rows))
+        for rows in pieces
+    )
 
 
-def transformer_config(settings: Settings, found: Mapping[str, Spec], prefix: str = "", *, qk_norm: str | None = None) -> TransformerConfig:
+def transformer_config(
+    settings: Settings, found: Mapping[str, Spec], prefix: str = "", *, qk_norm: str | None = None
+) -> TransformerConfig:
     """The architecture, from the settings where they say it and from the tensors' shapes where they do not.
 
-    qk_norm: "layer" for Chameleon's; None: "rms" where there are such tensors. UserError names all that is wrong or unknown.
-    """
+    qk_norm: "layer" for Chameleon's; None: "rms" where there are such tensors. UserError names all that is
+    wrong or unknown."""
 
     def size(name: str, axis: int) -> int | None:
         spec = found.get(prefix + name)
@@ -103,7 +130,8 @@ def transformer_config(settings: Settings, found: Mapping[str, Spec], prefix: st
     settings.only("mlp_bias", False)
     layers = layers_in(found, prefix + "model.layers.", ".input_layernorm.weight")
     width = settings.whole("hidden_size", default=size(EMBEDDING, 1))
-    rows, kv_rows = size(first + "self_attn.q_proj.weight", 0), size(first + "self_attn.k_proj.weight", 0)
+    rows = size(first + "self_attn.q_proj.weight", 0)
+    kv_rows = size(first + "self_attn.k_proj.weight", 0)
     heads_said = settings.get("num_attention_heads") is not None
     if heads_said:
         heads = settings.whole("num_attention_heads")
@@ -111,11 +139,19 @@ def transformer_config(settings: Settings, found: Mapping[str, Spec], prefix: st
     else:
         head_dim = settings.whole("head_dim", default=128, why="no config says it")
         heads = max(1, (rows or head_dim) // head_dim)
-    kv_heads = settings.whole("num_key_value_heads", default=heads if heads_said else max(1, (kv_rows or head_dim) // head_dim))
+    kv_heads = settings.whole(
+        "num_key_value_heads", default=heads if heads_said else max(1, (kv_rows or head_dim) // head_dim)
+    )
     theta, scaling = rope_settings(settings)
     if f"{prefix}{first}self_attn.o_proj.bias" in found:
-        settings.wrong.append("o_proj has a bias (attention_bias), and only query, key and value may have one here")
-    bias = f"{prefix}{first}self_attn.q_proj.bias" in found or kind == "qwen2" or settings.flag("attention_bias", False)
+        settings.wrong.append(
+            "o_proj has a bias (attention_bias), and only query, key and value may have one here"
+        )
+    bias = (
+        f"{prefix}{first}self_attn.q_proj.bias" in found
+        or kind == "qwen2"
+        or settings.flag("attention_bias", False)
+    )
     normed = f"{prefix}{first}self_attn.q_norm.weight" in found or kind == "qwen3"
     layers = settings.whole("num_hidden_layers", default=layers or None, most=MOST_LAYERS)
     values: dict[str, Any] = {
@@ -140,9 +176,16 @@ def transformer_config(settings: Settings, found: Mapping[str, Spec], prefix: st
 
 
 def rope_settings(settings: Settings) -> tuple[float, RopeScaling | None]:
-    """Base and scaling, of either generation of config. What is wrong with them is added to `settings.wrong`."""
+    """Base and scaling, of either generation of config. What is wrong with them is added to
+    `settings.wrong`.
+    """
     rope = {**settings.mapping("rope_scaling"), **settings.mapping("rope_parameters")}
-    inner = Settings({"rope_theta": settings.get("rope_theta"), **{name: value for name, value in rope.items() if value is not None}})
+    inner = Settings(
+        {
+            "rope_theta": settings.get("rope_theta"),
+            **{name: value for name, value in rope.items() if value is not None},
+        }
+    )
     theta = inner.real("rope_theta", default=10000.0, why="transformers' default")
     settings.wrong += inner.wrong
     settings.assumed += inner.assumed
@@ -155,7 +198,9 @@ def rope_settings(settings: Settings) -> tuple[float, RopeScaling | None]:
 
 
 def _window(settings: Settings, layers: int) -> int | None:
-    """How far back attention reaches, where a config limits it. Qwen's counts only where it is switched on, and from some layer on."""
+    """How far back attention reaches, where a config limits it. Qwen's counts only where it is switched on,
+    and from some layer on.
+    """
     kind = settings.get("model_type")
     if kind not in MODEL_TYPES[1:] or settings.values.get("sliding_window", WINDOW) is None:
         return None
@@ -164,7 +209,10 @@ def _window(settings: Settings, layers: int) -> int | None:
             return None
         with_window = _layers_with_window(settings, layers)
         if 0 < with_window < layers:
-            settings.wrong.append(f"{with_window} of {layers} layers have a window (layer_types, max_window_layers), expected all or none")
+            settings.wrong.append(
+                f"{with_window} of {layers} layers have a window (layer_types, max_window_layers), "
+                "expected all or none"
+            )
         if not with_window:
             return None
     return settings.whole("sliding_window", default=WINDOW, why="transformers' default")
@@ -191,7 +239,9 @@ def _vocabulary(config: Mapping[str, Any]) -> Vocabulary | None:
     try:
         return Vocabulary.from_dict(own)
     except (TypeError, ValueError) as error:
-        raise UserError(f"the vocabulary in this config cannot be read ({error}); export the model again") from error
+        raise UserError(
+            f"the vocabulary in this config cannot be read ({error}); export the model again"
+        ) from error
 
 
 def _marks(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,13 +249,17 @@ def _marks(config: Mapping[str, Any]) -> dict[str, Any]:
     marks = {}
     for ours, theirs in (("bos", "bos_token_id"), ("eos", "eos_token_id")):
         value = config.get(theirs)
-        if type(value) is int or (isinstance(value, list) and value and all(type(one) is int for one in value)):
+        if type(value) is int or (
+            isinstance(value, list) and value and all(type(one) is int for one in value)
+        ):
             marks[ours] = value
     return marks
 
 
 def config_of(config: TransformerConfig, settings: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """The config.json that transformers reads for this model. settings: our own config.json. UserError where it has no such model."""
+    """The config.json that transformers reads for this model. settings: our own config.json. UserError where
+    it has no such model.
+    """
     odd = {
         "places in a frame": config.frame_period > 0,
         "LayerNorm on queries": config.qk_norm == "layer",
@@ -213,8 +267,19 @@ def config_of(config: TransformerConfig, settings: Mapping[str, Any], dtype: str
         "both bias and norm": config.qk_norm == "rms" and config.qkv_bias,
     }
     if what := " and ".join(name for name, there in odd.items() if there):
-        raise UserError(f"this model has {what}, which no Llama, Mistral, Qwen2 or Qwen3 has; it cannot be exported to that form")
-    kind = "qwen3" if config.qk_norm == "rms" else "qwen2" if config.qkv_bias else "mistral" if config.window else "llama"
+        raise UserError(
+            f"this model has {what}, which no Llama, Mistral, Qwen2 or Qwen3 has; it cannot be "
+            "exported to that form"
+        )
+    kind = (
+        "qwen3"
+        if config.qk_norm == "rms"
+        else "qwen2"
+        if config.qkv_bias
+        else "mistral"
+        if config.window
+        else "llama"
+    )
     rope = _rope_of(config.rope_scaling)
     theirs: dict[str, Any] = {
         "architectures": [f"{kind.capitalize()}ForCausalLM"],
@@ -239,8 +304,12 @@ def config_of(config: TransformerConfig, settings: Mapping[str, Any], dtype: str
     if kind != "llama":
         theirs["sliding_window"] = config.window
     if kind in ("qwen2", "qwen3"):
-        theirs |= {"use_sliding_window": config.window is not None, "max_window_layers": 0 if config.window else config.num_layers}
-    vocabulary, text = settings.get("vocabulary") or {}, settings.get("text") or {}
+        theirs |= {
+            "use_sliding_window": config.window is not None,
+            "max_window_layers": 0 if config.window else config.num_layers,
+        }
+    vocabulary = settings.get("vocabulary") or {}
+    text = settings.get("text") or {}
     for ours, name in (("bos", "bos_token_id"), ("eos", "eos_token_id")):
         if (token := text.get(ours, vocabulary.get(ours))) is not None:
             theirs[name] = token
@@ -253,7 +322,11 @@ def _rope_of(scaling: RopeScaling | None) -> dict[str, Any]:
         return {"rope_type": "default"}
     rope: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
     if scaling.kind != "linear":
-        names = ("low_freq_factor", "high_freq_factor") if scaling.kind == "llama3" else ("beta_slow", "beta_fast")
+        names = (
+            ("low_freq_factor", "high_freq_factor")
+            if scaling.kind == "llama3"
+            else ("beta_slow", "beta_fast")
+        )
         rope |= dict(zip(names, (scaling.low_frequency, scaling.high_frequency)))
         rope["original_max_position_embeddings"] = scaling.trained_length
     return rope | ({"attention_factor": scaling.amplitude} if scaling.kind == "yarn" else {})

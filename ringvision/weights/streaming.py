@@ -1,10 +1,11 @@
-"""LWM's streaming msgpack, written as it comes: a record a tensor, [[path strings …], bin], the bin being Flax's msgpack of the array.
+"""LWM's streaming msgpack, written as it comes: a record a tensor, [[path strings …], bin], the bin being
+Flax's msgpack of the array.
 
     file, path, shape, dtype, arrays that lie one after another in it  ->  bytes
 
-Flax cuts an array above 1 GiB into a map of chunks. Lengths stand before contents in msgpack, so they are computed first and nothing has to
-be held; a length is written in 32 bits, the widest form, wherever it may be large.
-"""
+Flax cuts an array above 1 GiB into a map of chunks. Lengths stand before contents in msgpack, so they are
+computed first and nothing has to be held; a length is written in 32 bits, the widest form, wherever it may be
+large."""
 
 import math
 import struct
@@ -21,10 +22,19 @@ CHUNK = 1 << 30
 LARGEST = 2**32 - 1
 
 
-def record(file: BinaryIO, path: list[str], shape: Shape, dtype: np.dtype, parts: Iterable[np.ndarray], *, chunk: int = CHUNK) -> None:
-    """Write one tensor. parts: arrays of `dtype` that together are the tensor in C order. UserError above 4 GiB, which this format cannot
-    hold; ValueError where the parts are more or fewer than the shape says."""
-    count, width = math.prod(shape), dtype.itemsize
+def record(
+    file: BinaryIO,
+    path: list[str],
+    shape: Shape,
+    dtype: np.dtype,
+    parts: Iterable[np.ndarray],
+    *,
+    chunk: int = CHUNK,
+) -> None:
+    """Write one tensor. parts: arrays of `dtype` that together are the tensor in C order. UserError above 4
+    GiB, which this format cannot hold; ValueError where the parts are more or fewer than the shape says."""
+    count = math.prod(shape)
+    width = dtype.itemsize
     if count * width <= chunk:
         pieces = [(_array_head(shape, dtype), count * width)]
     else:
@@ -35,7 +45,10 @@ def record(file: BinaryIO, path: list[str], shape: Shape, dtype: np.dtype, parts
         pieces = [(head, size * width) for head, size in zip(heads, sizes)]
     length = sum(len(head) + nbytes for head, nbytes in pieces)
     if length > LARGEST:
-        raise UserError(f"{'/'.join(path)} takes {length / 2**30:.1f} GiB, and LWM's format holds at most 4: export it with dtype bfloat16")
+        raise UserError(
+            f"{'/'.join(path)} takes {length / 2**30:.1f} GiB, and LWM's format holds at most 4: "
+            "export it with dtype bfloat16"
+        )
     file.write(b"\x92" + _list(len(path)) + b"".join(map(_text, path)) + b"\xc6" + struct.pack(">I", length))
     stream = _Stream(parts)
     for head, nbytes in pieces:
@@ -58,7 +71,8 @@ class _Stream:
                 raise ValueError(f"{count} bytes fewer were given than announced")
             file.write(self._rest[:count])
             written = min(count, len(self._rest))
-            self._rest, count = self._rest[written:], count - written
+            self._rest = self._rest[written:]
+            count = count - written
 
     def left(self) -> bool:
         """Whether there is more; the next array is taken where the last is used up."""
@@ -71,9 +85,18 @@ class _Stream:
 
 
 def _array_head(shape: Shape, dtype: np.dtype) -> bytes:
-    """All that stands before an array's own bytes: extension type 1 around (shape, name of the dtype, bytes)."""
+    """All that stands before an array's own bytes: extension type 1 around (shape, name of the dtype,
+    bytes).
+    """
     nbytes = math.prod(shape) * dtype.itemsize
-    inner = b"\x93" + _list(len(shape)) + b"".join(map(_whole, shape)) + _text(dtype.name) + b"\xc6" + struct.pack(">I", nbytes)
+    inner = (
+        b"\x93"
+        + _list(len(shape))
+        + b"".join(map(_whole, shape))
+        + _text(dtype.name)
+        + b"\xc6"
+        + struct.pack(">I", nbytes)
+    )
     return b"\xc9" + struct.pack(">I", len(inner) + nbytes) + b"\x01" + inner
 
 
@@ -81,7 +104,14 @@ def _opening(shape: Shape, chunks: int) -> bytes:
     """All that stands before the first chunk."""
     axes = b"".join(_text(str(axis)) + _whole(length) for axis, length in enumerate(shape))
     return (
-        _map(3) + _text("__msgpack_chunked_array__") + b"\xc3" + _text("shape") + _map(len(shape)) + axes + _text("chunks") + _map(chunks)
+        _map(3)
+        + _text("__msgpack_chunked_array__")
+        + b"\xc3"
+        + _text("shape")
+        + _map(len(shape))
+        + axes
+        + _text("chunks")
+        + _map(chunks)
     )
 
 

@@ -1,12 +1,14 @@
-"""One table of names a family: which tensor of ours is which of theirs, and how its numbers are laid out, in both directions.
+"""One table of names a family: which tensor of ours is which of theirs, and how its numbers are laid out, in
+both directions.
 
-    rows (templates of names + a transform)  --plan(shapes of ours)-->  pieces: what is written, from which of their tensors
-    pieces --problems(what they have)-->  all that is missing, unexpected, misshaped, in one list
+    rows (templates of names + a transform)  --plan(shapes of ours)-->  pieces: what is written, from which of
+    their tensors pieces --problems(what they have)-->  all that is missing, unexpected, misshaped, in one
+    list
     pieces --make(piece, read)-->  one array of ours      pieces --unmake(piece, array)-->  arrays of theirs
 
-A template is a name with places for numbers: "encoder.levels.{i}.blocks.{j}.norm1.scale". `{-i}` counts from the other end of the
-table's `levels`. `{layer}` stands in their names where they have a tensor for every layer and we have one for all.
-"""
+A template is a name with places for numbers: "encoder.levels.{i}.blocks.{j}.norm1.scale". `{-i}` counts from
+the other end of the table's `levels`. `{layer}` stands in their names where they have a tensor for every
+layer and we have one for all."""
 
 import math
 import re
@@ -26,24 +28,30 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 _PLACE = re.compile(r"\\\{(-?)(\w+)\\\}|\{(-?)(\w+)\}")
 
 
-# -------------------------------------------------------------------------------------------------------- transforms
+# ------------------------------------------------------------------------------------------------- transforms
 
 
 @dataclass(frozen=True)
 class Transform:
-    """How the numbers of one tensor are laid out. `into(theirs, shape of ours)` gives ours, `back(ours)` theirs; both are views or copies.
+    """How the numbers of one tensor are laid out. `into(theirs, shape of ours)` gives ours, `back(ours)`
+    theirs; both are views or copies.
 
-    says: a word for people. They must be inverse to each other, bit for bit, and work on arrays whose strides are all 0.
-    """
+    says: a word for people. They must be inverse to each other, bit for bit, and work on arrays whose strides
+    are all 0."""
 
     says: str
     into: Callable[[np.ndarray, Shape], np.ndarray]
     back: Callable[[np.ndarray], np.ndarray]
 
     def shape(self, ours: Shape) -> Shape:
-        """The shape that theirs has; found by turning an array that takes no memory. UserError for more elements than any tensor has."""
+        """The shape that theirs has; found by turning an array that takes no memory. UserError for more
+        elements than any tensor has.
+        """
         if math.prod(ours) > MOST_ELEMENTS:
-            raise UserError(f"a tensor of {list(ours)} is wanted, which is more than any model has; correct the config of these weights")
+            raise UserError(
+                f"a tensor of {list(ours)} is wanted, which is more than any model has; correct the "
+                "config of these weights"
+            )
         return self.back(np.broadcast_to(np.int8(0), ours)).shape
 
 
@@ -58,7 +66,8 @@ def adjacent(x: np.ndarray) -> np.ndarray:
 
 
 def matrix(inputs: int = 1, *, out_first: bool, pairs: bool = False) -> Transform:
-    """Ours [inputs…, outputs…], the first `inputs` axes summed over; theirs [in, out], or [out, in] where `out_first` (torch).
+    """Ours [inputs…, outputs…], the first `inputs` axes summed over; theirs [in, out], or [out, in] where
+    `out_first` (torch).
 
     pairs: ours ends in the width of a head, whose rotary pairs lie side by side in theirs.
     """
@@ -82,27 +91,30 @@ def vector(*, pairs: bool = False) -> Transform:
         return (adjacent(x) if pairs else x).reshape(-1)
 
     return Transform(
-        "rotary pairs to halves" if pairs else "", lambda x, shape: halves(x.reshape(shape)) if pairs else x.reshape(shape), back
+        "rotary pairs to halves" if pairs else "",
+        lambda x, shape: halves(x.reshape(shape)) if pairs else x.reshape(shape),
+        back,
     )
 
 
 SAME = Transform("", lambda x, shape: x, lambda x: x)
-TORCH_CONVOLUTION = Transform("OIHW to HWIO", lambda x, shape: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
+TORCH_CONVOLUTION = Transform(
+    "OIHW to HWIO", lambda x, shape: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)
+)
 TORCH_POINT = Transform("OI to 11IO", lambda x, shape: x.T[None, None], lambda x: x[0, 0].T)
 """A linear layer over channels, which is a convolution of one place."""
 
 
-# --------------------------------------------------------------------------------------------------------------- rows
+# ------------------------------------------------------------------------------------------------------- rows
 
 
 @dataclass(frozen=True)
 class Row:
     """One line of a table.
 
-    ours, theirs: templates. Several of theirs lie one after another in ours, along `axis`, `parts` entries of it each.
-    layer_axis: the axis of theirs along which all layers lie in one tensor; None: one tensor for every layer ("{layer}" in its name), or
-    no layers at all.
-    """
+    ours, theirs: templates. Several of theirs lie one after another in ours, along `axis`, `parts` entries of
+    it each. layer_axis: the axis of theirs along which all layers lie in one tensor; None: one tensor for
+    every layer ("{layer}" in its name), or no layers at all."""
 
     ours: str
     theirs: str | tuple[str, ...]
@@ -123,7 +135,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Source:
-    """A tensor of theirs, or the layer `layer` of it: its name, its whole shape, and the axis that layers are counted on."""
+    """A tensor of theirs, or the layer `layer` of it: its name, its whole shape, and the axis that layers are
+    counted on.
+    """
 
     name: str
     shape: Shape
@@ -154,16 +168,24 @@ class Table:
     levels: int = 0
 
     def plan(self, shapes: Mapping[str, Shape]) -> list[Piece]:
-        """The pieces that make up tensors of these names and shapes (ours), layer after layer. UserError names those without a row."""
-        pieces, homeless = list[Piece](), list[str]()
+        """The pieces that make up tensors of these names and shapes (ours), layer after layer. UserError
+        names those without a row.
+        """
+        pieces = list[Piece]()
+        homeless = list[str]()
         for name, shape in shapes.items():
-            found = next(((row, match) for row, pattern in self._ours if (match := pattern.fullmatch(name))), None)
+            found = next(
+                ((row, match) for row, pattern in self._ours if (match := pattern.fullmatch(name))), None
+            )
             if found is None:
                 homeless.append(name)
             else:
                 pieces += self._pieces(name, tuple(shape), *found)
         if homeless:
-            raise UserError(f"{', '.join(gathered(homeless))}: this form of weights has no place for such tensors; choose another")
+            raise UserError(
+                f"{', '.join(gathered(homeless))}: this form of weights has no place for such "
+                "tensors; choose another"
+            )
         return pieces
 
     def ours(self, theirs: str) -> tuple[str, Transform] | None:
@@ -171,7 +193,10 @@ class Table:
         for pattern, row in self._theirs:
             if match := pattern.fullmatch(theirs):
                 turned = {key for _, key in re.findall(r"\{(-)(\w+)\}", row.names[0])}
-                numbers = {key: self._from_end(number) if key in turned else number for key, number in match.groupdict().items()}
+                numbers = {
+                    key: self._from_end(number) if key in turned else number
+                    for key, number in match.groupdict().items()
+                }
                 return self._filled(row.ours, numbers), row.transform
         return None
 
@@ -190,16 +215,21 @@ class Table:
         if not row.by_layer:
             yield Piece(name, None, shape, tuple(map(Source, names, shapes)), row)
             return
-        layers, axis = shape[0], row.layer_axis
+        layers = shape[0]
+        axis = row.layer_axis
         if axis is not None:
             shapes = [(*part[:axis], layers, *part[axis:]) for part in shapes]
         for layer in range(layers):
-            sources = tuple(Source(one.replace("{layer}", str(layer)), part, axis, layer) for one, part in zip(names, shapes))
+            sources = tuple(
+                Source(one.replace("{layer}", str(layer)), part, axis, layer)
+                for one, part in zip(names, shapes)
+            )
             yield Piece(name, layer, whole, sources, row)
 
     def _filled(self, template: str, numbers: Mapping[str, str]) -> str:
         def number(place: re.Match[str]) -> str:
-            back, key = place[3], place[4]
+            back = place[3]
+            key = place[4]
             if key not in numbers:
                 return place[0]
             return self._from_end(numbers[key]) if back else numbers[key]
@@ -211,7 +241,12 @@ class Table:
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    return re.compile(_PLACE.sub(lambda place: rf"(?P<{place[2]}>\d+)" if place[2] else place[0], re.escape(template).replace(r"\-", "-")))
+    return re.compile(
+        _PLACE.sub(
+            lambda place: rf"(?P<{place[2]}>\d+)" if place[2] else place[0],
+            re.escape(template).replace(r"\-", "-"),
+        )
+    )
 
 
 def _part_shapes(row: Row, whole: Shape) -> list[Shape]:
@@ -220,13 +255,16 @@ def _part_shapes(row: Row, whole: Shape) -> list[Shape]:
     return [(*whole[: row.axis], part, *whole[row.axis + 1 :]) for part in row.parts]
 
 
-# ------------------------------------------------------------------------------------------------------- both directions
+# -------------------------------------------------------------------------------------------- both directions
 
 
 def make(piece: Piece, read: Read) -> np.ndarray:
     """The array of a piece, [piece.shape], of their tensors as `read` gives them."""
-    row, parts = piece.row, _part_shapes(piece.row, piece.shape)
-    arrays = [row.transform.into(source.take(read(source.name)), part) for source, part in zip(piece.sources, parts)]
+    row = piece.row
+    parts = _part_shapes(piece.row, piece.shape)
+    arrays = [
+        row.transform.into(source.take(read(source.name)), part) for source, part in zip(piece.sources, parts)
+    ]
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=row.axis)
 
 
@@ -239,25 +277,38 @@ def unmake(piece: Piece, array: np.ndarray) -> Iterator[tuple[Source, np.ndarray
 
 
 def problems(pieces: Iterable[Piece], found: Mapping[str, Any], ignorable: Iterable[str] = ()) -> list[str]:
-    """All that keeps `found` (name -> something with .shape and .dtype) from being what the pieces are made of: a line for each kind.
+    """All that keeps `found` (name -> something with .shape and .dtype) from being what the pieces are made
+    of: a line for each kind.
 
     ignorable: regular expressions of names that may be there and are not wanted.
     """
     wanted = {source.name: source.shape for piece in pieces for source in piece.sources}
     known = re.compile("|".join(f"(?:{pattern})" for pattern in ignorable) or r"(?!)")
     wrong = [f"{name} is missing" for name in gathered(name for name in wanted if name not in found)]
-    wrong += [f"{name} is unexpected" for name in gathered(name for name in found if name not in wanted and not known.fullmatch(name))]
-    misshaped, unfit = dict[str, list[str]](), dict[str, list[str]]()
+    wrong += [
+        f"{name} is unexpected"
+        for name in gathered(name for name in found if name not in wanted and not known.fullmatch(name))
+    ]
+    misshaped = dict[str, list[str]]()
+    unfit = dict[str, list[str]]()
     for name, shape in wanted.items():
         if name in found and tuple(found[name].shape) != tuple(shape):
-            misshaped.setdefault(f"of shape {list(found[name].shape)}, expected {list(shape)}", []).append(name)
+            misshaped.setdefault(f"of shape {list(found[name].shape)}, expected {list(shape)}", []).append(
+                name
+            )
         elif name in found and found[name].dtype not in FLOATS:
-            unfit.setdefault(f"of {found[name].dtype}, expected floats ({', '.join(FLOATS)})", []).append(name)
-    return wrong + [f"{name} is {what}" for what, names in (misshaped | unfit).items() for name in gathered(names)]
+            unfit.setdefault(f"of {found[name].dtype}, expected floats ({', '.join(FLOATS)})", []).append(
+                name
+            )
+    return wrong + [
+        f"{name} is {what}" for what, names in (misshaped | unfit).items() for name in gathered(names)
+    ]
 
 
 def gathered(names: Iterable[str]) -> list[str]:
-    """Names that differ in their first number alone as one: "h.{0-3,7}.wq" for h.0.wq to h.3.wq and h.7.wq."""
+    """Names that differ in their first number alone as one: "h.{0-3,7}.wq" for h.0.wq to h.3.wq and
+    h.7.wq.
+    """
     groups: dict[tuple[str, str], list[str]] = {}
     for name in names:
         match = re.match(r"(.*?)(\d+)(.*)", name)

@@ -1,7 +1,8 @@
-"""Opens anything that holds weights: which format it is, is found out from its bytes, and nothing in it is ever run.
+"""Opens anything that holds weights: which format it is, is found out from its bytes, and nothing in it is
+ever run.
 
-In goes a file, or a folder with one; out come `Tensors`: what tensors there are, known without reading them, and each read when asked for.
-"""
+In goes a file, or a folder with one; out come `Tensors`: what tensors there are, known without reading them,
+and each read when asked for."""
 
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -17,26 +18,28 @@ from ringvision.weights.readers.source import Source
 from ringvision.weights.readers.stored import DTYPES, Spec
 from ringvision.weights.readers.torch import open_torch
 
-__all__ = ["DTYPES", "FORMS", "Spec", "Tensors", "find_weights", "form_of", "open_tensors"]
+__all__ = ["DTYPES", "FORMS", "Spec", "Tensors", "find_weights", "generation_format_of", "open_tensors"]
 
 FORMS = ("safetensors", "streaming-msgpack", "flax-msgpack", "pickle", "torch", "gguf")
-WHOLE, INDEX = "model.safetensors", ".safetensors.index.json"
+WHOLE = "model.safetensors"
+INDEX = ".safetensors.index.json"
 MEMORY = 2 << 30
 
 
 class Tensors(Protocol):
     """The tensors of a file or of a sharded folder.
 
-    form: one of FORMS. specs: each tensor's shape and dtype, by its name as it is stored: levels joined by "/" in msgpack and pickles,
-    dotted in safetensors, torch's files and GGUF. metadata: GGUF's key-values, the __metadata__ of safetensors; empty for others.
-    """
+    form: one of FORMS. specs: each tensor's shape and dtype, by its name as it is stored: levels joined by
+    "/" in msgpack and pickles, dotted in safetensors, torch's files and GGUF. metadata: GGUF's key-values,
+    the __metadata__ of safetensors; empty for others."""
 
     form: str
     specs: dict[str, Spec]
     metadata: dict[str, Any]
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
-        """One tensor as it is stored (GGUF: as float32), in memory of its own; rows (first, end): that part of its first axis alone.
+        """One tensor as it is stored (GGUF: as float32), in memory of its own; rows (first, end): that part
+        of its first axis alone.
 
         Raises UserError for a name or rows that are not there.
         """
@@ -52,17 +55,19 @@ class Tensors(Protocol):
 def open_tensors(path: str | Path, form: str | None = None, *, memory: int = MEMORY) -> Tensors:
     """The weights at `path`, a file or a folder.
 
-    form: one of FORMS, where it is known; else it is found out. memory: bytes that the process that goes over a pickle may use.
-    Raises UserError for what is no weights, damaged, or made to do harm.
-    """
+    form: one of FORMS, where it is known; else it is found out. memory: bytes that the process that goes over
+    a pickle may use. Raises UserError for what is no weights, damaged, or made to do harm."""
     path = find_weights(Path(path))
     if path.name.endswith(INDEX):
         if form not in (None, "safetensors"):
             raise UserError(f"{path} is an index of safetensors, not {form}; leave the form out")
         return open_index(path)
-    found = form_of(path)
+    found = generation_format_of(path)
     if found is None:
-        raise UserError(f"{path} is none of the kinds of weights that are read ({', '.join(FORMS)}); check that it was fetched whole")
+        raise UserError(
+            f"{path} is none of the kinds of weights that are read ({', '.join(FORMS)}); check "
+            "that it was fetched whole"
+        )
     if form is not None and form != found:
         raise UserError(f"{path} is {found} and not {form}; leave the form out, or give another file")
     match found:
@@ -81,8 +86,8 @@ def open_tensors(path: str | Path, form: str | None = None, *, memory: int = MEM
 
 
 def find_weights(path: Path) -> Path:
-    """The file of weights that `path` is or holds: a folder's model.safetensors, where transformers looks first, its index of safetensors,
-    its one file of safetensors or of any other kind.
+    """The file of weights that `path` is or holds: a folder's model.safetensors, where transformers looks
+    first, its index of safetensors, its one file of safetensors or of any other kind.
 
     Raises UserError where there is none, or it is not clear which.
     """
@@ -91,21 +96,32 @@ def find_weights(path: Path) -> Path:
     try:
         files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
     except OSError as error:
-        raise UserError(f"{path} cannot be looked into ({error.strerror}); give a folder with weights, or the file itself") from None
+        raise UserError(
+            f"{path} cannot be looked into ({error.strerror}); give a folder with weights, or the file itself"
+        ) from None
     if (whole := path / WHOLE) in files:
         return whole
     for kind in (INDEX, ".safetensors"):
         if len(found := [file for file in files if file.name.endswith(kind)]) == 1:
             return found[0]
-    found = found or [file for file in files if file.suffix not in (".json", ".npz") and form_of(file) is not None]
+    found = found or [
+        file
+        for file in files
+        if file.suffix not in (".json", ".npz") and generation_format_of(file) is not None
+    ]
     if not found:
-        raise UserError(f"{path} holds no weights; give a folder with one file of {', '.join(FORMS)}, or the file itself")
+        raise UserError(
+            f"{path} holds no weights; give a folder with one file of {', '.join(FORMS)}, or the file itself"
+        )
     if len(found) > 1:
-        raise UserError(f"{path} holds several files of weights ({', '.join(file.name for file in found[:6])}); name the one that is meant")
+        raise UserError(
+            f"{path} holds several files of weights "
+            f"({', '.join(file.name for file in found[:6])}); name the one that is meant"
+        )
     return found[0]
 
 
-def form_of(path: Path) -> str | None:
+def generation_format_of(path: Path) -> str | None:
     """Which of FORMS the file's first bytes begin; None where they begin none."""
     source = Source(path)
     try:

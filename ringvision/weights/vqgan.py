@@ -1,13 +1,14 @@
-"""Image tokenizers of the VQGAN's kind, as four families name them; one table, filled with each family's words.
+"""Image tokenizers of the VQGAN's kind, as four families name them; one table, filled with each family's
+words.
 
     LWM               encoder/DownsamplingBlock_{i}/ResnetBlock_{j}/Conv_0/kernel     decoder numbered from the lowest resolution
     vqgan-jax         encoder/down_{i}/block_{j}/conv1/kernel                         decoder numbered from the highest
     taming            encoder.down.{i}.block.{j}.conv1.weight [out, in, h, w]         decoder numbered from the highest
     diffusers         encoder.down_blocks.{i}.resnets.{j}.conv1.weight [out, in, h, w]   decoder numbered from the lowest (aMUSEd)
 
-The architecture is inferred from the tensors' names and shapes, all but what they cannot say (resolution, groups of a norm), and a config
-that lies beside overrides it. LWM's network clips to [-1, 1] and aMUSEd's takes pixels in [0, 1]; the others' values are left alone.
-"""
+The architecture is inferred from the tensors' names and shapes, all but what they cannot say (resolution,
+groups of a norm), and a config that lies beside overrides it. LWM's network clips to [-1, 1] and aMUSEd's
+takes pixels in [0, 1]; the others' values are left alone."""
 
 import math
 import re
@@ -45,7 +46,9 @@ ATTENTION = ("norm", "query", "key", "value", "out")
 
 @dataclass(frozen=True)
 class Style:
-    """A family's words. encoder, decoder: its names of PLACES. parts, attention: of PARTS and ATTENTION. leaves: kernel, scale, bias."""
+    """A family's words. encoder, decoder: its names of PLACES. parts, attention: of PARTS and ATTENTION.
+    leaves: kernel, scale, bias.
+    """
 
     name: str
     join: str
@@ -73,15 +76,19 @@ class Style:
     def _place(self, ours: str, theirs: str) -> list[Row]:
         last = ours.rpartition(".")[2]
         if "attention" in ours:
-            inner, transform = zip(ATTENTION, self.attention), self.point
+            inner = zip(ATTENTION, self.attention)
+            transform = self.point
         elif "block" in ours:
-            inner, transform = zip(PARTS, self.parts), self.convolution
+            inner = zip(PARTS, self.parts)
+            transform = self.convolution
         else:
             return self._leaves(ours, theirs, None if last == "norm_out" else self.convolution)
         return [
             row
             for part, word in inner
-            for row in self._leaves(f"{ours}.{part}", f"{theirs}{self.join}{word}", None if "norm" in part else transform)
+            for row in self._leaves(
+                f"{ours}.{part}", f"{theirs}{self.join}{word}", None if "norm" in part else transform
+            )
         ]
 
     def _leaves(self, ours: str, theirs: str, kernel: Transform | None) -> list[Row]:
@@ -94,8 +101,20 @@ class Style:
 def _flax_half(half: str, block: str, resample: str) -> tuple[str, ...]:
     level = f"{half}/{block}_{{i}}/"
     middle = f"{half}/MidBlock_0/"
-    places = (f"{half}/Conv_0", level + "ResnetBlock_{j}", level + "AttnBlock_{j}", f"{level}{resample}_0/Conv_0")
-    return (*places, middle + "ResnetBlock_0", middle + "AttnBlock_0", middle + "ResnetBlock_1", f"{half}/GroupNorm_0", f"{half}/Conv_1")
+    places = (
+        f"{half}/Conv_0",
+        level + "ResnetBlock_{j}",
+        level + "AttnBlock_{j}",
+        f"{level}{resample}_0/Conv_0",
+    )
+    return (
+        *places,
+        middle + "ResnetBlock_0",
+        middle + "AttnBlock_0",
+        middle + "ResnetBlock_1",
+        f"{half}/GroupNorm_0",
+        f"{half}/Conv_1",
+    )
 
 
 def _taming_half(half: str, level: str, resample: str, join: str, number: str) -> tuple[str, ...]:
@@ -114,15 +133,28 @@ def _taming_half(half: str, level: str, resample: str, join: str, number: str) -
 
 
 def _diffusers_half(half: str, blocks: str, resample: str) -> tuple[str, ...]:
-    level, middle = f"{half}.{blocks}.{{i}}.", f"{half}.mid_block."
+    level = f"{half}.{blocks}.{{i}}."
+    middle = f"{half}.mid_block."
     places = (f"{half}.conv_in", level + "resnets.{j}", level + "attentions.{j}", f"{level}{resample}.0.conv")
-    return (*places, middle + "resnets.0", middle + "attentions.0", middle + "resnets.1", f"{half}.conv_norm_out", f"{half}.conv_out")
+    return (
+        *places,
+        middle + "resnets.0",
+        middle + "attentions.0",
+        middle + "resnets.1",
+        f"{half}.conv_norm_out",
+        f"{half}.conv_out",
+    )
 
 
-TAMING_EXTRAS = (r"(.*\.)?loss\..*", r"(callbacks|optimizer_states|lr_schedulers|loops|hyper_parameters)\..*", r"global_step|epoch")
+TAMING_EXTRAS = (
+    r"(.*\.)?loss\..*",
+    r"(callbacks|optimizer_states|lr_schedulers|loops|hyper_parameters)\..*",
+    r"global_step|epoch",
+)
 """The discriminator and the perceptual loss, and what a trainer keeps beside the weights."""
 _TAMING = ("norm1", "conv1", "norm2", "conv2", "nin_shortcut"), ("norm", "q", "k", "v", "proj_out")
-_FLAX, _TORCH = ("kernel", "scale", "bias"), ("weight", "weight", "bias")
+_FLAX = ("kernel", "scale", "bias")
+_TORCH = ("weight", "weight", "bias")
 DIFFUSERS = Style(
     "VQModel of diffusers (aMUSEd)",
     ".",
@@ -180,16 +212,23 @@ STYLES = {
 
 
 def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
-    """A VQGAN of one of the four families. UserError where the config contradicts itself or asks for what is not known here."""
+    """A VQGAN of one of the four families. UserError where the config contradicts itself or asks for what is
+    not known here.
+    """
     marks = {marker: root for marker in STYLES if (root := root_of(tensors.specs, marker)) is not None}
     if not marks:
         return None
     marker, prefix = next(iter(marks.items()))
     style = STYLES[marker]
     half_table = Table(style.rows(), prefix)
-    levels = 1 + max((int(match[1]) for name in tensors.specs if (match := _level(half_table, name))), default=0)
+    levels = 1 + max(
+        (int(match[1]) for name in tensors.specs if (match := _level(half_table, name))), default=0
+    )
     if levels > MOST_LEVELS:
-        raise UserError(f"{style.name} with {levels} levels of resolution: expected at most {MOST_LEVELS}; is this a VQGAN?")
+        raise UserError(
+            f"{style.name} with {levels} levels of resolution: expected at most {MOST_LEVELS}; is "
+            "this a VQGAN?"
+        )
     table = Table(style.rows(), prefix, levels)
     settings = Settings(_flattened(config))
     vqgan = _read(settings, _inferred(table, tensors.specs), style)
@@ -213,7 +252,9 @@ def _flattened(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _inferred(table: Table, found: Mapping[str, Spec]) -> dict[str, Any]:
-    """What names and shapes say: attention by level, and the sizes. Where something is missing, a size that the check will complain of."""
+    """What names and shapes say: attention by level, and the sizes. Where something is missing, a size that
+    the check will complain of.
+    """
     shapes: dict[str, Shape] = {}
     for name, spec in found.items():
         known = table.ours(name)
@@ -228,7 +269,9 @@ def _inferred(table: Table, found: Mapping[str, Spec]) -> dict[str, Any]:
     levels = range(table.levels)
     entry = shapes.get("encoder.conv_in.kernel") or (None,)
     widths = [size(f"encoder.levels.{level}.blocks.0.conv1.kernel", -1) for level in levels]
-    attended = tuple(level for level in levels if f"encoder.levels.{level}.attentions.0.query.kernel" in shapes)
+    attended = tuple(
+        level for level in levels if f"encoder.levels.{level}.attentions.0.query.kernel" in shapes
+    )
     blocks = sum(f"encoder.levels.0.blocks.{block}.conv1.kernel" in shapes for block in range(len(shapes)))
     return {
         "in_channels": size("encoder.conv_in.kernel", -2),
@@ -245,7 +288,9 @@ def _inferred(table: Table, found: Mapping[str, Spec]) -> dict[str, Any]:
 
 
 def _turned(transform: Transform, shape: Shape) -> Shape:
-    """The shape of ours that a tensor of theirs becomes; () where it has another number of axes than it should."""
+    """The shape of ours that a tensor of theirs becomes; () where it has another number of axes than it
+    should.
+    """
     try:
         return transform.into(np.broadcast_to(np.int8(0), shape), shape).shape
     except ValueError:
@@ -253,7 +298,9 @@ def _turned(transform: Transform, shape: Shape) -> Shape:
 
 
 def _read(settings: Settings, seen: Mapping[str, Any], style: Style) -> VQGANConfig:
-    """The config, from the settings where they say it (under the names of any of the four families) and from what was seen."""
+    """The config, from the settings where they say it (under the names of any of the four families) and from
+    what was seen.
+    """
     if style is DIFFUSERS:
         settings.only("_class_name", "VQModel")
     _refuse_unknown(settings)
@@ -264,7 +311,9 @@ def _read(settings: Settings, seen: Mapping[str, Any], style: Style) -> VQGANCon
         settings.wrong.append(f"{len(mults)} levels of resolution, expected 1 to {MOST_LEVELS}")
     step = 2 ** (max(1, min(len(mults), MOST_LEVELS)) - 1)
     resolution = _resolution(settings, step)
-    groups = settings.whole("group_norm_groups", "norm_num_groups", default=math.gcd(32, *(base * mult for mult in mults)))
+    groups = settings.whole(
+        "group_norm_groups", "norm_num_groups", default=math.gcd(32, *(base * mult for mult in mults))
+    )
     z_channels = settings.whole("z_channels", "latent_channels", default=seen["z_channels"])
     attended, middle = _attention(settings, seen, resolution, style)
     values: dict[str, Any] = {
@@ -272,17 +321,25 @@ def _read(settings: Settings, seen: Mapping[str, Any], style: Style) -> VQGANCon
         "in_channels": settings.whole("num_channels", "in_channels", default=seen["in_channels"]),
         "channels": base,
         "channel_mults": mults,
-        "num_res_blocks": settings.whole("num_res_blocks", "layers_per_block", default=seen["num_res_blocks"], most=64),
+        "num_res_blocks": settings.whole(
+            "num_res_blocks", "layers_per_block", default=seen["num_res_blocks"], most=64
+        ),
         "attention_resolutions": attended,
         "mid_attention": middle,
         "z_channels": z_channels,
-        "embed_dim": settings.whole("quantized_embed_dim", "embed_dim", "vq_embed_dim", default=seen["embed_dim"]),
-        "codebook_size": settings.whole("num_embeddings", "n_embed", "num_vq_embeddings", default=seen["codebook_size"]),
+        "embed_dim": settings.whole(
+            "quantized_embed_dim", "embed_dim", "vq_embed_dim", default=seen["embed_dim"]
+        ),
+        "codebook_size": settings.whole(
+            "num_embeddings", "n_embed", "num_vq_embeddings", default=seen["codebook_size"]
+        ),
         "norm_groups": groups,
         "norm_eps": settings.real("group_norm_eps", default=1e-6),
         "clip": settings.flag("clip", style.clip),
         "pixel_range": _pixel_range(settings, style),
-        "learned_resampling": settings.flag("resample_with_conv", settings.flag("resamp_with_conv", seen["learned_resampling"])),
+        "learned_resampling": settings.flag(
+            "resample_with_conv", settings.flag("resamp_with_conv", seen["learned_resampling"])
+        ),
         "entry_channels": _entry(settings, seen, base, mults, style),
     }
     settings.report()
@@ -295,41 +352,62 @@ def _pixel_range(settings: Settings, style: Style) -> tuple[float, float]:
     if isinstance(said, list) and len(said) == 2 and all(type(value) in (int, float) for value in said):
         return said[0], said[1]
     if said is not None:
-        settings.wrong.append(f"pixel_range is {said!r}, expected what black and what white are, such as [-1, 1]")
+        settings.wrong.append(
+            f"pixel_range is {said!r}, expected what black and what white are, such as [-1, 1]"
+        )
     return style.pixel_range
 
 
-def _entry(settings: Settings, seen: Mapping[str, Any], base: int, mults: Sequence[int], style: Style) -> int | None:
-    """What the first convolution gives where that is not the first level's width, as diffusers always has it; elsewhere it is the base."""
+def _entry(
+    settings: Settings, seen: Mapping[str, Any], base: int, mults: Sequence[int], style: Style
+) -> int | None:
+    """What the first convolution gives where that is not the first level's width, as diffusers always has it;
+    elsewhere it is the base.
+    """
     entry = seen["entry"] if settings.get("hidden_channels", "ch") is None else base
     return None if style is DIFFUSERS or entry is None or not mults or entry == base * mults[0] else entry
 
 
 def _resolution(settings: Settings, step: int) -> int:
-    """diffusers' sample_size is a count of codes in some files and of pixels in others: what cannot be pixels is not believed."""
+    """diffusers' sample_size is a count of codes in some files and of pixels in others: what cannot be pixels
+    is not believed.
+    """
     said = settings.get("resolution") or settings.get("sample_size")
     believed = settings.get("resolution") is not None or (isinstance(said, int) and said >= 4 * step)
     if said is not None and believed:
         resolution = settings.whole("resolution", "sample_size")
     else:
         resolution = RESOLUTION if RESOLUTION % step == 0 else 4 * step
-        settings.assumed.append(f"resolution {resolution} (nothing says it, and the network takes others; see --config)")
+        settings.assumed.append(
+            f"resolution {resolution} (nothing says it, and the network takes others; see --config)"
+        )
     if resolution % step:
-        settings.wrong.append(f"resolution is {resolution}, expected a multiple of {step}, the pixels of a code")
+        settings.wrong.append(
+            f"resolution is {resolution}, expected a multiple of {step}, the pixels of a code"
+        )
     return resolution
 
 
-def _attention(settings: Settings, seen: Mapping[str, Any], resolution: int, style: Style) -> tuple[tuple[int, ...], bool]:
+def _attention(
+    settings: Settings, seen: Mapping[str, Any], resolution: int, style: Style
+) -> tuple[tuple[int, ...], bool]:
     """(resolutions with attention, attention in the middle)."""
     attended: tuple[int, ...] = tuple(resolution >> level for level in seen["attended"])
     middle = seen["mid_attention"]
     if style is DIFFUSERS:
         kinds = settings.get("down_block_types")
         if isinstance(kinds, (list, tuple)) and all(isinstance(kind, str) for kind in kinds):
-            attended = tuple(resolution >> level for level, kind in enumerate(kinds[:MOST_LEVELS]) if "Attn" in kind)
+            attended = tuple(
+                resolution >> level for level, kind in enumerate(kinds[:MOST_LEVELS]) if "Attn" in kind
+            )
             others = settings.get("up_block_types")
-            if isinstance(others, (list, tuple)) and ["Attn" in str(kind) for kind in others[::-1]] != ["Attn" in kind for kind in kinds]:
-                settings.wrong.append("up_block_types has attention at other resolutions than down_block_types, which is not known here")
+            if isinstance(others, (list, tuple)) and ["Attn" in str(kind) for kind in others[::-1]] != [
+                "Attn" in kind for kind in kinds
+            ]:
+                settings.wrong.append(
+                    "up_block_types has attention at other resolutions than down_block_types, which is "
+                    "not known here"
+                )
         return attended, settings.flag("mid_block_add_attention", middle)
     middle = not settings.flag("no_attn_mid_block", not middle)
     return settings.wholes("attn_resolutions", default=attended), middle
@@ -343,5 +421,7 @@ def _refuse_unknown(settings: Settings) -> None:
         kinds: Any = settings.get(name) or ()
         kinds = kinds if isinstance(kinds, (list, tuple)) else [kinds]
         settings.wrong += [
-            f"{name} has {shown(kind)}, which is not known here" for kind in kinds[:MOST_LEVELS] if not _BLOCK.fullmatch(str(kind))
+            f"{name} has {shown(kind)}, which is not known here"
+            for kind in kinds[:MOST_LEVELS]
+            if not _BLOCK.fullmatch(str(kind))
         ]

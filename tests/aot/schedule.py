@@ -10,7 +10,9 @@ _ARRAY = re.compile(r"([a-z]+\d+)\[([\d,]*)\]")
 
 @dataclass(frozen=True)
 class Permute:
-    """One collective-permute: where it stands, what it sends, and how many kernels run while it is under way."""
+    """One collective-permute: where it stands, what it sends, and how many kernels run while it is under
+    way.
+    """
 
     computation: str
     name: str
@@ -25,13 +27,20 @@ class Permute:
 
 
 def permutes(text: str) -> list[Permute]:
-    """`text`: `compiled.as_text()` of a program compiled for a TPU, whose computations are printed in the order of their schedule."""
+    """`text`: `compiled.as_text()` of a program compiled for a TPU, whose computations are printed in the
+    order of their schedule.
+    """
     if "is_scheduled=true" not in text:
         raise ValueError("this is not a scheduled program")
-    found, computation, kernels, under_way = [], "", 0, {}
+    found = []
+    computation = ""
+    kernels = 0
+    under_way = {}
     for line in text.splitlines():
         if start := _COMPUTATION.match(line):
-            computation, kernels, under_way = start[1], 0, {}
+            computation = start[1]
+            kernels = 0
+            under_way = {}
         if not (operation := _OPERATION.match(line)):
             continue
         name, result, code, rest = operation.groups()

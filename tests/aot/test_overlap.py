@@ -1,4 +1,6 @@
-"""What the TPU's compiler makes of the ring: transfers hidden behind the kernels of their hops, and memory that does not grow with it."""
+"""What the TPU's compiler makes of the ring: transfers hidden behind the kernels of their hops, and memory
+that does not grow with it.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +16,29 @@ RINGS = {"v4": "v4:2x2x1", "v5e": "v5e:2x4", "v5p": "v5p:2x2x2", "v6e": "v6e:2x4
 """Eight devices each."""
 
 
-def compiled(topology: str, *, backward: bool, data: bool = False, exchange: str = "ring", chunk: int = 2048, kv_heads: int = 2):
-    """16 query heads of 128, bfloat16, causal. `data`: positions and segment ids are arguments, and hops may be skipped."""
+def compiled(
+    topology: str,
+    *,
+    backward: bool,
+    data: bool = False,
+    exchange: str = "ring",
+    chunk: int = 2048,
+    kv_heads: int = 2,
+):
+    """16 query heads of 128, bfloat16, causal. `data`: positions and segment ids are arguments, and hops may
+    be skipped.
+    """
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     mesh = Mesh(np.array(devices), ("context",))
     length = chunk * len(devices)
 
     def spread(*shape: int, dtype=jnp.bfloat16):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(None, "context")))
+        return jax.ShapeDtypeStruct(
+            shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(None, "context"))
+        )
 
-    q, kv = spread(1, length, 16, 128), spread(1, length, kv_heads, 128)
+    q = spread(1, length, 16, 128)
+    kv = spread(1, length, kv_heads, 128)
     tokens = [spread(1, length, dtype=jnp.int32)] * 2
 
     def attend(q, k, v, positions, segment_ids):
@@ -56,7 +71,9 @@ def test_every_hop_is_hidden_behind_its_kernel(generation):
 
 @pytest.mark.parametrize("generation", ["v5e", "v5p"])
 def test_hops_that_may_be_skipped_are_hidden_too(generation):
-    """In the open is only what has no kernel to hide behind: keys that pass by devices on which nobody sees them."""
+    """In the open is only what has no kernel to hide behind: keys that pass by devices on which nobody sees
+    them.
+    """
     sent = permutes(compiled(RINGS[generation], backward=True, data=True).as_text())
     with_kernels = {permute.computation for permute in sent if permute.kernels}
     assert len(with_kernels) == 3  # the forward loop, the backward loop, and what comes before and after that
@@ -79,7 +96,8 @@ def test_both_ways_at_once(kv_heads):
 @pytest.mark.parametrize("data", [False, True])
 @pytest.mark.parametrize("rings", [("v5e:2x4", "v5e:4x4"), ("v5e:4x8", "v5e:8x8")])
 def test_memory_does_not_grow_with_the_ring(data, rings):
-    """The same chunk on twice the devices, so of rows twice as long, forward and backward. (On 4 it is less: a loop of one step is none.
-    Between 16 and 32 the compiler makes another choice, once, that takes 2 MB more.)"""
+    """The same chunk on twice the devices, so of rows twice as long, forward and backward. (On 4 it is less:
+    a loop of one step is none. Between 16 and 32 the compiler makes another choice, once, that takes 2 MB
+    more.)"""
     taken = [compiled(ring, backward=True, data=data).memory_analysis().temp_size_in_bytes for ring in rings]
     assert max(taken) <= 1.01 * taken[0], taken

@@ -1,4 +1,6 @@
-"""Files that try to make a video reader open another file or the network, and a watch that notices when one does."""
+"""Files that try to make a video reader open another file or the network, and a watch that notices when one
+does.
+"""
 
 import contextlib
 import ctypes
@@ -9,7 +11,9 @@ from pathlib import Path
 
 from clips import write_clip
 
-IN_ACCESS, IN_OPEN, IN_NONBLOCK = 0x1, 0x20, 0o4000
+IN_ACCESS = 0x1
+IN_OPEN = 0x20
+IN_NONBLOCK = 0o4000
 
 
 class Bait:
@@ -25,7 +29,9 @@ class Bait:
         assert system.inotify_add_watch(self.watch, os.fsencode(self.path), IN_OPEN | IN_ACCESS) > 0
 
     def touched(self) -> tuple[int, int]:
-        """How often the file was opened or read (0 or more), and how many connections came, since the last call."""
+        """How often the file was opened or read (0 or more), and how many connections came, since the last
+        call.
+        """
         reads = connections = 0
         with contextlib.suppress(BlockingIOError):
             reads = len(os.read(self.watch, 1 << 16)) // 16
@@ -42,7 +48,11 @@ class Bait:
 
 def attacks(folder: Path, bait: Bait) -> dict[str, tuple[Path, str]]:
     """What it is: (the file, the demuxer whose name it would go by). Every one refers to the bait."""
-    made = {f"{what} as {suffix}": (content, suffix) for what, content in texts(bait).items() for suffix in ("mp4", "mkv")}
+    made = {
+        f"{what} as {suffix}": (content, suffix)
+        for what, content in texts(bait).items()
+        for suffix in ("mp4", "mkv")
+    }
     made["playlist as m3u8"] = (texts(bait)["playlist"], "m3u8")
     made["playlist as avi"] = (texts(bait)["playlist"], "avi")
     made |= {what: (content, "mp4") for what, content in quicktimes(folder, bait).items()}
@@ -58,14 +68,19 @@ def attacks(folder: Path, bait: Bait) -> dict[str, tuple[Path, str]]:
 
 
 def texts(bait: Bait) -> dict[str, bytes]:
-    path, address = bait.path, bait.address
+    path = bait.path
+    address = bait.address
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{path}\n#EXTINF:1,\nhttp://{address}/a.ts\n#EXT-X-ENDLIST\n"
     port = address.split(":")[1]
-    session = f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+    session = (
+        f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} "
+        "RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+    )
     dash = (
         '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" '
         'profiles="urn:mpeg:dash:profile:isoff-on-demand:2011" type="static">'
-        f'<Period><AdaptationSet><Representation id="1" bandwidth="1"><BaseURL>http://{address}/a.mp4</BaseURL>'
+        '<Period><AdaptationSet><Representation id="1" '
+        f'bandwidth="1"><BaseURL>http://{address}/a.mp4</BaseURL>'
         "</Representation></AdaptationSet></Period></MPD>"
     )
     packets = [b"G" + playlist.encode()[i : i + 187].ljust(187, b"\n") for i in range(0, 600, 187)]
@@ -100,16 +115,31 @@ def quicktimes(folder: Path, bait: Bait) -> dict[str, bytes]:
 
     padded = place + b"\0" * (len(place) % 2)
     alias = bytes(10) + b"\x06canary".ljust(28, b"\0") + bytes(12) + b"\x09canary.ts".ljust(64, b"\0")
-    alias += bytes(16) + struct.pack(">HH", 1, 1) + bytes(16) + struct.pack(">HH", 2, len(place)) + padded + struct.pack(">HH", 0xFFFF, 0)
+    alias += (
+        bytes(16)
+        + struct.pack(">HH", 1, 1)
+        + bytes(16)
+        + struct.pack(">HH", 2, len(place))
+        + padded
+        + struct.pack(">HH", 0xFFFF, 0)
+    )
     inner = b"moovtrakmdiaminfdinfdref"
     names = [inner[i : i + 4] for i in range(0, len(inner), 4)]
     return {
         "mov, its data at a path": replaced(whole, names, entry(b"url ", b"file://" + place + b"\0")),
-        "mov, its data on the network": replaced(whole, names, entry(b"url ", f"http://{bait.address}/a.mov\0".encode())),
+        "mov, its data on the network": replaced(
+            whole, names, entry(b"url ", f"http://{bait.address}/a.mov\0".encode())
+        ),
         "mov, its data behind an alias": replaced(whole, names, entry(b"alis", alias)),
         "mov, an alias that says it is the file itself": replaced(whole, names, entry(b"alis", alias, 1)),
-        "mov, a reference movie": struct.pack(">I4s", 16, b"ftyp") + b"qt  " + bytes(4) + box(b"moov", box(b"rmra", box(b"rmda", place))),
-        "mov, its header compressed": struct.pack(">I4s", 16, b"ftyp") + b"qt  " + bytes(4) + box(b"moov", box(b"cmov", bytes(40))),
+        "mov, a reference movie": struct.pack(">I4s", 16, b"ftyp")
+        + b"qt  "
+        + bytes(4)
+        + box(b"moov", box(b"rmra", box(b"rmda", place))),
+        "mov, its header compressed": struct.pack(">I4s", 16, b"ftyp")
+        + b"qt  "
+        + bytes(4)
+        + box(b"moov", box(b"cmov", bytes(40))),
     }
 
 
@@ -119,7 +149,8 @@ def box(kind: bytes, body: bytes) -> bytes:
 
 def replaced(whole: bytes, names: list[bytes], entry: bytes) -> bytes:
     """An mp4 (its moov last) whose only data reference is `entry`."""
-    data, at = bytearray(whole), 0
+    data = bytearray(whole)
+    at = 0
     for name in names:
         at = data.index(name, at)
         size = int.from_bytes(data[at - 4 : at], "big")
@@ -141,7 +172,10 @@ def matroskas(folder: Path) -> dict[str, bytes]:
         "mkv with a chapter elsewhere": ebml(0x1043A770, ebml(0x45B9, ebml(0xB6, ebml(0x6E67, number)))),
     }
     return {
-        what: whole[:at] + (size + len(element) | 1 << 7 * length).to_bytes(length, "big") + element + whole[at + length :]
+        what: whole[:at]
+        + (size + len(element) | 1 << 7 * length).to_bytes(length, "big")
+        + element
+        + whole[at + length :]
         for what, element in linked.items()
     }
 
@@ -152,11 +186,17 @@ def ebml(kind: int, body: bytes) -> bytes:
 
 def avi_with_subtitles(folder: Path, playlist: bytes) -> bytes:
     """An AVI with a second track, text, whose one piece is a subtitle file that is a playlist."""
-    data = bytearray(write_clip(folder / "plain.avi", codec="mpeg4", options={"bf": "0"}, frames=5).read_bytes())
-    header = struct.pack("<4s4sIHHIIIIIIII", b"txts", bytes(4), 0, 0, 0, 0, 1, 25, 0, 1, 1 << 16, 0, 0) + bytes(8)
+    data = bytearray(
+        write_clip(folder / "plain.avi", codec="mpeg4", options={"bf": "0"}, frames=5).read_bytes()
+    )
+    header = struct.pack(
+        "<4s4sIHHIIIIIIII", b"txts", bytes(4), 0, 0, 0, 0, 1, 25, 0, 1, 1 << 16, 0, 0
+    ) + bytes(8)
     track = chunk(b"LIST", b"strl" + chunk(b"strh", header) + chunk(b"strf", bytes(4)))
     name = "canary".encode("utf-16-le")
-    piece = b"GAB2\0" + struct.pack("<HI", 2, len(name)) + name + struct.pack("<HI", 4, len(playlist)) + playlist
+    piece = (
+        b"GAB2\0" + struct.pack("<HI", 2, len(name)) + name + struct.pack("<HI", 4, len(playlist)) + playlist
+    )
     text = chunk(b"01tx", piece)
     movie = data.index(b"movi") - 8
     end = movie + 8 + int.from_bytes(data[movie + 4 : movie + 8], "little")

@@ -1,4 +1,6 @@
-"""Little video files for tests, whose frame i is grey of brightness 20 + 2i, so that a decoded picture tells which frame it is."""
+"""Little video files for tests, whose frame i is grey of brightness 20 + 2i, so that a decoded picture tells
+which frame it is.
+"""
 
 import struct
 from fractions import Fraction
@@ -25,14 +27,19 @@ def write_clip(
     container: str | None = None,
     muxer: dict[str, str] | None = None,
 ) -> Path:
-    """`size` is (width, height); `milliseconds` gives every frame a time stamp; `rotation` is for the display matrix, counter-clockwise.
+    """`size` is (width, height); `milliseconds` gives every frame a time stamp; `rotation` is for the display
+    matrix, counter-clockwise.
 
     `options` are the encoder's, `muxer` the container's.
     """
     width, height = size
     with av.open(str(path), "w", format=container, container_options=muxer or {}) as file:
-        stream = file.add_stream(codec, rate=rate, options={"threads": "1", **(options or {"g": "30", "bf": "3"})})
-        stream.width, stream.height, stream.pix_fmt = width, height, pixels
+        stream = file.add_stream(
+            codec, rate=rate, options={"threads": "1", **(options or {"g": "30", "bf": "3"})}
+        )
+        stream.width = width
+        stream.height = height
+        stream.pix_fmt = pixels
         if milliseconds is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         if rotation is not None:
@@ -41,7 +48,8 @@ def write_clip(
             picture = np.full((height, width, 3), 20 + 2 * i, np.uint8) if pictures is None else pictures[i]
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             if milliseconds is not None:
-                frame.pts, frame.time_base = milliseconds[i], Fraction(1, 1000)
+                frame.pts = milliseconds[i]
+                frame.time_base = Fraction(1, 1000)
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
     return path
@@ -55,18 +63,23 @@ def frame_numbers(pictures: np.ndarray) -> np.ndarray:
 def numbered(count: int) -> np.ndarray:
     """Pictures uint8 [count, 64, 64, 3] of 16 black or white fields, the bits of each one's number."""
     bits = np.arange(count)[:, None] >> np.arange(16) & 1
-    return np.repeat(40 + 160 * bits.reshape(count, 4, 4).repeat(16, 1).repeat(16, 2)[..., None], 3, -1).astype(np.uint8)
+    return np.repeat(
+        40 + 160 * bits.reshape(count, 4, 4).repeat(16, 1).repeat(16, 2)[..., None], 3, -1
+    ).astype(np.uint8)
 
 
 def read_numbers(pictures: np.ndarray) -> np.ndarray:
     """What `numbered` wrote: uint8 [n, H, W, 3] -> int [n]."""
-    count, side = pictures.shape[0], pictures.shape[1] // 4
+    count = pictures.shape[0]
+    side = pictures.shape[1] // 4
     fields = pictures.reshape(count, 4, side, 4, side, 3).mean((2, 4, 5)).reshape(count, 16)
     return ((fields > 120) << np.arange(16)).sum(1)
 
 
 def with_edit_list(clip: Path, path: Path, *, begin: int, milliseconds: int) -> Path:
-    """A copy of an mp4 whose one edit shows `milliseconds` from `begin` (in the media's time scale), as `ffmpeg -ss -c copy` writes."""
+    """A copy of an mp4 whose one edit shows `milliseconds` from `begin` (in the media's time scale), as
+    `ffmpeg -ss -c copy` writes.
+    """
     data = bytearray(clip.read_bytes())
     at = data.index(b"elst")
     data[at + 12 : at + 20] = struct.pack(">Ii", milliseconds, begin)

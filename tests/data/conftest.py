@@ -1,4 +1,6 @@
-"""A text tokenizer of the world's words, a weaver of 2x2 codes, and shards of a few dozen of the world's scenes, drawn by nobody."""
+"""A text tokenizer of the world's words, a weaver of 2x2 codes, and shards of a few dozen of the world's
+scenes, drawn by nobody.
+"""
 
 from pathlib import Path
 
@@ -6,8 +8,8 @@ import numpy as np
 import pytest
 
 from ringvision.data.shards import Shards, ShardsInfo, ShardWriter
-from ringvision.data.stream import Weaver
-from ringvision.data.text import TextTokenizer, train_text_tokenizer
+from ringvision.data.stream import PromptProcessor
+from ringvision.data.text.sentencepiece_tokenizer import LosslessTokenizer, train_text_tokenizer
 from ringvision.data.world import make_scene, questions
 from ringvision.vocabulary import Vocabulary
 
@@ -15,14 +17,18 @@ INFO = ShardsInfo(tokenizer="none", hash="0", grid=(2, 2), num_codes=32, fps=1.0
 
 
 @pytest.fixture(scope="session")
-def text(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
-    sentences = [f"USER: {q.text} ASSISTANT: {q.answer}" for seed in range(60) for q in questions(make_scene(seed))]
+def text(tmp_path_factory: pytest.TempPathFactory) -> LosslessTokenizer:
+    sentences = [
+        f"USER: {q.text} ASSISTANT: {q.answer}" for seed in range(60) for q in questions(make_scene(seed))
+    ]
     return train_text_tokenizer(sentences, tmp_path_factory.mktemp("text") / "text.model", 560)
 
 
 @pytest.fixture(scope="session")
-def weaver(text: TextTokenizer) -> Weaver:
-    return Weaver(text, Vocabulary(text.size, INFO.num_codes, text.bos, text.eos, text.vision_start, text.vision_end))
+def processor(text: LosslessTokenizer) -> PromptProcessor:
+    return PromptProcessor(
+        text, Vocabulary(text.size, INFO.num_codes, text.bos, text.eos, text.vision_start, text.vision_end)
+    )
 
 
 @pytest.fixture(scope="session")

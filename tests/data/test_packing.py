@@ -39,7 +39,9 @@ def test_every_example_is_there_once_and_counts_its_weight(sizes: list[int], row
     for row in range(rows):
         for segment in range(1, int(batch.segment_ids[row].max()) + 1):
             here = batch.segment_ids[row] == segment
-            found.append((batch.tokens[row][here].tolist(), round(float(batch.loss_weights[row][here].sum()), 4)))
+            found.append(
+                (batch.tokens[row][here].tolist(), round(float(batch.loss_weights[row][here].sum()), 4))
+            )
             assert batch.positions[row][here].tolist() == list(range(here.sum()))
             assert batch.targets[row][here].tolist() == [*batch.tokens[row][here][1:], 0]
     assert sorted(found) == sorted((one.tokens.tolist(), one.weight) for one in examples)

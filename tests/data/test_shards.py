@@ -14,7 +14,10 @@ INFO = ShardsInfo(tokenizer="none", hash="abc", grid=(2, 3), num_codes=1 << 16, 
 
 def videos(count: int) -> list[tuple[np.ndarray, np.ndarray, int]]:
     random = np.random.default_rng(0)
-    return [(random.integers(0, 1 << 16, (frames, 2, 3)), np.arange(frames) / 2, 10 * frames) for frames in range(1, count + 1)]
+    return [
+        (random.integers(0, 1 << 16, (frames, 2, 3)), np.arange(frames) / 2, 10 * frames)
+        for frames in range(1, count + 1)
+    ]
 
 
 def written(folder: Path, count: int) -> Shards:

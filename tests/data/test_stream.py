@@ -6,46 +6,69 @@ import json
 import numpy as np
 import pytest
 
-from ringvision.data.stream import PictureForm, StreamFormat, Weaver, stamp
+from ringvision.data.stream import PictureFormat, PromptProcessor, StreamFormat, stamp
 from ringvision.errors import UserError
 
 CODES = np.arange(12).reshape(3, 2, 2)
 TIMES = [0.0, 1.0, 62.5]
 ASKED_FIRST = StreamFormat(stamps=False, question="Tell me: {question}\n{video} ASSISTANT:", in_step=False)
-PICTURES = StreamFormat(False, "USER: {video}{question}. ASSISTANT:", False, PictureForm("{height}*{width}", (7,), (8, 9), (10,)))
+PICTURES = StreamFormat(
+    False,
+    "USER: {video}{question}. ASSISTANT:",
+    False,
+    PictureFormat("{height}*{width}", (7,), (8, 9), (10,)),
+)
 
 
-def test_a_video_is_stamps_codes_and_ends(weaver: Weaver) -> None:
-    v, text = weaver.vocabulary, weaver.text
+def test_a_video_is_stamps_codes_and_ends(processor: PromptProcessor) -> None:
+    v = processor.vocabulary
+    text = processor.text
     codes = [v.code_offset + code for code in range(12)]
     zero, one, two = (text.encode(digit) for digit in "012")
     expected = [*v.vision_start, *zero, *zero, *codes[:4], v.eof, *zero, *one, *codes[4:8], v.eof]
     expected += [*one, *two, *codes[8:], v.eov, *v.vision_end]
-    tokens = weaver.video(CODES, TIMES)
+    tokens = processor.video(CODES, TIMES)
     assert tokens.dtype == np.int32
     assert tokens.tolist() == expected
 
 
-def test_without_stamps_only_codes_and_ends(weaver: Weaver) -> None:
-    plain = dataclasses.replace(weaver, format=StreamFormat(stamps=False))
-    assert len(plain.video(CODES, TIMES)) == 3 * 5 + len(weaver.vocabulary.vision_start) + len(weaver.vocabulary.vision_end)
+def test_without_stamps_only_codes_and_ends(processor: PromptProcessor) -> None:
+    plain = dataclasses.replace(processor, format=StreamFormat(stamps=False))
+    assert len(plain.video(CODES, TIMES)) == 3 * 5 + len(processor.vocabulary.vision_start) + len(
+        processor.vocabulary.vision_end
+    )
     assert StreamFormat.from_dict(plain.format.to_dict()) == plain.format
 
 
-def test_where_the_question_stands_before_the_video_it_opens_the_stream(weaver: Weaver) -> None:
-    asking, v = dataclasses.replace(weaver, format=ASKED_FIRST), weaver.vocabulary
-    encode, video = weaver.text.encode, asking.video(CODES, TIMES).tolist()
+def test_where_the_question_stands_before_the_video_it_opens_the_stream(processor: PromptProcessor) -> None:
+    asking = dataclasses.replace(processor, format=ASKED_FIRST)
+    v = processor.vocabulary
+    encode = processor.text.encode
+    video = asking.video(CODES, TIMES).tolist()
     opening = [v.bos, *encode("Tell me: what is there?\n")]
-    assert asking.prompt([(CODES, TIMES)] * 2, " what is there? ").tolist() == [*opening, *video, *video, *encode(" ASSISTANT:")]
+    assert asking.prompt([(CODES, TIMES)] * 2, " what is there? ").tolist() == [
+        *opening,
+        *video,
+        *video,
+        *encode(" ASSISTANT:"),
+    ]
     example = asking.example([(CODES, TIMES)], [("what is there?", "red circle")])
-    assert example.tokens.tolist() == [*opening, *video, *encode(" ASSISTANT:"), *encode(" red circle"), v.eos]
+    assert example.tokens.tolist() == [
+        *opening,
+        *video,
+        *encode(" ASSISTANT:"),
+        *encode(" red circle"),
+        v.eos,
+    ]
     assert example.answers == ((len(example.tokens) - len(encode(" red circle")) - 1, len(example.tokens)),)
     assert StreamFormat.from_dict(ASKED_FIRST.to_dict()) == ASKED_FIRST
 
 
-def test_pictures_stand_alone(weaver: Weaver) -> None:
+def test_pictures_stand_alone(processor: PromptProcessor) -> None:
     """Each with its size, and something behind every row."""
-    alone, v, encode = dataclasses.replace(weaver, format=PICTURES), weaver.vocabulary, weaver.text.encode
+    alone = dataclasses.replace(processor, format=PICTURES)
+    v = processor.vocabulary
+    encode = processor.text.encode
     codes = np.arange(12).reshape(2, 2, 3)
     expected = [v.bos, *encode("USER: ")]
     for first in (v.code_offset, v.code_offset + 6):
@@ -64,36 +87,43 @@ def test_pictures_stand_alone(weaver: Weaver) -> None:
         ]
     expected += encode("what?. ASSISTANT:")
     assert alone.prompt([(codes, [0.0, 1.0])], "what?").tolist() == expected
-    assert alone.period((2, 3)) == (len(expected) - len(encode("USER: ")) - len(encode("what?. ASSISTANT:")) - 1) // 2
+    assert (
+        alone.period((2, 3))
+        == (len(expected) - len(encode("USER: ")) - len(encode("what?. ASSISTANT:")) - 1) // 2
+    )
     assert StreamFormat.from_dict(json.loads(json.dumps(PICTURES.to_dict()))) == PICTURES
 
 
-def test_a_special_token_stands_in_the_form_and_never_in_a_question(weaver: Weaver) -> None:
-    v = weaver.vocabulary
-    marked = dataclasses.replace(weaver, format=StreamFormat(question="{video}{question}</s>"))
+def test_a_special_token_stands_in_the_form_and_never_in_a_question(processor: PromptProcessor) -> None:
+    v = processor.vocabulary
+    marked = dataclasses.replace(processor, format=StreamFormat(question="{video}{question}</s>"))
     ids = marked.question("what is </s> here?").tolist()
     assert ids[-1] == v.eos
     assert v.eos not in ids[:-1]
-    assert weaver.text.decode(ids) == "what is </s> here?"
+    assert processor.text.decode(ids) == "what is </s> here?"
     # a question is never where the video goes
-    assert weaver.text.decode(marked.question("what is {video}?").tolist()) == "what is {video}?"
-    assert weaver.text.decode(marked.question("what is {question}?").tolist()) == "what is {question}?"
+    assert processor.text.decode(marked.question("what is {video}?").tolist()) == "what is {video}?"
+    assert processor.text.decode(marked.question("what is {question}?").tolist()) == "what is {question}?"
 
 
-def test_a_prompt_is_a_prefix_of_its_example(weaver: Weaver) -> None:
-    example = weaver.example([(CODES, TIMES)], [("What was there?", "red circle"), ("When?", "12 seconds")])
-    prompt = weaver.prompt([(CODES, TIMES)], "What was there?")
+def test_a_prompt_is_a_prefix_of_its_example(processor: PromptProcessor) -> None:
+    example = processor.example(
+        [(CODES, TIMES)], [("What was there?", "red circle"), ("When?", "12 seconds")]
+    )
+    prompt = processor.prompt([(CODES, TIMES)], "What was there?")
     assert example.tokens[: len(prompt)].tolist() == prompt.tolist()
     start, stop = example.answers[0]
     assert start == len(prompt)
-    assert weaver.text.decode(example.tokens[start:stop]) == " red circle"
-    assert example.tokens[stop - 1] == weaver.vocabulary.eos
-    follow = np.concatenate([example.tokens[:stop], weaver.question("When?")])
+    assert processor.text.decode(example.tokens[start:stop]) == " red circle"
+    assert example.tokens[stop - 1] == processor.vocabulary.eos
+    follow = np.concatenate([example.tokens[:stop], processor.question("When?")])
     assert example.tokens[: len(follow)].tolist() == follow.tolist()
 
 
-def test_loss_is_on_answers_and_every_answer_counts_the_same(weaver: Weaver) -> None:
-    example = weaver.example([(CODES, TIMES)], [("What?", "red circle, blue square and a green ring"), ("When?", "12")])
+def test_loss_is_on_answers_and_every_answer_counts_the_same(processor: PromptProcessor) -> None:
+    example = processor.example(
+        [(CODES, TIMES)], [("What?", "red circle, blue square and a green ring"), ("When?", "12")]
+    )
     counted = np.zeros(len(example.tokens), bool)
     for start, stop in example.answers:
         counted[start:stop] = True
@@ -102,48 +132,65 @@ def test_loss_is_on_answers_and_every_answer_counts_the_same(weaver: Weaver) -> 
     assert example.weight == 2
 
 
-def test_the_video_can_count_beside_the_answers(weaver: Weaver) -> None:
-    example = weaver.example([(CODES, TIMES)], [("What?", "red")], vision_weight=0.25)
-    vision = weaver.vocabulary.is_vision(example.tokens)
+def test_the_video_can_count_beside_the_answers(processor: PromptProcessor) -> None:
+    example = processor.example([(CODES, TIMES)], [("What?", "red")], vision_weight=0.25)
+    vision = processor.vocabulary.is_vision(example.tokens)
     assert vision.sum() == 15
     assert example.loss_mask[vision].sum() == pytest.approx(0.25)
     assert example.loss_mask.sum() == pytest.approx(1.25)
 
 
-@pytest.mark.parametrize("form", [StreamFormat(), ASKED_FIRST, PICTURES], ids=["ours", "asked first", "pictures"])
+@pytest.mark.parametrize(
+    "form", [StreamFormat(), ASKED_FIRST, PICTURES], ids=["ours", "asked first", "pictures"]
+)
 @pytest.mark.parametrize("length", [10, 60, 300])
-def test_frames_that_fit_are_the_most_that_do(weaver: Weaver, length: int, form: StreamFormat) -> None:
-    weaver = dataclasses.replace(weaver, format=form)
-    frames = weaver.frames_that_fit(length, "What was there?", grid=(2, 2), fps=2.0, answer_tokens=8)
+def test_frames_that_fit_are_the_most_that_do(
+    processor: PromptProcessor, length: int, form: StreamFormat
+) -> None:
+    processor = dataclasses.replace(processor, format=form)
+    frames = processor.frames_that_fit(length, "What was there?", grid=(2, 2), fps=2.0, answer_tokens=8)
 
     def need(frames: int) -> int:
-        return len(weaver.prompt([(np.zeros((frames, 2, 2), int), np.arange(frames) / 2)], "What was there?")) + 8
+        return (
+            len(processor.prompt([(np.zeros((frames, 2, 2), int), np.arange(frames) / 2)], "What was there?"))
+            + 8
+        )
 
     assert frames == 0 or need(frames) <= length
     assert need(frames + 1) > length
 
 
-def test_a_stamp_is_a_minute_and_a_second_of_one_piece_each(weaver: Weaver) -> None:
-    assert [stamp(seconds) for seconds in (0, 7.9, 6.9999999, 75, 3599.5, -0.01)] == [(0, 0), (0, 7), (0, 7), (1, 15), (59, 59), (0, 0)]
-    assert {len(weaver.stamp(seconds)) for seconds in range(0, 6000, 7)} == {2}
+def test_a_stamp_is_a_minute_and_a_second_of_one_piece_each(processor: PromptProcessor) -> None:
+    assert [stamp(seconds) for seconds in (0, 7.9, 6.9999999, 75, 3599.5, -0.01)] == [
+        (0, 0),
+        (0, 7),
+        (0, 7),
+        (1, 15),
+        (59, 59),
+        (0, 0),
+    ]
+    assert {len(processor.stamp(seconds)) for seconds in range(0, 6000, 7)} == {2}
 
 
-def test_frames_of_every_video_begin_in_step(weaver: Weaver) -> None:
-    """A token's position modulo the period tells its place in the frame, in the second video as in the first."""
-    v, period = weaver.vocabulary, weaver.period((2, 2))
+def test_frames_of_every_video_begin_in_step(processor: PromptProcessor) -> None:
+    """A token's position modulo the period tells its place in the frame, in the second video as in the
+    first.
+    """
+    v = processor.vocabulary
+    period = processor.period((2, 2))
     assert period == 7
-    tokens = weaver.videos([(CODES, TIMES), (CODES[:1], TIMES[:1]), (CODES, TIMES)])
+    tokens = processor.videos([(CODES, TIMES), (CODES[:1], TIMES[:1]), (CODES, TIMES)])
     codes = np.flatnonzero((tokens >= v.code_offset) & (tokens < v.eof))
     places = (codes % period).reshape(-1, 4)
     assert (places == places[0]).all()
-    assert weaver.text.decode(tokens[tokens < v.text_size]).strip(" ").count("  ") <= period
+    assert processor.text.decode(tokens[tokens < v.text_size]).strip(" ").count("  ") <= period
 
 
-def test_errors_say_what_to_do(weaver: Weaver) -> None:
+def test_errors_say_what_to_do(processor: PromptProcessor) -> None:
     with pytest.raises(UserError, match="one time a frame"):
-        weaver.video(CODES, [0.0])
+        processor.video(CODES, [0.0])
     with pytest.raises(UserError, match="T of at least 1"):
-        weaver.video(CODES[:0], [])
+        processor.video(CODES[:0], [])
     for question in ("Q:", "{question} {question}", "{video} {question} {video}"):
         with pytest.raises(UserError, match="must hold"):
             StreamFormat(question=question)
@@ -154,4 +201,6 @@ def test_errors_say_what_to_do(weaver: Weaver) -> None:
         with pytest.raises(UserError, match=said):
             StreamFormat.from_dict(values)
     with pytest.raises(UserError, match="2 turns for a stream in which the question stands before the video"):
-        dataclasses.replace(weaver, format=ASKED_FIRST).example([(CODES, TIMES)], [("What?", "red"), ("When?", "12")])
+        dataclasses.replace(processor, format=ASKED_FIRST).example(
+            [(CODES, TIMES)], [("What?", "red"), ("When?", "12")]
+        )

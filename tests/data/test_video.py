@@ -32,7 +32,14 @@ def numbers(path, **settings):
 
 def test_probe_tells_the_header(clip):
     info = probe(clip)
-    assert (info.width, info.height, info.num_frames, info.fps, info.rotation, info.codec) == (96, 64, 90, 30.0, 0, "h264")
+    assert (info.width, info.height, info.num_frames, info.fps, info.rotation, info.codec) == (
+        96,
+        64,
+        90,
+        30.0,
+        0,
+        "h264",
+    )
     assert info.duration == pytest.approx(3.0, abs=0.01)
 
 
@@ -83,7 +90,10 @@ def test_the_clock_begins_with_the_first_frame(tmp_path):
 def test_both_decoders_agree(tmp_path, name, settings):
     path = write_clip(tmp_path / name, **settings)
     for fps in (1, 7.5, 30):
-        one, other = (np.concatenate([b.frames for b in sample(path, fps=fps, size=16, decoder=which)]) for which in ("decord", "av"))
+        one, other = (
+            np.concatenate([b.frames for b in sample(path, fps=fps, size=16, decoder=which)])
+            for which in ("decord", "av")
+        )
         assert one.shape == other.shape
         assert np.abs(one.astype(int) - other).max() <= 1
 
@@ -107,7 +117,9 @@ def test_what_decord_reads_wrongly_is_read_by_pyav(tmp_path, name, settings, cap
 
 
 def test_pictures_of_a_gif(tmp_path):
-    path = write_clip(tmp_path / "moving.gif", codec="gif", frames=20, rate=10, pixels="rgb8", options={"gifflags": "0"})
+    path = write_clip(
+        tmp_path / "moving.gif", codec="gif", frames=20, rate=10, pixels="rgb8", options={"gifflags": "0"}
+    )
     assert [batch.frames.shape for batch in sample(path, fps=5, size=16)] == [(10, 16, 16, 3)]
 
 
@@ -123,7 +135,9 @@ def test_edit_lists(tmp_path, clip):
 def test_rotation(tmp_path, rotation, decoder):
     picture = np.zeros((64, 96, 3), np.uint8)
     picture[:20, :30] = 255, 0, 0
-    path = write_clip(tmp_path / "turned.mp4", pictures=np.repeat(picture[None], 5, 0), frames=5, rotation=rotation)
+    path = write_clip(
+        tmp_path / "turned.mp4", pictures=np.repeat(picture[None], 5, 0), frames=5, rotation=rotation
+    )
     frames = next(sample(path, fps=1, size=64, decoder=decoder)).frames
     turned = np.rot90(picture, rotation // 90)
     np.testing.assert_allclose(frames[0], square(turned, 64), atol=40)
@@ -146,7 +160,10 @@ def test_sample_times():
     np.testing.assert_allclose(sample_times(3.002, 1.0), [0, 1, 2])
     np.testing.assert_allclose(sample_times(3.2, 2.0), np.arange(7) / 2)
     np.testing.assert_allclose(sample_times(0.0, 1.0), [0])
-    np.testing.assert_array_equal(shown_at(np.array([0.0, 0.033, 0.067, 0.1]), np.array([0, 1 / 30, 2 / 30, 0.0999, 5])), [0, 1, 2, 3, 3])
+    np.testing.assert_array_equal(
+        shown_at(np.array([0.0, 0.033, 0.067, 0.1]), np.array([0, 1 / 30, 2 / 30, 0.0999, 5])),
+        [0, 1, 2, 3, 3],
+    )
 
 
 def test_square_is_the_mean_of_the_middle():
@@ -189,7 +206,10 @@ def bad_files(folder: Path, clip: Path) -> dict[str, tuple[Path, str]]:
         "sound": (sound_only(folder / "sound.mp4"), "not-video"),
         "playlist": (made("list.mp4", f"#EXTM3U\n#EXTINF:1,\n{canary}\n".encode()), "refused"),
         "concat": (made("concat.mkv", f"ffconcat version 1.0\nfile {canary}\n".encode()), "refused"),
-        "sdp": (made("sdp.mp4", b"v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n"), "refused"),
+        "sdp": (
+            made("sdp.mp4", b"v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n"),
+            "refused",
+        ),
     }
 
 
@@ -198,7 +218,9 @@ def empty_mp4(path: Path) -> Path:
 
     with av.open(str(path), "w") as file:
         stream = file.add_stream("libx264", rate=30)
-        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.width = 64
+        stream.height = 64
+        stream.pix_fmt = "yuv420p"
         file.start_encoding()
     return path
 
@@ -242,7 +264,9 @@ def test_limits_are_checked_before_decoding(clip):
 
 
 def test_a_header_that_says_too_little(tmp_path, clip):
-    """300 frames behind a header of 90 would be caught by counting; a header of 8192x8192 before anything is decoded."""
+    """300 frames behind a header of 90 would be caught by counting; a header of 8192x8192 before anything is
+    decoded.
+    """
     data = bytearray(clip.read_bytes())
     at = data.index(b"avc1", data.index(b"stsd")) + 28
     data[at : at + 4] = (16384).to_bytes(2, "big") * 2
@@ -255,7 +279,14 @@ def test_a_header_that_says_too_little(tmp_path, clip):
 
 
 def test_arguments_that_make_no_sense(clip):
-    for settings in ({"fps": 0}, {"fps": float("nan")}, {"size": 0}, {"batch": 0}, {"start": 2.0, "end": 1.0}, {"decoder": "vlc"}):
+    for settings in (
+        {"fps": 0},
+        {"fps": float("nan")},
+        {"size": 0},
+        {"batch": 0},
+        {"start": 2.0, "end": 1.0},
+        {"decoder": "vlc"},
+    ):
         with pytest.raises(UserError):
             sample(clip, **settings)
     with pytest.raises(UserError, match="memory"):
@@ -302,12 +333,16 @@ def test_two_videos_at_once(clip):
 
 
 def test_the_decoder_dies(clip):
-    """Under decord once: PyAV goes on from where it was. Under PyAV: one clear line, and the next video is read."""
+    """Under decord once: PyAV goes on from where it was. Under PyAV: one clear line, and the next video is
+    read.
+    """
     frames = sample(clip, fps=30, batch=4)
     seen = [next(frames)]
     os.killpg(find_child(), signal.SIGKILL)
     seen += frames
-    np.testing.assert_array_equal(np.concatenate([frame_numbers(batch.frames) for batch in seen]), np.arange(90))
+    np.testing.assert_array_equal(
+        np.concatenate([frame_numbers(batch.frames) for batch in seen]), np.arange(90)
+    )
     frames = sample(clip, fps=30, batch=4, decoder="av")
     next(frames)
     os.killpg(find_child(), signal.SIGKILL)
@@ -334,7 +369,11 @@ def test_a_decoder_that_hangs_is_killed(clip):
 def find_child() -> int:
     """The decoding process that was started last."""
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    ours = [int(pid) for pid in children if b"ringvision.data.video.child" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    ours = [
+        int(pid)
+        for pid in children
+        if b"ringvision.data.video.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
     idle = {process.child.pid for process in POOL.idle}
     return next(pid for pid in reversed(ours) if pid not in idle)
 

@@ -1,4 +1,6 @@
-"""Small files that ask for much memory or time: refused by their headers, in under a second and 200 MB, the decoding process with them."""
+"""Small files that ask for much memory or time: refused by their headers, in under a second and 200 MB, the
+decoding process with them.
+"""
 
 import contextlib
 import json
@@ -15,13 +17,17 @@ from clips import write_clip
 from ringvision.data.video import Limits, VideoError, VideoInfo, probe, sample
 from ringvision.data.video.container import identify
 
-SECONDS, MEGABYTES = 1.0, 200
-LIMIT, DAMAGED, READ = ("limit",) * 3, ("damaged",) * 3, ("",) * 3
+SECONDS = 1.0
+MEGABYTES = 200
+LIMIT = ("limit",) * 3
+DAMAGED = ("damaged",) * 3
+READ = ("",) * 3
 
 
 @pytest.fixture(scope="module")
 def bombs(tmp_path_factory):
-    """What it is: (file, what it comes to in `probe`, and in `sample` by PyAV and by itself: a kind of VideoError, or "" for none).
+    """What it is: (file, what it comes to in `probe`, and in `sample` by PyAV and by itself: a kind of
+    VideoError, or "" for none).
 
     Where nothing comes of a lie, because nothing is allocated on its word, the video is read.
     """
@@ -36,9 +42,15 @@ def bombs(tmp_path_factory):
         "8192x8192 mp4": (changed(mp4, b"stsd", 44, (8192).to_bytes(2, "big") * 2), LIMIT),
         "65535x65535 mp4": (changed(mp4, b"stsd", 44, b"\xff" * 4), LIMIT),
         "2^31 samples of their own sizes": (changed(mp4, b"stsz", 12, (1 << 31).to_bytes(4, "big")), DAMAGED),
-        "2^31 samples of one size": (changed(mp4, b"stsz", 8, (1).to_bytes(4, "big") + (1 << 31).to_bytes(4, "big")), DAMAGED),
+        "2^31 samples of one size": (
+            changed(mp4, b"stsz", 8, (1).to_bytes(4, "big") + (1 << 31).to_bytes(4, "big")),
+            DAMAGED,
+        ),
         "2^32 - 1 entries of times": (changed(mp4, b"stts", 8, b"\xff" * 4), DAMAGED),
-        "one sample that lasts for ever": (changed(mp4, b"stts", 16, b"\x7f" + b"\xff" * 3), ("", "limit", "limit")),
+        "one sample that lasts for ever": (
+            changed(mp4, b"stts", 16, b"\x7f" + b"\xff" * 3),
+            ("", "limit", "limit"),
+        ),
         "2^32 - 1 frames at one time": (changed(mp4, b"stts", 12, b"\xff" * 4), LIMIT),
         "2^32 - 1 chunks": (changed(mp4, b"stco", 8, b"\xff" * 4), READ),
         "2^32 - 1 samples a chunk": (changed(mp4, b"stsc", 16, b"\xff" * 4), READ),
@@ -49,10 +61,15 @@ def bombs(tmp_path_factory):
         "a picture of a gif beyond its screen": (changed(gif, b"\x2c", 5, b"\xff" * 4), READ),
         "65536x65536 avi": (changed(avi, b"strf", 12, (65536).to_bytes(4, "little") * 2), LIMIT),
         "an avi upside down": (
-            changed(avi, b"strf", 12, (64).to_bytes(4, "little") + (-(1 << 31)).to_bytes(4, "little", signed=True)),
+            changed(
+                avi, b"strf", 12, (64).to_bytes(4, "little") + (-(1 << 31)).to_bytes(4, "little", signed=True)
+            ),
             LIMIT,
         ),
-        "webm whose pictures are larger than it says": (webm[:start] + side + side + webm[start + 4 :], ("", "damaged", "damaged")),
+        "webm whose pictures are larger than it says": (
+            webm[:start] + side + side + webm[start + 4 :],
+            ("", "damaged", "damaged"),
+        ),
     }
     files = {}
     for number, (what, (content, kinds)) in enumerate(forged.items()):
@@ -92,7 +109,9 @@ def test_each_is_over_in_a_second_and_takes_little_memory(bombs):
     """With a new decoding process each time, and all of what the one that asks has loaded."""
     paths = [str(path) for path, _ in bombs.values()]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *paths], capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *paths], capture_output=True, text=True, check=True, env=environment
+    )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(lines) == 3 * len(bombs)
     for number, (what, (_, kinds)) in enumerate(bombs.items()):
@@ -105,10 +124,13 @@ def test_each_is_over_in_a_second_and_takes_little_memory(bombs):
 
 def test_a_header_of_very_many_pieces_takes_no_longer(tmp_path):
     """Nested, side by side, and overlapping boxes, a few MB of each."""
-    free, moov = struct.pack(">I4s", 8, b"free"), struct.pack(">I4s", 16, b"moov")
+    free = struct.pack(">I4s", 8, b"free")
+    moov = struct.pack(">I4s", 16, b"moov")
     first = struct.pack(">I4s", 16, b"ftyp") + b"isom" + bytes(4)
     depth = b"".join(struct.pack(">I4s", 8 * (200_000 - level), b"moov") for level in range(200_000))
-    for number, pieces in enumerate((free * 500_000, depth, (moov + free) * 200_000, (moov + moov) * 200_000)):
+    for number, pieces in enumerate(
+        (free * 500_000, depth, (moov + free) * 200_000, (moov + moov) * 200_000)
+    ):
         path = tmp_path / f"pieces-{number}.mp4"
         path.write_bytes(first + pieces)
         began = time.process_time()
@@ -129,8 +151,12 @@ def test_4k_is_read_by_default(tmp_path):
 
 
 def test_a_stream_that_grows_on_the_way_is_not_followed(tmp_path):
-    """Each limit is asked again before a decoder allocates: pictures that the header did not tell of are not decoded."""
-    whole = write_clip(tmp_path / "clip.webm", codec="libvpx", frames=3, options={"cpu-used": "8", "g": "1"}).read_bytes()
+    """Each limit is asked again before a decoder allocates: pictures that the header did not tell of are not
+    decoded.
+    """
+    whole = write_clip(
+        tmp_path / "clip.webm", codec="libvpx", frames=3, options={"cpu-used": "8", "g": "1"}
+    ).read_bytes()
     at = whole.rindex(b"\x9d\x01\x2a") + 3
     path = tmp_path / "grows.webm"
     path.write_bytes(whole[:at] + (16383).to_bytes(2, "little") * 2 + whole[at + 4 :])

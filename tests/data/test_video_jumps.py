@@ -6,7 +6,7 @@ from clips import numbered, read_numbers, with_edit_list, write_clip
 
 from ringvision.data.video import Limits, VideoError, decode, sample
 from ringvision.data.video.decode import Video
-from ringvision.data.video.reel import Reel
+from ringvision.data.video.frame_stream import FrameStream
 
 COUNT = 400
 X265 = "log-level=none:pools=1:keyint=40:min-keyint=40:scenecut=0:bframes=3"
@@ -20,12 +20,20 @@ CLIPS = {
     "uneven.mp4": {"options": {"g": "40", "bf": "3"}, "milliseconds": UNEVEN},
     "uneven.mkv": {"options": {"g": "40", "bf": "3"}, "milliseconds": UNEVEN},
     "pieces.mp4": {"options": {"g": "40", "bf": "3"}, "muxer": {"movflags": "frag_keyframe+empty_moov"}},
-    "vp9.webm": {"codec": "libvpx-vp9", "options": {"g": "40", "cpu-used": "8", "auto-alt-ref": "1", "lag-in-frames": "10"}},
+    "vp9.webm": {
+        "codec": "libvpx-vp9",
+        "options": {"g": "40", "cpu-used": "8", "auto-alt-ref": "1", "lag-in-frames": "10"},
+    },
     "all-key.mp4": {"options": {"g": "1"}},
     "mpeg4.mp4": {"codec": "mpeg4", "options": {"g": "40", "bf": "2"}},
 }
 
-OPEN = {"open.mp4", "open.mkv", "cra.mp4", "mpeg4.mp4"}  # decord gives wrong frames of these after a seek: not asked
+OPEN = {
+    "open.mp4",
+    "open.mkv",
+    "cra.mp4",
+    "mpeg4.mp4",
+}  # decord gives wrong frames of these after a seek: not asked
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +76,12 @@ def test_a_jump_changes_no_frame(folder, read, name):
 
 
 def test_between_every_two_frames(folder, read):
-    """Each frame of a stretch as the first wanted one: before, on and after key frames, with frames that are decoded out of order."""
-    path = write_clip(folder / "each.mp4", frames=200, size=(64, 64), pictures=numbered(200), options={"g": "30", "bf": "3"})
+    """Each frame of a stretch as the first wanted one: before, on and after key frames, with frames that are
+    decoded out of order.
+    """
+    path = write_clip(
+        folder / "each.mp4", frames=200, size=(64, 64), pictures=numbered(200), options={"g": "30", "bf": "3"}
+    )
     for number in range(85, 125):
         for into in (0.0, 0.4, 0.97):
             frames, _ = read(path, 1.0, start=(number + into) / 30, end=(number + into) / 30 + 0.1)
@@ -77,7 +89,13 @@ def test_between_every_two_frames(folder, read):
 
 
 def test_edit_lists(folder, read):
-    whole = write_clip(folder / "whole.mp4", frames=COUNT, size=(64, 64), pictures=numbered(COUNT), options={"g": "40", "bf": "3"})
+    whole = write_clip(
+        folder / "whole.mp4",
+        frames=COUNT,
+        size=(64, 64),
+        pictures=numbered(COUNT),
+        options={"g": "40", "bf": "3"},
+    )
     cut = with_edit_list(whole, folder / "cut.mp4", begin=1024 + 55 * 512, milliseconds=9500)
     some, few = read(cut, 0.25)
     every, most = read(cut, 0.25, jumps=False)
@@ -87,17 +105,27 @@ def test_edit_lists(folder, read):
 
 
 def test_where_a_seek_lands_too_late_all_is_decoded(folder, read, monkeypatch):
-    """Intra refresh: a decoder that begins in the middle shows nothing until every part of the picture was renewed."""
+    """Intra refresh: a decoder that begins in the middle shows nothing until every part of the picture was
+    renewed.
+    """
     options = {"g": "100", "bf": "0", "x264-params": "intra-refresh=1"}
-    path = write_clip(folder / "refresh.mp4", frames=COUNT, size=(64, 64), pictures=numbered(COUNT), options=options)
+    path = write_clip(
+        folder / "refresh.mp4", frames=COUNT, size=(64, 64), pictures=numbered(COUNT), options=options
+    )
     again = []
-    monkeypatch.setattr(Reel, "_again", lambda self, usual=Reel._again: (again.append(1), usual(self)))
+    monkeypatch.setattr(
+        FrameStream, "_again", lambda self, usual=FrameStream._again: (again.append(1), usual(self))
+    )
     for fps in (0.25, 0.15, 0.29, 0.31):
         np.testing.assert_array_equal(read(path, fps)[0], read(path, fps, jumps=False)[0])
-    land = Reel._land
-    monkeypatch.setattr(Reel, "_land", lambda self, aim, key, wanted: land(self, aim, key, wanted) and False)
+    land = FrameStream._land
+    monkeypatch.setattr(
+        FrameStream, "_land", lambda self, aim, key, wanted: land(self, aim, key, wanted) and False
+    )
     again.clear()
-    np.testing.assert_array_equal(read(path.with_name("short.mp4"), 0.2)[0], read(path.with_name("short.mp4"), 0.2, jumps=False)[0])
+    np.testing.assert_array_equal(
+        read(path.with_name("short.mp4"), 0.2)[0], read(path.with_name("short.mp4"), 0.2, jumps=False)[0]
+    )
     assert again == [1]
 
 
@@ -105,7 +133,9 @@ def test_where_a_seek_lands_too_late_all_is_decoded(folder, read, monkeypatch):
 def test_frames_that_nobody_refers_to_or_sees_are_not_decoded(folder, read, name):
     uneven = {"milliseconds": UNEVEN} if "uneven" in name else {}
     options = {"g": "1000", "bf": "3", "x264-params": "b-pyramid=none"}
-    path = write_clip(folder / name, frames=COUNT, size=(64, 64), pictures=numbered(COUNT), options=options, **uneven)
+    path = write_clip(
+        folder / name, frames=COUNT, size=(64, 64), pictures=numbered(COUNT), options=options, **uneven
+    )
     for fps in (1, 2.9, 7.3, 10, 15):
         some, few = read(path, fps, start=0.37)
         every, most = read(path, fps, start=0.37, jumps=False)
@@ -116,11 +146,22 @@ def test_frames_that_nobody_refers_to_or_sees_are_not_decoded(folder, read, name
 
 
 def test_a_frame_that_is_lost_on_the_way_brings_all_back(folder, read, monkeypatch):
-    """A decoder that drops a frame it was asked for, because others were left out: what comes then is what decoding everything gives."""
-    path = write_clip(folder / "lost.mp4", frames=COUNT, size=(64, 64), pictures=numbered(COUNT), options={"g": "1000", "bf": "3"})
+    """A decoder that drops a frame it was asked for, because others were left out: what comes then is what
+    decoding everything gives.
+    """
+    path = write_clip(
+        folder / "lost.mp4",
+        frames=COUNT,
+        size=(64, 64),
+        pictures=numbered(COUNT),
+        options={"g": "1000", "bf": "3"},
+    )
     every, _ = read(path, 2, jumps=False)
-    whole, again = Reel._decoded, []
-    monkeypatch.setattr(Reel, "_again", lambda self, usual=Reel._again: (again.append(1), usual(self)))
+    whole = FrameStream._decoded
+    again = []
+    monkeypatch.setattr(
+        FrameStream, "_again", lambda self, usual=FrameStream._again: (again.append(1), usual(self))
+    )
 
     def forgetful(self):
         for frame in whole(self):
@@ -128,7 +169,7 @@ def test_a_frame_that_is_lost_on_the_way_brings_all_back(folder, read, monkeypat
             if not (self.skips and number == 150):
                 yield frame
 
-    monkeypatch.setattr(Reel, "_decoded", forgetful)
+    monkeypatch.setattr(FrameStream, "_decoded", forgetful)
     some, _ = read(path, 2)
     np.testing.assert_array_equal(some, every)
     assert again == [1]
@@ -147,6 +188,8 @@ def test_both_decoders_agree_however_sparse_or_dense(folder, name):
             with pytest.raises(VideoError, match="refer to one another"):
                 next(sample(path, fps=fps, size=64, decoder="decord"))
         else:
-            other = np.concatenate([batch.frames for batch in sample(path, fps=fps, size=64, decoder="decord")])
+            other = np.concatenate(
+                [batch.frames for batch in sample(path, fps=fps, size=64, decoder="decord")]
+            )
             assert one.shape == other.shape
             assert np.abs(one.astype(int) - other).max() <= 1

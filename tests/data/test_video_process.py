@@ -20,7 +20,9 @@ def clip(tmp_path_factory):
 
 @pytest.fixture
 def taken_over(tmp_path, monkeypatch):
-    """Makes the next process one that runs the given lines; `send(kind, body)`, `ring` and `header` are there for them."""
+    """Makes the next process one that runs the given lines; `send(kind, body)`, `ring` and `header` are there
+    for them.
+    """
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     def start(lines: str) -> DecodeProcess:

@@ -11,13 +11,18 @@ from ringvision.data.video import Unsteady, VideoError, sample
 
 @pytest.fixture(scope="module", params=["libx264", "mpeg4"])
 def whole(request, tmp_path_factory):
-    moving = np.repeat(np.repeat(np.random.default_rng(0).integers(0, 256, (90, 8, 12, 3), np.uint8), 8, 1), 8, 2)
-    return write_clip(tmp_path_factory.mktemp("whole") / f"{request.param}.mp4", codec=request.param, pictures=moving)
+    moving = np.repeat(
+        np.repeat(np.random.default_rng(0).integers(0, 256, (90, 8, 12, 3), np.uint8), 8, 1), 8, 2
+    )
+    return write_clip(
+        tmp_path_factory.mktemp("whole") / f"{request.param}.mp4", codec=request.param, pictures=moving
+    )
 
 
 def damaged(whole, seed):
     """A copy with forty bytes of its frames changed."""
-    data, random = bytearray(whole.read_bytes()), np.random.default_rng(seed)
+    data = bytearray(whole.read_bytes())
+    random = np.random.default_rng(seed)
     start = data.index(b"mdat") + 2000
     for place in random.integers(start, start + (len(data) - start) // 2, 40):
         data[place] ^= int(random.integers(1, 256))

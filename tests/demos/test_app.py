@@ -18,7 +18,9 @@ from ringvision.infer.assistant import Assistant, load
 from ringvision.mesh import make_mesh
 
 # Gradio leaves event loops open; they are found in the client's teardown, not in somebody else's test.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored:pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored:pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)
 QUESTION = "What colour was the circle?"
 
 
@@ -42,12 +44,16 @@ def assistant(tmp_path_factory: pytest.TempPathFactory) -> Assistant:
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
     write_clip(folder / "a-small_clip.mp4")
-    (folder / "clips.json").write_text(json.dumps({"a-small_clip.mp4": {"ask": {"Which digit was on the card?": "4"}}}))
+    (folder / "clips.json").write_text(
+        json.dumps({"a-small_clip.mp4": {"ask": {"Which digit was on the card?": "4"}}})
+    )
     return folder
 
 
 @pytest.fixture(scope="module")
-def client(app: ModuleType, assistant: Assistant, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[gradio_client.Client]:
+def client(
+    app: ModuleType, assistant: Assistant, clips: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[gradio_client.Client]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
         blocks = app.page(assistant, clips)
@@ -75,7 +81,9 @@ def test_the_answer_streams(client: gradio_client.Client, assistant: Assistant, 
     assert len(steps) > 3
 
 
-def test_the_frames_that_the_model_sees_are_shown(client: gradio_client.Client, assistant: Assistant, clips: Path) -> None:
+def test_the_frames_that_the_model_sees_are_shown(
+    client: gradio_client.Client, assistant: Assistant, clips: Path
+) -> None:
     frames, seen = client.predict(_file(clips / "a-small_clip.mp4"), 1.0, api_name="/look")
     assert [frame["caption"] for frame in frames][:2] == ["0 s", "1 s"]
     assert f"the model sees {len(frames)} frames, all shown" in seen
@@ -87,7 +95,10 @@ def test_the_frames_that_the_model_sees_are_shown(client: gradio_client.Client, 
     assert f"one in {every} shown" in seen
 
 
-@pytest.mark.parametrize(("content", "question", "said"), [("not a video", QUESTION, "fake.mp4"), (None, "  ", "the question is empty")])
+@pytest.mark.parametrize(
+    ("content", "question", "said"),
+    [("not a video", QUESTION, "fake.mp4"), (None, "  ", "the question is empty")],
+)
 def test_mistakes_are_explained(
     client: gradio_client.Client, clips: Path, tmp_path: Path, content: str | None, question: str, said: str
 ) -> None:
@@ -118,7 +129,10 @@ def test_nothing_is_fetched_from_elsewhere(client: gradio_client.Client) -> None
 def test_a_port_in_use_is_said(app: ModuleType, client: gradio_client.Client) -> None:
     import gradio
 
-    with gradio.Blocks(analytics_enabled=False) as blocks, pytest.raises(UserError, match="choose another with --port"):
+    with (
+        gradio.Blocks(analytics_enabled=False) as blocks,
+        pytest.raises(UserError, match="choose another with --port"),
+    ):
         app.serve(blocks, int(client.src.rstrip("/").rsplit(":", 1)[1]), wait=False)
 
 

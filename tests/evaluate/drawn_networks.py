@@ -1,4 +1,6 @@
-"""Weights and pictures that tests/fixtures/evaluate_networks was made with: drawn from names and a seed, the same on every machine."""
+"""Weights and pictures that tests/fixtures/evaluate_networks was made with: drawn from names and a seed, the
+same on every machine.
+"""
 
 import zlib
 from pathlib import Path
@@ -32,5 +34,8 @@ def pictures():
 
 def write_weights(path, wanted, name=0):
     """The file that a network wants, under the first of the names it may have for a tensor, or another."""
-    save_file({names[name if len(names) > name else 0]: drawn(names[0], shape) for names, shape in wanted.items()}, str(path))
+    save_file(
+        {names[name if len(names) > name else 0]: drawn(names[0], shape) for names, shape in wanted.items()},
+        str(path),
+    )
     return path

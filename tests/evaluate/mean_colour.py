@@ -7,7 +7,8 @@ import numpy as np
 class MeanColour:
     """4x4 codes a frame of 32x32: each a patch's mean colour in 512 steps."""
 
-    size, num_codes = 32, 512
+    size = 32
+    num_codes = 512
 
     def encode(self, frames):
         patches = frames.reshape(-1, 4, 8, 4, 8, 3).mean((2, 4)).astype(np.int32) >> 5

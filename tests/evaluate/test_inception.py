@@ -25,7 +25,9 @@ def test_pictures_are_enlarged_as_tensorflow_1_did():
     rows = np.asarray(enlarge(frames))[0, :, 7, 1] * 128 + 128
     expected = np.interp(np.arange(299) * 4 / 299, np.arange(4), row)  # held at the last pixel beyond it
     np.testing.assert_allclose(rows, expected, atol=1e-3)
-    np.testing.assert_allclose(np.asarray(enlarge(frames.swapaxes(1, 2)))[0, 7, :, 1] * 128 + 128, expected, atol=1e-3)
+    np.testing.assert_allclose(
+        np.asarray(enlarge(frames.swapaxes(1, 2)))[0, 7, :, 1] * 128 + 128, expected, atol=1e-3
+    )
 
 
 def test_the_average_at_an_edge_is_of_what_is_there():

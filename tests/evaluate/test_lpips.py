@@ -35,6 +35,8 @@ def test_a_head_of_another_network_is_refused(tmp_path):
     del tensors["features.28.bias"]
     save_file(tensors, str(path))
     with pytest.raises(
-        UserError, match=r"features.28.bias is missing; lin1.model.1.weight has shape \[1, 192, 1, 1\], expected \[1, 128, 1, 1\]"
+        UserError,
+        match=r"features.28.bias is missing; lin1.model.1.weight has shape \[1, 192, 1, 1\], "
+        r"expected \[1, 128, 1, 1\]",
     ):
         Lpips(path)

@@ -28,10 +28,20 @@ def test_ssim_is_the_published_formula():
     for channel in range(3):
         for row in range(3):
             for column in range(2):
-                x, y = (each[1, row : row + 11, column : column + 11, channel].astype(float) for each in (frames, others))
-                mx, my = (window * x).sum(), (window * y).sum()
-                vx, vy, cov = (window * (x - mx) ** 2).sum(), (window * (y - my) ** 2).sum(), (window * (x - mx) * (y - my)).sum()
-                expected.append((2 * mx * my + 6.5025) * (2 * cov + 58.5225) / ((mx**2 + my**2 + 6.5025) * (vx + vy + 58.5225)))
+                x, y = (
+                    each[1, row : row + 11, column : column + 11, channel].astype(float)
+                    for each in (frames, others)
+                )
+                mx = (window * x).sum()
+                my = (window * y).sum()
+                vx = (window * (x - mx) ** 2).sum()
+                vy = (window * (y - my) ** 2).sum()
+                cov = (window * (x - mx) * (y - my)).sum()
+                expected.append(
+                    (2 * mx * my + 6.5025)
+                    * (2 * cov + 58.5225)
+                    / ((mx**2 + my**2 + 6.5025) * (vx + vy + 58.5225))
+                )
     assert ssim(frames, others)[1] == pytest.approx(np.mean(expected), abs=1e-9)
     assert ssim(frames, others)[0] != pytest.approx(np.mean(expected), abs=1e-3)
     with pytest.raises(ValueError, match="at least 11"):
@@ -57,17 +67,22 @@ SAME = np.broadcast_to(np.arange(4).reshape(2, 2), (5, 2, 2))
 def test_a_still_video_reconstructed_steadily_does_not_flicker():
     figures = measured(STILL, STILL + np.uint8(40), SAME)  # wrong, but always as wrong
     assert figures["l1"] == 40
-    assert [figures[name] for name in ("flicker", "still_flicker", "codes_changed", "still_codes_changed", "still")] == [0, 0, 0, 0, 1]
+    assert [
+        figures[name]
+        for name in ("flicker", "still_flicker", "codes_changed", "still_codes_changed", "still")
+    ] == [0, 0, 0, 0, 1]
 
 
 def test_flicker_that_is_put_in_comes_out():
-    again, codes = STILL.copy(), SAME.copy()
+    again = STILL.copy()
+    codes = SAME.copy()
     again[1::2] += 12  # every frame differs from the one before by 12 everywhere
     codes[1::2] += 4
     figures = measured(STILL, again, codes)
     assert (figures["flicker"], figures["still_flicker"]) == (12, 12)
     assert (figures["codes_changed"], figures["still_codes_changed"]) == (1, 1)
-    again, codes = STILL.copy(), SAME.copy()
+    again = STILL.copy()
+    codes = SAME.copy()
     again[2:, :8, :8] += 12  # one patch of four, in one pair of four
     codes[2:, 0, 0] = 7
     figures = measured(STILL, again, codes)
@@ -77,14 +92,17 @@ def test_flicker_that_is_put_in_comes_out():
 
 
 def test_what_moves_as_the_original_does_not_flicker():
-    frames, codes = STILL.copy(), SAME.copy()
+    frames = STILL.copy()
+    codes = SAME.copy()
     frames[2:, :8, :8] += 50
     codes[2:, 0, 0] = 7
     figures = measured(frames, frames - np.uint8(0), codes)
     assert (figures["flicker"], figures["still_flicker"]) == (0, 0)
     assert figures["still"] == 15 / 16
     assert (figures["codes_changed"], figures["still_codes_changed"]) == (1 / 16, 0)
-    frozen = measured(frames, STILL, SAME)  # a reconstruction that leaves a movement out is wrong there, not where nothing moves
+    frozen = measured(
+        frames, STILL, SAME
+    )  # a reconstruction that leaves a movement out is wrong there, not where nothing moves
     assert (frozen["flicker"], frozen["still_flicker"]) == (pytest.approx(50 / 2 / 4), 0)
 
 
@@ -116,11 +134,16 @@ def test_parts_and_videos_add_up():
     assert both.figures()["frames"] == 9
     assert both.figures()["lpips"] == 4
     assert both.figures()["psnr"] == pytest.approx(psnr(frames, again).mean())
-    assert both.figures()["flicker"] == pytest.approx(np.sqrt(movement.mean((1, 2, 3)))[[0, 1, 2, 4, 5, 6, 7]].mean())
+    assert both.figures()["flicker"] == pytest.approx(
+        np.sqrt(movement.mean((1, 2, 3)))[[0, 1, 2, 4, 5, 6, 7]].mean()
+    )
     assert both.figures()["codes_used"] == len(np.unique(codes))
 
 
 def test_one_frame_has_no_flicker_to_speak_of():
     figures = measured(STILL[:1], STILL[:1], SAME[:1])
-    assert [figures[name] for name in ("flicker", "still", "codes_changed", "still_flicker", "still_codes_changed")] == [None] * 5
+    assert [
+        figures[name]
+        for name in ("flicker", "still", "codes_changed", "still_flicker", "still_codes_changed")
+    ] == [None] * 5
     assert figures["psnr"] == figures["psnr_pooled"] == 100

@@ -26,13 +26,16 @@ def test_side_by_side():
 
 
 def test_reconstruct(tmp_path, clip):
-    out, tokenizer = tmp_path / "both.mp4", MeanColour()
+    out = tmp_path / "both.mp4"
+    tokenizer = MeanColour()
     result = reconstruct(clip, out, tokenizer, fps=4.0, batch=8)
     frames = np.concatenate([part.frames for part in sample(clip, fps=4.0, size=32)])
     codes = tokenizer.encode(frames)
     again = tokenizer.decode(codes, dtype=np.uint8)
     assert result["frames"] == len(frames) == 20
-    assert result["psnr"] == pytest.approx(10 * np.log10(255**2 / ((frames.astype(float) - again) ** 2).mean()))
+    assert result["psnr"] == pytest.approx(
+        10 * np.log10(255**2 / ((frames.astype(float) - again) ** 2).mean())
+    )
     assert result["ssim"] == pytest.approx(ssim(frames, again).mean())
     assert result["code_usage"] == len(np.unique(codes)) / 512
     assert 1 < result["perplexity"] <= len(np.unique(codes))

@@ -16,7 +16,10 @@ from .mean_colour import MeanColour, colours, write_clip
 
 @pytest.fixture
 def clips(tmp_path):
-    return [write_clip(tmp_path / "long.mp4", colours(0, 40)), write_clip(tmp_path / "short.mp4", colours(1, 16))]
+    return [
+        write_clip(tmp_path / "long.mp4", colours(0, 40)),
+        write_clip(tmp_path / "short.mp4", colours(1, 16)),
+    ]
 
 
 def there_and_back(path, fps):
@@ -27,7 +30,9 @@ def there_and_back(path, fps):
 
 def test_every_frame_counts_once(clips):
     result = evaluate_tokenizer(clips, tokenizer=MeanColour(), fps=4.0)
-    frames, again, codes = (np.concatenate(both) for both in zip(*(there_and_back(path, 4.0) for path in clips)))
+    frames, again, codes = (
+        np.concatenate(both) for both in zip(*(there_and_back(path, 4.0) for path in clips))
+    )
     assert (result["videos"], result["frames"], result["failed"]) == (2, 28, [])
     assert result["psnr"] == pytest.approx(psnr(frames, again).mean())
     error = ((frames.astype(float) - again) ** 2).mean()
@@ -41,7 +46,12 @@ def test_every_frame_counts_once(clips):
     assert result["code_usage"] == len(shares) / 512
     assert result["perplexity"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()))
     first, second = result["per_video"]
-    assert (first["source"], first["frames"], second["source"], second["frames"]) == (str(clips[0]), 20, str(clips[1]), 8)
+    assert (first["source"], first["frames"], second["source"], second["frames"]) == (
+        str(clips[0]),
+        20,
+        str(clips[1]),
+        8,
+    )
     assert first["psnr"] == pytest.approx(psnr(frames[:20], again[:20]).mean())
     pairs = np.diff(again.astype(float), axis=0) - np.diff(frames.astype(float), axis=0)
     flicker = np.sqrt((pairs**2).mean((1, 2, 3)))
@@ -56,9 +66,14 @@ def test_a_video_that_cannot_be_read_is_named_and_left_out(tmp_path, clips):
     broken.write_bytes(b"nothing of a video in here")
     missing = tmp_path / "missing.mp4"
     progress = io.StringIO()
-    result = evaluate_tokenizer([broken, clips[0], missing, clips[1]], tokenizer=MeanColour(), fps=4.0, progress=progress)
+    result = evaluate_tokenizer(
+        [broken, clips[0], missing, clips[1]], tokenizer=MeanColour(), fps=4.0, progress=progress
+    )
     whole = evaluate_tokenizer(clips, tokenizer=MeanColour(), fps=4.0)
-    assert [(each["source"], each["kind"]) for each in result["failed"]] == [(str(broken), "not-video"), (str(missing), "missing")]
+    assert [(each["source"], each["kind"]) for each in result["failed"]] == [
+        (str(broken), "not-video"),
+        (str(missing), "missing"),
+    ]
     assert "broken.mp4" in result["failed"][0]["message"]
     assert {**result, "failed": [], "seconds": 0} == {**whole, "seconds": 0}
     lines = progress.getvalue().splitlines()
@@ -128,11 +143,15 @@ def test_requests_that_make_no_sense(tmp_path, clips):
 
 
 def test_limit(clips):
-    assert [each["source"] for each in evaluate_tokenizer(clips, tokenizer=MeanColour(), limit=1)["per_video"]] == [str(clips[0])]
+    assert [
+        each["source"] for each in evaluate_tokenizer(clips, tokenizer=MeanColour(), limit=1)["per_video"]
+    ] == [str(clips[0])]
 
 
 def test_lpips_and_rfid(monkeypatch, tmp_path, clips):
-    """Inception's place is taken by the mean colours of a frame, so that the distance can be told from NumPy alone."""
+    """Inception's place is taken by the mean colours of a frame, so that the distance can be told from NumPy
+    alone.
+    """
 
     class Colours:
         def __init__(self, path):
@@ -144,14 +163,20 @@ def test_lpips_and_rfid(monkeypatch, tmp_path, clips):
     monkeypatch.setattr(tokenizer, "Inception", Colours)
     monkeypatch.setattr(tokenizer, "WIDTH", 3)
     weights = write_weights(tmp_path / "lpips.safetensors", lpips.wanted())
-    result = evaluate_tokenizer(clips, tokenizer=MeanColour(), inception="inception.safetensors", lpips=weights)
+    result = evaluate_tokenizer(
+        clips, tokenizer=MeanColour(), inception="inception.safetensors", lpips=weights
+    )
     frames, again, _ = (np.concatenate(both) for both in zip(*(there_and_back(path, 1.0) for path in clips)))
-    one, other = frames.mean((1, 2)), again.mean((1, 2))
-    c1, c2 = np.cov(one.T), np.cov(other.T)
+    one = frames.mean((1, 2))
+    other = again.mean((1, 2))
+    c1 = np.cov(one.T)
+    c2 = np.cov(other.T)
     root = np.sqrt(np.linalg.eigvals(c1 @ c2).real).sum()
     expected = ((one.mean(0) - other.mean(0)) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * root
     assert result["rfid"] == pytest.approx(expected, rel=1e-6)
     assert result["lpips"] == pytest.approx(lpips.Lpips(weights)(frames, again).mean(), rel=1e-4)
-    assert result["per_video"][1]["lpips"] == pytest.approx(lpips.Lpips(weights)(frames[-2:], again[-2:]).mean(), rel=1e-4)
+    assert result["per_video"][1]["lpips"] == pytest.approx(
+        lpips.Lpips(weights)(frames[-2:], again[-2:]).mean(), rel=1e-4
+    )
     assert all("rfid" not in video for video in result["per_video"])
     assert inception.WIDTH == 2048

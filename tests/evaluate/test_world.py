@@ -1,4 +1,6 @@
-"""The score of an assistant that knows, of one that is blind, and that both are asked about scenes no training saw."""
+"""The score of an assistant that knows, of one that is blind, and that both are asked about scenes no
+training saw.
+"""
 
 import io
 from collections import Counter
@@ -18,7 +20,8 @@ class Knowing:
     """Knows the scene by the name of its file and, for a given kind, answers wrongly."""
 
     def __init__(self, wrong_kind: str | None = None) -> None:
-        self.wrong_kind, self.videos = wrong_kind, Counter[str]()
+        self.wrong_kind = wrong_kind
+        self.videos = Counter[str]()
 
     def ask(self, videos: Any, question: str, fps: float = 1.0) -> Any:
         (path,) = videos
@@ -26,11 +29,15 @@ class Knowing:
         with av.open(str(path)) as file:
             assert file.streams.video[0].codec_context.name == "h264"
         asked = next(q for q in questions(make_scene(int(Path(path).stem))) if q.text == question)
-        return SimpleNamespace(text="no idea" if asked.kind == self.wrong_kind else f" {asked.answer.upper()}. ")
+        return SimpleNamespace(
+            text="no idea" if asked.kind == self.wrong_kind else f" {asked.answer.upper()}. "
+        )
 
 
 def test_scores_by_kind() -> None:
-    assistant, said, wrong = Knowing(wrong_kind="time"), io.StringIO(), []
+    assistant = Knowing(wrong_kind="time")
+    said = io.StringIO()
+    wrong = []
     report = evaluate_world(assistant, examples=18, seed=1, blind_scenes=50, progress=said, wrong=wrong)
     assert set(report["kinds"]) == set(KINDS)
     for kind, score in report["kinds"].items():
@@ -47,10 +54,16 @@ def test_examples_are_held_out_balanced_and_repeatable() -> None:
     chosen = choose_examples(100, seed=0)
     assert all(example.scene.seed >= HELD_OUT for example in chosen)
     counts = Counter(example.question.kind for example in chosen)
-    assert set(counts) == set(KINDS) and max(counts.values()) - min(counts.values()) <= 1 and counts.total() == 100
+    assert (
+        set(counts) == set(KINDS)
+        and max(counts.values()) - min(counts.values()) <= 1
+        and counts.total() == 100
+    )
     assert len({(example.scene.seed, example.question.kind) for example in chosen}) == 100
     assert chosen == choose_examples(100, seed=0)
-    assert not {example.scene.seed for example in chosen} & {example.scene.seed for example in choose_examples(100, seed=1)}
+    assert not {example.scene.seed for example in chosen} & {
+        example.scene.seed for example in choose_examples(100, seed=1)
+    }
 
 
 def test_the_blind_model_learns_words_forms_and_kinds() -> None:
@@ -59,9 +72,16 @@ def test_the_blind_model_learns_words_forms_and_kinds() -> None:
         for one in ("red", "blue", "green")
         for other in ("white", "yellow")
     ]
-    seen = [*order, *[Question("count", "How many things were there at 1 second?", "2")] * 6, Question("count", "How many now?", "3")]
+    seen = [
+        *order,
+        *[Question("count", "How many things were there at 1 second?", "2")] * 6,
+        Question("count", "How many now?", "3"),
+    ]
     blind = BlindModel(seen)
-    assert blind.answer(Question("order", "Which came first, the white square or the red cross?", "")) == "the white square"
+    assert (
+        blind.answer(Question("order", "Which came first, the white square or the red cross?", ""))
+        == "the white square"
+    )
     assert blind.answer(Question("count", "How many things were there at 1 second?", "")) == "2"
     assert blind.answer(Question("count", "Words never seen?", "")) == "2"
     assert blind.answer(Question("never", "Nor this kind?", "")) == ""
@@ -70,7 +90,11 @@ def test_the_blind_model_learns_words_forms_and_kinds() -> None:
 def test_guessing_scores_low_by_construction() -> None:
     blind = BlindModel(question for seed in range(500) for question in questions(make_scene(seed)))
     asked = [example.question for example in choose_examples(270, seed=7)]
-    assert sum(normalise(blind.answer(question)) == normalise(question.answer) for question in asked) / len(asked) < 0.4
+    assert (
+        sum(normalise(blind.answer(question)) == normalise(question.answer) for question in asked)
+        / len(asked)
+        < 0.4
+    )
 
 
 @pytest.mark.parametrize(("given", "same"), [(" The  Red circle.", "the red circle"), ("3", "3"), ("", "")])

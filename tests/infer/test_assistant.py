@@ -1,4 +1,6 @@
-"""From a real video file to a streamed answer; a video is read once; what cannot be answered is said in one line beforehand."""
+"""From a real video file to a streamed answer; a video is read once; what cannot be answered is said in one
+line beforehand.
+"""
 
 import json
 import shutil
@@ -57,15 +59,24 @@ def test_an_answer_and_how_it_came_about(alone: Assistant, clips: list[Path]) ->
 
 
 @pytest.mark.parametrize("devices", [2, 8])
-def test_every_ring_gives_the_same_answer(folder: Path, alone: Assistant, clips: list[Path], devices: int) -> None:
+def test_every_ring_gives_the_same_answer(
+    folder: Path, alone: Assistant, clips: list[Path], devices: int
+) -> None:
     spread = _load(folder, devices)
-    expected, found = alone.ask(clips, QUESTION, max_tokens=10), spread.ask(clips, QUESTION, max_tokens=10)
+    expected = alone.ask(clips, QUESTION, max_tokens=10)
+    found = spread.ask(clips, QUESTION, max_tokens=10)
     assert found.text == expected.text
     assert found.tokens == expected.tokens
-    assert (found.devices, found.frames, found.video_tokens) == (devices, expected.frames, expected.video_tokens)
+    assert (found.devices, found.frames, found.video_tokens) == (
+        devices,
+        expected.frames,
+        expected.video_tokens,
+    )
 
 
-def test_a_video_is_read_once(folder: Path, clips: list[Path], tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_video_is_read_once(
+    folder: Path, clips: list[Path], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     assistant = _load(folder, 1)
     first = assistant.ask(clips[0], QUESTION, max_tokens=8)
     tokens = (first.text, first.tokens)[1]
@@ -80,7 +91,9 @@ def test_a_video_is_read_once(folder: Path, clips: list[Path], tmp_path: Path, r
     assert again.timings["decode"] == again.timings["tokenize"] == 0
 
 
-def test_other_sampling_or_other_bytes_are_read_anew(alone: Assistant, clips: list[Path], tmp_path: Path) -> None:
+def test_other_sampling_or_other_bytes_are_read_anew(
+    alone: Assistant, clips: list[Path], tmp_path: Path
+) -> None:
     film = tmp_path / "film.mp4"
     shutil.copy(clips[0], film)
     one = alone.ask(film, QUESTION, max_tokens=2)
@@ -89,7 +102,9 @@ def test_other_sampling_or_other_bytes_are_read_anew(alone: Assistant, clips: li
     assert alone.ask(film, QUESTION, max_tokens=2).frames == round(probe(clips[1]).duration)
 
 
-def test_an_abandoned_answer_loses_nothing(folder: Path, clips: list[Path], request: pytest.FixtureRequest) -> None:
+def test_an_abandoned_answer_loses_nothing(
+    folder: Path, clips: list[Path], request: pytest.FixtureRequest
+) -> None:
     assistant = _load(folder, 1)
     reply = assistant.ask(clips[0], QUESTION, max_tokens=8)
     expected = reply.text
@@ -137,14 +152,22 @@ def test_a_seed_decides_a_drawn_answer(alone: Assistant, clips: list[Path]) -> N
 @pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize(
     ("videos", "question", "said"),
-    [([], QUESTION, "no video"), (["x.mp4"], "  ", "the question is empty"), (["x.mp4"], "Why? " * 400, "the question has")],
+    [
+        ([], QUESTION, "no video"),
+        (["x.mp4"], "  ", "the question is empty"),
+        (["x.mp4"], "Why? " * 400, "the question has"),
+    ],
 )
-def test_impossible_requests_are_refused_before_any_file_is_opened(alone: Assistant, videos: list[str], question: str, said: str) -> None:
+def test_impossible_requests_are_refused_before_any_file_is_opened(
+    alone: Assistant, videos: list[str], question: str, said: str
+) -> None:
     with pytest.raises(UserError, match=said):
         alone.ask(videos, question)
 
 
-def test_a_video_too_long_says_which_fps_fits(alone: Assistant, clips: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_too_long_says_which_fps_fits(
+    alone: Assistant, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("decoded before it was refused")
 
@@ -181,7 +204,9 @@ def test_a_folder_that_is_no_assistant(folder: Path, tmp_path: Path) -> None:
     config.write_text(json.dumps({**settings, "video_tokenizer": "none-such"}))
     with pytest.raises(UserError, match="none-such"):
         load(broken)
-    config.write_text(json.dumps({name: value for name, value in settings.items() if name != "video_tokenizer"}))
+    config.write_text(
+        json.dumps({name: value for name, value in settings.items() if name != "video_tokenizer"})
+    )
     with pytest.raises(UserError, match="names no video_tokenizer"):
         load(broken)
     (broken / "text.model").unlink()

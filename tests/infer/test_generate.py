@@ -1,4 +1,6 @@
-"""Prefill and decoding with a cache give what the whole forward pass gives, on any number of devices, and compile once."""
+"""Prefill and decoding with a cache give what the whole forward pass gives, on any number of devices, and
+compile once.
+"""
 
 from pathlib import Path
 
@@ -56,9 +58,12 @@ def test_the_cache_changes_nothing(generator: Generator, model: Model, expected:
 
 
 @pytest.mark.parametrize(
-    ("devices", "axes"), [(8, {"context": 8}), (8, {"context": 2, "data": 2, "tensor": 2}), (4, {"context": 2, "ulysses": 2})]
+    ("devices", "axes"),
+    [(8, {"context": 8}), (8, {"context": 2, "data": 2, "tensor": 2}), (4, {"context": 2, "ulysses": 2})],
 )
-def test_the_ring_gives_the_same_tokens(folder: Path, expected: list[int], devices: int, axes: dict[str, int]) -> None:
+def test_the_ring_gives_the_same_tokens(
+    folder: Path, expected: list[int], devices: int, axes: dict[str, int]
+) -> None:
     spread = _model(folder, devices, **axes)
     assert _greedy(Generator(spread, blocks=BLOCKS), _prompt(spread, 45), 10) == expected
 
@@ -115,7 +120,9 @@ def test_a_seed_decides_a_draw(generator: Generator, model: Model) -> None:
     assert draw(1) == draw(1) != draw(2)
 
 
-def test_no_room_is_said_before_anything_is_read(generator: Generator, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_is_said_before_anything_is_read(
+    generator: Generator, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(generate, "SHORTEST_CACHE", 64)
     session = generator.begin(1)
     with pytest.raises(UserError, match="begin one with more room"):

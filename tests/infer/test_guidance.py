@@ -1,4 +1,6 @@
-"""Guided drawing gives LWM's own tokens and those of whole forward passes, on any number of devices, and only ids from its range."""
+"""Guided drawing gives LWM's own tokens and those of whole forward passes, on any number of devices, and only
+ids from its range.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -9,18 +11,26 @@ import numpy as np
 import pytest
 from flax import nnx, serialization
 
-from ringvision.checkpoint import flatten, unflatten
 from ringvision.infer.guidance import Guide
 from ringvision.infer.model import Model, load_model
 from ringvision.infer.sampler import Sampler
 from ringvision.mesh import make_mesh
 from ringvision.models.transformer import Transformer, TransformerConfig
+from ringvision.tree import flatten, unflatten
 from ringvision.vocabulary import Vocabulary
 
 LWM = Path(__file__).parents[1] / "fixtures" / "lwm_llama"
 BLOCKS = (32, 8)
-MESHES: list[dict[str, int]] = [{"context": 1}, {"context": 4}, {"context": 2, "data": 4}, {"context": 2, "data": 2, "tensor": 2}]
-TEXT, VISION, WIDTH, HEADS = 320, 80, 64, 4
+MESHES: list[dict[str, int]] = [
+    {"context": 1},
+    {"context": 4},
+    {"context": 2, "data": 4},
+    {"context": 2, "data": 2, "tensor": 2},
+]
+TEXT = 320
+VISION = 80
+WIDTH = 64
+HEADS = 4
 
 
 def _lwm(**axes: int) -> Model:
@@ -39,7 +49,9 @@ def _lwm(**axes: int) -> Model:
     def vision_below_text(text: str, vision: str, axis: int) -> np.ndarray:
         return np.concatenate([read[text], read[vision]], axis)
 
-    config = TransformerConfig(TEXT + VISION, WIDTH, layers, HEADS, HEADS, WIDTH // HEADS, 160, rope_theta=1e4, norm_eps=1e-6)
+    config = TransformerConfig(
+        TEXT + VISION, WIDTH, layers, HEADS, HEADS, WIDTH // HEADS, 160, rope_theta=1e4, norm_eps=1e-6
+    )
     tensors = {
         "embed.table": vision_below_text("transformer/wte/embedding", "transformer/vte/embedding", 0),
         "unembed.kernel": vision_below_text("lm_head/kernel", "vision_head/kernel", 1),
@@ -47,7 +59,9 @@ def _lwm(**axes: int) -> Model:
         "layers.attention.query": heads("wq", turned=True),
         "layers.attention.key": heads("wk", turned=True),
         "layers.attention.value": heads("wv", turned=False),
-        "layers.attention.output": read[place + "attention/wo/kernel"].reshape(layers, HEADS, WIDTH // HEADS, WIDTH),
+        "layers.attention.output": read[place + "attention/wo/kernel"].reshape(
+            layers, HEADS, WIDTH // HEADS, WIDTH
+        ),
         "layers.attention_norm.scale": read[place + "attention_norm/kernel"],
         "layers.feed_forward_norm.scale": read[place + "ffn_norm/kernel"],
         "layers.feed_forward.gate": read[place + "feed_forward/w1/kernel"],
@@ -55,7 +69,9 @@ def _lwm(**axes: int) -> Model:
         "layers.feed_forward.down": read[place + "feed_forward/w2/kernel"],
     }
     like = nnx.split(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))))[1]
-    return Model(config, Vocabulary(TEXT, 64, 1, 2, (1,), (2,), VISION), unflatten(tensors, like), _mesh(axes))
+    return Model(
+        config, Vocabulary(TEXT, 64, 1, 2, (1,), (2,), VISION), unflatten(tensors, like), _mesh(axes)
+    )
 
 
 def _mesh(axes: dict[str, int]) -> jax.sharding.Mesh:
@@ -64,12 +80,17 @@ def _mesh(axes: dict[str, int]) -> jax.sharding.Mesh:
 
 @pytest.mark.parametrize("axes", MESHES, ids=str)
 def test_lwms_own_guided_tokens(axes: dict[str, int]) -> None:
-    """Recorded by LWM: two prompts beside two that ask for nothing, top_k 1 among all ids of the vision's table."""
+    """Recorded by LWM: two prompts beside two that ask for nothing, top_k 1 among all ids of the vision's
+    table.
+    """
     recorded = np.load(LWM / "io.npz")
-    prompts, masks, sequences = (recorded[f"gen_vision_{name}"] for name in ("prompt_ids", "attention_mask", "sequences"))
+    prompts, masks, sequences = (
+        recorded[f"gen_vision_{name}"] for name in ("prompt_ids", "attention_mask", "sequences")
+    )
     assert recorded["gen_vision_step_margins"].min() > 1e-3
     guide = Guide(_lwm(**axes), (TEXT, TEXT + VISION), blocks=BLOCKS)
-    pairs, scale = len(prompts) // 2, float(recorded["gen_vision_cfg_scale"])
+    pairs = len(prompts) // 2
+    scale = float(recorded["gen_vision_cfg_scale"])
     for row in range(pairs):
         given, blank = (prompts[at][masks[at] == 1] for at in (row, row + pairs))
         assert len(given) != len(blank)
@@ -77,7 +98,10 @@ def test_lwms_own_guided_tokens(axes: dict[str, int]) -> None:
         reading = guide.read([given, blank], room=len(expected))
         assert list(guide.draw(reading, len(expected), Sampler(), scale)) == expected
         again = guide.read([given, blank], room=len(expected))
-        assert list(guide.draw(again, len(expected), Sampler(temperature=1.0, top_k=1, seed=7), scale)) == expected
+        assert (
+            list(guide.draw(again, len(expected), Sampler(temperature=1.0, top_k=1, seed=7), scale))
+            == expected
+        )
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +113,18 @@ def _whole(model: Model, tokens: list[int]) -> np.ndarray:
     """Logits after the last of `tokens`, by a whole forward pass."""
     padded = np.zeros((1, 64), np.int32)
     padded[0, : len(tokens)] = tokens
-    return np.asarray(model.logits(padded, None, (np.arange(64) < len(tokens)).astype(int)[None]), np.float64)[0, len(tokens) - 1]
+    return np.asarray(
+        model.logits(padded, None, (np.arange(64) < len(tokens)).astype(int)[None]), np.float64
+    )[0, len(tokens) - 1]
 
 
 @pytest.mark.parametrize("scale", [0.0, 2.5])
 def test_drawing_and_pushing_by_whole_forward_passes(model: Model, scale: float) -> None:
     """11 tokens against 3; two are pushed after the fourth draw."""
-    random, ids = np.random.default_rng(0), (model.config.vocab_size - 30, model.config.vocab_size - 2)
-    given, blank = random.integers(1, 100, 11), random.integers(1, 100, 3)
+    random = np.random.default_rng(0)
+    ids = (model.config.vocab_size - 30, model.config.vocab_size - 2)
+    given = random.integers(1, 100, 11)
+    blank = random.integers(1, 100, 3)
     guide = Guide(model, ids, blocks=BLOCKS)
     reading = guide.read([given, blank], room=16)
     found = list(guide.draw(reading, 4, Sampler(), scale))
@@ -104,7 +132,8 @@ def test_drawing_and_pushing_by_whole_forward_passes(model: Model, scale: float)
         guide.push(reading, token)
     found += guide.draw(reading, 4, Sampler(), scale)
 
-    rows, expected = [given.tolist(), blank.tolist()], []
+    rows = [given.tolist(), blank.tolist()]
+    expected = []
     for index in range(8):
         with_prompt, without = (_whole(model, row)[slice(*ids)] for row in rows)
         expected.append(ids[0] + int(np.argmax(without + scale * (with_prompt - without))))
@@ -116,8 +145,10 @@ def test_drawing_and_pushing_by_whole_forward_passes(model: Model, scale: float)
 
 def test_without_a_second_prompt_nothing_is_guided(model: Model) -> None:
     """A scale of 1 is the prompt alone, at half the work; 0 is the other prompt alone."""
-    random, ids = np.random.default_rng(1), (0, model.config.vocab_size)
-    given, blank = random.integers(1, 100, 11), random.integers(1, 100, 5)
+    random = np.random.default_rng(1)
+    ids = (0, model.config.vocab_size)
+    given = random.integers(1, 100, 11)
+    blank = random.integers(1, 100, 5)
     guide = Guide(model, ids, blocks=BLOCKS)
 
     def drawn(*prompts: np.ndarray, scale: float) -> list[int]:
@@ -129,13 +160,20 @@ def test_without_a_second_prompt_nothing_is_guided(model: Model) -> None:
 
 
 @pytest.mark.parametrize("axes", MESHES[1:], ids=str)
-def test_draws_depend_on_the_seed_and_not_on_the_mesh(folder: Path, model: Model, axes: dict[str, int]) -> None:
+def test_draws_depend_on_the_seed_and_not_on_the_mesh(
+    folder: Path, model: Model, axes: dict[str, int]
+) -> None:
     ids = (model.config.vocab_size - 30, model.config.vocab_size - 2)
-    given, blank = np.arange(5, 50), np.arange(3, 6)
+    given = np.arange(5, 50)
+    blank = np.arange(3, 6)
 
     def drawn(model: Model, seed: int, **knobs: Any) -> list[int]:
         guide = Guide(model, ids, blocks=BLOCKS)
-        return list(guide.draw(guide.read([given, blank], room=24), 24, Sampler(temperature=3.0, seed=seed, **knobs), 2.0))
+        return list(
+            guide.draw(
+                guide.read([given, blank], room=24), 24, Sampler(temperature=3.0, seed=seed, **knobs), 2.0
+            )
+        )
 
     alone = drawn(model, 0)
     assert drawn(load_model(folder, _mesh(axes)), 0) == alone != drawn(model, 1)
@@ -144,19 +182,27 @@ def test_draws_depend_on_the_seed_and_not_on_the_mesh(folder: Path, model: Model
 
 
 def test_top_k_and_top_p_are_of_the_guided_logits(model: Model) -> None:
-    """Each id is among the likeliest by whole forward passes: three of them, and the fewest that reach a third; others are drawn too."""
-    ids, scale = (model.config.vocab_size - 30, model.config.vocab_size - 2), 2.0
-    given, blank = np.arange(5, 16), np.arange(3, 6)
+    """Each id is among the likeliest by whole forward passes: three of them, and the fewest that reach a
+    third; others are drawn too.
+    """
+    ids = (model.config.vocab_size - 30, model.config.vocab_size - 2)
+    scale = 2.0
+    given = np.arange(5, 16)
+    blank = np.arange(3, 6)
     guide = Guide(model, ids, blocks=BLOCKS)
 
     def drawn(**knobs: Any) -> list[tuple[int, np.ndarray]]:
         """Every id by its rank, and the probabilities from the largest to the smallest."""
-        sampler, rows, found = Sampler(temperature=3.0, seed=2, **knobs), [given.tolist(), blank.tolist()], []
+        sampler = Sampler(temperature=3.0, seed=2, **knobs)
+        rows = [given.tolist(), blank.tolist()]
+        found = []
         for token in guide.draw(guide.read([given, blank], room=24), 24, sampler, scale):
             with_prompt, without = (_whole(model, row)[slice(*ids)] for row in rows)
             wanted = (without + scale * (with_prompt - without)) / 3.0
             shares = np.exp(wanted - wanted.max())
-            found.append((int(np.argsort(np.argsort(-wanted))[token - ids[0]]), np.sort(shares / shares.sum())[::-1]))
+            found.append(
+                (int(np.argsort(np.argsort(-wanted))[token - ids[0]]), np.sort(shares / shares.sum())[::-1])
+            )
             for row in rows:
                 row.append(token)
         return found
@@ -174,7 +220,14 @@ def test_prompts_and_films_of_other_lengths_compile_nothing(model: Model) -> Non
     guide = Guide(model, (0, 30), blocks=BLOCKS)
 
     def draw(given: int, blank: int, room: int) -> None:
-        list(guide.draw(guide.read([np.arange(1, given), np.arange(1, blank)], room=room), 3, Sampler(temperature=1.0), 2.0))
+        list(
+            guide.draw(
+                guide.read([np.arange(1, given), np.arange(1, blank)], room=room),
+                3,
+                Sampler(temperature=1.0),
+                2.0,
+            )
+        )
 
     draw(45, 3, 100)
     compiled = guide._read._cache_size(), guide._choose._cache_size()
@@ -185,9 +238,14 @@ def test_prompts_and_films_of_other_lengths_compile_nothing(model: Model) -> Non
 
 def test_a_long_prompt_tells_how_far_it_is(model: Model) -> None:
     seen: list[tuple[int, int]] = []
-    Guide(model, (0, 30), blocks=BLOCKS).read([np.arange(1, 70)], room=1, progress=lambda done, of: seen.append((done, of)))
+    Guide(model, (0, 30), blocks=BLOCKS).read(
+        [np.arange(1, 70)], room=1, progress=lambda done, of: seen.append((done, of))
+    )
     assert seen == [(32, 72), (64, 72), (72, 72)]
 
 
 def test_the_fixture_is_read_whole() -> None:
-    assert sum(array.size for array in flatten(_lwm(context=1).params).values()) * 4 > 0.95 * (LWM / "streaming_params").stat().st_size
+    assert (
+        sum(array.size for array in flatten(_lwm(context=1).params).values()) * 4
+        > 0.95 * (LWM / "streaming_params").stat().st_size
+    )

@@ -1,4 +1,6 @@
-"""Models of other people's, from their own files to a picture, as a user has them: LWM, Emu3 and Chameleon are asked in their own words."""
+"""Models of other people's, from their own files to a picture, as a user has them: LWM, Emu3 and Chameleon
+are asked in their own words.
+"""
 
 import json
 import pickle
@@ -16,17 +18,23 @@ import sentencepiece
 from PIL import Image
 
 from ringvision import cli
-from ringvision.checkpoint import read_config
-from ringvision.data.stream import PictureForm, StreamFormat, Weaver
-from ringvision.data.text import load_text_tokenizer
+from ringvision.data.stream import PictureFormat, PromptProcessor, StreamFormat
+from ringvision.data.text.folder import load_text_tokenizer
 from ringvision.data.video import sample
 from ringvision.errors import UserError
-from ringvision.infer import imagine as module
+from ringvision.infer import generate_images as module
 from ringvision.infer.assistant import Assistant, load
 from ringvision.infer.chat import load_chat
-from ringvision.infer.imagine import Drawing, Imaginer, Request, imagine, load_imaginer
+from ringvision.infer.image_generation import (
+    Drawing,
+    ImageGenerator,
+    Request,
+    generate_images,
+    load_image_generator,
+)
 from ringvision.infer.sampler import Sampler
 from ringvision.mesh import make_mesh
+from ringvision.model_folder import read_config
 from ringvision.video_tokenizer import load_video_tokenizer
 from ringvision.vocabulary import Vocabulary
 from ringvision.weights import chameleon, emu3
@@ -49,7 +57,9 @@ def lwm_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copyfile(FIXTURES / "lwm_llama" / "streaming_params", place / "streaming_params")
     config = json.loads((FIXTURES / "lwm_llama" / "config.json").read_text())
     (place / "config.json").write_text(json.dumps({**config, "max_sequence_length": 512}))
-    sentences = [LWM_ASKS.format(f"Generate {what} of a red circle") for what in ("an image", "a video")] + ["<vision> </vision>"]
+    sentences = [LWM_ASKS.format(f"Generate {what} of a red circle") for what in ("an image", "a video")] + [
+        "<vision> </vision>"
+    ]
     foreign_sentencepiece.train(place, sentences * 20, vocab_size=312)
     (place / "tokenizer.vocab").unlink()
     return place
@@ -79,19 +89,37 @@ def sheet(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-def test_lwm_draws_for_a_user(lwm_source: Path, lwm_eyes: Path, lwm: Path, clips: list[Path], tmp_path: Path) -> None:
-    """Imported with its video tokenizer or given it later, on one device or two, the same pictures; others without guidance."""
+def test_lwm_draws_for_a_user(
+    lwm_source: Path, lwm_eyes: Path, lwm: Path, clips: list[Path], tmp_path: Path
+) -> None:
+    """Imported with its video tokenizer or given it later, on one device or two, the same pictures; others
+    without guidance.
+    """
     bare = tmp_path / "bare"
     assert cli.main(["import", str(lwm_source), str(bare)]) == 0
 
     def drawn(name: str, *options: str, model: Path = lwm) -> Path:
-        words = ["generate", PROMPT, "--model", str(model), "--frames", "2", "--out", str(tmp_path / name), "--seed", "4", *options]
+        words = [
+            "generate",
+            PROMPT,
+            "--model",
+            str(model),
+            "--frames",
+            "2",
+            "--out",
+            str(tmp_path / name),
+            "--seed",
+            "4",
+            *options,
+        ]
         assert cli.main(words) == 0
         return tmp_path / name
 
     first = sheet(drawn("first.png"))
     assert first.shape == (64, 2 * 64 + 4, 3)
-    assert np.array_equal(sheet(drawn("two.png", "--devices", "2", "--tokenizer", str(lwm_eyes), model=bare)), first)
+    assert np.array_equal(
+        sheet(drawn("two.png", "--devices", "2", "--tokenizer", str(lwm_eyes), model=bare)), first
+    )
     assert not np.array_equal(sheet(drawn("free.png", "--guidance", "1")), first)
     greedy = sheet(drawn("greedy.png", "--temperature", "0"))
     assert np.array_equal(sheet(drawn("likeliest.png", "--top-k", "1")), greedy)
@@ -103,24 +131,40 @@ def test_lwm_draws_for_a_user(lwm_source: Path, lwm_eyes: Path, lwm: Path, clips
 def test_lwm_is_asked_for_pictures_in_its_own_tokens(lwm_source: Path, lwm: Path) -> None:
     """Its script encodes prompt and marker as one text, and compares with the marker alone."""
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(lwm_source / "tokenizer.model"))
-    drawing = Drawing(load_imaginer(lwm, one(), batch=1), Request(PROMPT, frames=3), None)
+    drawing = Drawing(load_image_generator(lwm, one(), batch=1), Request(PROMPT, frames=3), None)
     none = drawing.seen
     for begun, what in ((False, "an image"), (True, "a video")):
         text = LWM_ASKS.format(f"Generate {what} of a red circle") + " <vision>"
         assert drawing._tokens(drawing._text(begun=begun), none).tolist() == [1, *pieces.EncodeAsIds(text)]
     assert drawing._tokens(drawing.form.without, none).tolist() == [1, *pieces.EncodeAsIds("<vision>")]
-    assert (drawing.guidance, drawing.video_guidance, drawing.fps, drawing._parts()) == (5.0, 1.0, 4.0, [1, 2])
+    assert (drawing.guidance, drawing.video_guidance, drawing.fps, drawing._parts()) == (
+        5.0,
+        1.0,
+        4.0,
+        [1, 2],
+    )
 
 
 def test_lwm_is_asked_about_a_video_in_its_own_tokens(lwm_source: Path, lwm: Path) -> None:
     """Its chat encodes what stands before the vision, the markers and what stands after, each by itself."""
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(lwm_source / "tokenizer.model"))
-    imaginer = load_imaginer(lwm, one(), batch=1)
+    generator = load_image_generator(lwm, one(), batch=1)
     codes = np.random.default_rng(0).integers(0, 64, (2, 4, 4))
     vision = (codes.reshape(2, 16) + 320).tolist()
-    expected = [1, *pieces.EncodeAsIds("You are a helpful assistant. USER: what is there?\n"), *pieces.EncodeAsIds("<vision>")]
-    expected += [*vision[0], 320 + 64, *vision[1], 320 + 65, *pieces.EncodeAsIds("</vision>"), *pieces.EncodeAsIds(" ASSISTANT:")]
-    assert imaginer.weaver.prompt([(codes, [0.0, 1.0])], "what is there?").tolist() == expected
+    expected = [
+        1,
+        *pieces.EncodeAsIds("You are a helpful assistant. USER: what is there?\n"),
+        *pieces.EncodeAsIds("<vision>"),
+    ]
+    expected += [
+        *vision[0],
+        320 + 64,
+        *vision[1],
+        320 + 65,
+        *pieces.EncodeAsIds("</vision>"),
+        *pieces.EncodeAsIds(" ASSISTANT:"),
+    ]
+    assert generator.processor.prompt([(codes, [0.0, 1.0])], "what is there?").tolist() == expected
 
 
 def test_lwm_chats_in_its_own_words(lwm_source: Path, lwm: Path) -> None:
@@ -180,53 +224,76 @@ def imported(family: str, place: Path, *, words: bool = True, **changes: Any) ->
 @pytest.fixture(scope="module")
 def emu3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = json.loads((FIXTURES / "emu3" / "config.json").read_text())["text_config"]
-    return imported("emu3", tmp_path_factory.mktemp("models"), text_config={**text, "max_position_embeddings": 300})
+    return imported(
+        "emu3", tmp_path_factory.mktemp("models"), text_config={**text, "max_position_embeddings": 300}
+    )
 
 
 @pytest.fixture(scope="module")
-def painter(emu3_folder: Path) -> Imaginer:
+def painter(emu3_folder: Path) -> ImageGenerator:
     """Emu3, small pictures: three rows of three codes."""
-    whole = load_imaginer(emu3_folder, one(), batch=1)
+    whole = load_image_generator(emu3_folder, one(), batch=1)
     small = load_video_tokenizer(emu3_folder / "tokenizer", batch=1, size=6)
-    return Imaginer(whole.model, whole.weaver.text, small, whole.weaver.format, whole.form)
+    return ImageGenerator(whole.model, whole.processor.text, small, whole.processor.format, whole.form)
 
 
-def test_emu3_is_asked_for_pictures_in_its_processors_tokens(painter: Imaginer) -> None:
+def test_emu3_is_asked_for_pictures_in_its_processors_tokens(painter: ImageGenerator) -> None:
     ours = ids_of("emu3").ours
-    drawing, recorded = Drawing(painter, Request(PROMPT), None), np.load(FIXTURES / "picture_prompts" / "emu3" / "ids.npz")
-    opened = painter.weaver.before((3, 5), 0.0)
-    for name, text in (("wanted", drawing._text(begun=False)), ("unwanted", drawing.form.without), ("nothing", "")):
+    drawing = Drawing(painter, Request(PROMPT), None)
+    recorded = np.load(FIXTURES / "picture_prompts" / "emu3" / "ids.npz")
+    opened = painter.processor.before((3, 5), 0.0)
+    for name, text in (
+        ("wanted", drawing._text(begun=False)),
+        ("unwanted", drawing.form.without),
+        ("nothing", ""),
+    ):
         assert [*drawing._tokens(text, drawing.seen).tolist(), *opened] == ours[recorded[name]].tolist()
     assert drawing.guidance == drawing.video_guidance == 3.0
 
 
 @pytest.mark.parametrize("family", ["emu3", "chameleon"])
 def test_a_question_about_pictures_is_its_processors_prompt(family: str, tmp_path: Path) -> None:
-    """The whole of it, id by id, as transformers' processor writes it and its model fills in the codes; one picture, or two."""
+    """The whole of it, id by id, as transformers' processor writes it and its model fills in the codes; one
+    picture, or two.
+    """
     config = json.loads((FIXTURES / family / "config.json").read_text())
-    ends = {} if family == "emu3" else {"vocabulary_map": {**config["vocabulary_map"], "<reserved08706>": 223}}
+    ends = (
+        {} if family == "emu3" else {"vocabulary_map": {**config["vocabulary_map"], "<reserved08706>": 223}}
+    )
     place = imported(family, tmp_path, **ends)
-    weaver = woven_by(place)
-    recorded, prompt = np.load(FIXTURES / family / "io.npz"), np.load(FIXTURES / "picture_prompts" / family / "ids.npz")["asked"]
+    processor = woven_by(place)
+    recorded = np.load(FIXTURES / family / "io.npz")
+    prompt = np.load(FIXTURES / "picture_prompts" / family / "ids.npz")["asked"]
     codes = recorded["codes"][:1] if family == "emu3" else recorded["codes"].reshape(2, 16, 16)
-    found = weaver.prompt([(codes, np.arange(len(codes)))], "What colour is the circle?")
+    found = processor.prompt([(codes, np.arange(len(codes)))], "What colour is the circle?")
     assert np.array_equal(ids_of(family).theirs[found], prompt)
 
 
 @pytest.mark.parametrize("family", ["emu3", "chameleon"])
 def test_a_picture_is_the_part_of_the_recorded_prompt(family: str, tmp_path: Path) -> None:
-    """Cropped to what was not padding. The fixture writes no size and no piece behind the last row of Emu3's."""
-    place, recorded, ids = imported(family, tmp_path), np.load(FIXTURES / family / "io.npz"), ids_of(family)
-    weaver = woven_by(place)
+    """Cropped to what was not padding. The fixture writes no size and no piece behind the last row of
+    Emu3's.
+    """
+    place = imported(family, tmp_path)
+    recorded = np.load(FIXTURES / family / "io.npz")
+    ids = ids_of(family)
+    processor = woven_by(place)
     grids = recorded["codes"] if family == "emu3" else recorded["codes"].reshape(2, 16, 16)
     if family == "emu3":
-        grids = [codes[: height // 2, : width // 2] for codes, (height, width) in zip(grids, recorded["image_sizes"])]
-        form = replace(weaver.format, picture=PictureForm(row_end=weaver.format.picture.row_end))  # type: ignore[union-attr]
-        weaver = replace(weaver, format=form)
-    start, end = (ids.theirs[list(marks)][0] for marks in (weaver.vocabulary.vision_start, weaver.vocabulary.vision_end))
+        grids = [
+            codes[: height // 2, : width // 2]
+            for codes, (height, width) in zip(grids, recorded["image_sizes"])
+        ]
+        form = replace(processor.format, picture=PictureFormat(row_end=processor.format.picture.row_end))  # type: ignore[union-attr]
+        processor = replace(processor, format=form)
+    start, end = (
+        ids.theirs[list(marks)][0]
+        for marks in (processor.vocabulary.vision_start, processor.vocabulary.vision_end)
+    )
     for codes, row in zip(grids, recorded["merged_input_ids"]):
-        first, last = np.flatnonzero(row == start)[0], np.flatnonzero(row == end)[0]
-        assert np.array_equal(ids.theirs[weaver.video(codes[None], [0.0])], row[first : last + 1])
+        first = np.flatnonzero(row == start)[0]
+        last = np.flatnonzero(row == end)[0]
+        assert np.array_equal(ids.theirs[processor.video(codes[None], [0.0])], row[first : last + 1])
 
 
 def ids_of(family: str) -> CodeIds:
@@ -234,22 +301,29 @@ def ids_of(family: str) -> CodeIds:
     return emu3.code_ids(config, 200) if family == "emu3" else chameleon.code_ids(config, 224)
 
 
-def woven_by(place: Path) -> Weaver:
+def woven_by(place: Path) -> PromptProcessor:
     settings = read_config(place)
     stream = StreamFormat.from_dict(settings["stream"])
-    return Weaver(load_text_tokenizer(place), Vocabulary.from_dict(settings["vocabulary"]), stream)
+    return PromptProcessor(load_text_tokenizer(place), Vocabulary.from_dict(settings["vocabulary"]), stream)
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_emu3_draws_row_by_row(painter: Imaginer, scale: float) -> None:
-    """Each code is the likeliest after whole forward passes over the woven pictures, whose rows end in the piece for that; two pictures."""
+def test_emu3_draws_row_by_row(painter: ImageGenerator, scale: float) -> None:
+    """Each code is the likeliest after whole forward passes over the woven pictures, whose rows end in the
+    piece for that; two pictures.
+    """
     form = painter.form
     assert form is not None
     found = np.stack(list(painter.draw(Request(PROMPT, frames=2, guidance=scale, sampler=Sampler()))))
     assert found.shape == (2, 3, 3)
-    encode, woven = painter.weaver.text.encode, painter.weaver.video(found, [0.0, 1.0])
-    rows = [np.array([painter.vocabulary.bos, *encode(text), *woven]) for text in (form.before(PROMPT, False), form.without)]
-    low, high = painter.vocabulary.code_offset, painter.vocabulary.eof
+    encode = painter.processor.text.encode
+    woven = painter.processor.video(found, [0.0, 1.0])
+    rows = [
+        np.array([painter.vocabulary.bos, *encode(text), *woven])
+        for text in (form.before(PROMPT, False), form.without)
+    ]
+    low = painter.vocabulary.code_offset
+    high = painter.vocabulary.eof
     expected = []
     for ids in rows:
         places = np.flatnonzero((ids >= low) & (ids < high))
@@ -258,24 +332,48 @@ def test_emu3_draws_row_by_row(painter: Imaginer, scale: float) -> None:
     assert np.array_equal(np.argmax(without + scale * (wanted - without), axis=-1), found.reshape(-1))
 
 
-def test_emu3_goes_on_from_pictures_and_draws_for_a_user(painter: Imaginer, emu3_folder: Path, tmp_path: Path) -> None:
+def test_emu3_goes_on_from_pictures_and_draws_for_a_user(
+    painter: ImageGenerator, emu3_folder: Path, tmp_path: Path
+) -> None:
     seen = np.random.default_rng(0).integers(0, 64, (2, 3, 3)).astype(np.int32)
     found = np.stack(list(painter.draw(Request(frames=1, sampler=Sampler()), seen)))
-    woven = painter.weaver.videos([(np.concatenate([seen, found]), [0.0, 1.0, 2.0])])
-    opening = len(painter.weaver.opening()) - 1
+    woven = painter.processor.videos([(np.concatenate([seen, found]), [0.0, 1.0, 2.0])])
+    opening = len(painter.processor.opening()) - 1
     ids = np.concatenate([woven[:1], woven[1 + opening :]])  # what stands before a video that is asked about
-    low, high = painter.vocabulary.code_offset, painter.vocabulary.eof
+    low = painter.vocabulary.code_offset
+    high = painter.vocabulary.eof
     places = np.flatnonzero((ids >= low) & (ids < high))[-9:]
-    assert np.array_equal(np.argmax(np.asarray(painter.model.logits(ids[None]))[0, places - 1, low:high], axis=-1), found.reshape(-1))
+    assert np.array_equal(
+        np.argmax(np.asarray(painter.model.logits(ids[None]))[0, places - 1, low:high], axis=-1),
+        found.reshape(-1),
+    )
     # by itself a picture is as large as half of the model's context
-    assert cli.main(["generate", PROMPT, "--model", str(emu3_folder), "--out", str(tmp_path / "emu3.png"), "--guidance", "1"]) == 0
+    assert (
+        cli.main(
+            [
+                "generate",
+                PROMPT,
+                "--model",
+                str(emu3_folder),
+                "--out",
+                str(tmp_path / "emu3.png"),
+                "--guidance",
+                "1",
+            ]
+        )
+        == 0
+    )
     assert sheet(tmp_path / "emu3.png").shape == (22, 22, 3)
 
 
 @pytest.mark.usefixtures("unloaded")
 def test_emu3_needs_words_to_say_how_large_a_picture_is(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot be told '15\*15'; put the tokenizer\.model or tokenizer\.json"):
-        imagine(tmp_path / "any.png", Request(), model=imported("emu3", tmp_path, words=False), mesh=one())
+    with pytest.raises(
+        UserError, match=r"cannot be told '15\*15'; put the tokenizer\.model or tokenizer\.json"
+    ):
+        generate_images(
+            tmp_path / "any.png", Request(), model=imported("emu3", tmp_path, words=False), mesh=one()
+        )
 
 
 @pytest.mark.usefixtures("unloaded")
@@ -287,28 +385,36 @@ def test_chameleon_cannot_draw_and_says_so(tmp_path: Path, capsys: pytest.Captur
     assert "generation" not in read_config(model)
 
 
-def test_the_frame_grid_is_filled_row_by_row(painter: Imaginer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_frame_grid_is_filled_row_by_row(
+    painter: ImageGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first code drawn is the upper left one, and the next stands to its right."""
     offset = painter.vocabulary.code_offset
-    monkeypatch.setattr(painter.guide, "draw", lambda reading, count, *_, first: iter(range(offset + first, offset + first + count)))
+    monkeypatch.setattr(
+        painter.guide,
+        "draw",
+        lambda reading, count, *_, first: iter(range(offset + first, offset + first + count)),
+    )
     (frame,) = painter.draw(Request())
     assert frame.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
 
 
-def test_a_text_tokenizer_of_another_model_is_refused(painter: Imaginer) -> None:
-    weaver: Weaver = painter.weaver
+def test_a_text_tokenizer_of_another_model_is_refused(painter: ImageGenerator) -> None:
+    processor: PromptProcessor = painter.processor
     large = module.Wordless(Path("elsewhere"))
     large.size = painter.vocabulary.text_size + 1
     with pytest.raises(UserError, match="the model knows 136 text pieces, the text tokenizer 137"):
-        Imaginer(painter.model, large, painter.tokenizer, weaver.format, None)
+        ImageGenerator(painter.model, large, painter.tokenizer, processor.format, None)
 
 
-def test_what_guidance_compares_with_must_fit_too(painter: Imaginer) -> None:
+def test_what_guidance_compares_with_must_fit_too(painter: ImageGenerator) -> None:
     """Emu3's text for that is longer than most prompts."""
     form = painter.form
     assert form is not None
-    words, without = (len(painter.weaver.text.encode(text)) for text in (form.before("a", False), form.without))
-    period = painter.weaver.period(painter.tokenizer.grid)
+    words, without = (
+        len(painter.processor.text.encode(text)) for text in (form.before("a", False), form.without)
+    )
+    period = painter.processor.period(painter.tokenizer.grid)
     assert without > words + period
     most = [(painter.model.config.max_length - 1 - length) // period for length in (words, without)]
     Drawing(painter, Request("a", frames=most[0], guidance=1.0), None)
@@ -323,7 +429,9 @@ def greedy(assistant: Assistant, prompt: np.ndarray, count: int) -> list[int]:
     for _ in range(count):
         padded = np.zeros((1, len(prompt) + count), np.int32)
         padded[0, : len(tokens)] = tokens
-        logits = assistant.model.logits(padded, None, (np.arange(padded.shape[1]) < len(tokens)).astype(int)[None])
+        logits = assistant.model.logits(
+            padded, None, (np.arange(padded.shape[1]) < len(tokens)).astype(int)[None]
+        )
         tokens.append(int(np.argmax(np.asarray(logits)[0, len(tokens) - 1, : assistant.text.size])))
         if tokens[-1] == assistant.eos:
             break
@@ -332,25 +440,49 @@ def greedy(assistant: Assistant, prompt: np.ndarray, count: int) -> list[int]:
 
 def seen(assistant: Assistant, clip: Path, fps: float) -> list[tuple[np.ndarray, np.ndarray]]:
     batches = list(sample(clip, fps=fps, size=assistant.tokenizer.size, batch=16))
-    return [(assistant.tokenizer.encode(np.concatenate([one.frames for one in batches])), np.concatenate([one.times for one in batches]))]
+    return [
+        (
+            assistant.tokenizer.encode(np.concatenate([one.frames for one in batches])),
+            np.concatenate([one.times for one in batches]),
+        )
+    ]
 
 
 def test_lwm_answers_a_user(
-    lwm_source: Path, lwm_eyes: Path, lwm: Path, clips: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lwm_source: Path,
+    lwm_eyes: Path,
+    lwm: Path,
+    clips: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What follows its own prompt by whole forward passes, on one device and on two, with its own video tokenizer or a given one."""
+    """What follows its own prompt by whole forward passes, on one device and on two, with its own video
+    tokenizer or a given one.
+    """
     bare = tmp_path / "bare"
     assert cli.main(["import", str(lwm_source), str(bare)]) == 0
 
     def said(*options: str, model: Path = lwm) -> list[int]:
         capsys.readouterr()
-        words = ["ask", str(clips[0]), "what is there?", "--model", str(model), "--max-tokens", "4", "--json", *options]
+        words = [
+            "ask",
+            str(clips[0]),
+            "what is there?",
+            "--model",
+            str(model),
+            "--max-tokens",
+            "4",
+            "--json",
+            *options,
+        ]
         assert cli.main(words) == 0
         tokens: list[int] = json.loads(capsys.readouterr().out)["tokens"]
         return tokens
 
     assistant = load(lwm, one())
-    expected = greedy(assistant, assistant.weaver.prompt(seen(assistant, clips[0], 1.0), "what is there?"), 4)
+    expected = greedy(
+        assistant, assistant.processor.prompt(seen(assistant, clips[0], 1.0), "what is there?"), 4
+    )
     assert said() == expected
     assert said("--devices", "2", "--tokenizer", str(lwm_eyes), model=bare) == expected
     assert cli.main(["ask", str(clips[0]), "what?", "--model", str(bare)]) == 2
@@ -363,7 +495,7 @@ def test_a_question_before_the_video_has_it_read_anew_and_its_codes_once(
     assistant = load(lwm, one())
     first = assistant.ask(clips[0], "what is there?", max_tokens=4)
     tokens = (first.text, first.tokens)[1]
-    assert first.video_tokens == len(assistant.weaver.video(*seen(assistant, clips[0], 1.0)[0]))
+    assert first.video_tokens == len(assistant.processor.video(*seen(assistant, clips[0], 1.0)[0]))
     read: list[int] = []
     prefill = assistant._prefill
 
@@ -372,7 +504,9 @@ def test_a_question_before_the_video_has_it_read_anew_and_its_codes_once(
         return prefill(tokens, *rest)
 
     monkeypatch.setattr(assistant, "_prefill", watched)
-    monkeypatch.setattr("ringvision.infer.assistant.sample", lambda *_, **__: pytest.fail("the video was decoded again"))
+    monkeypatch.setattr(
+        "ringvision.infer.assistant.sample", lambda *_, **__: pytest.fail("the video was decoded again")
+    )
     again = assistant.ask(clips[0], "what is there?", max_tokens=4)
     assert (again.text, again.tokens)[1] == tokens and not read
     other = assistant.ask(clips[0], "which colour?", max_tokens=4)
@@ -381,23 +515,29 @@ def test_a_question_before_the_video_has_it_read_anew_and_its_codes_once(
 
 @pytest.mark.parametrize("family", ["emu3", "chameleon"])
 def test_pictures_are_seen_in_their_processors_layout(family: str, clips: list[Path], tmp_path: Path) -> None:
-    """Whose tokens tests of the weaver hold against transformers' processors: the answer is what follows them by whole forward passes."""
+    """Whose tokens tests of the weaver hold against transformers' processors: the answer is what follows them
+    by whole forward passes.
+    """
     larger = {"max_position_embeddings": 400} if family == "chameleon" else {}
     assistant = load(imported(family, tmp_path, **larger), one())
     reply = assistant.ask(clips[0], "What colour is the circle?", fps=0.05, max_tokens=4)
-    prompt = assistant.weaver.prompt(seen(assistant, clips[0], 0.05), "What colour is the circle?")
+    prompt = assistant.processor.prompt(seen(assistant, clips[0], 0.05), "What colour is the circle?")
     assert isinstance(reply.text, str) and reply.frames == 1
     assert reply.tokens == greedy(assistant, prompt, 4)
 
 
-def test_a_video_that_fits_is_counted_as_it_is_woven(emu3_folder: Path, clips: list[Path], tmp_path: Path) -> None:
+def test_a_video_that_fits_is_counted_as_it_is_woven(
+    emu3_folder: Path, clips: list[Path], tmp_path: Path
+) -> None:
     assistant = load(emu3_folder, one())
     grid = assistant.tokenizer.grid
     for frames in (1, 2):
         times = np.arange(float(frames))
-        woven = assistant.weaver.videos([(np.zeros((frames, *grid), np.int32), times)], "what?")
-        assert assistant._video_tokens([times]) == len(woven) - len(assistant.weaver.opening("what?"))
+        woven = assistant.processor.videos([(np.zeros((frames, *grid), np.int32), times)], "what?")
+        assert assistant._video_tokens([times]) == len(woven) - len(assistant.processor.opening("what?"))
     with pytest.raises(UserError, match="about 1 frames do: ask with --fps"):
         assistant.ask(clips[0], "What colour is the circle?", fps=2.0)
-    with pytest.raises(UserError, match="a video of one frame takes 275 tokens with its answer, and the model reads 256"):
+    with pytest.raises(
+        UserError, match="a video of one frame takes 275 tokens with its answer, and the model reads 256"
+    ):
         load(imported("chameleon", tmp_path), one()).ask(clips[0], "What colour is the circle?")

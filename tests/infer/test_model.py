@@ -1,4 +1,6 @@
-"""A model folder becomes logits, the same on any mesh; a folder that is wrong says everything that is wrong with it."""
+"""A model folder becomes logits, the same on any mesh; a folder that is wrong says everything that is wrong
+with it.
+"""
 
 import json
 import shutil
@@ -8,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from ringvision import checkpoint
+from ringvision import model_folder
 from ringvision.errors import UserError
 from ringvision.infer.model import Model, load_model
 from ringvision.mesh import make_mesh
@@ -24,13 +26,22 @@ def _tokens(model: Model, batch: int, length: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("axes", "devices"), [({"context": 2}, 2), ({"context": 8}, 8), ({"context": 4, "data": 2}, 8), ({"context": 2, "ulysses": 2}, 4)]
+    ("axes", "devices"),
+    [
+        ({"context": 2}, 2),
+        ({"context": 8}, 8),
+        ({"context": 4, "data": 2}, 8),
+        ({"context": 2, "ulysses": 2}, 4),
+    ],
 )
 @pytest.mark.parametrize("length", [1, 13])
-def test_logits_do_not_depend_on_the_mesh(folder: Path, alone: Model, axes: dict[str, int], devices: int, length: int) -> None:
+def test_logits_do_not_depend_on_the_mesh(
+    folder: Path, alone: Model, axes: dict[str, int], devices: int, length: int
+) -> None:
     spread = load_model(folder, make_mesh(**axes, devices=jax.devices()[:devices]))
     tokens = _tokens(alone, 3, length)
-    expected, found = alone.logits(tokens), spread.logits(tokens)
+    expected = alone.logits(tokens)
+    found = spread.logits(tokens)
     assert found.shape == (3, length, alone.config.vocab_size)
     assert found.dtype == np.float32
     np.testing.assert_allclose(np.asarray(found), np.asarray(expected), atol=1e-4)
@@ -68,8 +79,10 @@ def _copy(folder: Path, place: Path) -> Path:
 
 def test_a_model_in_several_files_is_the_same_model(folder: Path, alone: Model, tmp_path: Path) -> None:
     several = _copy(folder, tmp_path / "several")
-    checkpoint.save_model(several, checkpoint.read_config(folder), checkpoint.load_model(folder), max_file=50_000)
-    files = checkpoint.weight_files(several)
+    model_folder.save_model(
+        several, model_folder.read_config(folder), model_folder.load_model(folder), max_file=50_000
+    )
+    files = model_folder.weight_files(several)
     assert len(files) > 2
     loaded = load_model(several, alone.mesh)
     tokens = _tokens(alone, 1, 7)
@@ -83,10 +96,14 @@ def test_a_model_in_several_files_is_the_same_model(folder: Path, alone: Model, 
 
 def test_weights_stay_as_narrow_as_one_asks(folder: Path, alone: Model, tmp_path: Path) -> None:
     half = _copy(folder, tmp_path / "half")
-    arrays = {name: array.astype("bfloat16") for name, array in checkpoint.load_model(folder).items()}
-    checkpoint.save_model(half, checkpoint.read_config(folder), arrays)
+    arrays = {name: array.astype("bfloat16") for name, array in model_folder.load_model(folder).items()}
+    model_folder.save_model(half, model_folder.read_config(folder), arrays)
     tokens = _tokens(alone, 1, 7)
-    for place, dtype, expected in ((half, None, "float32"), (half, "stored", "bfloat16"), (folder, "bfloat16", "bfloat16")):
+    for place, dtype, expected in (
+        (half, None, "float32"),
+        (half, "stored", "bfloat16"),
+        (folder, "bfloat16", "bfloat16"),
+    ):
         model = load_model(place, alone.mesh, dtype=dtype)
         assert {str(leaf.dtype) for leaf in jax.tree.leaves(model.params)} == {expected}
         spread = np.abs(np.asarray(model.logits(tokens)) - np.asarray(alone.logits(tokens))).max()
@@ -97,10 +114,10 @@ def test_weights_stay_as_narrow_as_one_asks(folder: Path, alone: Model, tmp_path
 
 def test_every_wrong_tensor_is_named_in_one_line(folder: Path, tmp_path: Path) -> None:
     broken = _copy(folder, tmp_path / "broken")
-    arrays = checkpoint.load_model(broken)
+    arrays = model_folder.load_model(broken)
     del arrays["norm.scale"]
     arrays["embed.table"] = arrays["embed.table"][:, :5]
-    checkpoint.save_model(broken, checkpoint.read_config(broken), arrays)
+    model_folder.save_model(broken, model_folder.read_config(broken), arrays)
     with pytest.raises(UserError, match="norm.scale") as raised:
         load_model(broken)
     assert "embed.table" in str(raised.value)
@@ -114,12 +131,23 @@ def test_every_wrong_tensor_is_named_in_one_line(folder: Path, tmp_path: Path) -
         ({"transformer": None}, "transformer"),
         ({"transformer": {"vocab_size": 3}}, "missing"),
         (
-            {"vocabulary": {"text_size": 9, "num_codes": 9, "bos": 1, "eos": 2, "vision_start": [3], "vision_end": [4]}},
+            {
+                "vocabulary": {
+                    "text_size": 9,
+                    "num_codes": 9,
+                    "bos": 1,
+                    "eos": 2,
+                    "vision_start": [3],
+                    "vision_end": [4],
+                }
+            },
             "the vocabulary has 20 ids",
         ),
     ],
 )
-def test_a_config_that_cannot_be_is_refused(folder: Path, tmp_path: Path, change: dict[str, object], said: str) -> None:
+def test_a_config_that_cannot_be_is_refused(
+    folder: Path, tmp_path: Path, change: dict[str, object], said: str
+) -> None:
     broken = _copy(folder, tmp_path / "broken")
     config = broken / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), **change}))

@@ -26,7 +26,9 @@ def test_draws_follow_the_probabilities() -> None:
 
 
 def test_a_low_temperature_sharpens() -> None:
-    np.testing.assert_allclose(_draws(Sampler(temperature=0.5))[1], 0.25 / (0.0025 + 0.25 + 0.0225 + 0.09), atol=0.03)
+    np.testing.assert_allclose(
+        _draws(Sampler(temperature=0.5))[1], 0.25 / (0.0025 + 0.25 + 0.0225 + 0.09), atol=0.03
+    )
 
 
 def test_top_k_and_top_p_cut_the_tail() -> None:
@@ -50,7 +52,10 @@ def test_the_same_seed_draws_the_same() -> None:
     np.testing.assert_array_equal(_draws(sampler, 50), _draws(sampler, 50))
 
 
-@pytest.mark.parametrize("knobs", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
+@pytest.mark.parametrize(
+    "knobs",
+    [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}],
+)
 def test_impossible_knobs_are_refused(knobs: dict[str, float]) -> None:
     with pytest.raises(UserError, match="was given"):
         Sampler(**knobs)  # type: ignore[arg-type]

@@ -1,4 +1,6 @@
-"""Opens the fixtures that Hugging Face's Llama and its relatives wrote, by a table of names that belongs to these tests."""
+"""Opens the fixtures that Hugging Face's Llama and its relatives wrote, by a table of names that belongs to
+these tests.
+"""
 
 import json
 from pathlib import Path
@@ -7,9 +9,9 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import load_file
 
-from ringvision.checkpoint import flatten, unflatten
 from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.ops.rope import scaling_from
+from ringvision.tree import flatten, unflatten
 
 NAMES = {
     "attention_norm.scale": "input_layernorm",
@@ -56,10 +58,14 @@ def load(folder: Path) -> tuple[Transformer, dict[str, np.ndarray]]:
     if not config.tie_embeddings:
         flat["unembed.kernel"] = weights["lm_head.weight"].T
     for ours, theirs in NAMES.items():
-        flat[f"layers.{ours}"] = np.stack([weights[f"model.layers.{i}.{theirs}.weight"].T for i in range(config.num_layers)])
+        flat[f"layers.{ours}"] = np.stack(
+            [weights[f"model.layers.{i}.{theirs}.weight"].T for i in range(config.num_layers)]
+        )
     for ours, theirs in SOME_HAVE.items():
         if f"model.layers.0.{theirs}" in weights:
-            flat[f"layers.{ours}"] = np.stack([weights[f"model.layers.{i}.{theirs}"] for i in range(config.num_layers)])
+            flat[f"layers.{ours}"] = np.stack(
+                [weights[f"model.layers.{i}.{theirs}"] for i in range(config.num_layers)]
+            )
     graphdef, params = nnx.split(Transformer(config, rngs=nnx.Rngs(0)))
     shapes = flatten(params)
     assert flat.keys() == shapes.keys()

@@ -1,4 +1,6 @@
-"""A Llama in a page of numpy, float64, one token's row at a time where that is plainest: what the real one is held against."""
+"""A Llama in a page of numpy, float64, one token's row at a time where that is plainest: what the real one is
+held against.
+"""
 
 import numpy as np
 
@@ -18,7 +20,9 @@ def head_norm(x, layer, name, config):
         return norm(x, layer[f"attention.{name}_norm"], config.norm_eps)
     if config.qk_norm == "layer":
         spread = np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5)
-        return (x - x.mean(axis=-1, keepdims=True)) / spread * layer[f"attention.{name}_norm"] + layer[f"attention.{name}_norm_bias"]
+        return (x - x.mean(axis=-1, keepdims=True)) / spread * layer[f"attention.{name}_norm"] + layer[
+            f"attention.{name}_norm_bias"
+        ]
     return x
 
 
@@ -26,13 +30,17 @@ def rotate(x, positions, theta):
     """x [L, heads, H]: dimension i is paired with i + H/2 and turned by position / theta^(2i/H)."""
     half = x.shape[-1] // 2
     angles = positions[:, None, None] / theta ** (2 * np.arange(half) / x.shape[-1])
-    first, second = x[..., :half], x[..., half:]
-    return np.concatenate([first * np.cos(angles) - second * np.sin(angles), second * np.cos(angles) + first * np.sin(angles)], axis=-1)
+    first = x[..., :half]
+    second = x[..., half:]
+    return np.concatenate(
+        [first * np.cos(angles) - second * np.sin(angles), second * np.cos(angles) + first * np.sin(angles)],
+        axis=-1,
+    )
 
 
 def attention(q, k, v, positions, segment_ids, window):
-    """q [L, N, H], k and v [L, K, H]; a token sees the tokens of its own segment at its own position or before, less than `window`
-    away where there is one. Padding gives zeros."""
+    """q [L, N, H], k and v [L, K, H]; a token sees the tokens of its own segment at its own position or
+    before, less than `window` away where there is one. Padding gives zeros."""
     out = np.zeros_like(q)
     group = q.shape[1] // k.shape[1]
     for t in range(q.shape[0]):
@@ -46,24 +54,44 @@ def attention(q, k, v, positions, segment_ids, window):
 
 
 def logits(params, config, tokens, positions, segment_ids):
-    """params: {"layers.attention.query": array, …}; tokens, positions, segment_ids [B, L] -> float64 [B, L, V]."""
+    """params: {"layers.attention.query": array, …}; tokens, positions, segment_ids [B, L] -> float64 [B, L,
+    V].
+    """
     params = {name: np.asarray(value, np.float64) for name, value in params.items()}
     head = params["embed.table"].T if config.tie_embeddings else params["unembed.kernel"]
     rows = []
-    for row_tokens, row_positions, row_segments in zip(np.asarray(tokens), np.asarray(positions), np.asarray(segment_ids)):
+    for row_tokens, row_positions, row_segments in zip(
+        np.asarray(tokens), np.asarray(positions), np.asarray(segment_ids)
+    ):
         x = params["embed.table"][row_tokens]
         for i in range(config.num_layers):
-            layer = {name.removeprefix("layers."): value[i] for name, value in params.items() if name.startswith("layers.")}
+            layer = {
+                name.removeprefix("layers."): value[i]
+                for name, value in params.items()
+                if name.startswith("layers.")
+            }
             normed = norm(x, layer["attention_norm.scale"], config.norm_eps)
-            q, k, v = (np.einsum("ld,dnh->lnh", normed, layer[f"attention.{name}"]) for name in ("query", "key", "value"))
+            q, k, v = (
+                np.einsum("ld,dnh->lnh", normed, layer[f"attention.{name}"])
+                for name in ("query", "key", "value")
+            )
             if config.qkv_bias:
-                q, k, v = (x + layer[f"attention.{name}_bias"] for x, name in zip((q, k, v), ("query", "key", "value")))
-            q, k = head_norm(q, layer, "query", config), head_norm(k, layer, "key", config)
-            q, k = rotate(q, row_positions, config.rope_theta), rotate(k, row_positions, config.rope_theta)
+                q, k, v = (
+                    x + layer[f"attention.{name}_bias"]
+                    for x, name in zip((q, k, v), ("query", "key", "value"))
+                )
+            q = head_norm(q, layer, "query", config)
+            k = head_norm(k, layer, "key", config)
+            q = rotate(q, row_positions, config.rope_theta)
+            k = rotate(k, row_positions, config.rope_theta)
             heads = attention(q, k, v, row_positions, row_segments, config.window)
             x = x + np.einsum("lnh,nhd->ld", heads, layer["attention.output"])
             normed = norm(x, layer["feed_forward_norm.scale"], config.norm_eps)
             gate = normed @ layer["feed_forward.gate"]
-            x = x + (gate / (1 + np.exp(-gate)) * (normed @ layer["feed_forward.up"])) @ layer["feed_forward.down"]
+            x = (
+                x
+                + (gate / (1 + np.exp(-gate)) * (normed @ layer["feed_forward.up"]))
+                @ layer["feed_forward.down"]
+            )
         rows.append(norm(x, params["norm.scale"], config.norm_eps) @ head)
     return np.stack(rows)

@@ -1,4 +1,6 @@
-"""Reading with a cache equals reading at once, in any blocks, on any number of devices; and what a cache promises about its slots."""
+"""Reading with a cache equals reading at once, in any blocks, on any number of devices; and what a cache
+promises about its slots.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +19,26 @@ from ringvision.models.transformer import Transformer, TransformerConfig
 from .hugging_face import load
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "hf_llama"
-CONFIG = TransformerConfig(vocab_size=61, embed_dim=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, hidden_dim=40)
+CONFIG = TransformerConfig(
+    vocab_size=61, embed_dim=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, hidden_dim=40
+)
 
 
 class Reader:
-    """A model on a mesh with `extend` compiled once for fresh blocks, once for later ones and once for single tokens."""
+    """A model on a mesh with `extend` compiled once for fresh blocks, once for later ones and once for single
+    tokens.
+    """
 
     def __init__(self, model: Transformer, mesh):
         self.graphdef, self.params = nnx.split(model)
-        self.config, self.mesh = model.config, mesh
-        self.extend = jax.jit(self._extend, static_argnames="fresh", donate_argnames="cache", out_shardings=(None, shardings(mesh)))
+        self.config = model.config
+        self.mesh = mesh
+        self.extend = jax.jit(
+            self._extend,
+            static_argnames="fresh",
+            donate_argnames="cache",
+            out_shardings=(None, shardings(mesh)),
+        )
 
     def _extend(self, params, tokens, positions, segment_ids, cache, fresh):
         model = nnx.merge(self.graphdef, params)
@@ -34,7 +46,9 @@ class Reader:
         return jnp.einsum("BTD,DV->BTV", hidden, model.head()), cache
 
     def read(self, tokens, cache, *, start=0, fresh=False, segment_ids=None, order=None):
-        """Logits [B, T, V] in the tokens' own order, and the cache. `order` is how they are laid out on the devices."""
+        """Logits [B, T, V] in the tokens' own order, and the cache. `order` is how they are laid out on the
+        devices.
+        """
         order = np.arange(tokens.shape[1]) if order is None else order
         segment_ids = np.ones_like(tokens) if segment_ids is None else segment_ids
         positions = np.broadcast_to(start + np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
@@ -46,7 +60,12 @@ class Reader:
 def make(config: TransformerConfig = CONFIG) -> Transformer:
     graphdef, params = nnx.split(Transformer(config, rngs=nnx.Rngs(0)))
     keys = iter(jax.random.split(jax.random.key(1), 99))
-    return nnx.merge(graphdef, jax.tree.map(lambda x: 0.2 * jax.random.normal(next(keys), x.shape) + (x.ndim < 3) * (x == 1), params))
+    return nnx.merge(
+        graphdef,
+        jax.tree.map(
+            lambda x: 0.2 * jax.random.normal(next(keys), x.shape) + (x.ndim < 3) * (x == 1), params
+        ),
+    )
 
 
 def ring(devices: int):
@@ -69,7 +88,9 @@ def whole(model):
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
 def test_blocks_then_single_tokens_equal_one_pass(model, whole, devices):
-    """Two blocks of 16 (laid out in any order), then twelve tokens one at a time: more than once round the ring."""
+    """Two blocks of 16 (laid out in any order), then twelve tokens one at a time: more than once round the
+    ring.
+    """
     reader = Reader(model, ring(devices))
     cache = Cache.empty(CONFIG, 2, 48, reader.mesh)
     order = np.random.default_rng(1).permutation(16)
@@ -80,7 +101,9 @@ def test_blocks_then_single_tokens_equal_one_pass(model, whole, devices):
         logits, cache = reader.read(TOKENS[:, t : t + 1], cache, start=t)
         parts.append(logits)
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=2e-5)
-    np.testing.assert_array_equal(np.sort(np.asarray(cache.positions)[:, np.asarray(cache.segment_ids[0]) > 0]), [np.arange(44)] * 2)
+    np.testing.assert_array_equal(
+        np.sort(np.asarray(cache.positions)[:, np.asarray(cache.segment_ids[0]) > 0]), [np.arange(44)] * 2
+    )
     assert int(np.ptp(cache.fill)) <= 1 and int(cache.fill.sum()) == 44
     assert reader.extend._cache_size() == 3
 
@@ -96,13 +119,16 @@ def test_another_question_about_the_same_video(model, whole, devices):
     for question in (other, TOKENS):
         block = np.zeros((2, 16), np.int32)
         real = np.zeros_like(block)
-        block[:, :11], real[:, :11] = question[:, 16:27], 1
+        block[:, :11] = question[:, 16:27]
+        real[:, :11] = 1
         logits, cache = reader.read(block, cache, start=16, segment_ids=real)
         cache = cache.truncate(27)
         answer, cache = reader.read(question[:, 27:28], cache, start=27)
         again, cache = reader.read(question[:, 28:29], cache, start=28)
         if question is TOKENS:
-            np.testing.assert_allclose(np.concatenate([logits[:, :11], answer, again], axis=1), whole[:, 16:29], atol=2e-5)
+            np.testing.assert_allclose(
+                np.concatenate([logits[:, :11], answer, again], axis=1), whole[:, 16:29], atol=2e-5
+            )
         cache = cache.truncate(16)
         assert cache.room == kept and int((cache.segment_ids > 0).sum()) == 32
 
@@ -119,10 +145,15 @@ def test_every_mesh_axis_at_once(model, whole):
 def test_greedy_answers_equal_hugging_face(variant, devices):
     model, data = load(FIXTURES / variant)
     reader = Reader(model, ring(devices))
-    prompt, expected = data["greedy_prompt_ids"].astype(np.int32), data["greedy_sequences"]
-    block, real = np.zeros((2, 16), np.int32), np.zeros((2, 16), np.int32)
-    block[:, :12], real[:, :12] = prompt, 1
-    logits, cache = reader.read(block, Cache.empty(model.config, 2, 32, reader.mesh), segment_ids=real, fresh=True)
+    prompt = data["greedy_prompt_ids"].astype(np.int32)
+    expected = data["greedy_sequences"]
+    block = np.zeros((2, 16), np.int32)
+    real = np.zeros((2, 16), np.int32)
+    block[:, :12] = prompt
+    real[:, :12] = 1
+    logits, cache = reader.read(
+        block, Cache.empty(model.config, 2, 32, reader.mesh), segment_ids=real, fresh=True
+    )
     tokens = [logits[:, 11].argmax(-1)]
     while len(tokens) < 16:
         logits, cache = reader.read(tokens[-1][:, None].astype(np.int32), cache, start=11 + len(tokens))
@@ -133,7 +164,9 @@ def test_greedy_answers_equal_hugging_face(variant, devices):
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("variant", ["qwen2", "qwen2_yarn", "qwen3", "mistral"])
 def test_relatives_of_llama_decode_as_hugging_face_does(variant, devices):
-    """A block, another that sees into the cache, then single tokens; in the end what was read token by token equals one pass."""
+    """A block, another that sees into the cache, then single tokens; in the end what was read token by token
+    equals one pass.
+    """
     model, data = load(FIXTURES.with_name("hf_variants") / variant)
     reader = Reader(model, ring(devices))
     expected = data["greedy_sequences"].astype(np.int32)
@@ -163,13 +196,17 @@ def test_a_row_that_has_ended_stays_out_of_the_way(model, whole):
 
 
 def test_segments_stay_apart_across_blocks(model):
-    """Two documents one after the other: the second, read in a later block and token by token, does not see the first."""
+    """Two documents one after the other: the second, read in a later block and token by token, does not see
+    the first.
+    """
     reader = Reader(model, ring(2))
     ids = np.ones((1, 8), np.int32)
     _, cache = reader.read(TOKENS[:1, :8], Cache.empty(CONFIG, 1, 32, reader.mesh), fresh=True)
     first, cache = reader.read(TOKENS[:1, 8:16], cache, segment_ids=2 * ids)
     second, cache = reader.read(TOKENS[:1, 16:17], cache, start=8, segment_ids=2 * ids[:, :1])
-    np.testing.assert_allclose(np.concatenate([first, second], axis=1), model.logits(jnp.asarray(TOKENS[:1, 8:17])), atol=2e-5)
+    np.testing.assert_allclose(
+        np.concatenate([first, second], axis=1), model.logits(jnp.asarray(TOKENS[:1, 8:17])), atol=2e-5
+    )
 
 
 @pytest.mark.parametrize("devices", [1, 2])
@@ -194,7 +231,9 @@ def test_a_full_cache_says_so_and_loses_nothing(model, devices):
 
 def test_a_cache_of_half_precision_is_close(model, whole):
     reader = Reader(model, ring(2))
-    first, cache = reader.read(TOKENS[:, :16], Cache.empty(CONFIG, 2, 32, reader.mesh, jnp.bfloat16), fresh=True)
+    first, cache = reader.read(
+        TOKENS[:, :16], Cache.empty(CONFIG, 2, 32, reader.mesh, jnp.bfloat16), fresh=True
+    )
     second, cache = reader.read(TOKENS[:, 16:32], cache, start=16)
     assert cache.k.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.concatenate([first, second], axis=1), whole[:, :32], atol=0.1)
@@ -212,6 +251,11 @@ def test_what_does_not_fit_is_refused(model):
         Cache.empty(CONFIG, 0, 5)
     mesh = ring(2)
     cache = Cache.empty(replace(CONFIG, num_layers=1), 1, 8, mesh)
-    new = jnp.zeros((1, 1, 3, 2, 8)), jnp.zeros((1, 1, 3, 2, 8)), jnp.zeros((1, 3), jnp.int32), jnp.ones((1, 3), jnp.int32)
+    new = (
+        jnp.zeros((1, 1, 3, 2, 8)),
+        jnp.zeros((1, 1, 3, 2, 8)),
+        jnp.zeros((1, 3), jnp.int32),
+        jnp.ones((1, 3), jnp.int32),
+    )
     with pytest.raises(UserError, match="block of 3 tokens for a cache on 2 devices"):
         cache.append(*new, mesh=mesh)

@@ -1,5 +1,5 @@
-"""What Emu3's tokenizer does by construction: time is causal, an image is a still video, and its two steps each way are the whole.
-That it computes what Emu3's own does is in tests/weights/test_emu3.py."""
+"""What Emu3's tokenizer does by construction: time is causal, an image is a still video, and its two steps
+each way are the whole. That it computes what Emu3's own does is in tests/weights/test_emu3.py."""
 
 import jax
 import jax.numpy as jnp
@@ -7,21 +7,35 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ringvision.checkpoint import flatten, unflatten
 from ringvision.errors import UserError
 from ringvision.models.convolution import Attention2D, SteeredNorm, repeat
 from ringvision.models.emu3_tokenizer import BatchNorm, CausalConvolution, Emu3Tokenizer, Emu3TokenizerConfig
 from ringvision.models.vqgan import VQGANConfig
+from ringvision.tree import flatten, unflatten
 
-FRAMES = VQGANConfig(8, channels=8, channel_mults=(1, 2), z_channels=4, embed_dim=4, codebook_size=16, norm_groups=4, clip=False)
+FRAMES = VQGANConfig(
+    8,
+    channels=8,
+    channel_mults=(1, 2),
+    z_channels=4,
+    embed_dim=4,
+    codebook_size=16,
+    norm_groups=4,
+    clip=False,
+)
 CONFIG = Emu3TokenizerConfig(FRAMES)
 
 
 def filled(make):
-    """The module with numbers in it that are all different from what they begin with; those that must be above 0 are."""
+    """The module with numbers in it that are all different from what they begin with; those that must be
+    above 0 are.
+    """
     graph, params = nnx.split(nnx.eval_shape(make))
     random = np.random.default_rng(0)
-    flat = {name: random.normal(size=x.shape).astype(np.float32) / (x.size / x.shape[-1]) ** 0.5 for name, x in flatten(params).items()}
+    flat = {
+        name: random.normal(size=x.shape).astype(np.float32) / (x.size / x.shape[-1]) ** 0.5
+        for name, x in flatten(params).items()
+    }
     flat = {name: np.abs(x) + 0.1 if name.endswith("variance") else x for name, x in flat.items()}
     return nnx.merge(graph, unflatten(flat, params))
 
@@ -33,7 +47,10 @@ def model() -> Emu3Tokenizer:
 
 def run(model, method, *arrays):
     graph, params = nnx.split(model)
-    return jax.tree.map(np.asarray, jax.jit(lambda params, *arrays: method(nnx.merge(graph, params), *arrays))(params, *arrays))
+    return jax.tree.map(
+        np.asarray,
+        jax.jit(lambda params, *arrays: method(nnx.merge(graph, params), *arrays))(params, *arrays),
+    )
 
 
 def latents_of(model, video):
@@ -55,7 +72,9 @@ def test_no_moment_sees_a_later_one(model, video) -> None:
     z = np.random.default_rng(2).normal(size=(1, 3, 2, 2, 4)).astype(np.float32)
     other = z.copy()
     other[:, 2] += 1
-    for one, two in zip(run(model, Emu3Tokenizer.decode_time, z), run(model, Emu3Tokenizer.decode_time, other)):
+    for one, two in zip(
+        run(model, Emu3Tokenizer.decode_time, z), run(model, Emu3Tokenizer.decode_time, other)
+    ):
         assert one.shape == (1, 12, 2, 2, 4)
         np.testing.assert_array_equal(one[:, :8], two[:, :8])
         assert np.abs(one[:, 8:] - two[:, 8:]).max() > 1e-3
@@ -81,7 +100,9 @@ def test_an_image_is_a_still_video(model, video) -> None:
 
 
 def test_a_causal_convolution_against_sums(video) -> None:
-    """In float64, place by place: output t of stride s sees inputs s*t-2 … of the zeros and the moments before."""
+    """In float64, place by place: output t of stride s sees inputs s*t-2 … of the zeros and the moments
+    before.
+    """
     convolution = filled(lambda: CausalConvolution(3, 2, (4, 3, 3), stride=2, rngs=nnx.Rngs(3)))
     small = video[:6, :3, :3]
     padded = np.pad(small.astype(np.float64), ((2, 0), (1, 1), (1, 1), (0, 0)))
@@ -90,20 +111,25 @@ def test_a_causal_convolution_against_sums(video) -> None:
         [[np.einsum("trcx,trcxy->y", padded[2 * t : 2 * t + 4, r : r + 3, c : c + 3], kernel) for c in range(3)] for r in range(3)]
         for t in range(3)
     ]) + np.asarray(convolution.bias[...])  # fmt: skip
-    np.testing.assert_allclose(run(convolution, CausalConvolution.__call__, small[None])[0], expected, atol=1e-5)
+    np.testing.assert_allclose(
+        run(convolution, CausalConvolution.__call__, small[None])[0], expected, atol=1e-5
+    )
 
 
 def test_batch_normalisation_uses_what_is_stored() -> None:
     norm = BatchNorm(2, 1e-5)
-    norm.mean[...], norm.variance[...] = jnp.array([1.0, 2.0]), jnp.array([4.0, 9.0])
-    norm.scale[...], norm.bias[...] = jnp.array([10.0, 1.0]), jnp.array([0.0, 5.0])
+    norm.mean[...] = jnp.array([1.0, 2.0])
+    norm.variance[...] = jnp.array([4.0, 9.0])
+    norm.scale[...] = jnp.array([10.0, 1.0])
+    norm.bias[...] = jnp.array([0.0, 5.0])
     np.testing.assert_allclose(norm(jnp.array([[5.0, 8.0]])), [[20.0, 7.0]], rtol=1e-5)
 
 
 def test_a_steered_norm_takes_its_factor_and_shift_from_the_place_below() -> None:
     random = np.random.default_rng(0)
     norm = filled(lambda: SteeredNorm(4, 3, groups=2, eps=1e-6, rngs=nnx.Rngs(0)))
-    x, z = random.normal(size=(1, 4, 4, 4)).astype(np.float32), random.normal(size=(1, 2, 2, 3)).astype(np.float32)
+    x = random.normal(size=(1, 4, 4, 4)).astype(np.float32)
+    z = random.normal(size=(1, 2, 2, 3)).astype(np.float32)
     y, plain, repeated = run(norm, lambda norm, x, z: (norm(x, z), norm.norm(x), repeat(z, 2)), x, z)
     factors, shifts = (np.asarray(part.kernel[...])[0, 0] for part in (norm.factor, norm.shift))
     for row in range(4):
@@ -135,7 +161,9 @@ def test_heads_of_an_attention_are_attentions_of_their_own() -> None:
 
 def test_the_config_comes_back_and_takes_other_sizes() -> None:
     assert Emu3TokenizerConfig.from_dict(CONFIG.to_dict()) == CONFIG
-    attended = Emu3TokenizerConfig(VQGANConfig(32, channels=32, channel_mults=(1, 1, 1), attention_resolutions=(16,), z_channels=16))
+    attended = Emu3TokenizerConfig(
+        VQGANConfig(32, channels=32, channel_mults=(1, 1, 1), attention_resolutions=(16,), z_channels=16)
+    )
     larger = attended.resized(96)
     assert (larger.resolution, larger.grid, larger.frames.attention_resolutions) == (96, (24, 24), (48,))
     assert attended.resized(32) is not None and attended.resized(32) == attended
@@ -149,7 +177,12 @@ def test_the_config_comes_back_and_takes_other_sizes() -> None:
         (lambda: Emu3TokenizerConfig(VQGANConfig(encoder_only=True)), "encoder_only"),
         (lambda: Emu3TokenizerConfig.from_dict({"temporal_factor": 4}), "frames"),
         (lambda: Emu3TokenizerConfig.from_dict({"frames": {}, "speed": 4}), "speed"),
-        (lambda: Emu3Tokenizer(Emu3TokenizerConfig(VQGANConfig(z_channels=8, embed_dim=4)), rngs=nnx.Rngs(0)), "as many"),
+        (
+            lambda: Emu3Tokenizer(
+                Emu3TokenizerConfig(VQGANConfig(z_channels=8, embed_dim=4)), rngs=nnx.Rngs(0)
+            ),
+            "as many",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said(make, says) -> None:

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ringvision.checkpoint import flatten, unflatten
 from ringvision.mesh import make_mesh
 from ringvision.models import lora
+from ringvision.tree import flatten, unflatten
 
 from .test_transformer import SMALL, Transformer, logits, make, packed_rows
 
-RANK, ALPHA = 3, 6.0
+RANK = 3
+ALPHA = 6.0
 
 
 def with_pairs(model: Transformer, std: float) -> Transformer:
@@ -22,14 +23,18 @@ def with_pairs(model: Transformer, std: float) -> Transformer:
     lora.attach(model, rank=RANK, alpha=ALPHA, rngs=nnx.Rngs(3))
     graphdef, params = nnx.split(model)
     random = np.random.default_rng(0)
-    flat = {name: std * random.standard_normal(x.shape).astype(x.dtype) if lora.is_pair(name) else x for name, x in flatten(params).items()}
+    flat = {
+        name: std * random.standard_normal(x.shape).astype(x.dtype) if lora.is_pair(name) else x
+        for name, x in flatten(params).items()
+    }
     return nnx.merge(graphdef, unflatten(flat, params))
 
 
 @pytest.mark.parametrize("change", [{}, {"qkv_bias": True, "qk_norm": "rms"}])
 def test_pairs_beside_the_matrices_equal_pairs_in_them(change):
     config = replace(SMALL, **change)
-    rows, plain = packed_rows(), make(config)
+    rows = packed_rows()
+    plain = make(config)
     before = logits(plain, *rows)
     model = with_pairs(make(config), 0.1)
     graphdef, params = nnx.split(plain)
@@ -58,7 +63,8 @@ def test_by_hand_in_float64():
 
 
 def test_new_pairs_change_nothing_and_have_a_gradient():
-    rows, model = packed_rows(), make()
+    rows = packed_rows()
+    model = make()
     before = logits(model, *rows)
     lora.attach(model, rank=RANK, alpha=ALPHA, rngs=nnx.Rngs(3))
     np.testing.assert_array_equal(logits(model, *rows), before)

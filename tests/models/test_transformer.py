@@ -1,4 +1,6 @@
-"""The transformer against a plain float64 Llama, against Hugging Face's outputs, and against itself computed another way."""
+"""The transformer against a plain float64 Llama, against Hugging Face's outputs, and against itself computed
+another way.
+"""
 
 from dataclasses import replace
 from functools import partial
@@ -11,17 +13,19 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ringvision.checkpoint import flatten
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
 from ringvision.models.transformer import PRESETS, Transformer, TransformerConfig
+from ringvision.tree import flatten
 
 from . import llama_reference
 from .hugging_face import load
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "hf_llama"
 VARIANTS = FIXTURES.with_name("hf_variants")
-SMALL = TransformerConfig(vocab_size=97, embed_dim=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, hidden_dim=48)
+SMALL = TransformerConfig(
+    vocab_size=97, embed_dim=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, hidden_dim=48
+)
 
 
 def make(config: TransformerConfig = SMALL, std: float = 0.2) -> Transformer:
@@ -29,7 +33,12 @@ def make(config: TransformerConfig = SMALL, std: float = 0.2) -> Transformer:
     model = Transformer(config, rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(model)
     keys = iter(jax.random.split(jax.random.key(1), 99))
-    return nnx.merge(graphdef, jax.tree.map(lambda x: std * jax.random.normal(next(keys), x.shape) + (x.ndim < 3) * (x == 1), params))
+    return nnx.merge(
+        graphdef,
+        jax.tree.map(
+            lambda x: std * jax.random.normal(next(keys), x.shape) + (x.ndim < 3) * (x == 1), params
+        ),
+    )
 
 
 @partial(jax.jit, static_argnames=("graphdef", "mesh"))
@@ -42,14 +51,18 @@ def logits(model, *rows, mesh=None):
 
 
 def packed_rows(length: int = 32):
-    """Two rows: one of three segments and padding, one of a single segment. Tokens, positions, segment ids."""
+    """Two rows: one of three segments and padding, one of a single segment. Tokens, positions, segment
+    ids.
+    """
     tokens = np.random.default_rng(0).integers(0, 97, (2, length)).astype(np.int32)
     cuts = (0, length // 4, length // 2 + 3, length - 5, length)
-    positions, segment_ids = np.zeros_like(tokens), np.zeros_like(tokens)
+    positions = np.zeros_like(tokens)
+    segment_ids = np.zeros_like(tokens)
     for number, (start, end) in enumerate(pairwise(cuts)):
         positions[0, start:end] = np.arange(end - start)
         segment_ids[0, start:end] = (number + 1) % 4
-    positions[1], segment_ids[1] = np.arange(length), 1
+    positions[1] = np.arange(length)
+    segment_ids[1] = 1
     return jnp.asarray(tokens), jnp.asarray(positions), jnp.asarray(segment_ids)
 
 
@@ -78,7 +91,12 @@ def test_relatives_of_llama_against_hugging_face(variant, devices):
 
 @pytest.mark.parametrize(
     ("variant", "change"),
-    [("qwen2_yarn", {"rope_scaling": None}), ("mistral", {"window": None}), ("mistral", {"window": 6}), ("qwen3", {"norm_eps": 0.1})],
+    [
+        ("qwen2_yarn", {"rope_scaling": None}),
+        ("mistral", {"window": None}),
+        ("mistral", {"window": 6}),
+        ("qwen3", {"norm_eps": 0.1}),
+    ],
 )
 def test_what_makes_a_relative_is_seen_in_its_logits(variant, change):
     model, data = load(VARIANTS / variant)
@@ -96,7 +114,8 @@ def test_left_padding_against_hugging_face():
 
 @pytest.mark.parametrize("devices", [2, 8])
 def test_the_ring_gives_the_same_logits(devices):
-    model, rows = make(), packed_rows()
+    model = make()
+    rows = packed_rows()
     mesh = make_mesh(context=devices, devices=jax.devices()[:devices])
     order = np.random.default_rng(1).permutation(32)
     shuffled = logits(model, *(x[:, order] for x in rows), mesh=mesh)
@@ -104,7 +123,8 @@ def test_the_ring_gives_the_same_logits(devices):
 
 
 def test_every_mesh_axis_at_once_gives_the_same_logits():
-    model, rows = make(), packed_rows()
+    model = make()
+    rows = packed_rows()
     mesh = make_mesh(data=2, tensor=2, context=2)
     np.testing.assert_allclose(logits(model, *rows, mesh=mesh), logits(model, *rows), atol=1e-5)
 
@@ -113,7 +133,8 @@ def test_segments_do_not_see_one_another():
     model = make()
     tokens, positions, segment_ids = packed_rows()
     changed = tokens.at[0, 0].set((tokens[0, 0] + 1) % 97)
-    before, after = logits(model, tokens, positions, segment_ids), logits(model, changed, positions, segment_ids)
+    before = logits(model, tokens, positions, segment_ids)
+    after = logits(model, changed, positions, segment_ids)
     same = np.asarray(segment_ids[0]) != 1
     np.testing.assert_array_equal(before[0, same], after[0, same])
     assert np.abs(before[0, ~same] - after[0, ~same]).max() > 1e-3
@@ -131,7 +152,8 @@ def test_segments_do_not_see_one_another():
     ],
 )
 def test_memory_savers_change_neither_values_nor_gradients(devices, change):
-    mesh, rows = make_mesh(context=devices, devices=jax.devices()[:devices]), packed_rows()
+    mesh = make_mesh(context=devices, devices=jax.devices()[:devices])
+    rows = packed_rows()
     graphdef, params = nnx.split(make())
     saving, _ = nnx.split(make(replace(SMALL, **change)))
 
@@ -141,7 +163,11 @@ def test_memory_savers_change_neither_values_nor_gradients(devices, change):
     run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
     (value, gradient), (saving_value, saving_gradient) = run(params, graphdef), run(params, saving)
     np.testing.assert_allclose(value, saving_value, rtol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.max(jnp.abs(a)))), gradient, saving_gradient)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.max(jnp.abs(a)))),
+        gradient,
+        saving_gradient,
+    )
 
 
 def test_padding_has_no_part_in_the_gradient():
@@ -159,7 +185,12 @@ def test_padding_has_no_part_in_the_gradient():
 
 
 def test_names_and_shapes_of_the_weights():
-    shapes = {name: x.shape for name, x in flatten(nnx.state(nnx.eval_shape(lambda: Transformer(SMALL, rngs=nnx.Rngs(0))))).items()}
+    shapes = {
+        name: x.shape
+        for name, x in flatten(
+            nnx.state(nnx.eval_shape(lambda: Transformer(SMALL, rngs=nnx.Rngs(0))))
+        ).items()
+    }
     assert shapes == {
         "embed.table": (97, 32),
         "layers.attention_norm.scale": (2, 32),
@@ -181,7 +212,9 @@ def test_names_and_shapes_of_what_some_models_have():
         config = replace(SMALL, **change)
         named = flatten(nnx.state(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0)))))
         plain = flatten(nnx.state(nnx.eval_shape(lambda: Transformer(SMALL, rngs=nnx.Rngs(0)))))
-        return {name.removeprefix("layers.attention."): x.shape for name, x in named.items() if name not in plain}
+        return {
+            name.removeprefix("layers.attention."): x.shape for name, x in named.items() if name not in plain
+        }
 
     assert extra(qkv_bias=True) == {"query_bias": (2, 4, 8), "key_bias": (2, 2, 8), "value_bias": (2, 2, 8)}
     assert extra(qk_norm="rms") == {"query_norm": (2, 8), "key_norm": (2, 8)}
@@ -190,27 +223,38 @@ def test_names_and_shapes_of_what_some_models_have():
     assert extra(window=3) == {}
 
 
-@pytest.mark.parametrize("change", [{"qkv_bias": True, "window": 5}, {"qk_norm": "rms"}, {"qkv_bias": True, "qk_norm": "layer"}])
+@pytest.mark.parametrize(
+    "change", [{"qkv_bias": True, "window": 5}, {"qk_norm": "rms"}, {"qkv_bias": True, "qk_norm": "layer"}]
+)
 def test_biases_norms_and_windows_against_float64(change):
     """Packed documents, padding, an order shuffled over four devices."""
-    model, rows = make(replace(SMALL, **change)), packed_rows()
+    model = make(replace(SMALL, **change))
+    rows = packed_rows()
     expected = llama_reference.logits(flatten(nnx.state(model)), model.config, *rows)
     np.testing.assert_allclose(logits(model, *rows), expected, atol=5e-5)
     order = np.random.default_rng(1).permutation(32)
     mesh = make_mesh(context=2, tensor=2, devices=jax.devices()[:4])
-    np.testing.assert_allclose(logits(model, *(x[:, order] for x in rows), mesh=mesh), expected[:, order], atol=5e-5)
+    np.testing.assert_allclose(
+        logits(model, *(x[:, order] for x in rows), mesh=mesh), expected[:, order], atol=5e-5
+    )
     assert np.abs(expected - llama_reference.logits(flatten(nnx.state(model)), SMALL, *rows)).max() > 0.1
 
 
 def test_a_large_model_costs_nothing_to_describe():
     model = nnx.eval_shape(lambda: Transformer(PRESETS["lwm-7b"], rngs=nnx.Rngs(0), dtype=jnp.bfloat16))
     leaves = jax.tree.leaves(nnx.state(model))
-    assert 6.7e9 < sum(leaf.size for leaf in leaves) < 6.9e9 and {leaf.dtype for leaf in leaves} == {jnp.dtype(jnp.bfloat16)}
+    assert 6.7e9 < sum(leaf.size for leaf in leaves) < 6.9e9 and {leaf.dtype for leaf in leaves} == {
+        jnp.dtype(jnp.bfloat16)
+    }
 
 
 def test_initial_weights():
     params = flatten(nnx.state(Transformer(PRESETS["small"], rngs=nnx.Rngs(0))))
-    for name, std in (("embed.table", 0.02), ("layers.attention.query", 0.02), ("layers.attention.output", 0.02 / 12**0.5)):
+    for name, std in (
+        ("embed.table", 0.02),
+        ("layers.attention.query", 0.02),
+        ("layers.attention.output", 0.02 / 12**0.5),
+    ):
         assert abs(float(params[name].std()) / std - 1) < 0.05, name
     assert not np.array_equal(params["layers.feed_forward.gate"], params["layers.feed_forward.up"])
 
@@ -251,12 +295,16 @@ def test_impossible_configs_are_refused(change):
 
 
 def test_a_code_is_told_its_place_in_the_frame() -> None:
-    """The same code at another place of the frame is another input; text is not; and the order along L does not matter."""
+    """The same code at another place of the frame is another input; text is not; and the order along L does
+    not matter.
+    """
     config = replace(PRESETS["tiny"], vocab_size=40, frame_period=5, code_offset=30)
     model = Transformer(config, rngs=nnx.Rngs(0))
     plain = model.embed(jnp.array([[31, 31, 3, 3]]))
     told = model._embed(jnp.array([[31, 31, 3, 3]]), jnp.array([[1, 2, 1, 2]]))
     rows = model.cells.table[...]
-    np.testing.assert_allclose(told - plain, jnp.stack([rows[1], rows[2], rows[0] * 0, rows[0] * 0])[None], atol=1e-7)
+    np.testing.assert_allclose(
+        told - plain, jnp.stack([rows[1], rows[2], rows[0] * 0, rows[0] * 0])[None], atol=1e-7
+    )
     wrapped = model._embed(jnp.array([[31]]), jnp.array([[6]]))
     np.testing.assert_array_equal(wrapped, told[:, :1])

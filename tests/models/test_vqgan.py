@@ -1,4 +1,6 @@
-"""The VQGAN against the implementations that it must be able to stand in for, from weights and outputs that they wrote themselves."""
+"""The VQGAN against the implementations that it must be able to stand in for, from weights and outputs that
+they wrote themselves.
+"""
 
 import dataclasses
 import json
@@ -10,11 +12,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ringvision.checkpoint import flatten, unflatten
 from ringvision.errors import UserError
 from ringvision.models.convolution import Convolution
 from ringvision.models.discriminator import Discriminator, hinge_loss
 from ringvision.models.vqgan import VQGAN, VQGANConfig, depth_to_space, nearest, space_to_depth
+from ringvision.tree import flatten, unflatten
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 NORM = {"scale": "scale", "bias": "bias"}
@@ -34,7 +36,10 @@ def lwm_names(config: VQGANConfig) -> dict[str, str]:
             module(f"{ours}.conv{number}", f"{theirs}/Conv_{number - 1}", CONV)
         module(f"{ours}.shortcut", f"{theirs}/Conv_2", CONV)
 
-    for side, kind, blocks in (("encoder", "Downsampl", config.num_res_blocks), ("decoder", "Upsampl", config.num_res_blocks + 1)):
+    for side, kind, blocks in (
+        ("encoder", "Downsampl", config.num_res_blocks),
+        ("decoder", "Upsampl", config.num_res_blocks + 1),
+    ):
         module(f"{side}.conv_in", f"{side}/Conv_0", CONV)
         module(f"{side}.conv_out", f"{side}/Conv_1", CONV)
         module(f"{side}.norm_out", f"{side}/GroupNorm_0", NORM)
@@ -42,9 +47,16 @@ def lwm_names(config: VQGANConfig) -> dict[str, str]:
             block(f"{side}.middle.block{number}", f"{side}/MidBlock_0/ResnetBlock_{number - 1}")
         for level in range(len(config.channel_mults)):
             for index in range(blocks):
-                block(f"{side}.levels.{level}.blocks.{index}", f"{side}/{kind}ingBlock_{level}/ResnetBlock_{index}")
+                block(
+                    f"{side}.levels.{level}.blocks.{index}",
+                    f"{side}/{kind}ingBlock_{level}/ResnetBlock_{index}",
+                )
             resample = "Downsample_0" if side == "encoder" else "Upsample_0"
-            module(f"{side}.levels.{level}.resample.conv", f"{side}/{kind}ingBlock_{level}/{resample}/Conv_0", CONV)
+            module(
+                f"{side}.levels.{level}.resample.conv",
+                f"{side}/{kind}ingBlock_{level}/{resample}/Conv_0",
+                CONV,
+            )
     module("quant_conv", "quant_conv", CONV)
     module("post_quant_conv", "post_quant_conv", CONV)
     return names
@@ -52,7 +64,8 @@ def lwm_names(config: VQGANConfig) -> dict[str, str]:
 
 def vqgan_jax_names(config: VQGANConfig) -> dict[str, str]:
     """our name -> vqgan-jax's, which numbers the decoder's levels from the highest resolution."""
-    names, levels = {"codebook": "quantize/embedding/embedding"}, len(config.channel_mults)
+    names = {"codebook": "quantize/embedding/embedding"}
+    levels = len(config.channel_mults)
 
     def module(ours: str, theirs: str, leaves: dict[str, str]) -> None:
         names.update({f"{ours}.{leaf}": f"{theirs}/{other}" for leaf, other in leaves.items()})
@@ -117,18 +130,23 @@ def vqgan_jax_config(values: dict) -> VQGANConfig:
 
 
 def loaded(family: str, config_of, names_of) -> tuple[VQGAN, dict[str, np.ndarray]]:
-    """The network with the fixture's weights, every one of them used and each exactly once; and the expected arrays."""
+    """The network with the fixture's weights, every one of them used and each exactly once; and the expected
+    arrays.
+    """
     folder = FIXTURES / family
     config = config_of(json.loads((folder / "config.json").read_text()))
     graph, params = nnx.split(VQGAN(config, rngs=nnx.Rngs(0)))
     with np.load(folder / "weights.npz") as file:
         theirs = dict(file)
-    ours, names = flatten(params), names_of(config)
+    ours = flatten(params)
+    names = names_of(config)
     assert sorted(names[name] for name in ours) == sorted(theirs)
     assert all(ours[name].shape == theirs[names[name]].shape for name in ours)
     with np.load(folder / "io.npz") as file:
         expected = dict(file)
-    return nnx.merge(graph, unflatten({name: jnp.asarray(theirs[names[name]]) for name in ours}, params)), expected
+    return nnx.merge(
+        graph, unflatten({name: jnp.asarray(theirs[names[name]]) for name in ours}, params)
+    ), expected
 
 
 def test_lwm() -> None:
@@ -178,9 +196,19 @@ def test_vqgan_jax() -> None:
 
 def test_published_sizes() -> None:
     """The whole networks, without allocating them: LWM's is known to have 146.2 million parameters."""
-    lwm = VQGANConfig(256, channels=128, channel_mults=(1, 2, 2, 4, 6), num_res_blocks=2, z_channels=64, embed_dim=64, codebook_size=8192)
+    lwm = VQGANConfig(
+        256,
+        channels=128,
+        channel_mults=(1, 2, 2, 4, 6),
+        num_res_blocks=2,
+        z_channels=64,
+        embed_dim=64,
+        codebook_size=8192,
+    )
     shapes = jax.eval_shape(lambda: nnx.split(VQGAN(lwm, rngs=nnx.Rngs(0)))[1])
-    assert lwm.grid == (16, 16) and round(sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6, 1) == 146.2
+    assert (
+        lwm.grid == (16, 16) and round(sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6, 1) == 146.2
+    )
     dalle = VQGANConfig(256, channels=128, channel_mults=(1, 1, 2, 2, 4), num_res_blocks=2, attention_resolutions=(16,), mid_attention=True,
                         z_channels=256, embed_dim=256, codebook_size=16384, clip=False)  # fmt: skip
     model = nnx.eval_shape(lambda: VQGAN(dalle, rngs=nnx.Rngs(0)))
@@ -197,7 +225,16 @@ def test_patches_come_back_in_their_places() -> None:
 
 
 def test_patched_network_has_the_grid_it_says() -> None:
-    config = VQGANConfig(32, channels=8, channel_mults=(1, 2), z_channels=8, embed_dim=4, codebook_size=16, patch_size=4, norm_groups=4)
+    config = VQGANConfig(
+        32,
+        channels=8,
+        channel_mults=(1, 2),
+        z_channels=8,
+        embed_dim=4,
+        codebook_size=16,
+        patch_size=4,
+        norm_groups=4,
+    )
     graph, params = nnx.split(nnx.eval_shape(lambda: VQGAN(config, rngs=nnx.Rngs(0))))
     images = jax.ShapeDtypeStruct((3, 32, 32, 3), jnp.float32)
     codes = jax.eval_shape(lambda params, images: nnx.merge(graph, params).encode(images), params, images)
@@ -211,13 +248,23 @@ def test_patched_network_has_the_grid_it_says() -> None:
 
 
 def test_local_codes_depend_on_their_own_pixels_alone() -> None:
-    config = VQGANConfig(32, channels=8, channel_mults=(1, 2), z_channels=8, embed_dim=4, codebook_size=16, patch_size=4, norm_groups=4)
+    config = VQGANConfig(
+        32,
+        channels=8,
+        channel_mults=(1, 2),
+        z_channels=8,
+        embed_dim=4,
+        codebook_size=16,
+        patch_size=4,
+        norm_groups=4,
+    )
     images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
     changed = images.copy()
     changed[:, 8:16, 24:32] *= -1  # the square of code (1, 3)
     for local in (True, False):
         model = VQGAN(dataclasses.replace(config, local_codes=local), rngs=nnx.Rngs(0))
-        before, after = np.asarray(model.latents(images)), np.asarray(model.latents(changed))
+        before = np.asarray(model.latents(images))
+        after = np.asarray(model.latents(changed))
         assert before.shape == (2, 4, 4, 4)
         differs = np.abs(before - after).max(axis=(0, 3)) > 1e-6
         assert differs[1, 3]
@@ -226,7 +273,8 @@ def test_local_codes_depend_on_their_own_pixels_alone() -> None:
 
 def test_nearest_row_by_brute_force() -> None:
     random = np.random.default_rng(0)
-    z, codebook = random.normal(size=(5, 7, 3)).astype(np.float32), random.normal(size=(11, 3)).astype(np.float32)
+    z = random.normal(size=(5, 7, 3)).astype(np.float32)
+    codebook = random.normal(size=(11, 3)).astype(np.float32)
     distances = ((z[..., None, :] - codebook) ** 2).sum(-1)
     np.testing.assert_array_equal(nearest(jnp.asarray(z), jnp.asarray(codebook)), distances.argmin(-1))
 
@@ -266,7 +314,10 @@ def test_attention_stays_on_its_levels_at_another_resolution() -> None:
     config = VQGANConfig(64, channel_mults=(1, 2, 2), attention_resolutions=(32, 16))
     larger = config.resized(96)
     assert (larger.resolution, larger.attention_resolutions, larger.grid) == (96, (48, 24), (24, 24))
-    names = [set(flatten(nnx.eval_shape(lambda of=of: nnx.state(VQGAN(of, rngs=nnx.Rngs(0)))))) for of in (config, larger)]
+    names = [
+        set(flatten(nnx.eval_shape(lambda of=of: nnx.state(VQGAN(of, rngs=nnx.Rngs(0))))))
+        for of in (config, larger)
+    ]
     assert names[0] == names[1] and any("attentions" in name for name in names[0])
 
 
@@ -278,7 +329,16 @@ def test_without_a_decoder_codes_stay_codes() -> None:
 
 
 def test_images_are_clipped_to_the_range_of_pixels() -> None:
-    config = VQGANConfig(8, channels=8, channel_mults=(1,), z_channels=8, embed_dim=4, codebook_size=8, norm_groups=4, pixel_range=(0, 1))
+    config = VQGANConfig(
+        8,
+        channels=8,
+        channel_mults=(1,),
+        z_channels=8,
+        embed_dim=4,
+        codebook_size=8,
+        norm_groups=4,
+        pixel_range=(0, 1),
+    )
     graph, like = nnx.split(nnx.eval_shape(lambda: VQGAN(config, rngs=nnx.Rngs(0))))
     random = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32), like)
@@ -300,13 +360,19 @@ def test_discriminator_judges_pieces() -> None:
     logits = look(judge, images)
     assert logits.shape == (2, 8, 8)
     changed = look(judge, images.at[:, :8, :8].set(0))
-    # GroupNorm lets everything see the mean of the whole image, so far pieces move too, but less than the piece that was painted over.
+    # GroupNorm lets everything see the mean of the whole image, so far pieces move too, but less than the
+    # piece that was painted over.
     assert abs(changed - logits)[:, 0, 0].min() > abs(changed - logits)[:, 4:, 4:].max()
-    assert hinge_loss(jnp.array([2.0]), jnp.array([-2.0])) == 0 and hinge_loss(jnp.array([0.0]), jnp.array([0.0])) == 1
+    assert (
+        hinge_loss(jnp.array([2.0]), jnp.array([-2.0])) == 0
+        and hinge_loss(jnp.array([0.0]), jnp.array([0.0])) == 1
+    )
 
 
 def test_a_single_place_is_convolved_as_any_other() -> None:
-    """What lies round a single place is zeros, so the short way must give what a larger map of zeros gives there."""
+    """What lies round a single place is zeros, so the short way must give what a larger map of zeros gives
+    there.
+    """
     convolution = Convolution(5, 7, 3, rngs=nnx.Rngs(3))
     place = np.random.default_rng(3).standard_normal((4, 1, 1, 5)).astype(np.float32)
     wide = np.pad(place, ((0, 0), (1, 1), (1, 1), (0, 0)))

@@ -1,4 +1,5 @@
-"""Attention as its definition says it, in numpy's float64: the whole score matrix, softmax, and the gradient by the chain rule.
+"""Attention as its definition says it, in numpy's float64: the whole score matrix, softmax, and the gradient
+by the chain rule.
 
 Letters as in ringvision/ops/attention.py. What every test of attention compares with.
 """
@@ -11,7 +12,9 @@ import numpy as np
 
 @dataclass
 class Problem:
-    """float32 q [B, T, N, H], k and v [B, S, K, H], d_out like q; int32 positions and segment ids of queries and keys."""
+    """float32 q [B, T, N, H], k and v [B, S, K, H], d_out like q; int32 positions and segment ids of queries
+    and keys.
+    """
 
     q: np.ndarray
     k: np.ndarray
@@ -28,7 +31,9 @@ class Problem:
 
 
 def make_problem(*, batch=2, length=64, heads=4, kv_heads=2, width=16, segments=False, seed=0) -> Problem:
-    """Queries and keys are the same tokens. With `segments`: rows of three documents, with padding at the end, and within the first."""
+    """Queries and keys are the same tokens. With `segments`: rows of three documents, with padding at the
+    end, and within the first.
+    """
     random = np.random.default_rng(seed)
 
     def normal(n: int) -> np.ndarray:
@@ -44,13 +49,24 @@ def make_problem(*, batch=2, length=64, heads=4, kv_heads=2, width=16, segments=
                 segment_ids[row, start:end] = number
                 positions[row, start:end] = np.arange(end - start)
             segment_ids[row, 2 : 4 + row] = 0
-    return Problem(normal(heads), normal(kv_heads), normal(kv_heads), normal(heads), positions, segment_ids, positions, segment_ids)
+    return Problem(
+        normal(heads),
+        normal(kv_heads),
+        normal(kv_heads),
+        normal(heads),
+        positions,
+        segment_ids,
+        positions,
+        segment_ids,
+    )
 
 
 def mask(problem: Problem, causal: bool, window: int | None) -> np.ndarray:
     """bool [B, 1, T, S], one rule after the other."""
-    q_segments, k_segments = problem.q_segment_ids[:, None, :, None], problem.k_segment_ids[:, None, None, :]
-    q_positions, k_positions = problem.q_positions[:, None, :, None].astype(int), problem.k_positions[:, None, None, :].astype(int)
+    q_segments = problem.q_segment_ids[:, None, :, None]
+    k_segments = problem.k_segment_ids[:, None, None, :]
+    q_positions = problem.q_positions[:, None, :, None].astype(int)
+    k_positions = problem.k_positions[:, None, None, :].astype(int)
     seen = (q_segments == k_segments) & (q_segments != 0)
     if causal:
         seen = seen & (k_positions <= q_positions)
@@ -63,7 +79,8 @@ def dense_attention(problem: Problem, *, causal=True, window=None, scale=None) -
     """out, lse, and the gradients dq, dk, dv of sum(out * d_out), all float64."""
     q, k, v, d_out = (getattr(problem, name).astype(np.float64) for name in ("q", "k", "v", "d_out"))
     groups = q.shape[2] // k.shape[2]
-    k, v = np.repeat(k, groups, axis=2), np.repeat(v, groups, axis=2)
+    k = np.repeat(k, groups, axis=2)
+    v = np.repeat(v, groups, axis=2)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     scores = np.where(mask(problem, causal, window), np.einsum("BTNH,BSNH->BNTS", q, k) * scale, -np.inf)
     largest = scores.max(-1, keepdims=True, initial=-np.inf)

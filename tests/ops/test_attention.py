@@ -21,7 +21,9 @@ def keys_of(problem: Problem, part: slice) -> Problem:
 
 
 def run(p: Problem, **options):
-    tokens = {name: getattr(p, name) for name in ("q_positions", "k_positions", "q_segment_ids", "k_segment_ids")}
+    tokens = {
+        name: getattr(p, name) for name in ("q_positions", "k_positions", "q_segment_ids", "k_segment_ids")
+    }
     return jax.jit(partial(attend, **options))(p.q, p.k, p.v, **tokens)
 
 
@@ -33,7 +35,8 @@ def small_tiles(monkeypatch):
 
 def test_the_reference_itself_against_finite_differences():
     problem = make_problem(batch=1, length=8, width=4, segments=False)
-    expected, step = dense_attention(problem), 1e-2
+    expected = dense_attention(problem)
+    step = 1e-2
 
     def loss() -> float:
         return float((dense_attention(problem)["out"] * problem.d_out).sum())
@@ -43,17 +46,28 @@ def test_the_reference_itself_against_finite_differences():
         for index in ((0, 5, 0, 1), (0, 2, 1, 3)):
             kept = array[index]
             array[index] = kept + step
-            up, high = loss(), float(array[index])
+            up = loss()
+            high = float(array[index])
             array[index] = kept - step
-            down, low = loss(), float(array[index])
+            down = loss()
+            low = float(array[index])
             array[index] = kept
-            assert (up - down) / (high - low) == pytest.approx(expected[f"d{name}"][index], rel=1e-3, abs=1e-5)
+            assert (up - down) / (high - low) == pytest.approx(
+                expected[f"d{name}"][index], rel=1e-3, abs=1e-5
+            )
 
 
 def test_the_rows_of_the_docstring():
-    positions, segments = np.array([[0, 1, 0, 1, 2, 0]]), np.array([[1, 1, 2, 2, 2, 0]])
-    rows = attention.allowed(Tokens(positions, segments), Tokens(positions, segments), attention.Rule(True, 2, 1.0))[0]
-    drawn = [line.split() for line in attention.allowed.__doc__.splitlines() if line.strip() and set(line.strip()) <= set("01 ")]
+    positions = np.array([[0, 1, 0, 1, 2, 0]])
+    segments = np.array([[1, 1, 2, 2, 2, 0]])
+    rows = attention.attention_mask(
+        Tokens(positions, segments), Tokens(positions, segments), attention.MaskSpec(True, 2, 1.0)
+    )[0]
+    drawn = [
+        line.split()
+        for line in attention.attention_mask.__doc__.splitlines()
+        if line.strip() and set(line.strip()) <= set("01 ")
+    ]
     assert np.array_equal(rows, np.array(drawn) == "1")
 
 
@@ -75,9 +89,11 @@ def test_tiles_that_do_not_divide_the_block(small_tiles, causal, keys):
         q, d_out, out = (group(x, 2) for x in (problem.q, problem.d_out, out))
         q_tokens = Tokens(problem.q_positions, problem.q_segment_ids)
         k_tokens = Tokens(problem.k_positions, problem.k_segment_ids)
-        rule = attention.Rule(causal, None, 0.25)
-        k, v, lse = heads_first(problem.k), heads_first(problem.v), lse.reshape(q.shape[:-1])
-        dq, dk, dv = xla.backward(q, k, v, q_tokens, k_tokens, rule, lse, d_out, (d_out * out).sum(-1))
+        mask_spec = attention.MaskSpec(causal, None, 0.25)
+        k = heads_first(problem.k)
+        v = heads_first(problem.v)
+        lse = lse.reshape(q.shape[:-1])
+        dq, dk, dv = xla.backward(q, k, v, q_tokens, k_tokens, mask_spec, lse, d_out, (d_out * out).sum(-1))
         return {"dq": ungroup(dq), "dk": heads_first(dk), "dv": heads_first(dv)}
 
     for name, array in backward(out, lse).items():

@@ -18,7 +18,9 @@ def ring(devices: int):
 
 
 def make_cache(new: int, *, empty_slots: int = 9) -> Problem:
-    """64 slots, the last `empty_slots` of them empty and full of rubbish; `new` queries that come after everything."""
+    """64 slots, the last `empty_slots` of them empty and full of rubbish; `new` queries that come after
+    everything.
+    """
     problem = make_problem(segments=False)
     segments = problem.k_segment_ids.copy()
     segments[:, 64 - empty_slots :] = 0
@@ -32,7 +34,9 @@ def make_cache(new: int, *, empty_slots: int = 9) -> Problem:
 
 
 def run(p: Problem, devices: int, **options):
-    tokens = {name: getattr(p, name) for name in ("q_positions", "k_positions", "q_segment_ids", "k_segment_ids")}
+    tokens = {
+        name: getattr(p, name) for name in ("q_positions", "k_positions", "q_segment_ids", "k_segment_ids")
+    }
     return cached_attention(p.q, heads_first(p.k), heads_first(p.v), mesh=ring(devices), **tokens, **options)
 
 
@@ -69,9 +73,15 @@ def test_a_block_is_the_ring_within_merged_with_what_is_cached():
 
     @jax.jit
     def whole(q, k, v, positions, segments):
-        old, new = slice(0, 48), slice(48, 64)
+        old = slice(0, 48)
+        new = slice(48, 64)
         within = ring_attention_with_lse(
-            q[:, new], k[:, new], v[:, new], mesh=mesh, positions=positions[:, new], segment_ids=segments[:, new]
+            q[:, new],
+            k[:, new],
+            v[:, new],
+            mesh=mesh,
+            positions=positions[:, new],
+            segment_ids=segments[:, new],
         )
         before = cached_attention(
             q[:, new],
@@ -95,12 +105,21 @@ def test_the_cache_does_not_move():
     mesh = ring(4)
     place = sharding(mesh, "batch", "kv_heads", "length", None)
     keys = jax.ShapeDtypeStruct(heads_first(problem.k).shape, jnp.float32, sharding=place)
-    slots = jax.ShapeDtypeStruct(problem.k_positions.shape, jnp.int32, sharding=sharding(mesh, "batch", "length"))
-    query = jax.ShapeDtypeStruct(problem.q.shape, jnp.float32, sharding=sharding(mesh, "batch", None, "heads", None))
+    slots = jax.ShapeDtypeStruct(
+        problem.k_positions.shape, jnp.int32, sharding=sharding(mesh, "batch", "length")
+    )
+    query = jax.ShapeDtypeStruct(
+        problem.q.shape, jnp.float32, sharding=sharding(mesh, "batch", None, "heads", None)
+    )
     token = jax.ShapeDtypeStruct((2, 1), jnp.int32, sharding=sharding(mesh, "batch", None))
 
     def step(q, k, v, q_positions, k_positions, q_segment_ids, k_segment_ids):
-        tokens = {"q_positions": q_positions, "k_positions": k_positions, "q_segment_ids": q_segment_ids, "k_segment_ids": k_segment_ids}
+        tokens = {
+            "q_positions": q_positions,
+            "k_positions": k_positions,
+            "q_segment_ids": q_segment_ids,
+            "k_segment_ids": k_segment_ids,
+        }
         return cached_attention(q, k, v, mesh=mesh, **tokens)
 
     program = jax.jit(step).lower(query, keys, keys, token, slots, token, slots).compile().as_text()
@@ -112,7 +131,13 @@ def test_the_cache_does_not_move():
 def test_bad_input_is_named():
     problem = make_cache(1)
     with pytest.raises(UserError, match="k of length 60: expected a multiple of the mesh's context=8"):
-        run(problem.__class__(**vars(problem) | {n: getattr(problem, n)[:, :60] for n in ("k", "v", "k_positions", "k_segment_ids")}), 8)
+        run(
+            problem.__class__(
+                **vars(problem)
+                | {n: getattr(problem, n)[:, :60] for n in ("k", "v", "k_positions", "k_segment_ids")}
+            ),
+            8,
+        )
     with pytest.raises(UserError, match=r"k_positions of shape \(2, 3\): expected \(2, 64\)"):
         run(Problem(**vars(problem) | {"k_positions": np.zeros((2, 3), np.int32)}), 8)
     with pytest.raises(UserError, match="q_segment_ids of type float32"):

@@ -1,4 +1,6 @@
-"""The cuDNN kernel without a GPU: plain JAX in the place of cuDNN's two calls, and what the real calls are lowered to."""
+"""The cuDNN kernel without a GPU: plain JAX in the place of cuDNN's two calls, and what the real calls are
+lowered to.
+"""
 
 import re
 from functools import cache, partial
@@ -14,7 +16,7 @@ from jax.sharding import PartitionSpec
 
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
-from ringvision.ops.attention import Rule, Tokens, empty, group, heads_first, merge_grouped, ungroup
+from ringvision.ops.attention import MaskSpec, Tokens, empty, group, heads_first, merge_grouped, ungroup
 from ringvision.ops.kernels import cudnn, xla
 from ringvision.ops.kernels.cudnn import DIAGONAL
 from ringvision.ops.layout import inverse, order
@@ -24,7 +26,10 @@ from ringvision.ops.tiles import EMPTY, FULL, PARTIAL
 def scores_of(q, k, scale, causal):
     """[B, N, T, H], [B, K, S, H] -> [B, K, G, T, S]; causal by index, as cuDNN's mask is."""
     queries = q.reshape(q.shape[0], k.shape[1], -1, *q.shape[2:])
-    scores = jnp.einsum("BKGTH,BKSH->BKGTS", queries, k, precision="highest", preferred_element_type=jnp.float32) * scale
+    scores = (
+        jnp.einsum("BKGTH,BKSH->BKGTS", queries, k, precision="highest", preferred_element_type=jnp.float32)
+        * scale
+    )
     seen = jnp.tril(jnp.ones(scores.shape[-2:], bool)) if causal else True
     return jnp.where(seen, scores, -jnp.inf)
 
@@ -37,7 +42,9 @@ def plain_forward(q, k, v, *, scale, causal):
 
 
 def plain_backward(q, k, v, lse, out, d_out, *, scale, causal):
-    """Delta from `out`, as cuDNN makes it; sums of products in float32, what goes into a product and what comes out in q's type."""
+    """Delta from `out`, as cuDNN makes it; sums of products in float32, what goes into a product and what
+    comes out in q's type.
+    """
     assert lse.dtype == jnp.float32 and lse.shape == q.shape[:-1] and out.dtype == d_out.dtype == q.dtype
     einsum = partial(jnp.einsum, precision="highest", preferred_element_type=jnp.float32)
     scores = scores_of(q, k, scale, causal)
@@ -68,21 +75,29 @@ def anywhere(monkeypatch):
 
 
 @cache
-def compiled(rule: Rule):
+def compiled(mask_spec: MaskSpec):
     """Only for tests with `plain`: the place of cuDNN's calls is looked up while tracing."""
-    return jax.jit(partial(cudnn.forward, rule=rule)), jax.jit(partial(cudnn.backward, rule=rule))
+    return jax.jit(partial(cudnn.forward, mask_spec=mask_spec)), jax.jit(
+        partial(cudnn.backward, mask_spec=mask_spec)
+    )
 
 
-def ring_of_blocks(problem: Problem, shares: int, rule: Rule) -> dict[str, np.ndarray]:
-    """What a ring does, one block after another: every share of queries to every share of keys, merged; then the same backward."""
-    forward, backward = compiled(rule)
+def ring_of_blocks(problem: Problem, shares: int, mask_spec: MaskSpec) -> dict[str, np.ndarray]:
+    """What a ring does, one block after another: every share of queries to every share of keys, merged; then
+    the same backward.
+    """
+    forward, backward = compiled(mask_spec)
     kv_heads = problem.k.shape[2]
     cut = partial(np.split, indices_or_sections=shares)
     tokens = [Tokens(*x) for x in zip(cut(problem.q_positions, axis=1), cut(problem.q_segment_ids, axis=1))]
     q, d_out = (cut(np.asarray(group(x, kv_heads)), axis=3) for x in (problem.q, problem.d_out))
     k, v = (cut(np.asarray(heads_first(x)), axis=2) for x in (problem.k, problem.v))
     everyone = range(shares)
-    outs, lses, dq, dk, dv = [], [], [0] * shares, [0] * shares, [0] * shares
+    outs = []
+    lses = []
+    dq = [0] * shares
+    dk = [0] * shares
+    dv = [0] * shares
     for i in everyone:
         out, lse = empty(q[i])
         for j in everyone:
@@ -107,11 +122,14 @@ def ring_of_blocks(problem: Problem, shares: int, rule: Rule) -> dict[str, np.nd
 
 def check(problem: Problem, shares: int, layout: str, *, causal=True, window=None) -> None:
     laid_out = order(problem.q.shape[1], shares, layout)
-    actual = ring_of_blocks(problem.ordered(laid_out), shares, Rule(causal, window, problem.q.shape[-1] ** -0.5))
+    actual = ring_of_blocks(
+        problem.ordered(laid_out), shares, MaskSpec(causal, window, problem.q.shape[-1] ** -0.5)
+    )
     back = inverse(laid_out)
     expected = dense_attention(problem, causal=causal, window=window)
     assert np.abs(actual["out"][:, back] - expected["out"]).max() < 2e-6
-    lse, seen = actual["lse"][..., back], np.isfinite(expected["lse"])
+    lse = actual["lse"][..., back]
+    seen = np.isfinite(expected["lse"])
     assert np.array_equal(np.isneginf(lse), ~seen)
     assert np.abs(lse[seen] - expected["lse"][seen]).max() < 2e-6
     for name in ("dq", "dk", "dv"):
@@ -133,7 +151,9 @@ def test_windows(plain, layout, causal, window):
 
 
 def test_documents_that_end_with_the_halves(plain):
-    """Two documents of 24 and 40 in shares of 16: quarters of another document are EMPTY, and none is PARTIAL."""
+    """Two documents of 24 and 40 in shares of 16: quarters of another document are EMPTY, and none is
+    PARTIAL.
+    """
     problem = make_problem()
     problem.q_segment_ids[:, 24:] = 2
     problem.q_positions[:, 24:] -= 24
@@ -148,7 +168,7 @@ def test_lengths_that_cannot_be_halved(plain, length, shares):
 def test_rows_of_padding_are_zero_and_take_no_gradient(plain):
     problem = make_problem(segments=True)
     problem.q_segment_ids[1] = 0
-    actual = ring_of_blocks(problem, 2, Rule(True, None, 0.25))
+    actual = ring_of_blocks(problem, 2, MaskSpec(True, None, 0.25))
     padding = problem.q_segment_ids == 0
     assert np.isneginf(actual["lse"].swapaxes(1, 2)[padding]).all()
     for name in ("out", "dq", "dk", "dv"):
@@ -163,8 +183,11 @@ def joined(*parts: Tokens, axis: int = 1) -> Tokens:
     return Tokens(*(jnp.concatenate(x, axis) for x in zip(*parts)))
 
 
-CAUSAL, BOTH_WAYS = Rule(True, None, 1.0), Rule(False, None, 1.0)
-RUN, LATER, PADDED = tokens_of(8), tokens_of(16), joined(tokens_of(8, 7), tokens_of(0, 1, segment=0))
+CAUSAL = MaskSpec(True, None, 1.0)
+BOTH_WAYS = MaskSpec(False, None, 1.0)
+RUN = tokens_of(8)
+LATER = tokens_of(16)
+PADDED = joined(tokens_of(8, 7), tokens_of(0, 1, segment=0))
 
 
 @pytest.mark.parametrize(
@@ -180,24 +203,29 @@ RUN, LATER, PADDED = tokens_of(8), tokens_of(16), joined(tokens_of(8, 7), tokens
         (tokens_of(9), RUN, CAUSAL, PARTIAL),
         (RUN, tokens_of(9), CAUSAL, PARTIAL),
         (RUN, tokens_of(8, 7), CAUSAL, PARTIAL),
-        (joined(tokens_of(12, 4), tokens_of(8, 4)), joined(tokens_of(12, 4), tokens_of(8, 4)), CAUSAL, PARTIAL),
+        (
+            joined(tokens_of(12, 4), tokens_of(8, 4)),
+            joined(tokens_of(12, 4), tokens_of(8, 4)),
+            CAUSAL,
+            PARTIAL,
+        ),
         (PADDED, PADDED, CAUSAL, PARTIAL),
         (LATER, PADDED, CAUSAL, PARTIAL),
         (tokens_of(1, stride=4), tokens_of(1, stride=4), CAUSAL, DIAGONAL),
         (tokens_of(3, stride=4), tokens_of(1, stride=4), CAUSAL, DIAGONAL),
         (tokens_of(1, stride=4), tokens_of(3, stride=4), CAUSAL, PARTIAL),
-        (RUN, RUN, Rule(True, 8, 1.0), DIAGONAL),
-        (RUN, RUN, Rule(True, 7, 1.0), PARTIAL),
-        (LATER, RUN, Rule(True, 16, 1.0), FULL),
-        (LATER, RUN, Rule(True, 15, 1.0), PARTIAL),
-        (LATER, RUN, Rule(True, 1, 1.0), EMPTY),
+        (RUN, RUN, MaskSpec(True, 8, 1.0), DIAGONAL),
+        (RUN, RUN, MaskSpec(True, 7, 1.0), PARTIAL),
+        (LATER, RUN, MaskSpec(True, 16, 1.0), FULL),
+        (LATER, RUN, MaskSpec(True, 15, 1.0), PARTIAL),
+        (LATER, RUN, MaskSpec(True, 1, 1.0), EMPTY),
         (joined(RUN, RUN, axis=0), joined(RUN, RUN, axis=0), CAUSAL, DIAGONAL),
         (joined(RUN, LATER, axis=0), joined(RUN, RUN, axis=0), CAUSAL, PARTIAL),
     ],
 )
-def test_kinds(queries, keys, rule, kind):
-    assert cudnn._kind(queries, keys, rule) == kind
-    seen = np.asarray(xla.allowed(queries, keys, rule))
+def test_kinds(queries, keys, mask_spec, kind):
+    assert cudnn._kind(queries, keys, mask_spec) == kind
+    seen = np.asarray(xla.attention_mask(queries, keys, mask_spec))
     by_index = {EMPTY: np.zeros_like(seen), FULL: np.ones_like(seen), DIAGONAL: np.tril(np.ones_like(seen))}
     assert kind == PARTIAL or np.array_equal(seen, by_index[kind])
 
@@ -210,15 +238,21 @@ def test_a_kind_is_never_wrong():
     found = set()
 
     def tokens() -> Tokens:
-        positions = np.sort(random.integers(0, 6, 3)) if random.integers(2) else random.integers(3) + np.arange(3)
+        positions = (
+            np.sort(random.integers(0, 6, 3)) if random.integers(2) else random.integers(3) + np.arange(3)
+        )
         segment_ids = random.choice([0, 1, 1, 2], 3) if random.integers(2) else np.ones(3)
         return Tokens(positions[None].astype(np.int32), segment_ids[None].astype(np.int32))
 
     for _ in range(600):
-        queries, keys, rule = tokens(), tokens(), Rule(bool(random.integers(2)), (None, 2, 6)[random.integers(3)], 1.0)
-        kind = int(kind_of(queries, keys, rule))
+        queries = tokens()
+        keys = tokens()
+        mask_spec = MaskSpec(bool(random.integers(2)), (None, 2, 6)[random.integers(3)], 1.0)
+        kind = int(kind_of(queries, keys, mask_spec))
         found.add(kind)
-        assert kind == PARTIAL or np.array_equal(xla.allowed(queries, keys, rule)[0], by_index[kind])
+        assert kind == PARTIAL or np.array_equal(
+            xla.attention_mask(queries, keys, mask_spec)[0], by_index[kind]
+        )
     assert found == {EMPTY, PARTIAL, FULL, DIAGONAL}
 
 
@@ -228,7 +262,10 @@ def test_nothing_of_a_long_document_is_left_to_the_xla_kernel(layout):
     kinds = []
     for queries, keys in product(shares, shares):
         whole = int(cudnn._kind(queries, keys, CAUSAL))
-        quarters = [int(cudnn._kind(*pair, CAUSAL)) for pair in product(cudnn._cut_tokens(queries), cudnn._cut_tokens(keys))]
+        quarters = [
+            int(cudnn._kind(*pair, CAUSAL))
+            for pair in product(cudnn._cut_tokens(queries), cudnn._cut_tokens(keys))
+        ]
         kinds += quarters if whole == PARTIAL else [whole]
     assert PARTIAL not in kinds
     assert kinds.count(DIAGONAL) == 4  # every device, once: a share and itself, both runs at a time
@@ -242,7 +279,9 @@ def test_one_query_is_left_to_the_xla_kernel(anywhere):
 
 @pytest.mark.parametrize("size", [1.0, 1e-30])
 def test_an_out_made_from_delta_costs_what_the_real_one_costs(size):
-    """In bfloat16, d_out over six orders of magnitude: the error of the gradients, next to that with the real out over all the keys."""
+    """In bfloat16, d_out over six orders of magnitude: the error of the gradients, next to that with the real
+    out over all the keys.
+    """
     problem = make_problem(batch=1, length=256, kv_heads=2, width=64)
     random = np.random.default_rng(1)
     problem.q *= 4
@@ -251,17 +290,26 @@ def test_an_out_made_from_delta_costs_what_the_real_one_costs(size):
     for name in ("q", "k", "v", "d_out"):
         setattr(problem, name, np.asarray(jnp.bfloat16(getattr(problem, name)), np.float32))
     expected = dense_attention(problem)
-    q, k, v, d_out, out = (heads_first(jnp.bfloat16(x)) for x in (problem.q, problem.k, problem.v, problem.d_out, expected["out"]))
+    q, k, v, d_out, out = (
+        heads_first(jnp.bfloat16(x))
+        for x in (problem.q, problem.k, problem.v, problem.d_out, expected["out"])
+    )
     delta = (d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
 
     def errors(out: jax.Array) -> list[float]:
         grads = plain_backward(q, k, v, jnp.float32(expected["lse"]), out, d_out, scale=0.125, causal=True)
-        pairs = [(np.asarray(heads_first(x), np.float64) / size, expected[n] / size) for x, n in zip(grads, ("dq", "dk", "dv"))]
+        pairs = [
+            (np.asarray(heads_first(x), np.float64) / size, expected[n] / size)
+            for x, n in zip(grads, ("dq", "dk", "dv"))
+        ]
         return [np.linalg.norm(actual - wanted) / np.linalg.norm(wanted) for actual, wanted in pairs]
 
     made = cudnn._out_for(delta, d_out)
     assert made.dtype == jnp.bfloat16
-    assert jnp.linalg.norm(made.astype(jnp.float32), axis=-1).max() <= 1.01 * jnp.linalg.norm(out.astype(jnp.float32), axis=-1).max()
+    assert (
+        jnp.linalg.norm(made.astype(jnp.float32), axis=-1).max()
+        <= 1.01 * jnp.linalg.norm(out.astype(jnp.float32), axis=-1).max()
+    )
     assert max(errors(out)) < 0.005
     assert np.all(np.array(errors(made)) < 1.1 * np.array(errors(out)))
 
@@ -275,7 +323,9 @@ def abstract(dtype=jnp.bfloat16, width: int = 64, length: int = 64, keys: int = 
 
 
 def calls(function, arguments: tuple) -> list[tuple[str, str, float, str]]:
-    """(name, mask, scale, operand and result types) of every call of cuDNN in what `function` is lowered to for CUDA."""
+    """(name, mask, scale, operand and result types) of every call of cuDNN in what `function` is lowered to
+    for CUDA.
+    """
     text = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
     lines = [line.replace("\\22", '"') for line in text.splitlines() if "__cudnn$" in line]
     patterns = r"@(__cudnn\$\w+)\(", r'"mask_type": "(\w+)"', r'"fmha_scale": ([\d.]+)', r" : (\(tensor.*)"
@@ -285,21 +335,33 @@ def calls(function, arguments: tuple) -> list[tuple[str, str, float, str]]:
 
 def test_the_forward_pass_lowers_to_cudnn_with_a_float32_lse(anywhere):
     arguments, _ = abstract()
-    found = calls(lambda *a: cudnn.forward(*a, Rule(True, None, 0.25)), arguments)
-    assert {(name, mask) for name, mask, _, _ in found} == {("__cudnn$fmhaSoftmax", "NO_MASK"), ("__cudnn$fmhaSoftmax", "CAUSAL")}
+    found = calls(lambda *a: cudnn.forward(*a, MaskSpec(True, None, 0.25)), arguments)
+    assert {(name, mask) for name, mask, _, _ in found} == {
+        ("__cudnn$fmhaSoftmax", "NO_MASK"),
+        ("__cudnn$fmhaSoftmax", "CAUSAL"),
+    }
     assert {scale for _, _, scale, _ in found} == {0.25}
-    q, k, lse = "tensor<2x6x64x64xbf16>", "tensor<2x2x64x64xbf16>", "tensor<2x6x64xf32>"
+    q = "tensor<2x6x64x64xbf16>"
+    k = "tensor<2x2x64x64xbf16>"
+    lse = "tensor<2x6x64xf32>"
     assert f"({q}, {k}, {k}) -> ({q}, {lse}, tensor<0xui8>)" in {types for *_, types in found}
     assert {types.count("x32x") for *_, types in found} == {0, 5}
 
 
 def test_the_backward_pass_lowers_to_cudnn(anywhere):
     arguments, more = abstract()
-    found = calls(lambda *a: cudnn.backward(*a[:5], Rule(True, None, 0.25), *a[5:]), (*arguments, *more))
+    found = calls(lambda *a: cudnn.backward(*a[:5], MaskSpec(True, None, 0.25), *a[5:]), (*arguments, *more))
     name = "__cudnn$fmhaSoftmaxBackward"
-    assert {(name, mask, scale) for name, mask, scale, _ in found} == {(name, "NO_MASK", 0.25), (name, "CAUSAL", 0.25)}
-    q, k, lse = "tensor<2x6x64x64xbf16>", "tensor<2x2x64x64xbf16>", "tensor<2x6x64xf32>"
-    assert f"({q}, {k}, {k}, {lse}, {q}, {q}) -> ({q}, {k}, {k}, tensor<0xui8>)" in {types for *_, types in found}
+    assert {(name, mask, scale) for name, mask, scale, _ in found} == {
+        (name, "NO_MASK", 0.25),
+        (name, "CAUSAL", 0.25),
+    }
+    q = "tensor<2x6x64x64xbf16>"
+    k = "tensor<2x2x64x64xbf16>"
+    lse = "tensor<2x6x64xf32>"
+    assert f"({q}, {k}, {k}, {lse}, {q}, {q}) -> ({q}, {k}, {k}, tensor<0xui8>)" in {
+        types for *_, types in found
+    }
 
 
 def test_the_backward_call_takes_its_operands_in_the_order_of_cudnn():
@@ -314,14 +376,18 @@ def test_the_backward_call_takes_its_operands_in_the_order_of_cudnn():
 
 
 def test_no_causal_call_where_none_can_be_made(anywhere):
-    for rule, keys in ((BOTH_WAYS, 64), (CAUSAL, 32)):
+    for mask_spec, keys in ((BOTH_WAYS, 64), (CAUSAL, 32)):
         arguments, _ = abstract(keys=keys)
-        assert {mask for _, mask, *_ in calls(lambda *a, rule=rule: cudnn.forward(*a, rule), arguments)} == {"NO_MASK"}
+        assert {
+            mask
+            for _, mask, *_ in calls(lambda *a, mask_spec=mask_spec: cudnn.forward(*a, mask_spec), arguments)
+        } == {"NO_MASK"}
 
 
 def test_on_a_mesh_each_device_calls_cudnn_for_its_share(anywhere):
     """Inside shard_map the call stands as it is, with local shapes: nothing is left to a partitioner."""
-    heads, ids = PartitionSpec(None, "tensor", None, "context"), PartitionSpec(None, "context")
+    heads = PartitionSpec(None, "tensor", None, "context")
+    ids = PartitionSpec(None, "context")
     keys = PartitionSpec(None, "tensor", "context")
     specs = (heads, keys, keys, Tokens(ids, ids), Tokens(ids, ids))
     local = jax.shard_map(

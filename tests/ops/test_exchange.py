@@ -8,14 +8,16 @@ from jax.sharding import Mesh
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
 from ringvision.ops import exchange
-from ringvision.ops.attention import Rule
+from ringvision.ops.attention import MaskSpec
 from ringvision.ops.exchange import CHIPS, chip_of, choose_exchange, hiding_chunk
 
-CAUSAL = Rule(True, None, 1.0)
+CAUSAL = MaskSpec(True, None, 1.0)
 
 
 def test_the_published_bound():
-    """v5p, causal: 1.15K tokens with eight query heads to a KV head, 9.2K with as many of one as of the other."""
+    """v5p, causal: 1.15K tokens with eight query heads to a KV head, 9.2K with as many of one as of the
+    other.
+    """
     assert hiding_chunk(CHIPS["TPU v5"], 8, 1, causal=True) == pytest.approx(1150, rel=0.01)
     assert hiding_chunk(CHIPS["TPU v5"], 8, 8, causal=True) == pytest.approx(9200, rel=0.01)
     assert hiding_chunk(CHIPS["TPU v5"], 8, 8, causal=False) == pytest.approx(4600, rel=0.01)
@@ -43,7 +45,13 @@ class Pod(Mesh):
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("TPU v5", "TPU v5"), ("TPU v5 lite", "TPU v5 lite"), ("TPU v6 lite", "TPU v6 lite"), ("NVIDIA H100 80GB", "H100"), ("cpu", None)],
+    [
+        ("TPU v5", "TPU v5"),
+        ("TPU v5 lite", "TPU v5 lite"),
+        ("TPU v6 lite", "TPU v6 lite"),
+        ("NVIDIA H100 80GB", "H100"),
+        ("cpu", None),
+    ],
 )
 def test_chips_are_told_by_their_kind(kind, name):
     assert chip_of(Pod(kind)) == (CHIPS[name] if name else None)
@@ -54,7 +62,8 @@ def shapes(length: int, kv_heads: int = 1) -> tuple[jax.ShapeDtypeStruct, jax.Sh
 
 
 @pytest.mark.parametrize(
-    ("chunk", "expected"), [(8192, "ring"), (1400, "ring"), (1300, "two_way"), (700, "two_way"), (600, "gather"), (16, "gather")]
+    ("chunk", "expected"),
+    [(8192, "ring"), (1400, "ring"), (1300, "two_way"), (700, "two_way"), (600, "gather"), (16, "gather")],
 )
 def test_long_chunks_go_round_short_ones_both_ways_and_shorter_ones_are_gathered(chunk, expected):
     assert choose_exchange(None, Pod("TPU v5"), *shapes(4 * chunk), CAUSAL) == expected

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ringvision.errors import UserError
 from ringvision.ops.layout import Layout, check, inverse, order, orders
-from ringvision.ops.planner import positions_of
+from ringvision.ops.layout_choice import positions_of
 
 KINDS = get_args(Layout)
 
@@ -32,7 +32,12 @@ def test_a_permutation_and_its_inverse(kind, devices):
 
 def test_the_rows_of_the_docstring():
     assert order(8, 4, "zigzag").tolist() == [0, 7, 1, 6, 2, 5, 3, 4]
-    assert order(16, 4, "striped").reshape(4, 4).tolist() == [[0, 4, 8, 12], [1, 5, 9, 13], [2, 6, 10, 14], [3, 7, 11, 15]]
+    assert order(16, 4, "striped").reshape(4, 4).tolist() == [
+        [0, 4, 8, 12],
+        [1, 5, 9, 13],
+        [2, 6, 10, 14],
+        [3, 7, 11, 15],
+    ]
     assert order(16, 4, "contiguous").tolist() == list(range(16))
 
 
@@ -87,7 +92,9 @@ def packed(draw):
 def test_any_documents_make_a_permutation_that_its_check_accepts(row, kind, tile):
     segment_ids, devices = row
     # a document that comes back is another one: what is laid out has no id twice
-    segment_ids = np.where(segment_ids == 0, 0, np.cumsum(np.diff(segment_ids, prepend=-1) != 0)).astype(np.int32)
+    segment_ids = np.where(segment_ids == 0, 0, np.cumsum(np.diff(segment_ids, prepend=-1) != 0)).astype(
+        np.int32
+    )
     laid_out = order(len(segment_ids), devices, kind, segment_ids, tile)
     assert laid_out.dtype == np.int32
     assert np.array_equal(np.sort(laid_out), np.arange(len(segment_ids)))
@@ -108,7 +115,11 @@ def test_document_zigzag_gives_every_device_its_part_of_every_document(row):
 def test_snake_cuts_documents_at_their_tiles_and_deals_them_out():
     segment_ids = np.repeat([1, 2, 0], [41, 70, 17]).astype(np.int32)
     shares = order(128, 2, "snake", segment_ids, tile=8).reshape(2, 8, 8)
-    full = [tile for tile in shares.reshape(-1, 8) if np.ptp(tile) == 7 and segment_ids[tile[0]] == segment_ids[tile[-1]] != 0]
+    full = [
+        tile
+        for tile in shares.reshape(-1, 8)
+        if np.ptp(tile) == 7 and segment_ids[tile[0]] == segment_ids[tile[-1]] != 0
+    ]
     assert sorted(tile[0] for tile in full) == [*range(0, 40, 8), *range(41, 105, 8)]
     each = [[(segment_ids[share[:, 0]] == document).sum() for share in shares] for document in (1, 2)]
     assert np.ptp(each, axis=1).max() <= 2  # a tile of what is left over, and one to make work even
@@ -148,9 +159,23 @@ def test_a_row_in_another_layout_contradicts(claimed, true, lengths):
 
 def test_the_first_token_that_contradicts_is_named():
     segments = np.ones(16, int)
-    with pytest.raises(UserError, match=r"token 5 of the row \(device 1, document 1\) has position 9, .* token 4, has 4"):
+    with pytest.raises(
+        UserError, match=r"token 5 of the row \(device 1, document 1\) has position 9, .* token 4, has 4"
+    ):
         check(np.where(np.arange(16) == 5, 9, np.arange(16)), segments, 4, "contiguous")
-    with pytest.raises(UserError, match=r"layout='snake': token 3 of the row \(device 0, document 1\) has position 0, .* token 2, has 2"):
+    with pytest.raises(
+        UserError,
+        match=r"layout='snake': token 3 of the row \(device 0, document 1\) has position 0, .* "
+        r"token 2, has 2",
+    ):
         check(np.array([0, 1, 2, 0, 4, 5, 6, 7]), np.ones(8, int), 2, "snake")
-    with pytest.raises(UserError, match=r"layout='whole': token 8 of the row \(document 1\) is on device 2, far from its document"):
-        check(np.array([0, 1, 2, 0, 1, 2, 3, 4, 3, *range(7)]), np.array([1] * 3 + [2] * 5 + [1] + [3] * 7), 4, "whole")
+    with pytest.raises(
+        UserError,
+        match=r"layout='whole': token 8 of the row \(document 1\) is on device 2, far from its document",
+    ):
+        check(
+            np.array([0, 1, 2, 0, 1, 2, 3, 4, 3, *range(7)]),
+            np.array([1] * 3 + [2] * 5 + [1] + [3] * 7),
+            4,
+            "whole",
+        )

@@ -9,12 +9,16 @@ from ringvision.errors import UserError
 from ringvision.mesh import make_mesh, sharding
 from ringvision.ops.losses import chunked_cross_entropy
 
-B, L, D, V = 2, 24, 8, 40
+B = 2
+L = 24
+D = 8
+V = 40
 
 
 def problem():
     random = np.random.default_rng(0)
-    hidden, head = random.normal(size=(B, L, D)).astype(np.float32), random.normal(size=(D, V)).astype(np.float32)
+    hidden = random.normal(size=(B, L, D)).astype(np.float32)
+    head = random.normal(size=(D, V)).astype(np.float32)
     weights = random.uniform(size=(B, L)).astype(np.float32) * (random.uniform(size=(B, L)) > 0.3)
     return hidden, head, random.integers(0, V, size=(B, L)).astype(np.int32), weights
 
@@ -79,16 +83,19 @@ def test_the_logits_never_exist_as_a_whole():
 
 def test_half_precision():
     hidden, head, targets, weights = problem()
-    hidden, head = np.asarray(hidden, jnp.bfloat16), np.asarray(head, jnp.bfloat16)
+    hidden = np.asarray(hidden, jnp.bfloat16)
+    head = np.asarray(head, jnp.bfloat16)
     expected = definition(hidden.astype(np.float32), head.astype(np.float32), targets, weights)
-    total, gradients = jax.jit(jax.value_and_grad(lambda *a: chunked_cross_entropy(*a, targets, weights, chunk=6)[0], argnums=(0, 1)))(
-        hidden, head
-    )
+    total, gradients = jax.jit(
+        jax.value_and_grad(lambda *a: chunked_cross_entropy(*a, targets, weights, chunk=6)[0], argnums=(0, 1))
+    )(hidden, head)
     assert total.dtype == jnp.float32
     assert float(total) == pytest.approx(expected["sums"][0], rel=1e-4)
     for name, gradient in zip(("hidden", "head"), gradients):
         assert gradient.dtype == jnp.bfloat16
-        assert np.abs(gradient.astype(np.float32) - expected[name]).max() < 2e-2 * np.abs(expected[name]).max()
+        assert (
+            np.abs(gradient.astype(np.float32) - expected[name]).max() < 2e-2 * np.abs(expected[name]).max()
+        )
 
 
 def test_spread_over_the_ring():

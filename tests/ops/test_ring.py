@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec
 
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
-from ringvision.ops.attention import Rule, Tokens
+from ringvision.ops.attention import MaskSpec, Tokens
 from ringvision.ops.kernels import xla
 from ringvision.ops.layout import inverse, order
 from ringvision.ops.ring import ring_attention, ring_attention_with_lse
@@ -22,16 +22,33 @@ from ringvision.ops.route import make_route
 
 
 @cache
-def ring(devices: int, *, causal=True, window=None, data=1, tensor=1, ulysses=1, exchange=None, kernel=None, layout=None):
-    """(problem's arrays) -> (out, dq, dk, dv), compiled once for each shape. With `layout` positions are not given but follow from it."""
+def ring(
+    devices: int,
+    *,
+    causal=True,
+    window=None,
+    data=1,
+    tensor=1,
+    ulysses=1,
+    exchange=None,
+    kernel=None,
+    layout=None,
+):
+    """(problem's arrays) -> (out, dq, dk, dv), compiled once for each shape. With `layout` positions are not
+    given but follow from it.
+    """
     count = devices * data * tensor * ulysses
-    mesh = make_mesh(data=data, tensor=tensor, context=devices, ulysses=ulysses, devices=jax.devices()[:count])
+    mesh = make_mesh(
+        data=data, tensor=tensor, context=devices, ulysses=ulysses, devices=jax.devices()[:count]
+    )
 
     @jax.jit
     def run(q, k, v, d_out, positions, segment_ids):
         def attend(q, k, v):
             known = {"layout": layout} if layout else {"positions": positions, "segment_ids": segment_ids}
-            return ring_attention(q, k, v, mesh=mesh, causal=causal, window=window, exchange=exchange, kernel=kernel, **known)
+            return ring_attention(
+                q, k, v, mesh=mesh, causal=causal, window=window, exchange=exchange, kernel=kernel, **known
+            )
 
         out, pull_back = jax.vjp(attend, q, k, v)
         return out, *pull_back(d_out)
@@ -45,11 +62,14 @@ def run(problem: Problem, devices: int, **options) -> dict[str, np.ndarray]:
     return dict(zip(("out", "dq", "dk", "dv"), map(np.asarray, results)))
 
 
-def check(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray], case: object, *, alone: bool = False) -> None:
-    """Outputs to 2e-6, absolutely (they are averages of standard normals); gradients to 1e-5 of the largest element of each.
+def check(
+    actual: dict[str, np.ndarray], expected: dict[str, np.ndarray], case: object, *, alone: bool = False
+) -> None:
+    """Outputs to 2e-6, absolutely (they are averages of standard normals); gradients to 1e-5 of the largest
+    element of each.
 
-    `alone`: tokens may see themselves alone, by which the gradients of q and k are nothing but what rounding leaves of terms that cancel:
-    they are then compared with the largest element of all three."""
+    `alone`: tokens may see themselves alone, by which the gradients of q and k are nothing but what rounding
+    leaves of terms that cancel: they are then compared with the largest element of all three."""
     assert np.abs(actual["out"] - expected["out"]).max() < 2e-6, case
     gradients = ("dq", "dk", "dv")
     for name in gradients:
@@ -104,17 +124,26 @@ def test_window_with_other_ways(exchange):
     problem = make_problem(segments=True)
     laid_out = order(64, 8, "zigzag")
     actual = run(problem.ordered(laid_out), 8, exchange=exchange, window=5)
-    check({n: x[:, inverse(laid_out)] for n, x in actual.items()}, dense_attention(problem, window=5), exchange)
+    check(
+        {n: x[:, inverse(laid_out)] for n, x in actual.items()}, dense_attention(problem, window=5), exchange
+    )
 
 
-@pytest.mark.parametrize("options", [{}, {"window": 9}, {"causal": False}, {"exchange": "two_way"}, {"exchange": "two_way", "window": 9}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"window": 9}, {"causal": False}, {"exchange": "two_way"}, {"exchange": "two_way", "window": 9}],
+)
 @pytest.mark.parametrize("layout", ["contiguous", "zigzag", "striped"])
 def test_positions_that_follow_from_the_layout(layout, options):
     problem = make_problem()
     laid_out = order(64, 4, layout)
     actual = run(problem.ordered(laid_out), 4, layout=layout, **options)
     masking = {name: value for name, value in options.items() if name != "exchange"}
-    check({n: x[:, inverse(laid_out)] for n, x in actual.items()}, dense_attention(problem, **masking), (layout, options))
+    check(
+        {n: x[:, inverse(laid_out)] for n, x in actual.items()},
+        dense_attention(problem, **masking),
+        (layout, options),
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,7 +158,11 @@ def test_ulysses_inside_the_ring(context, ulysses, tensor, heads, kv_heads):
         for window in (None, 7):
             options = {"ulysses": ulysses, "tensor": tensor, "exchange": exchange, "window": window}
             actual = run(problem.ordered(laid_out), context, **options)
-            check({n: x[:, inverse(laid_out)] for n, x in actual.items()}, dense_attention(problem, window=window), options)
+            check(
+                {n: x[:, inverse(laid_out)] for n, x in actual.items()},
+                dense_attention(problem, window=window),
+                options,
+            )
 
 
 @pytest.mark.parametrize("exchange", ["ring", "two_way"])
@@ -142,13 +175,17 @@ def test_tiles_in_the_ring(monkeypatch, exchange):
     ring.cache_clear()
     actual = run(problem.ordered(laid_out), 4, exchange=exchange, window=60)
     ring.cache_clear()
-    check({n: x[:, inverse(laid_out)] for n, x in actual.items()}, dense_attention(problem, window=60), exchange)
+    check(
+        {n: x[:, inverse(laid_out)] for n, x in actual.items()}, dense_attention(problem, window=60), exchange
+    )
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_any_tokens_in_any_order(data):
-    """Shares of odd lengths, documents of any length down to one token, gaps, padding anywhere, rows of nothing else, shuffled."""
+    """Shares of odd lengths, documents of any length down to one token, gaps, padding anywhere, rows of
+    nothing else, shuffled.
+    """
     share, window = data.draw(st.sampled_from([(1, None), (3, None), (3, 2), (7, 4)]))
     problem = make_problem(length=4 * share, width=8)
     numbers = st.lists(st.integers(0, 3), min_size=4 * share, max_size=4 * share)
@@ -189,7 +226,8 @@ def test_half_precision_in_and_out_and_float32_between():
     problem = make_problem()
     for name in ("q", "k", "v", "d_out"):
         setattr(problem, name, np.asarray(getattr(problem, name), jnp.bfloat16))
-    actual, expected = run(problem, 4), dense_attention(problem)
+    actual = run(problem, 4)
+    expected = dense_attention(problem)
     for name, array in actual.items():
         assert array.dtype == jnp.bfloat16
         assert relative(array.astype(np.float32), expected[name]) < 1e-2
@@ -203,7 +241,8 @@ def test_half_precision_costs_no_more_than_in_one_dense_attention(devices, layou
         setattr(problem, name, np.asarray(getattr(problem, name), jnp.bfloat16))
 
     def dense(q, k, v):
-        k, v = jnp.repeat(k, 2, axis=2), jnp.repeat(v, 2, axis=2)
+        k = jnp.repeat(k, 2, axis=2)
+        v = jnp.repeat(v, 2, axis=2)
         scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
         scores = jnp.where(np.tril(np.ones((256, 256), bool)), scores, -jnp.inf)
         return jnp.einsum("BNTS,BSNH->BTNH", jax.nn.softmax(scores).astype(v.dtype), v)
@@ -215,7 +254,9 @@ def test_half_precision_costs_no_more_than_in_one_dense_attention(devices, layou
     expected = dense_attention(problem)
     for name in theirs:
         back = ours[name][:, inverse(laid_out)].astype(np.float32)
-        assert relative(back, expected[name]) <= 1.01 * relative(theirs[name].astype(jnp.float32), expected[name]), name
+        assert relative(back, expected[name]) <= 1.01 * relative(
+            theirs[name].astype(jnp.float32), expected[name]
+        ), name
 
 
 @pytest.mark.parametrize("exchange", ["ring", "two_way"])
@@ -265,7 +306,9 @@ def test_outside_jit_on_the_mesh_in_context_and_on_all_devices():
 
 
 def test_a_mesh_of_context_alone():
-    mesh = jax.make_mesh((2,), ("context",), devices=jax.devices()[:2], axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh(
+        (2,), ("context",), devices=jax.devices()[:2], axis_types=(jax.sharding.AxisType.Auto,)
+    )
     problem = make_problem(batch=1)
     out = ring_attention(problem.q, problem.k, problem.v, mesh=mesh)
     assert np.abs(out - dense_attention(problem)["out"]).max() < 2e-6
@@ -278,7 +321,9 @@ def hops(jaxpr: Jaxpr, times: int = 1) -> list[tuple[int, tuple[int, ...], np.dt
         if equation.primitive.name == "ppermute":
             found.append((times, equation.invars[0].aval.shape, equation.invars[0].aval.dtype))
         often = times * equation.params.get("length", 1) if equation.primitive.name == "scan" else times
-        for inner in jax.tree.leaves(tuple(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+        for inner in jax.tree.leaves(
+            tuple(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
+        ):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
                 found += hops(inner, often)
@@ -290,7 +335,9 @@ def test_only_kv_heads_travel_and_n_minus_one_times(devices):
     p = make_problem()
     for name in ("q", "k", "v", "d_out"):
         setattr(p, name, np.asarray(getattr(p, name), jnp.bfloat16))
-    traced = jax.make_jaxpr(ring(devices, layout="zigzag"))(p.q, p.k, p.v, p.d_out, p.q_positions, p.q_segment_ids)
+    traced = jax.make_jaxpr(ring(devices, layout="zigzag"))(
+        p.q, p.k, p.v, p.d_out, p.q_positions, p.q_segment_ids
+    )
     sent = hops(traced.jaxpr)
     share = (2, 2, 2, 64 // devices, 16)  # k and v, batch, KV heads, positions, width
     whose = (2, 2, 64 // devices)  # positions and segment ids
@@ -303,12 +350,17 @@ def test_only_kv_heads_travel_and_n_minus_one_times(devices):
 
 
 def test_hops_on_which_nobody_sees_anything_are_not_run():
-    """A window of 9 tokens in shares of 8: the next device's keys, or those of the one after it, and no others."""
+    """A window of 9 tokens in shares of 8: the next device's keys, or those of the one after it, and no
+    others.
+    """
     p = make_problem()
     for window, expected in ((8, 1), (9, 1), (10, 2)):
-        traced = jax.make_jaxpr(ring(8, layout="contiguous", window=window))(p.q, p.k, p.v, p.d_out, p.q_positions, p.q_segment_ids)
+        traced = jax.make_jaxpr(ring(8, layout="contiguous", window=window))(
+            p.q, p.k, p.v, p.d_out, p.q_positions, p.q_segment_ids
+        )
         sent = [times for times, shape, _ in hops(traced.jaxpr) if len(shape) == 5]
-        # keys and values go so many hops forward and so many backward, and their gradients as many and home again
+        # keys and values go so many hops forward and so many backward, and their gradients as many and home
+        # again
         assert sum(sent) == 2 * expected + (expected - 1) + expected, window
 
 
@@ -329,14 +381,16 @@ def test_which_hops_are_run(layout, options, documents, expected):
     """Told from the tokens, on the devices. Rows of one document, or of documents of so many tokens."""
     mesh = make_mesh(data=1, context=8)
     laid_out = order(64, 8, layout)
-    segment_ids = np.ones((2, 64), np.int32) if documents is None else np.tile(1 + np.arange(64) // documents, (2, 1))
+    segment_ids = (
+        np.ones((2, 64), np.int32) if documents is None else np.tile(1 + np.arange(64) // documents, (2, 1))
+    )
     segment_ids[1] = 0  # padding asks for nothing
     positions = np.tile(np.arange(64), (2, 1))
     tokens = Tokens(*(jnp.asarray(x[:, laid_out], jnp.int32) for x in (positions, segment_ids)))
-    rule = Rule(**({"causal": True, "window": None, "scale": 1.0} | options))
+    mask_spec = MaskSpec(**({"causal": True, "window": None, "scale": 1.0} | options))
 
     def local(tokens):
-        way = make_route(tokens, rule, mesh, None, both_ways=False)
+        way = make_route(tokens, mask_spec, mesh, None, both_ways=False)
         return way.hops, way.following, way.preceding
 
     token_spec = PartitionSpec(None, "context")
@@ -353,8 +407,13 @@ def test_which_hops_are_run(layout, options, documents, expected):
 
 
 def bad(**changes):
-    shape, kv = (2, 64, 4, 16), (2, 64, 2, 16)
-    arguments = {"q": np.zeros(shape, np.float32), "k": np.zeros(kv, np.float32), "v": np.zeros(kv, np.float32)}
+    shape = (2, 64, 4, 16)
+    kv = (2, 64, 2, 16)
+    arguments = {
+        "q": np.zeros(shape, np.float32),
+        "k": np.zeros(kv, np.float32),
+        "v": np.zeros(kv, np.float32),
+    }
     return arguments | changes
 
 
@@ -366,7 +425,10 @@ def bad(**changes):
         ({"k": np.zeros((2, 64, 2, 16), np.float16)}, "k of type float16.*same floating-point type"),
         ({"v": np.zeros((2, 64, 1, 16), np.float32)}, r"v of shape .* expected k's, \(2, 64, 2, 16\)"),
         ({"q": np.zeros((1, 64, 4, 16), np.float32)}, "same batch"),
-        ({"q": np.zeros((2, 64, 3, 16), np.float32)}, "3 query heads and 2 key/value heads: expected a whole number"),
+        (
+            {"q": np.zeros((2, 64, 3, 16), np.float32)},
+            "3 query heads and 2 key/value heads: expected a whole number",
+        ),
         ({"q": np.zeros((2, 128, 4, 16), np.float32)}, "k of length 64: expected q's, 128"),
         (
             {n: np.zeros((2, 60, 2, 16), np.float32) for n in "qkv"},
@@ -378,25 +440,45 @@ def bad(**changes):
         ({"segment_ids": np.zeros((2, 64), bool)}, "segment_ids of type bool: expected integers"),
         ({"window": 0}, "window=0: expected at least 1"),
         ({"layout": "zebra"}, "layout 'zebra': expected one of contiguous, zigzag"),
-        ({"layout": "zigzag"} | {n: np.zeros((2, 56, 2, 16), np.float32) for n in "qkv"}, "56 in the zigzag layout.*multiple of 16"),
-        ({"layout": "zigzag", "positions": np.tile(np.arange(64), (2, 1))}, "positions contradict layout='zigzag'"),
-        ({"layout": "striped", "positions": np.tile(order(64, 8, "zigzag"), (2, 1))}, "positions contradict layout='striped'"),
+        (
+            {"layout": "zigzag"} | {n: np.zeros((2, 56, 2, 16), np.float32) for n in "qkv"},
+            "56 in the zigzag layout.*multiple of 16",
+        ),
+        (
+            {"layout": "zigzag", "positions": np.tile(np.arange(64), (2, 1))},
+            "positions contradict layout='zigzag'",
+        ),
+        (
+            {"layout": "striped", "positions": np.tile(order(64, 8, "zigzag"), (2, 1))},
+            "positions contradict layout='striped'",
+        ),
         ({"exchange": "post"}, "exchange='post': expected one of ring, two_way, gather"),
         ({"kernel": "flash"}, "kernel='flash': expected one of xla, splash, cudnn"),
         (
-            {"mesh": jax.sharding.AbstractMesh((2, 4), ("context", "ulysses")), "q": np.zeros((2, 64, 6, 16), np.float32)},
-            "6 query heads and 2 key/value heads on a device: expected the mesh's ulysses=4 to divide the first",
+            {
+                "mesh": jax.sharding.AbstractMesh((2, 4), ("context", "ulysses")),
+                "q": np.zeros((2, 64, 6, 16), np.float32),
+            },
+            "6 query heads and 2 key/value heads on a device: expected the mesh's ulysses=4 to "
+            "divide the first",
         ),
         (
-            {"mesh": jax.sharding.AbstractMesh((2, 4), ("context", "ulysses"))} | {n: np.zeros((2, 60, 4, 16), np.float32) for n in "qkv"},
+            {"mesh": jax.sharding.AbstractMesh((2, 4), ("context", "ulysses"))}
+            | {n: np.zeros((2, 60, 4, 16), np.float32) for n in "qkv"},
             "q of length 60: expected a multiple of the mesh's context x ulysses, 8; pad to 64",
         ),
-        ({"mesh": jax.sharding.AbstractMesh((8,), ("x",))}, r"mesh with axes \('x',\): expected one named 'context'"),
+        (
+            {"mesh": jax.sharding.AbstractMesh((8,), ("x",))},
+            r"mesh with axes \('x',\): expected one named 'context'",
+        ),
         (
             {"mesh": jax.sharding.AbstractMesh((4, 2), ("data", "context"))},
             "q with batch of 2: expected a multiple of the mesh's data x fsdp, 4",
         ),
-        ({"mesh": jax.sharding.AbstractMesh((4, 2), ("tensor", "context"))}, "2: expected a multiple of the mesh's tensor, 4"),
+        (
+            {"mesh": jax.sharding.AbstractMesh((4, 2), ("tensor", "context"))},
+            "2: expected a multiple of the mesh's tensor, 4",
+        ),
     ],
 )
 def test_bad_input_is_named(changes, message):

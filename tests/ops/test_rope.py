@@ -17,23 +17,31 @@ rope = jax.jit(plain_rope, static_argnames="theta")
 def definition(x: np.ndarray, positions: np.ndarray, theta: float) -> np.ndarray:
     """Channel i and channel i + H/2 as one complex number, turned by position * theta^(-2i/H)."""
     half = x.shape[-1] // 2
-    turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * positions[..., None, None] * theta ** (-np.arange(half) / half))
+    turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(
+        1j * positions[..., None, None] * theta ** (-np.arange(half) / half)
+    )
     return np.concatenate([turned.real, turned.imag], axis=-1)
 
 
 @pytest.mark.parametrize("theta", [1e4, 5e7])
 def test_definition(theta):
     random = np.random.default_rng(0)
-    x, positions = random.normal(size=(2, 16, 3, 8)).astype(np.float32), random.integers(0, 2000, size=(2, 16))
+    x = random.normal(size=(2, 16, 3, 8)).astype(np.float32)
+    positions = random.integers(0, 2000, size=(2, 16))
     turned = rope(jnp.asarray(x), positions, theta=theta)
     assert turned.dtype == jnp.float32
-    assert np.abs(turned - definition(x.astype(np.float64), positions, theta)).max() < 5e-4  # float32 angles: 2000 radians to 1e-4
+    assert (
+        np.abs(turned - definition(x.astype(np.float64), positions, theta)).max() < 5e-4
+    )  # float32 angles: 2000 radians to 1e-4
 
 
 def test_products_depend_on_the_difference_of_positions():
     random = np.random.default_rng(1)
     q, k = (random.normal(size=(1, 1, 1, 16)).astype(np.float32) for _ in range(2))
-    products = [float((rope(q, np.array([[at]]), theta=1e4) * rope(k, np.array([[at - 7]]), theta=1e4)).sum()) for at in (7, 50, 600)]
+    products = [
+        float((rope(q, np.array([[at]]), theta=1e4) * rope(k, np.array([[at - 7]]), theta=1e4)).sum())
+        for at in (7, 50, 600)
+    ]
     assert products == pytest.approx([products[0]] * 3, abs=1e-3)
     assert np.array_equal(rope(q, np.array([[0]]), theta=1e4), q)
 
@@ -42,39 +50,66 @@ def test_half_precision_keeps_its_type_and_float32_angles():
     x = np.ones((1, 1, 1, 8), jnp.bfloat16)
     turned = rope(x, np.array([[1001]]), theta=1e4)
     assert turned.dtype == jnp.bfloat16
-    assert np.abs(turned.astype(np.float32) - definition(np.ones((1, 1, 1, 8)), np.array([[1001]]), 1e4)).max() < 1e-2
+    assert (
+        np.abs(turned.astype(np.float32) - definition(np.ones((1, 1, 1, 8)), np.array([[1001]]), 1e4)).max()
+        < 1e-2
+    )
 
 
 def test_scaling_slows_the_slow_and_keeps_the_fast():
     plain = frequencies(64, 5e5)
-    scaled = frequencies(64, 5e5, RopeScaling(factor=8, low_frequency=1, high_frequency=4, trained_length=8192))
+    scaled = frequencies(
+        64, 5e5, RopeScaling(factor=8, low_frequency=1, high_frequency=4, trained_length=8192)
+    )
     turns = 8192 * plain / (2 * np.pi)
     assert np.array_equal(scaled[turns > 4], plain[turns > 4])
     assert np.allclose(scaled[turns < 1], plain[turns < 1] / 8, rtol=1e-6)
     between = (turns > 1) & (turns < 4)
     smooth = (turns[between] - 1) / 3
     assert between.any()
-    assert np.allclose(scaled[between], (1 - smooth) * plain[between] / 8 + smooth * plain[between], rtol=1e-5)
+    assert np.allclose(
+        scaled[between], (1 - smooth) * plain[between] / 8 + smooth * plain[between], rtol=1e-5
+    )
 
 
 def test_linear_interpolation():
-    assert np.allclose(frequencies(16, 1e4, RopeScaling(4, kind="linear")), frequencies(16, 1e4) / 4, rtol=1e-6)
+    assert np.allclose(
+        frequencies(16, 1e4, RopeScaling(4, kind="linear")), frequencies(16, 1e4) / 4, rtol=1e-6
+    )
 
 
-SCALED = [  # as tests/fixtures/hf_variants/write.py lists them: head width, theta, longest text, what the config says
+# as tests/fixtures/hf_variants/write.py lists them: head width, theta, longest text, what the config says
+SCALED = [
     (64, 1e6, 32768, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}),
     (
         128,
         1e4,
         131072,
-        {"type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096, "beta_fast": 16, "beta_slow": 2},
+        {
+            "type": "yarn",
+            "factor": 32.0,
+            "original_max_position_embeddings": 4096,
+            "beta_fast": 16,
+            "beta_slow": 2,
+        },
     ),
-    (32, 1e4, 4096, {"type": "yarn", "factor": None, "original_max_position_embeddings": 512, "attention_factor": 1.25}),
+    (
+        32,
+        1e4,
+        4096,
+        {"type": "yarn", "factor": None, "original_max_position_embeddings": 512, "attention_factor": 1.25},
+    ),
     (
         64,
         1e4,
         163840,
-        {"rope_type": "yarn", "factor": 40.0, "original_max_position_embeddings": 4096, "mscale": 0.7, "mscale_all_dim": 1.0},
+        {
+            "rope_type": "yarn",
+            "factor": 40.0,
+            "original_max_position_embeddings": 4096,
+            "mscale": 0.7,
+            "mscale_all_dim": 1.0,
+        },
     ),
     (64, 1e4, 4096, {"rope_type": "linear", "factor": 3.0}),
     (
@@ -97,10 +132,14 @@ def test_scaled_positions_against_hugging_face(number):
     head_dim, theta, length, values = SCALED[number]
     scaling = scaling_from(values | {"rope_theta": theta}, length)
     expected = np.load(Path(__file__).parents[1] / "fixtures/hf_variants/frequencies.npz")
-    np.testing.assert_allclose(frequencies(head_dim, theta, scaling), expected[f"{number}/radians"], rtol=2e-6)
+    np.testing.assert_allclose(
+        frequencies(head_dim, theta, scaling), expected[f"{number}/radians"], rtol=2e-6
+    )
     assert scaling.amplitude == pytest.approx(float(expected[f"{number}/amplitude"]), rel=1e-6)
     assert not np.allclose(frequencies(head_dim, theta), expected[f"{number}/radians"], rtol=1e-2)
-    unturned = plain_rope(jnp.ones((1, 1, 1, head_dim)), np.zeros((1, 1), np.int32), theta=theta, scaling=scaling)
+    unturned = plain_rope(
+        jnp.ones((1, 1, 1, head_dim)), np.zeros((1, 1), np.int32), theta=theta, scaling=scaling
+    )
     np.testing.assert_allclose(unturned, scaling.amplitude, rtol=1e-6)
 
 

@@ -1,7 +1,7 @@
 """The TPU's kernels, interpreted: against attention in float64, forward and backward, by small tiles.
 
-Interpreting costs seconds to compile and nothing to run, so most tests share one shape: 50 queries and 45 keys in tiles of 16 and 32.
-"""
+Interpreting costs seconds to compile and nothing to run, so most tests share one shape: 50 queries and 45
+keys in tiles of 16 and 32."""
 
 from functools import partial
 
@@ -16,12 +16,17 @@ from jax.experimental.pallas import tpu as pltpu
 
 from ringvision.errors import UserError
 from ringvision.ops import tiles
-from ringvision.ops.attention import Rule, Tokens, allowed, group, heads_first, merge, ungroup
+from ringvision.ops.attention import MaskSpec, Tokens, attention_mask, group, heads_first, merge, ungroup
 from ringvision.ops.kernels import splash
 
 CHOSEN = splash.tile_sizes
-QUERIES, KEYS = slice(14, 64), slice(0, 45)
-jit = partial(jax.jit, static_argnames=("rule", "interpret"), compiler_options={"xla_backend_optimization_level": 0})
+QUERIES = slice(14, 64)
+KEYS = slice(0, 45)
+jit = partial(
+    jax.jit,
+    static_argnames=("mask_spec", "interpret"),
+    compiler_options={"xla_backend_optimization_level": 0},
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,24 +46,28 @@ def make(queries=QUERIES, keys=KEYS, **options) -> Problem:
 
 
 def part(problem: Problem, queries=slice(None), keys=slice(None)) -> Problem:
-    changes = {name: getattr(problem, name)[:, queries] for name in ("q", "d_out", "q_positions", "q_segment_ids")}
+    changes = {
+        name: getattr(problem, name)[:, queries] for name in ("q", "d_out", "q_positions", "q_segment_ids")
+    }
     changes |= {name: getattr(problem, name)[:, keys] for name in ("k", "v", "k_positions", "k_segment_ids")}
     return Problem(**changes)
 
 
 @jit
-def forward(problem: dict, rule: Rule, interpret=None):
+def forward(problem: dict, mask_spec: MaskSpec, interpret=None):
     q, k, v, tokens = arrange(problem)
-    out, lse = splash.forward(q, k, v, *tokens, rule, interpret=interpret)
+    out, lse = splash.forward(q, k, v, *tokens, mask_spec, interpret=interpret)
     return ungroup(out), lse.reshape(lse.shape[0], -1, lse.shape[-1])
 
 
 @jit
-def backward(problem: dict, rule: Rule, out, lse, interpret=None):
+def backward(problem: dict, mask_spec: MaskSpec, out, lse, interpret=None):
     q, k, v, tokens = arrange(problem)
     d_out, out = (group(x, k.shape[1]) for x in (problem["d_out"], out))
     delta = (d_out.astype(jnp.float32) * out).sum(-1)
-    dq, dk, dv = splash.backward(q, k, v, *tokens, rule, lse.reshape(delta.shape), d_out, delta, interpret=interpret)
+    dq, dk, dv = splash.backward(
+        q, k, v, *tokens, mask_spec, lse.reshape(delta.shape), d_out, delta, interpret=interpret
+    )
     return ungroup(dq), heads_first(dk), heads_first(dv)
 
 
@@ -68,9 +77,9 @@ def arrange(p: dict):
 
 
 def run(problem: Problem, causal=True, window=None, interpret=None) -> dict[str, np.ndarray]:
-    rule = Rule(causal, window, problem.q.shape[-1] ** -0.5)
-    out, lse = forward(vars(problem), rule, interpret)
-    results = (out, lse, *backward(vars(problem), rule, out, lse, interpret))
+    mask_spec = MaskSpec(causal, window, problem.q.shape[-1] ** -0.5)
+    out, lse = forward(vars(problem), mask_spec, interpret)
+    results = (out, lse, *backward(vars(problem), mask_spec, out, lse, interpret))
     assert all(x.dtype == jnp.float32 for x in results)
     return {name: np.asarray(x) for name, x in zip(("out", "lse", "dq", "dk", "dv"), results)}
 
@@ -122,9 +131,15 @@ def test_any_tokens(data):
     problem = make()
     for name, highest in (("segment_ids", 2), ("positions", 60)):
         for side, length in (("q", 50), ("k", 45)):
-            runs = data.draw(st.lists(st.tuples(st.integers(0, highest), st.integers(1, 40)), min_size=1, max_size=6))
+            runs = data.draw(
+                st.lists(st.tuples(st.integers(0, highest), st.integers(1, 40)), min_size=1, max_size=6)
+            )
             row = np.concatenate([np.full(count, value) for value, count in runs])
-            setattr(problem, f"{side}_{name}", np.stack([np.resize(row, length), np.resize(row[::-1], length)]).astype(np.int32))
+            setattr(
+                problem,
+                f"{side}_{name}",
+                np.stack([np.resize(row, length), np.resize(row[::-1], length)]).astype(np.int32),
+            )
     check(problem, *data.draw(st.sampled_from([(True, None), (False, None), (True, 9)])))
 
 
@@ -135,12 +150,15 @@ def test_sizes_and_widths_as_chosen(tiles_as_chosen, length, keys, width):
 
 
 def test_gradients_of_blocks_add_up():
-    problem, rule = make_problem(segments=True), Rule(True, None, 0.25)
+    problem = make_problem(segments=True)
+    mask_spec = MaskSpec(True, None, 0.25)
     expected = dense_attention(problem)
     blocks = [part(problem, keys=slice(start, start + 32)) for start in (0, 32)]
-    out, lse = merge(*(forward(vars(block), rule) for block in blocks))
+    out, lse = merge(*(forward(vars(block), mask_spec) for block in blocks))
     assert np.abs(out - expected["out"]).max() < 2e-6
-    (dq, dk, dv), (more_dq, more_dk, more_dv) = (backward(vars(block), rule, out, lse) for block in blocks)
+    (dq, dk, dv), (more_dq, more_dk, more_dv) = (
+        backward(vars(block), mask_spec, out, lse) for block in blocks
+    )
     assert relative(dq + more_dq, expected["dq"]) < 1e-5
     assert relative(jnp.concatenate([dk, more_dk], 1), expected["dk"]) < 1e-5
     assert relative(jnp.concatenate([dv, more_dv], 1), expected["dv"]) < 1e-5
@@ -150,7 +168,9 @@ def test_bfloat16_is_no_worse_than_a_dense_one():
     problem = make_problem(length=128, width=64, segments=True)
     for name in ("q", "k", "v", "d_out"):
         setattr(problem, name, getattr(problem, name).astype(jnp.bfloat16))
-    actual, expected, dense = run(problem), dense_attention(problem), dense_bfloat16(problem)
+    actual = run(problem)
+    expected = dense_attention(problem)
+    dense = dense_bfloat16(problem)
     for name in ("out", "dq", "dk", "dv"):
         assert relative(actual[name], expected[name]) <= relative(dense[name], expected[name]), name
 
@@ -159,10 +179,11 @@ def dense_bfloat16(problem: Problem) -> dict[str, np.ndarray]:
     """What plain code in bfloat16 gives, its softmax in float32."""
     groups = problem.q.shape[2] // problem.k.shape[2]
     tokens = Tokens(problem.q_positions, problem.q_segment_ids)
-    mask = allowed(tokens, tokens, Rule(True, None, 1))[:, None]
+    mask = attention_mask(tokens, tokens, MaskSpec(True, None, 1))[:, None]
 
     def attention(q, k, v):
-        k, v = jnp.repeat(k, groups, axis=2), jnp.repeat(v, groups, axis=2)
+        k = jnp.repeat(k, groups, axis=2)
+        v = jnp.repeat(v, groups, axis=2)
         scores = jnp.einsum("BTNH,BSNH->BNTS", q, k).astype(jnp.float32) * q.shape[-1] ** -0.5
         weights = jax.nn.softmax(jnp.where(mask, scores, -1e30)) * mask.any(-1, keepdims=True)
         return jnp.einsum("BNTS,BSNH->BTNH", weights.astype(v.dtype), v)
@@ -178,19 +199,28 @@ def test_what_nobody_sees_is_not_computed():
     problem.k_segment_ids = np.repeat(np.array([[1, 0], [0, 1]], np.int32), 32, axis=1)[:, :45]
     problem.q_segment_ids = np.repeat(np.array([[1, 0], [0, 1]], np.int32), 32, axis=1)[:, :50]
     expected = run(problem)
-    problem.k, problem.v = (np.where(problem.k_segment_ids[..., None, None] == 0, np.nan, x) for x in (problem.k, problem.v))
+    problem.k, problem.v = (
+        np.where(problem.k_segment_ids[..., None, None] == 0, np.nan, x) for x in (problem.k, problem.v)
+    )
     for name, array in run(problem).items():
         assert np.array_equal(array, expected[name]), name
 
 
 def test_the_list_of_work():
-    empty, some, full = tiles.EMPTY, tiles.PARTIAL, tiles.FULL
-    kinds = jnp.array([[[some, empty, full], [empty, empty, empty]], [[empty, full, empty], [some, empty, empty]]], jnp.int8)
+    empty = tiles.EMPTY
+    some = tiles.PARTIAL
+    full = tiles.FULL
+    kinds = jnp.array(
+        [[[some, empty, full], [empty, empty, empty]], [[empty, full, empty], [some, empty, empty]]], jnp.int8
+    )
     work = splash.list_work(kinds)
     assert work.counts.tolist() == [3, 2] and work.longest == 3 and work.most == 6
-    first, last = splash.FIRST, splash.LAST
+    first = splash.FIRST
+    last = splash.LAST
     listed = [[int(x) for x in row[:count]] for row, count in zip(work.tiles.reshape(2, 6), work.counts)]
-    assert [[(x >> splash.ROW_BIT, (x >> splash.COLUMN_BIT) % 2**14, x % 16) for x in row] for row in listed] == [
+    assert [
+        [(x >> splash.ROW_BIT, (x >> splash.COLUMN_BIT) % 2**14, x % 16) for x in row] for row in listed
+    ] == [
         [(0, 0, first + some), (0, 2, last + full), (1, 0, first + last + empty)],
         [(0, 1, first + last + full), (1, 0, first + last + some)],
     ]
@@ -232,7 +262,7 @@ def shapes_of(problem: Problem) -> dict:
 
 def test_the_scores_never_exist_as_a_whole(tiles_as_chosen):
     problem = shapes_of(make_problem(length=2048, heads=2, kv_heads=1))
-    traced = str(forward.trace(problem, Rule(True, None, 0.25)).jaxpr)
+    traced = str(forward.trace(problem, MaskSpec(True, None, 0.25)).jaxpr)
     assert "512,512" in traced
     assert "2048,2048" not in traced
 
@@ -247,7 +277,11 @@ def test_as_a_tpu_would_run_it():
 def test_it_can_be_lowered_for_a_tpu_from_here(tiles_as_chosen, dtype):
     problem = shapes_of(make_problem(length=1024, width=64))
     problem |= {name: jax.ShapeDtypeStruct(problem[name].shape, dtype) for name in ("q", "k", "v", "d_out")}
-    rule, lse = Rule(True, None, 0.125), jax.ShapeDtypeStruct((2, 4, 1024), jnp.float32)
+    mask_spec = MaskSpec(True, None, 0.125)
+    lse = jax.ShapeDtypeStruct((2, 4, 1024), jnp.float32)
     out = jax.ShapeDtypeStruct(problem["q"].shape, jnp.float32)
-    for traced, calls in ((forward.trace(problem, rule, False), 1), (backward.trace(problem, rule, out, lse, False), 2)):
+    for traced, calls in (
+        (forward.trace(problem, mask_spec, False), 1),
+        (backward.trace(problem, mask_spec, out, lse, False), 2),
+    ):
         assert traced.lower(lowering_platforms=("tpu",)).as_text().count("@tpu_custom_call") == calls

@@ -1,4 +1,6 @@
-"""The comparison of rings runs, and what it writes of our own says that they are exact. Peers are not installed here."""
+"""The comparison of rings runs, and what it writes of our own says that they are exact. Peers are not
+installed here.
+"""
 
 import json
 import subprocess
@@ -22,14 +24,21 @@ def test_times_memory_and_errors_of_our_own(tmp_path):
     report = json.loads((tmp_path / "ring.json").read_text())
     assert report["machine"]["cores"] >= 1 and report["machine"]["jax"][0].isdigit()
     assert report["skipped"] == {}
-    assert [(result["name"], result["devices"]) for result in report["results"]] == [("ringvision", 2), ("ringvision-one", 1)]
+    assert [(result["name"], result["devices"]) for result in report["results"]] == [
+        ("ringvision", 2),
+        ("ringvision-one", 1),
+    ]
     for result in report["results"]:
         assert result["failed"] == ""
         assert set(result["errors"]) == {"out", "dq", "dk", "dv"}
         assert all(0 <= error < 1e-5 for error in result["errors"].values()), result["errors"]
         for which in ("forward", "both"):
             assert result["seconds"][which] > 0 and result["processor_seconds"][which] > 0
-            assert result["temporary_bytes"][which] == result["devices"] * result["temporary_bytes_of_a_device"][which] > 0
+            assert (
+                result["temporary_bytes"][which]
+                == result["devices"] * result["temporary_bytes_of_a_device"][which]
+                > 0
+            )
     assert (tmp_path / "ring.svg").stat().st_size > 1000
 
 

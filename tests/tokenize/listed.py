@@ -1,4 +1,6 @@
-"""What the tests of inputs, listings and data sets are given: files that begin like videos, and manifests of every kind."""
+"""What the tests of inputs, listings and data sets are given: files that begin like videos, and manifests of
+every kind.
+"""
 
 import csv
 import json
@@ -27,7 +29,10 @@ def write(path, rows):
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
-            writer.writerows({name: json.dumps(value) if name == "qa" else value for name, value in row.items()} for row in rows)
+            writer.writerows(
+                {name: json.dumps(value) if name == "qa" else value for name, value in row.items()}
+                for row in rows
+            )
     elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     else:

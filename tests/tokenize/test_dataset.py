@@ -1,4 +1,6 @@
-"""Data sets of TFDS, read without TensorFlow: their examples as sources, their frames however they are stored."""
+"""Data sets of TFDS, read without TensorFlow: their examples as sources, their frames however they are
+stored.
+"""
 
 import io
 import json
@@ -31,15 +33,26 @@ def write_dataset(folder, features, shards, split="train"):
     from array_record.python.array_record_module import ArrayRecordWriter
 
     folder.mkdir(parents=True, exist_ok=True)
-    template = tfds.core.ShardedFileTemplate(data_dir=folder, dataset_name="drawn", split=split, filetype_suffix="array_record")
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=folder, dataset_name="drawn", split=split, filetype_suffix="array_record"
+    )
     for number, shard in enumerate(shards):
-        writer = ArrayRecordWriter(str(template.sharded_filepath(shard_index=number, num_shards=len(shards))), "group_size:1")
+        writer = ArrayRecordWriter(
+            str(template.sharded_filepath(shard_index=number, num_shards=len(shards))), "group_size:1"
+        )
         for example in shard:
             writer.write(features.serialize_example(example))
         writer.close()
-    info = tfds.core.SplitInfo(name=split, shard_lengths=[len(shard) for shard in shards], num_bytes=0, filename_template=template)
+    info = tfds.core.SplitInfo(
+        name=split, shard_lengths=[len(shard) for shard in shards], num_bytes=0, filename_template=template
+    )
     tfds.folder_dataset.write_metadata(
-        data_dir=folder, features=features, split_infos=[info], filename_template=template, description="drawn", check_data=False
+        data_dir=folder,
+        features=features,
+        split_infos=[info],
+        filename_template=template,
+        description="drawn",
+        check_data=False,
     )
     return folder
 
@@ -58,7 +71,11 @@ def edit(path, change):
 
 def frames_of(source, **options):
     batches = list(pictures(source, **({"fps": 2.0, "size": 8, "batch": 3, "limits": Limits()} | options)))
-    return np.concatenate([batch.frames for batch in batches]), np.concatenate([batch.times for batch in batches]), batches
+    return (
+        np.concatenate([batch.frames for batch in batches]),
+        np.concatenate([batch.times for batch in batches]),
+        batches,
+    )
 
 
 @pytest.fixture
@@ -71,7 +88,9 @@ def videos(tmp_path, rng):
     """Tensors [T, 12, 16, 3] with captions in two shards and an empty one between; the clips."""
     import tensorflow_datasets as tfds
 
-    features = features_of(video=tfds.features.Tensor(shape=(None, 12, 16, 3), dtype=np.uint8), caption=tfds.features.Text())
+    features = features_of(
+        video=tfds.features.Tensor(shape=(None, 12, 16, 3), dtype=np.uint8), caption=tfds.features.Text()
+    )
     clips = [rng.integers(0, 256, (length, 12, 16, 3), np.uint8) for length in (4, 1, 3)]
     examples = [{"video": clip, "caption": f"clip {number}, größer"} for number, clip in enumerate(clips)]
     return write_dataset(tmp_path / "drawn", features, [examples[:2], [], examples[2:]]), clips
@@ -83,14 +102,18 @@ def test_an_example_is_a_source_and_its_frames_are_all_sampled(videos):
     folder, clips = videos
     found = read_inputs([f"tfds:{folder}/train"])
     whole = f"tfds:{folder}/train"
-    assert found == [Source(f"{whole}#{n}", dataset=whole, index=n, caption=f"clip {n}, größer") for n in range(3)]
+    assert found == [
+        Source(f"{whole}#{n}", dataset=whole, index=n, caption=f"clip {n}, größer") for n in range(3)
+    ]
     theirs = tfds.builder_from_directory(str(folder)).as_data_source(split="train")
     for source, clip, example in zip(found, clips, theirs, strict=True):
         np.testing.assert_array_equal(clip, example["video"])
         frames, times, batches = frames_of(source)
         np.testing.assert_array_equal(frames, [square(picture, 8) for picture in clip])
         np.testing.assert_array_equal(times, np.arange(len(clip)) / 2)
-        assert [len(batch.frames) for batch in batches] == [3] * (len(clip) // 3) + [len(clip) % 3] * (len(clip) % 3 > 0)
+        assert [len(batch.frames) for batch in batches] == [3] * (len(clip) // 3) + [len(clip) % 3] * (
+            len(clip) % 3 > 0
+        )
     assert "tensorflow" not in sys.modules
 
 
@@ -130,7 +153,9 @@ def test_a_data_set_is_found_by_name_config_and_version_where_tfds_keeps_it(vide
 
 
 def as_video(features):
-    """What TFDS writes for features.Video, which it makes itself with TensorFlow alone; on the disk it is a sequence of pictures."""
+    """What TFDS writes for features.Video, which it makes itself with TensorFlow alone; on the disk it is a
+    sequence of pictures.
+    """
     held = features["featuresDict"]["features"]["video"]
     dimensions = ["-1", *held["sequence"]["feature"]["image"]["shape"]["dimensions"]]
     held["pythonClassName"] = "tensorflow_datasets.core.features.video_feature.Video"
@@ -148,7 +173,9 @@ def test_videos_of_encoded_pictures(tmp_path, rng, video):
         image=tfds.features.Image(shape=(10, 9, 3)),
         label=tfds.features.ClassLabel(names=["falling", "rolling ball"]),
     )
-    examples = [{"video": [png(f) for f in clip], "image": png(clip[0]), "label": n} for n, clip in enumerate(clips)]
+    examples = [
+        {"video": [png(f) for f in clip], "image": png(clip[0]), "label": n} for n, clip in enumerate(clips)
+    ]
     folder = write_dataset(tmp_path / "clips", features, [examples])
     if video:
         edit(folder / "features.json", as_video)
@@ -169,8 +196,13 @@ def test_an_image_is_a_video_of_one_frame_whatever_its_colours(tmp_path, rng, mo
     held = io.BytesIO()
     drawn.save(held, "PNG")
     channels = {"L": 1, "RGBA": 4}.get(mode, 3)
-    features = features_of(image=tfds.features.Image(shape=(None, None, channels)), text=tfds.features.Sequence(tfds.features.Text()))
-    folder = write_dataset(tmp_path / "images", features, [[{"image": held.getvalue(), "text": ["one", "two", "one"]}]])
+    features = features_of(
+        image=tfds.features.Image(shape=(None, None, channels)),
+        text=tfds.features.Sequence(tfds.features.Text()),
+    )
+    folder = write_dataset(
+        tmp_path / "images", features, [[{"image": held.getvalue(), "text": ["one", "two", "one"]}]]
+    )
     (source,) = read_inputs([f"tfds:{folder}/train"])
     assert source.caption == "one\ntwo"
     frames, times, _ = frames_of(source)
@@ -179,7 +211,9 @@ def test_an_image_is_a_video_of_one_frame_whatever_its_colours(tmp_path, rng, mo
 
 
 def stored(folder, shape, encoding, frames):
-    """One example with a tensor in one of TFDS's other layouts, which it serialises and does not read back itself."""
+    """One example with a tensor in one of TFDS's other layouts, which it serialises and does not read back
+    itself.
+    """
     import tensorflow_datasets as tfds
 
     features = features_of(frames=tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding=encoding))
@@ -213,8 +247,15 @@ def test_the_checksum_of_an_example_is_of_its_frames_shape_and_nothing_else(tmp_
     other[1, 7, 5, 2] ^= 1
     sums = []
     for number, held in enumerate([frames, other, frames.reshape(2, 6, 8, 3)]):
-        features = features_of(frames=tfds.features.Tensor(shape=(None, *held.shape[1:]), dtype=np.uint8), caption=tfds.features.Text())
-        folder = write_dataset(tmp_path / str(number), features, [[{"frames": held, "caption": "a"}], [{"frames": held, "caption": "b"}]])
+        features = features_of(
+            frames=tfds.features.Tensor(shape=(None, *held.shape[1:]), dtype=np.uint8),
+            caption=tfds.features.Text(),
+        )
+        folder = write_dataset(
+            tmp_path / str(number),
+            features,
+            [[{"frames": held, "caption": "a"}], [{"frames": held, "caption": "b"}]],
+        )
         first, second = read_inputs([f"tfds:{folder}"])
         assert content(first)[0] == content(second)[0]
         (shard,) = folder.glob("*-00001-of-00002")
@@ -224,7 +265,10 @@ def test_the_checksum_of_an_example_is_of_its_frames_shape_and_nothing_else(tmp_
 
 
 def damage(features):
-    features["featuresDict"]["features"]["video"] = {"pythonClassName": "canary_of_features.Loud", "tensor": {}}
+    features["featuresDict"]["features"]["video"] = {
+        "pythonClassName": "canary_of_features.Loud",
+        "tensor": {},
+    }
 
 
 @pytest.mark.parametrize(
@@ -232,7 +276,11 @@ def damage(features):
     [
         ("features.json", damage, "no video or image of uint8 among its features .caption, video."),
         ("features.json", lambda held: held.clear(), "features.json is not TFDS's .'featuresDict'.*prepare"),
-        ("features.json", lambda held: held.update(featuresDict={"features": {"video": 3}}), "features.json is not TFDS's"),
+        (
+            "features.json",
+            lambda held: held.update(featuresDict={"features": {"video": 3}}),
+            "features.json is not TFDS's",
+        ),
         ("dataset_info.json", lambda held: held.update(splits=3), "dataset_info.json is not TFDS's"),
         (
             "dataset_info.json",
@@ -240,13 +288,26 @@ def damage(features):
             "keeps its examples as tfrecord; .*--file_format=array_record",
         ),
         ("dataset_info.json", lambda held: held["splits"][0].update(shardLengths=["0"]), "holds no example"),
-        ("dataset_info.json", lambda held: held["splits"][0].update(filepathTemplate="../{DATASET}-{SHARD_INDEX}"), "holds no example in"),
-        ("dataset_info.json", lambda held: held["splits"][0].update(name="test"), "no such split.*give one of test"),
+        (
+            "dataset_info.json",
+            lambda held: held["splits"][0].update(filepathTemplate="../{DATASET}-{SHARD_INDEX}"),
+            "holds no example in",
+        ),
+        (
+            "dataset_info.json",
+            lambda held: held["splits"][0].update(name="test"),
+            "no such split.*give one of test",
+        ),
     ],
 )
-def test_a_data_set_that_is_not_as_it_should_be_is_refused_and_runs_nothing(videos, monkeypatch, file, change, words):
+def test_a_data_set_that_is_not_as_it_should_be_is_refused_and_runs_nothing(
+    videos, monkeypatch, file, change, words
+):
     folder, _ = videos
-    put(folder.parent / "canary_of_features.py", b"raise SystemExit('a module that features.json names was imported')")
+    put(
+        folder.parent / "canary_of_features.py",
+        b"raise SystemExit('a module that features.json names was imported')",
+    )
     monkeypatch.syspath_prepend(folder.parent)
     edit(folder / file, change)
     with pytest.raises(UserError, match=words) as refused:
@@ -283,7 +344,9 @@ def bomb(width, height):
     """A PNG of a few bytes that says it is width x height."""
     head = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\x00\x00\x00"
     rest = b"IDAT" + zlib.compress(b"")
-    chunks = b"".join((len(c) - 4).to_bytes(4, "big") + c + zlib.crc32(c).to_bytes(4, "big") for c in (head, rest, b"IEND"))
+    chunks = b"".join(
+        (len(c) - 4).to_bytes(4, "big") + c + zlib.crc32(c).to_bytes(4, "big") for c in (head, rest, b"IEND")
+    )
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
@@ -313,7 +376,12 @@ def test_pictures_that_are_not_decoded(tmp_path, held, kind):
 def test_examples_are_held_to_the_limits(tmp_path, videos):
     source = read_inputs([f"tfds:{videos[0]}"])[0]
     big = stored(tmp_path / "big", (None, None, None, 3), "zlib", np.zeros((2, 400, 400, 3), np.uint8))
-    for one, limit in ((source, {"max_frames": 3}), (source, {"max_side": 15}), (big, {"max_pixels": 159_999}), (big, {"max_frames": 1})):
+    for one, limit in (
+        (source, {"max_frames": 3}),
+        (source, {"max_side": 15}),
+        (big, {"max_pixels": 159_999}),
+        (big, {"max_frames": 1}),
+    ):
         with pytest.raises(VideoError) as failed:
             frames_of(one, limits=Limits(**limit))
         assert failed.value.kind == "limit"

@@ -8,11 +8,16 @@ from ringvision.tokenize.manifest import Row
 
 def told(progress):
     progress.start(4)
-    progress.settled(Row(0, "/videos/old.mp4", "", status="failed", kind="empty", message="old.mp4 is empty"), False)
+    progress.settled(
+        Row(0, "/videos/old.mp4", "", status="failed", kind="empty", message="old.mp4 is empty"), False
+    )
     progress.encoded(40)
     progress.encoded(20)
     progress.settled(Row(1, "/videos/a.mp4", "", status="done", frames=60), True)
-    progress.settled(Row(2, "/videos/b.mp4", "", status="failed", kind="damaged", message="b.mp4 is [bold]cut[/bold]"), True)
+    progress.settled(
+        Row(2, "/videos/b.mp4", "", status="failed", kind="damaged", message="b.mp4 is [bold]cut[/bold]"),
+        True,
+    )
 
 
 def test_a_terminal_sees_what_is_done_how_fast_and_what_failed():

@@ -55,14 +55,18 @@ def shard_of(form, folder, examples, shard=0):
     return path
 
 
-text = st.text(st.characters(), max_size=8)  # surrogates as well: they are in names of files that are no UTF-8
+text = st.text(
+    st.characters(), max_size=8
+)  # surrogates as well: they are in names of files that are no UTF-8
 
 
 @st.composite
 def examples(draw):
     dtype = draw(st.sampled_from([np.uint16, np.uint32]))
     shape = tuple(draw(st.integers(1, 4)) for _ in range(3))
-    cells = st.lists(st.integers(0, np.iinfo(dtype).max), min_size=int(np.prod(shape)), max_size=int(np.prod(shape)))
+    cells = st.lists(
+        st.integers(0, np.iinfo(dtype).max), min_size=int(np.prod(shape)), max_size=int(np.prod(shape))
+    )
     finite = st.floats(allow_nan=False, allow_infinity=False)
     return Example(
         source=draw(text),
@@ -88,13 +92,17 @@ def test_an_example_comes_back_to_the_bit(name, example):
 
 
 def test_records_are_read_by_their_places(form, tmp_path):
-    known = [an_example(number, frames=1 + number % 3, qa=(("q", "a"),) * (number % 3)) for number in range(7)]
+    known = [
+        an_example(number, frames=1 + number % 3, qa=(("q", "a"),) * (number % 3)) for number in range(7)
+    ]
     path = shard_of(form, tmp_path, known)
     assert [item.name for item in tmp_path.iterdir()] == [path.name]
     assert form.count(path) == 7
     for places in ([], [6], [5, 0, 5, 3], range(7), None):
         found = [form.decode(record) for record in form.read(path, places)]
-        assert [plain(example) for example in found] == [plain(known[place]) for place in (range(7) if places is None else places)]
+        assert [plain(example) for example in found] == [
+            plain(known[place]) for place in (range(7) if places is None else places)
+        ]
     assert list(form.stream(path)) == form.read(path)
     for places in ([7], [-1], [0, 99]):
         with pytest.raises(UserError, match="holds 7 examples"):
@@ -105,7 +113,8 @@ def test_one_record_is_read_without_the_others(form, tmp_path):
     """A byte that is damaged in one record does not keep the others from being read."""
     known = [an_example(number, frames=400) for number in range(3)]
     path = shard_of(form, tmp_path, known)
-    whole, seen = path.read_bytes(), set()
+    whole = path.read_bytes()
+    seen = set()
     for place in np.flatnonzero(np.frombuffer(whole, np.uint8))[::997]:
         held = bytearray(whole)
         held[place] ^= 1
@@ -137,7 +146,9 @@ def test_a_shard_is_written_over_what_was_there(form, tmp_path):
 
 
 def test_every_process_writes_the_same_bytes(form, tmp_path):
-    """Field order in a protocol buffer, and in a set, may follow a hash that differs from process to process."""
+    """Field order in a protocol buffer, and in a set, may follow a hash that differs from process to
+    process.
+    """
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "tests" / "tokenize")!r})
@@ -149,18 +160,28 @@ form.write_metadata(sys.argv[1], [0, 0, 0, 5], (4, 4), 70000, "written twice")
     folders = [tmp_path / "one", tmp_path / "two"]
     for seed, folder in enumerate(folders):
         folder.mkdir()
-        subprocess.run([sys.executable, "-c", code, folder], check=True, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": str(seed + 1)})
+        subprocess.run(
+            [sys.executable, "-c", code, folder],
+            check=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": str(seed + 1)},
+        )
     one, two = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
     assert one == two
     assert len(one) == {"array_record": 3, "jsonl": 2}[form.name]
 
 
 def test_names_of_shards_sort_by_number(form, tmp_path):
-    assert form.file_name(12) == {"array_record": "videos-train.array_record-00012", "jsonl": "videos-train-00012.jsonl"}[form.name]
+    assert (
+        form.file_name(12)
+        == {"array_record": "videos-train.array_record-00012", "jsonl": "videos-train-00012.jsonl"}[form.name]
+    )
     for shard in (100000, 99999, 2):
         shard_of(form, tmp_path, [an_example()], shard)
     (tmp_path / f".{form.file_name(3)}.partial").write_bytes(b"")
-    assert [path.name for path in form.shards(tmp_path)] == [form.file_name(shard) for shard in (2, 99999, 100000)]
+    assert [path.name for path in form.shards(tmp_path)] == [
+        form.file_name(shard) for shard in (2, 99999, 100000)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +211,9 @@ def test_a_damaged_shard_is_told(form, tmp_path, damage):
     """Whatever was done to the file: the records of before, or a UserError; never other records."""
     known = [an_example(number, frames=20) for number in range(4)]
     path = shard_of(form, tmp_path, known)
-    whole, random, told = path.read_bytes(), np.random.default_rng(0), 0
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    told = 0
     # where something is: ArrayRecord pads to 64 KiB with zeros that nothing reads
     places = np.flatnonzero(np.frombuffer(whole, np.uint8))
     for round in range(150):
@@ -207,7 +230,8 @@ def test_a_damaged_shard_is_told(form, tmp_path, damage):
             found = [plain(form.decode(record)) for record in form.read(path)]
             assert found == [plain(example) for example in known][: len(found)]
             assert len(found) == form.count(path)
-            # a text file that was cut between two records is one of fewer records; the manifest and the metadata know how many
+            # a text file that was cut between two records is one of fewer records; the manifest and the
+            # metadata know how many
             assert len(found) == 4 or (form.name, damage) == ("jsonl", "cut")
         except UserError as error:
             told += len(str(error).splitlines())
@@ -219,7 +243,13 @@ def test_a_damaged_shard_is_told(form, tmp_path, damage):
 
 def test_what_is_no_shard_is_told(form, tmp_path):
     path = tmp_path / form.file_name(0)
-    for contents in (b"", b"hello\n" * 100, bytes(1 << 17), b"\xff" * 70000, b'{"part": [1, 2], "fields": "vision"}\n'):
+    for contents in (
+        b"",
+        b"hello\n" * 100,
+        bytes(1 << 17),
+        b"\xff" * 70000,
+        b'{"part": [1, 2], "fields": "vision"}\n',
+    ):
         path.write_bytes(contents)
         if form.name == "jsonl" and not contents:
             continue
@@ -256,7 +286,9 @@ try:
 except UserError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code, tmp_path / "full"], check=True, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "full"], check=True, cwd=ROOT, capture_output=True, text=True
+    )
     assert "cannot be written" in done.stdout
 
 
@@ -290,10 +322,16 @@ def test_metadata_is_replaced_as_a_whole(form, tmp_path):
 
 @pytest.fixture(scope="module")
 def two_folders(tmp_path_factory):
-    """root/videos/1.0.0 and another folder, the way tfds lays data sets out; an empty shard among them; what they hold."""
+    """root/videos/1.0.0 and another folder, the way tfds lays data sets out; an empty shard among them; what
+    they hold.
+    """
     root = tmp_path_factory.mktemp("tfds")
-    form, held = FORMATS["array_record"], []
-    for folder, numbers in ((root / "videos" / "1.0.0", ([0, 1, 2], [], [3, 4])), (root / "more", ([5], [6, 7]))):
+    form = FORMATS["array_record"]
+    held = []
+    for folder, numbers in (
+        (root / "videos" / "1.0.0", ([0, 1, 2], [], [3, 4])),
+        (root / "more", ([5], [6, 7])),
+    ):
         folder.mkdir(parents=True)
         for shard, chosen in enumerate(numbers):
             known = [an_example(number, qa=(("q", "a"),) * (number % 3)) for number in chosen]
@@ -304,7 +342,9 @@ def two_folders(tmp_path_factory):
 
 
 def child(code, *arguments):
-    done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], check=True, cwd=ROOT, capture_output=True, text=True
+    )
     return json.loads(done.stdout)
 
 
@@ -378,12 +418,15 @@ print(json.dumps({"straight": [form.decode(source[place]).source for place in (4
 def as_lwm_reads(line, flags, tokenize):
     """Tokens, loss mask and vision mask of a line, by what LWM's json_vision loader does with one."""
     line = json.loads(line)
-    tokens, losses, vision = [], [], []
+    tokens = []
+    losses = []
+    vision = []
     for field in line[flags["fields_from_example"]].split(","):
         bare = field.strip("[]")
         assert field in (bare, f"[{bare}]")
         if "vision" in bare:
-            codes, frame = line[bare], flags["n_tokens_per_frame"]
+            codes = line[bare]
+            frame = flags["n_tokens_per_frame"]
             assert codes and len(codes) % frame == 0
             parts = []
             for start in range(0, len(codes), frame):
@@ -400,7 +443,11 @@ def as_lwm_reads(line, flags, tokenize):
 def test_lwm_trains_on_the_lines(tmp_path):
     form = FORMATS["jsonl"]
     asked = an_example(0, frames=2, grid=(2, 2), qa=(("où?\n", "là"), ("why, [then]?", "so")))
-    path = shard_of(form, tmp_path, [asked, an_example(1, frames=2, grid=(2, 2), qa=()), an_example(2, grid=(2, 2), qa=(), caption="")])
+    path = shard_of(
+        form,
+        tmp_path,
+        [asked, an_example(1, frames=2, grid=(2, 2), qa=()), an_example(2, grid=(2, 2), qa=(), caption="")],
+    )
     form.write_metadata(tmp_path, [3], (2, 2), 1000)
     flags = json.loads((tmp_path / "tokens.json").read_text())["vision_text_processor"]
     lines = path.read_text("ascii").splitlines()
@@ -412,7 +459,8 @@ def test_lwm_trains_on_the_lines(tmp_path):
     a, b = asked.codes.reshape(2, 4).tolist()
     for line, (question, answer) in zip(lines, asked.qa):
         tokens, losses, vision = as_lwm_reads(line, flags, tokenize)
-        before, after = tokenize(question), tokenize(answer)
+        before = tokenize(question)
+        after = tokenize(answer)
         assert tokens == [*before, *a, 1000, *b, 1001, *after]
         assert losses == [False] * (len(before) + 10) + [True] * len(after)
         assert vision == [False] * len(before) + [True] * 10 + [False] * len(after)
@@ -424,6 +472,12 @@ def test_lwm_trains_on_the_lines(tmp_path):
 
 def test_importing_formats_is_cheap():
     code = (
-        "import sys, ringvision.tokenize.formats as f; print(any(n in sys.modules for n in ('tensorflow_datasets', 'array_record', 'jax')))"
+        "import sys, ringvision.tokenize.formats as f; print(any(n in sys.modules for n in "
+        "('tensorflow_datasets', 'array_record', 'jax')))"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True
+        ).stdout
+        == "False\n"
+    )

@@ -16,7 +16,15 @@ from ringvision.tokenize.source import Source
 
 @pytest.fixture
 def tree(tmp_path):
-    for name in ("b/2.mp4", "b/10.mkv", "a.MP4", "b/.hidden.mp4", ".cache/x.mp4", "b.webm", "b/deep/er/unnamed"):
+    for name in (
+        "b/2.mp4",
+        "b/10.mkv",
+        "a.MP4",
+        "b/.hidden.mp4",
+        ".cache/x.mp4",
+        "b.webm",
+        "b/deep/er/unnamed",
+    ):
         put(tmp_path / name)
     put(tmp_path / "b/notes.txt", b"not a video, and not named like one")
     return tmp_path
@@ -26,7 +34,10 @@ def test_a_file_is_taken_as_it_is_even_where_there_is_none(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     there = put(tmp_path / "there.bin")
     found = read_inputs(["gone.mp4", there, "./sub/../gone.mp4"])
-    assert found == [Source(str(tmp_path / "gone.mp4"), str(tmp_path / "gone.mp4")), Source(str(there), str(there))]
+    assert found == [
+        Source(str(tmp_path / "gone.mp4"), str(tmp_path / "gone.mp4")),
+        Source(str(there), str(there)),
+    ]
 
 
 def test_a_folder_gives_its_videos_by_name_or_bytes_in_the_order_of_paths(tree):
@@ -44,7 +55,16 @@ def test_links_to_files_count_and_links_to_folders_are_not_entered(tree):
     (tree / "self.mp4").symlink_to(tree / "self.mp4")
     (tree / "dangling.mp4").symlink_to(tree / "gone.mp4")
     (tree / "linked").symlink_to(tree / "a.MP4")
-    here = ["a.MP4", "b/10.mkv", "b/2.mp4", "b/deep/er/unnamed", "b.webm", "dangling.mp4", "linked", "self.mp4"]
+    here = [
+        "a.MP4",
+        "b/10.mkv",
+        "b/2.mp4",
+        "b/deep/er/unnamed",
+        "b.webm",
+        "dangling.mp4",
+        "linked",
+        "self.mp4",
+    ]
     assert names(tree, read_inputs([tree])) == here
     assert names(tree, read_inputs([str(tree / "**")])) == here
 
@@ -73,7 +93,10 @@ def test_a_name_that_looks_like_a_pattern_is_a_file_where_it_exists(tmp_path):
     (tmp_path / "[old]").mkdir()
     for name in ("clip[1].mp4", "clip1.mp4", "[old]/x.mp4"):
         put(tmp_path / name)
-    assert names(tmp_path, read_inputs([tmp_path / "clip[1].mp4", tmp_path / "[old]/*"])) == ["clip[1].mp4", "[old]/x.mp4"]
+    assert names(tmp_path, read_inputs([tmp_path / "clip[1].mp4", tmp_path / "[old]/*"])) == [
+        "clip[1].mp4",
+        "[old]/x.mp4",
+    ]
 
 
 def test_a_pattern_may_name_manifests(tmp_path):
@@ -137,7 +160,9 @@ def test_what_is_a_video(tmp_path):
 
 def test_a_file_gives_what_sample_gives_of_its_part(tmp_path, film):
     film(tmp_path / "a.mp4", seed=1)
-    (whole, part) = read_inputs([tmp_path / "a.mp4", write(tmp_path / "list.csv", [{"path": "a.mp4", "start": 0.5, "end": 1.5}])])
+    (whole, part) = read_inputs(
+        [tmp_path / "a.mp4", write(tmp_path / "list.csv", [{"path": "a.mp4", "start": 0.5, "end": 1.5}])]
+    )
     for source, options, count in ((whole, {}, 8), (part, {"start": 0.5, "end": 1.5}, 4)):
         for decoder in ("auto", "av"):
             given = list(pictures(source, fps=4.0, size=32, batch=3, limits=None, decoder=decoder))
@@ -167,7 +192,9 @@ def test_no_checksum_of_what_is_no_video(tmp_path, monkeypatch):
     assert stamp(Source("gone", str(tmp_path / "gone.mp4"))) == stamp(Source("odd", "a\0b")) == (None, None)
 
     (source,) = read_inputs([put(tmp_path / "a.mp4")])
-    monkeypatch.setattr(hashlib, "file_digest", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error"))
+    )
     with pytest.raises(VideoError, match="a.mp4 cannot be read: Input/output error") as failed:
         content(source)
     assert failed.value.kind == "missing"

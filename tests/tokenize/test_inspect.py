@@ -22,7 +22,9 @@ SHIPPED = Path(__file__).parents[2] / "tokenizers" / "world-16"
 class Red:
     """2x2 codes a frame; a code is how red an 8x8 patch is."""
 
-    size, num_codes, hash = 16, 256, "red"
+    size = 16
+    num_codes = 256
+    hash = "red"
 
     def __init__(self):
         self.decoded = 0
@@ -69,7 +71,12 @@ def test_everything_is_counted(folder):
     assert report["hours"] == pytest.approx(13 / 2 / 3600)
     assert report["lengths"] == {"min": 2, "median": 4, "max": 7}
     assert (report["captions"], report["questions"]) == (1, 2)
-    assert (report["tokenizer"], report["grid"], report["size"], report["fps"]) == ("red", ["2x2"], [16], [2.0])
+    assert (report["tokenizer"], report["grid"], report["size"], report["fps"]) == (
+        "red",
+        ["2x2"],
+        [16],
+        [2.0],
+    )
     assert (report["num_codes"], report["codes_used"], report["unused"]) == (256, 3, 253)
     shares = np.array([16, 8, 28]) / 52
     assert report["perplexity"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()))
@@ -120,7 +127,9 @@ def test_people_read_a_table_and_a_histogram(folder):
     ):
         assert re.search(line, text), text
     assert re.search(r"never used +253: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, \.\.\.", text)
-    bars = {name.strip(): len(bar) for name, bar in re.findall(r"^ +([\d to]+?) +[\d,]+(?:  (#+))?$", text, re.M)}
+    bars = {
+        name.strip(): len(bar) for name, bar in re.findall(r"^ +([\d to]+?) +[\d,]+(?:  (#+))?$", text, re.M)
+    }
     assert bars == {"0": 40, "1": 0, "2 to 3": 0, "4 to 7": 0, "8 to 15": 1, "16 to 31": 1}
 
 
@@ -143,7 +152,10 @@ def test_the_sheet_shows_what_was_encoded(folder, tmp_path):
 
 
 def test_the_sheet_is_of_some_frames_of_some_videos(tmp_path):
-    folder = folder_of(tmp_path / "tokens", [[film(number, 40) for number in range(6)], [film(number, 3) for number in range(6, 11)]])
+    folder = folder_of(
+        tmp_path / "tokens",
+        [[film(number, 40) for number in range(6)], [film(number, 3) for number in range(6, 11)]],
+    )
     tokenizer = Red()
     inspect(folder, out=tmp_path / "sheet.png", tokenizer=tokenizer, videos=3)
     assert tokenizer.decoded == 12 + 12 + 3
@@ -155,7 +167,9 @@ def test_the_sheet_is_of_some_frames_of_some_videos(tmp_path):
 class Page(HTMLParser):
     def __init__(self):
         super().__init__()
-        self.tags, self.text, self.pictures = [], "", []
+        self.tags = []
+        self.text = ""
+        self.pictures = []
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, *(name for name, _ in attributes)))
@@ -204,7 +218,12 @@ def test_a_terminal_gets_nothing_but_lines_of_text(tmp_path):
 
 def test_the_shipped_tokenizer_decodes_its_sheet(tmp_path):
     tokenizer = load_video_tokenizer(SHIPPED)
-    frames = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8).repeat(tokenizer.size // 4, 1).repeat(tokenizer.size // 4, 2)
+    frames = (
+        np.random.default_rng(0)
+        .integers(0, 256, (3, 4, 4, 3), np.uint8)
+        .repeat(tokenizer.size // 4, 1)
+        .repeat(tokenizer.size // 4, 2)
+    )
     codes = tokenizer.encode(frames)
     made = {"size": tokenizer.size, "tokenizer": tokenizer.hash, "codes": codes.astype(np.uint16)}
     folder = folder_of(tmp_path / "tokens", [[film(1, 3, **made)]], num_codes=tokenizer.num_codes)
@@ -213,7 +232,9 @@ def test_the_shipped_tokenizer_decodes_its_sheet(tmp_path):
     with Image.open(tmp_path / "sheet.png") as sheet:
         pixels = np.asarray(sheet)
     again = tokenizer.decode(codes, dtype=np.uint8)
-    top, left, side = pixels.shape[0] - 4 - tokenizer.size, 4, tokenizer.size
+    top = pixels.shape[0] - 4 - tokenizer.size
+    left = 4
+    side = tokenizer.size
     for number, frame in enumerate(again):
         start = left + number * (side + 4)
         np.testing.assert_array_equal(pixels[top : top + side, start : start + side], frame)

@@ -26,7 +26,9 @@ def test_a_manifest_names_parts_captions_and_questions(tmp_path, suffix, column)
         {column: "/c.mp4", "start": 2.0, "qa": [["What?", "A ball"], ["Where?", "Hier, in Köln"]]},
         {column: "a.mp4", "end": 2.0},
     ]
-    a, b, c = str(tmp_path / "m/a.mp4"), str(tmp_path / "b.mp4"), "/c.mp4"
+    a = str(tmp_path / "m/a.mp4")
+    b = str(tmp_path / "b.mp4")
+    c = "/c.mp4"
     (tmp_path / "m").mkdir()
     assert read_inputs([write(tmp_path / f"m/list{suffix}", rows)]) == [
         Source(a, a, caption='A red, "round" ball\nrolls'),
@@ -41,7 +43,11 @@ def test_rows_of_one_part_are_gathered_wherever_they_stand(tmp_path):
     rows = [
         {"path": "a.mp4", "caption": "one", "question": "Q", "answer": "A"},
         {"path": "b.mp4", "caption": "other"},
-        {"path": "./a.mp4", "caption": "two", "qa": [{"question": "Q2", "answer": "A2"}, {"question": "Q", "answer": "A"}]},
+        {
+            "path": "./a.mp4",
+            "caption": "two",
+            "qa": [{"question": "Q2", "answer": "A2"}, {"question": "Q", "answer": "A"}],
+        },
         {"path": "a.mp4", "start": 0, "caption": "one"},
         {"path": "a.mp4", "end": 1, "caption": "part"},
     ]
@@ -77,7 +83,10 @@ def test_times(tmp_path, said, seconds):
 def test_a_manifest_of_another_program_is_read(tmp_path):
     put(tmp_path / "list.csv", b"\xef\xbb\xbf Path , url\r\n\r\na.mp4,http://x\r\nb.mp4,\r\n")
     assert names(tmp_path, read_inputs([tmp_path / "list.csv"])) == ["a.mp4", "b.mp4"]
-    put(tmp_path / "LIST.JSONL", b'\n{"Video": "a.mp4", "start": null, "end": null, "caption": null, "qa": null}\n')
+    put(
+        tmp_path / "LIST.JSONL",
+        b'\n{"Video": "a.mp4", "start": null, "end": null, "caption": null, "qa": null}\n',
+    )
     assert names(tmp_path, read_inputs([tmp_path / "LIST.JSONL"])) == ["a.mp4"]
 
 
@@ -96,7 +105,11 @@ def test_two_things_of_one_name_are_refused(tmp_path):
 BAD = [
     ("csv", b"", "holds no row"),
     ("csv", b"path,start\n", "holds no row"),
-    ("csv", b"name;start\nx;1\n", r"line 1: no path among the columns \['name;start'\]; .* path, video or file"),
+    (
+        "csv",
+        b"name;start\nx;1\n",
+        r"line 1: no path among the columns \['name;start'\]; .* path, video or file",
+    ),
     ("csv", b"path,end,end\nx,1,2\n", "line 1: a column comes twice"),
     ("csv", b"path,start\na.mp4,1\n\nb.mp4,1,2\n", "line 4: 3 fields where the first line names 2"),
     ("csv", b'path,caption\n"a.mp4","x\ny"\n"b.mp4"z,\n', "line 4: .* expected comma-separated values"),
@@ -105,9 +118,17 @@ BAD = [
     ("csv", "path\na.mp4\n".encode("utf-16"), "line 1: byte 1 of it is not UTF-8"),
     ("csv", b"path,caption\n ,x\n", "line 2, column path: ' '; expected the path of a video"),
     ("csv", b"path\na\0b.mp4\n", "line 2, column path: .*; expected the path"),
-    ("csv", b"path\nHTTP://x/a.mp4\n", "line 2, column path: 'HTTP://x/a.mp4'; expected a file; nothing is fetched"),
+    (
+        "csv",
+        b"path\nHTTP://x/a.mp4\n",
+        "line 2, column path: 'HTTP://x/a.mp4'; expected a file; nothing is fetched",
+    ),
     ("csv", b"video\ntfds:mnist\n", "line 2, column video: 'tfds:mnist'; expected a file"),
-    ("csv", b'path,caption,end\na.mp4,"x\ny",1\nb.mp4,,soon\n', "line 4, column end: 'soon'; expected seconds from 0 on, or H:MM:SS"),
+    (
+        "csv",
+        b'path,caption,end\na.mp4,"x\ny",1\nb.mp4,,soon\n',
+        "line 4, column end: 'soon'; expected seconds from 0 on, or H:MM:SS",
+    ),
     ("csv", b"path,start\na.mp4,nan\n", "line 2, column start: 'nan'; expected seconds"),
     ("csv", b"path,start\na.mp4,1_0\n", "line 2, column start: '1_0'; expected seconds"),
     ("csv", b"path,start\na.mp4,-1\n", "line 2, column start: '-1'; expected seconds from 0"),
@@ -118,10 +139,18 @@ BAD = [
     ("csv", b"path,question\na.mp4,Why?\n", "line 2, column answer: None; expected a text, because"),
     ("csv", b"path,question,answer\na.mp4,,So\n", "line 2, column question: ''; expected a text"),
     ("csv", b'path,qa\na.mp4,"[[""q""]]"\n', r"line 2, column qa: \['q'\]; expected a list of"),
-    ("csv", b'path,qa\na.mp4,"{""question"": ""q"", ""answer"": ""a""}"\n', "line 2, column qa: .*; expected a list of"),
+    (
+        "csv",
+        b'path,qa\na.mp4,"{""question"": ""q"", ""answer"": ""a""}"\n',
+        "line 2, column qa: .*; expected a list of",
+    ),
     ("csv", b'path,qa\na.mp4,"[["\n', "line 2, column qa: malformed JSON"),
     ("jsonl", b"\n \n", "holds no row"),
-    ("jsonl", b'{"path": "a.mp4"}\n\n{"path": }\n', r"line 3: malformed JSON \(Expecting value, character 10\)"),
+    (
+        "jsonl",
+        b'{"path": "a.mp4"}\n\n{"path": }\n',
+        r"line 3: malformed JSON \(Expecting value, character 10\)",
+    ),
     ("jsonl", b'["a.mp4"]\n', r"line 1: \['a.mp4'\] where an object was expected"),
     ("jsonl", b'{"url": "a.mp4"}\n', r"line 1: no path among the columns \['url'\]"),
     ("jsonl", b'{"path": 3}\n', "line 1, column path: 3; expected text"),
@@ -132,7 +161,11 @@ BAD = [
     ("jsonl", b'{"path": "a", "end": 1' + b"0" * 400 + b"}\n", "line 1, column end: 10+.*; expected seconds"),
     ("jsonl", b'{"path": "a", "end": 1' + b"0" * 5000 + b"}\n", "line 1: JSON with a number too long"),
     ("jsonl", b'{"path": ' + b"[" * 100_000 + b"\n", "line 1: JSON with .* lists too deep"),
-    ("jsonl", b'{"path": "a", "qa": [{"question": "q", "answer": 1}]}\n', "line 1, column qa: .*; expected a list of"),
+    (
+        "jsonl",
+        b'{"path": "a", "qa": [{"question": "q", "answer": 1}]}\n',
+        "line 1, column qa: .*; expected a list of",
+    ),
     ("jsonl", b'{"path": "a", "qa": 3}\n', "line 1, column qa: 3; expected a list of"),
     ("jsonl", b'{"path": "a\xff"}\n', "line 1: byte 12 of it is not UTF-8"),
     ("parquet", b"path\na.mp4\n", "cannot be read as Parquet"),
@@ -142,7 +175,11 @@ BAD = [
     ("parquet", {"path": ["a.mp4", None]}, "row 2, column path: None; expected the path"),
     ("parquet", {"path": ["a.mp4"], "start": [float("nan")]}, "row 1, column start: nan; expected seconds"),
     ("parquet", {"path": [b"a.mp4"]}, "row 1, column path: b'a.mp4'; expected text"),
-    ("parquet", {"path": ["a", "b"], "start": [1, 1], "end": [2, 1]}, "row 2, column end: 1; expected a time after start, 1"),
+    (
+        "parquet",
+        {"path": ["a", "b"], "start": [1, 1], "end": [2, 1]},
+        "row 2, column end: 1; expected a time after start, 1",
+    ),
 ]
 
 
@@ -153,18 +190,28 @@ def test_a_bad_manifest_is_refused_by_file_line_and_column(tmp_path, monkeypatch
         path.write_bytes(held)
     else:
         parquet.write_table(pa.table(held), path)
-    opened, really = [], open
-    monkeypatch.setattr("builtins.open", lambda *asked, **more: opened.append(really(*asked, **more)) or opened[-1])
+    opened = []
+    really = open
+    monkeypatch.setattr(
+        "builtins.open", lambda *asked, **more: opened.append(really(*asked, **more)) or opened[-1]
+    )
     with pytest.raises(UserError, match=words) as refused:
         read_inputs([path])
     assert all(file.closed for file in opened) and (opened or suffix == "parquet")
-    assert str(refused.value).startswith(str(path)) and "\n" not in str(refused.value) and len(str(refused.value)) < len(str(path)) + 300
+    assert (
+        str(refused.value).startswith(str(path))
+        and "\n" not in str(refused.value)
+        and len(str(refused.value)) < len(str(path)) + 300
+    )
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_a_line_without_an_end_is_not_read_into_memory(tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(listing, "MOST_BYTES_A_LINE", 1000)
-    put(tmp_path / f"list.{suffix}", (b'path,caption\n"a.mp4","' if suffix == "csv" else b'{"path": "a.mp4"}\n{') + b"x" * 2000)
+    put(
+        tmp_path / f"list.{suffix}",
+        (b'path,caption\n"a.mp4","' if suffix == "csv" else b'{"path": "a.mp4"}\n{') + b"x" * 2000,
+    )
     with pytest.raises(UserError, match="line 2: longer than 1000 bytes"):
         read_inputs([tmp_path / f"list.{suffix}"])
 
@@ -217,10 +264,14 @@ def test_what_is_written_is_what_is_read(tmp_path_factory, rows, suffix):
 @settings(max_examples=100, deadline=None)
 @given(data=st.binary(max_size=200), suffix=st.sampled_from(["csv", "jsonl", "parquet"]))
 def test_no_manifest_gives_anything_but_sources_or_a_user_error(tmp_path_factory, data, suffix):
-    path = put(tmp_path_factory.mktemp("any") / f"list.{suffix}", b"path,start,end\n" + data if suffix == "csv" else data)
+    path = put(
+        tmp_path_factory.mktemp("any") / f"list.{suffix}",
+        b"path,start,end\n" + data if suffix == "csv" else data,
+    )
     try:
         found = read_inputs([path])
     except UserError as error:
-        found, message = [], str(error)
+        found = []
+        message = str(error)
         assert str(path) in message
     assert all(isinstance(source, Source) for source in found)

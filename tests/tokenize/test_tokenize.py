@@ -21,12 +21,18 @@ ROOT = Path(__file__).parents[2]
 
 
 class MeanColour:
-    """4x4 codes a frame: each a patch's mean colour in 512 steps. Counts how many frames it saw, and can be made to stop."""
+    """4x4 codes a frame: each a patch's mean colour in 512 steps. Counts how many frames it saw, and can be
+    made to stop.
+    """
 
-    size, grid, num_codes, hash = 32, (4, 4), 512, "mean-colour"
+    size = 32
+    grid = (4, 4)
+    num_codes = 512
+    hash = "mean-colour"
 
     def __init__(self, stop_after=None):
-        self.frames, self.stop_after = 0, stop_after
+        self.frames = 0
+        self.stop_after = stop_after
 
     def encode(self, frames):
         if self.stop_after is not None and self.frames >= self.stop_after:
@@ -40,7 +46,9 @@ class Told:
     """A progress that remembers."""
 
     def __init__(self):
-        self.sources, self.frames, self.rows = None, 0, {}
+        self.sources = None
+        self.frames = 0
+        self.rows = {}
 
     def start(self, sources):
         self.sources = sources
@@ -80,7 +88,9 @@ def rows(out, columns="source, status, kind, shard, record, frames, attempts"):
 def contents(out):
     """Everything that a reader sees."""
     return {
-        path.name: path.read_bytes() for path in sorted(out.iterdir()) if path.is_file() and path.name not in (".lock", "manifest.sqlite")
+        path.name: path.read_bytes()
+        for path in sorted(out.iterdir())
+        if path.is_file() and path.name not in (".lock", "manifest.sqlite")
     }
 
 
@@ -93,7 +103,9 @@ def figures(result):
 
 
 def test_every_video_becomes_a_record(tmp_path, folder):
-    out, tokenizer, told = tmp_path / "out", MeanColour(), Told()
+    out = tmp_path / "out"
+    tokenizer = MeanColour()
+    told = Told()
     result = run([folder], out, tokenizer, progress=told)
     assert figures(result) == (5, 0, 0, 20)
     assert result["seconds"] > 0
@@ -105,12 +117,23 @@ def test_every_video_becomes_a_record(tmp_path, folder):
         ("e.mp4", "done", None, 2, 0, 4, 1),
     ]
     assert (told.sources, told.frames, len(told.rows)) == (5, 16, 5)
-    assert sorted(contents(out)) == ["dataset_info.json", "features.json", *(f"videos-train.array_record-0000{n}" for n in range(3))]
+    assert sorted(contents(out)) == [
+        "dataset_info.json",
+        "features.json",
+        *(f"videos-train.array_record-0000{n}" for n in range(3)),
+    ]
     assert not list((out / ".work").iterdir())
     for example in read_examples(out):
         np.testing.assert_allclose(example.times, np.arange(4) / 2)
-        np.testing.assert_array_equal(example.codes, tokenizer.encode(next(sample(example.source, fps=2.0, size=32)).frames))
-        assert (example.fps, example.size, example.tokenizer, example.codes.dtype) == (2.0, 32, "mean-colour", np.uint16)
+        np.testing.assert_array_equal(
+            example.codes, tokenizer.encode(next(sample(example.source, fps=2.0, size=32)).frames)
+        )
+        assert (example.fps, example.size, example.tokenizer, example.codes.dtype) == (
+            2.0,
+            32,
+            "mean-colour",
+            np.uint16,
+        )
     assert names(out) == ["a.mp4", "b.mp4", "c.mp4", "e.mp4"]
 
 
@@ -119,7 +142,8 @@ def test_a_second_run_does_nothing_and_a_renamed_file_is_not_redone(tmp_path, fo
     run([folder], out)
     before = contents(out)
     (folder / "a.mp4").rename(folder / "z.mp4")
-    tokenizer, told = MeanColour(), Told()
+    tokenizer = MeanColour()
+    told = Told()
     again = run([folder], out, tokenizer, progress=told)
     assert tokenizer.frames == 0
     assert not any(worked for _, worked in told.rows.values())
@@ -129,7 +153,8 @@ def test_a_second_run_does_nothing_and_a_renamed_file_is_not_redone(tmp_path, fo
 
 
 def test_a_changed_file_is_redone_and_the_rest_copied(tmp_path, folder, film):
-    out, anew = tmp_path / "out", tmp_path / "anew"
+    out = tmp_path / "out"
+    anew = tmp_path / "anew"
     run([folder], out)
     film(folder / "b.mp4", seed=9)
     tokenizer = MeanColour()
@@ -137,12 +162,15 @@ def test_a_changed_file_is_redone_and_the_rest_copied(tmp_path, folder, film):
     assert tokenizer.frames == 8, "b.mp4, and d.mp4 whose record b.mp4's was"
     run([folder], anew)
     assert contents(out) == contents(anew)
-    assert rows(out, "source, shard, record, status, sha256") == rows(anew, "source, shard, record, status, sha256")
+    assert rows(out, "source, shard, record, status, sha256") == rows(
+        anew, "source, shard, record, status, sha256"
+    )
 
 
 @pytest.mark.parametrize("stop_after", [0, 3, 6, 9, 12, 15])
 def test_interrupted_and_resumed_gives_the_same_bytes(tmp_path, folder, stop_after):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole = tmp_path / "whole"
+    broken = tmp_path / "broken"
     run([folder], whole)
     with pytest.raises(KeyboardInterrupt):
         run([folder], broken, MeanColour(stop_after))
@@ -160,7 +188,8 @@ def test_interrupted_and_resumed_gives_the_same_bytes(tmp_path, folder, stop_aft
 @pytest.mark.parametrize("moment", ["renaming", "noting", "sweeping"])
 def test_a_crash_while_a_shard_is_put_in_place(tmp_path, folder, film, monkeypatch, moment):
     """The shard is one that is written anew, so what is only in the old one is at stake."""
-    out, whole = tmp_path / "out", tmp_path / "whole"
+    out = tmp_path / "out"
+    whole = tmp_path / "whole"
     run([folder / "a.mp4"], out)
 
     class Crash(BaseException):
@@ -172,7 +201,9 @@ def test_a_crash_while_a_shard_is_put_in_place(tmp_path, folder, film, monkeypat
     with monkeypatch.context() as patch:
         if moment == "renaming":
             patch.setattr(
-                library_module.os, "replace", lambda one, two: os.rename(one, two) if "record" not in Path(two).suffix else crash()
+                library_module.os,
+                "replace",
+                lambda one, two: os.rename(one, two) if "record" not in Path(two).suffix else crash(),
             )
         elif moment == "noting":
             patch.setattr(library_module.Library, "_note", crash)
@@ -203,7 +234,8 @@ def test_shards_that_are_lost_or_damaged_are_made_again(tmp_path, folder):
 
 
 def test_a_failed_video_is_named_and_does_not_stop_the_others(tmp_path, folder):
-    out, whole = tmp_path / "out", tmp_path / "whole"
+    out = tmp_path / "out"
+    whole = tmp_path / "whole"
     data = (folder / "a.mp4").read_bytes()
     (folder / "bad.mp4").write_text("no video")
     (folder / "cut.mp4").write_bytes(data[: len(data) // 2])
@@ -221,18 +253,23 @@ def test_a_failed_video_is_named_and_does_not_stop_the_others(tmp_path, folder):
     tokenizer = MeanColour()
     assert figures(run(inputs, out, tokenizer)) == (5, 4, 0, 20)
     assert tokenizer.frames == 0
-    assert all(row[1] == 1 for row in rows(out, "source, attempts") if row[0] in failed), "failed ones were tried again"
+    assert all(row[1] == 1 for row in rows(out, "source, attempts") if row[0] in failed), (
+        "failed ones were tried again"
+    )
     (folder / "cut.mp4").write_bytes(data)
     (folder / "cut too.mp4").write_bytes((folder / "c.mp4").read_bytes()[:-1])
     assert figures(run(inputs, out, retry_failed=True)) == (6, 3, 0, 24)
-    assert {row[0]: row[1] for row in rows(out, "source, attempts") if row[0] in failed} == dict.fromkeys(failed, 2) | {"cut.mp4": 1}
+    assert {row[0]: row[1] for row in rows(out, "source, attempts") if row[0] in failed} == dict.fromkeys(
+        failed, 2
+    ) | {"cut.mp4": 1}
     run(inputs, whole)
     assert contents(out) == contents(whole)
 
 
 def test_a_failed_one_that_succeeds_later_takes_its_place(tmp_path, folder, monkeypatch):
     """As if it had never failed; what lies behind it in the shard moves."""
-    out, whole = tmp_path / "out", tmp_path / "whole"
+    out = tmp_path / "out"
+    whole = tmp_path / "whole"
     truncate = (folder / "a.mp4").read_bytes()
     (folder / "a.mp4").write_bytes(truncate[:-10])
     assert figures(run([folder], out)) == (4, 1, 0, 16)
@@ -245,7 +282,8 @@ def test_a_failed_one_that_succeeds_later_takes_its_place(tmp_path, folder, monk
 
 
 def test_inputs_can_be_added(tmp_path, folder):
-    out, whole = tmp_path / "out", tmp_path / "whole"
+    out = tmp_path / "out"
+    whole = tmp_path / "whole"
     order = [folder / name for name in ("c.mp4", "a.mp4", "d.mp4", "inner", "b.mp4")]
     for more in range(1, 6):
         run(order[more - 1 : more], out)
@@ -255,8 +293,13 @@ def test_inputs_can_be_added(tmp_path, folder):
 
 
 def test_what_a_manifest_says_goes_into_the_records(tmp_path, folder):
-    listed, out = tmp_path / "list.csv", tmp_path / "out"
-    lines = ["path,start,end,caption,question,answer", f"{folder}/a.mp4,,,colours,,", f"{folder}/a.mp4,0.5,1.5,,what?,colours"]
+    listed = tmp_path / "list.csv"
+    out = tmp_path / "out"
+    lines = [
+        "path,start,end,caption,question,answer",
+        f"{folder}/a.mp4,,,colours,,",
+        f"{folder}/a.mp4,0.5,1.5,,what?,colours",
+    ]
     listed.write_text("\n".join(lines))
     assert figures(run([listed], out)) == (2, 0, 0, 6)
     whole, part = read_examples(out)
@@ -270,7 +313,9 @@ def test_what_a_manifest_says_goes_into_the_records(tmp_path, folder):
     assert [example.qa for example in read_examples(out)] == [(), (("what?", "many colours"),)]
 
 
-@pytest.mark.parametrize("settings", [{"batch": 1}, {"batch": 64}, {"workers": 1}, {"workers": 5}, {"decoder": "av"}])
+@pytest.mark.parametrize(
+    "settings", [{"batch": 1}, {"batch": 64}, {"workers": 1}, {"workers": 5}, {"decoder": "av"}]
+)
 def test_how_the_work_is_done_changes_nothing(tmp_path, folder, settings):
     run([folder], tmp_path / "one")
     run([folder], tmp_path / "other", **settings)
@@ -282,7 +327,8 @@ def test_ray_gives_the_same_bytes(tmp_path, folder):
     (folder / "bad.mp4").write_text("no video")
     (folder / "cut.mp4").write_bytes((folder / "a.mp4").read_bytes()[:-10])
     told = Told()
-    here, there = run([folder], tmp_path / "local"), run([folder], tmp_path / "ray", engine="ray", progress=told)
+    here = run([folder], tmp_path / "local")
+    there = run([folder], tmp_path / "ray", engine="ray", progress=told)
     assert figures(here) == figures(there) == (5, 2, 0, 20)
     assert contents(tmp_path / "local") == contents(tmp_path / "ray")
     assert rows(tmp_path / "local") == rows(tmp_path / "ray")
@@ -302,7 +348,9 @@ def test_parts_and_limits(tmp_path, folder):
 def test_lwm_lines(tmp_path, folder):
     out = tmp_path / "out"
     run([folder], out, format="jsonl")
-    assert [path.name for path in FORMATS["jsonl"].shards(out)] == [f"videos-train-0000{n}.jsonl" for n in range(3)]
+    assert [path.name for path in FORMATS["jsonl"].shards(out)] == [
+        f"videos-train-0000{n}.jsonl" for n in range(3)
+    ]
     assert names(out) == ["a.mp4", "b.mp4", "c.mp4", "e.mp4"]
 
 
@@ -354,9 +402,11 @@ def test_killed_and_resumed_gives_the_same_bytes_and_leaves_nothing_running(tmp_
         run([{str(folder)!r}], __import__("pathlib").Path(sys.argv[1]), Slow())
         """)
     )
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole = tmp_path / "whole"
+    broken = tmp_path / "broken"
     run([folder], whole)
-    killed, environment = 0, {**os.environ, "JAX_PLATFORMS": "cpu"}
+    killed = 0
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     for attempt in range(12):
         process = subprocess.Popen([sys.executable, program, broken], stdout=subprocess.PIPE, env=environment)
         assert process.stdout.readline() == b"begun\n"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ringvision.data.shards import ShardsInfo, ShardWriter
-from ringvision.data.text import train_text_tokenizer
+from ringvision.data.text.sentencepiece_tokenizer import train_text_tokenizer
 from ringvision.data.world import make_scene, questions
 
 
@@ -14,7 +14,9 @@ from ringvision.data.world import make_scene, questions
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text model and shards of the world's first scenes, their codes random."""
     folder = tmp_path_factory.mktemp("data")
-    sentences = [f"USER: {q.text} ASSISTANT: {q.answer}" for seed in range(60) for q in questions(make_scene(seed))]
+    sentences = [
+        f"USER: {q.text} ASSISTANT: {q.answer}" for seed in range(60) for q in questions(make_scene(seed))
+    ]
     train_text_tokenizer(sentences, folder / "text.model", 560)
     random = np.random.default_rng(0)
     with ShardWriter(folder / "codes", ShardsInfo("none", "0", (2, 2), 32, 1.0)) as writer:

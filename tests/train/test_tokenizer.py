@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ringvision.checkpoint import flatten
 from ringvision.config import TokenizerTrainConfig
 from ringvision.errors import UserError
 from ringvision.models.vqgan import VQGANConfig, nearest
 from ringvision.train.record import read_metrics
 from ringvision.train.tokenizer import batch_of, open_frames, over_under, train_tokenizer
 from ringvision.train.tokenizer_step import TokenizerTraining, edge_weights, update_codebook
+from ringvision.tree import flatten
 from ringvision.video_tokenizer import load_video_tokenizer
 
 
@@ -24,7 +24,9 @@ def frames_file(tmp_path_factory) -> Path:
     """Bright squares on dark ground: 128 frames of 16x16."""
     random = np.random.default_rng(0)
     frames = np.full((128, 16, 16, 3), 40, np.uint8)
-    for frame, (row, column, channel) in zip(frames, random.integers((10, 10, 3), size=(128, 3)), strict=True):
+    for frame, (row, column, channel) in zip(
+        frames, random.integers((10, 10, 3), size=(128, 3)), strict=True
+    ):
         frame[row : row + 6, column : column + 6, channel] = 230
     path = tmp_path_factory.mktemp("frames") / "frames.npy"
     np.save(path, frames)
@@ -33,7 +35,16 @@ def frames_file(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def config(frames_file, tmp_path) -> TokenizerTrainConfig:
-    vqgan = VQGANConfig(16, channels=8, channel_mults=(1, 1), z_channels=8, embed_dim=4, codebook_size=32, patch_size=4, norm_groups=4)
+    vqgan = VQGANConfig(
+        16,
+        channels=8,
+        channel_mults=(1, 1),
+        z_channels=8,
+        embed_dim=4,
+        codebook_size=32,
+        patch_size=4,
+        norm_groups=4,
+    )
     return TokenizerTrainConfig(
         name="squares", out=str(tmp_path / "run"), vqgan=vqgan, data=str(frames_file), steps=4, batch=8, lr=3e-3, warmup_steps=1,
         adversarial_start=None, codebook_weight=0.25, edge_weight=1.0, checkpoint_every=100, log_every=1, eval_every=0,
@@ -64,12 +75,15 @@ def test_two_and_two_is_four(config, tmp_path) -> None:
 def test_learns_and_leaves_a_tokenizer(config, frames_file) -> None:
     config = dataclasses.replace(config, steps=200, log_every=20, eval_every=100)
     state = train_tokenizer(config, quiet=True)
-    out, records = Path(config.out), read_metrics(config.out)
+    out = Path(config.out)
+    records = read_metrics(config.out)
     losses = [record["loss"] for record in records if "loss" in record]
     evaluations = [record for record in records if "psnr" in record]
     assert losses[-1] < 0.6 * losses[0]
     assert [record["step"] for record in evaluations] == [100, 200]
-    assert evaluations[-1]["psnr"] > 15 and evaluations[-1]["used"] > 0.25 and evaluations[-1]["perplexity"] > 4
+    assert (
+        evaluations[-1]["psnr"] > 15 and evaluations[-1]["used"] > 0.25 and evaluations[-1]["perplexity"] > 4
+    )
     picture = np.asarray(Image.open(out / "pictures" / "step-000200.png"))
     held_out = np.load(frames_file)[112:]
     np.testing.assert_array_equal(picture[0 : 16 * 3 : 3, 0 : 16 * 3 : 3], held_out[0])
@@ -90,18 +104,29 @@ def test_a_batch_depends_on_seed_and_step_alone(config) -> None:
 
 
 def test_codebook_follows_its_latents_and_revives_the_dead() -> None:
-    """Latents around eight places, all rows at one of them: soon the rows are spread over the places, and all are used."""
+    """Latents around eight places, all rows at one of them: soon the rows are spread over the places, and all
+    are used.
+    """
     random = np.random.default_rng(0)
     places = random.normal(size=(8, 3)).astype(np.float32) * 10
-    codebook, counts, sums = jnp.tile(places[0], (16, 1)), jnp.ones(16), jnp.tile(places[0], (16, 1))
+    codebook = jnp.tile(places[0], (16, 1))
+    counts = jnp.ones(16)
+    sums = jnp.tile(places[0], (16, 1))
     update = jax.jit(update_codebook)
-    dead, used, errors = [], np.zeros(16), []
+    dead = []
+    used = np.zeros(16)
+    errors = []
     for step in range(400):
-        z = jnp.asarray(places[random.integers(8, size=(4, 4, 4))] + random.normal(size=(4, 4, 4, 3)).astype(np.float32) * 0.1)
+        z = jnp.asarray(
+            places[random.integers(8, size=(4, 4, 4))]
+            + random.normal(size=(4, 4, 4, 3)).astype(np.float32) * 0.1
+        )
         codes = nearest(z, codebook)
         errors.append(float(jnp.mean((z - codebook[codes]) ** 2)))
         used = 0.98 * used + 0.02 * np.bincount(np.asarray(codes).ravel(), minlength=16)
-        codebook, counts, sums, started_again = update(counts, sums, z, codebook[codes], codes, jax.random.key(step))
+        codebook, counts, sums, started_again = update(
+            counts, sums, z, codebook[codes], codes, jax.random.key(step)
+        )
         dead.append(int(started_again))
     assert max(dead) > 0
     assert (used > 0.1).all(), "a row that nobody uses"
@@ -122,7 +147,8 @@ def test_adversarial_loss_is_compiled_in_only_when_asked(config) -> None:
     state, scalars = training.compile(adversarial=True)(state, frames)
     assert {"judge", "fooled"} <= set(scalars) and np.isfinite(list(map(float, scalars.values()))).all()
     assert any(
-        (np.asarray(a) != np.asarray(b)).any() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.judge_params), strict=True)
+        (np.asarray(a) != np.asarray(b)).any()
+        for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.judge_params), strict=True)
     )
 
 
@@ -137,8 +163,11 @@ def test_edges_weigh_more() -> None:
 
 
 def test_originals_over_reconstructions() -> None:
-    above, below = np.arange(3, dtype=np.uint8), np.arange(10, 13, dtype=np.uint8)
-    picture = over_under(*(np.broadcast_to(x[:, None, None, None], (3, 2, 2, 3)) for x in (above, below)), columns=2, scale=1)
+    above = np.arange(3, dtype=np.uint8)
+    below = np.arange(10, 13, dtype=np.uint8)
+    picture = over_under(
+        *(np.broadcast_to(x[:, None, None, None], (3, 2, 2, 3)) for x in (above, below)), columns=2, scale=1
+    )
     assert picture[::2, ::2, 0].tolist() == [[0, 1], [10, 11], [2, 0], [12, 0]]
 
 

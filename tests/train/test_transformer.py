@@ -1,4 +1,6 @@
-"""The transformer's training: packing changes nothing, stopping changes nothing, the mesh changes nothing; and what is wrong is said."""
+"""The transformer's training: packing changes nothing, stopping changes nothing, the mesh changes nothing;
+and what is wrong is said.
+"""
 
 import dataclasses
 import json
@@ -13,17 +15,18 @@ import pytest
 from flax import nnx
 from tiny_run import MODEL, config, one_device, same
 
-from ringvision.checkpoint import flatten, load_model, read_config
 from ringvision.data.packing import pack
 from ringvision.data.shards import ShardsInfo, ShardWriter
 from ringvision.data.stream import Example
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh, parse_mesh
+from ringvision.model_folder import load_model, read_config
 from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.train.part import Part
 from ringvision.train.record import read_metrics
 from ringvision.train.state import decays, optimizer, schedule, shardings
 from ringvision.train.transformer import first_state, loss_fn, open_data, placer, train, train_step
+from ringvision.tree import flatten
 
 
 def test_packed_and_unpacked_agree() -> None:
@@ -34,14 +37,20 @@ def test_packed_and_unpacked_agree() -> None:
         mask[-1] = 1
         examples.append(Example(random.integers(0, 640, size).astype(np.int32), mask, weight))
     graphdef, params = nnx.split(Transformer(MODEL, rngs=nnx.Rngs(0)))
-    params = jax.tree.map(lambda x: 5 * x, params)  # attention far from even, so that a leak between examples would show
-    grad_fn = jax.jit(jax.value_and_grad(partial(loss_fn, graphdef=graphdef, mesh=one_device(), chunk=32), has_aux=True))
+    params = jax.tree.map(
+        lambda x: 5 * x, params
+    )  # attention far from even, so that a leak between examples would show
+    grad_fn = jax.jit(
+        jax.value_and_grad(partial(loss_fn, graphdef=graphdef, mesh=one_device(), chunk=32), has_aux=True)
+    )
     (loss, _), gradient = grad_fn(params, pack(examples, 64, 2))
     (alone, _), gradient_alone = grad_fn(params, pack(examples, 40, 5))
     assert float(loss) == pytest.approx(float(alone), rel=1e-5)
     norm = math.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(gradient)))
     for name, leaf in flatten(gradient).items():
-        np.testing.assert_allclose(leaf, flatten(gradient_alone)[name], rtol=0, atol=1e-5 * norm, err_msg=name)
+        np.testing.assert_allclose(
+            leaf, flatten(gradient_alone)[name], rtol=0, atol=1e-5 * norm, err_msg=name
+        )
     # and by hand: every example's own mean, weighed
     total = 0.0
     for example in examples:
@@ -59,7 +68,9 @@ def test_two_steps_and_two_more_are_four_bit_for_bit(data: Path, tmp_path: Path)
     resumed = train(setup, quiet=True, mesh=mesh)
     assert same(straight, resumed)
     assert not same(straight.params, halted.params)
-    values = [[record["loss"] for record in read_metrics(tmp_path / name)] for name in ("straight", "resumed")]
+    values = [
+        [record["loss"] for record in read_metrics(tmp_path / name)] for name in ("straight", "resumed")
+    ]
     assert values[0] == values[1]
     assert len(values[0]) == 4
 
@@ -67,7 +78,8 @@ def test_two_steps_and_two_more_are_four_bit_for_bit(data: Path, tmp_path: Path)
 def test_the_model_folder_holds_what_was_trained(data: Path, tmp_path: Path) -> None:
     setup = config(data, tmp_path, ema=0.5, eval_data=str(data / "codes"), eval_every=4, eval_examples=20)
     state = train(setup, quiet=True, mesh=one_device())
-    settings, arrays = read_config(tmp_path / "model", "assistant"), load_model(tmp_path / "model")
+    settings = read_config(tmp_path / "model", "assistant")
+    arrays = load_model(tmp_path / "model")
     assert set(arrays) == set(flatten(state.average))
     assert all(np.array_equal(arrays[name], leaf) for name, leaf in flatten(state.average).items())
     assert TransformerConfig.from_dict(settings["transformer"]) == MODEL
@@ -82,18 +94,26 @@ def test_the_model_folder_holds_what_was_trained(data: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("mesh", "rule"),
-    [("data=2,context=4", "adamw"), ("fsdp=2,tensor=2,context=2", "muon"), ("data=2,context=2,ulysses=2", "adamw")],
+    [
+        ("data=2,context=4", "adamw"),
+        ("fsdp=2,tensor=2,context=2", "muon"),
+        ("data=2,context=2,ulysses=2", "adamw"),
+    ],
 )
 def test_the_mesh_changes_nothing(data: Path, tmp_path: Path, mesh: str, rule: str) -> None:
     model = dataclasses.replace(MODEL, num_kv_heads=2)
     losses: list[list[list[float]]] = []
     for devices in (one_device(), make_mesh(**parse_mesh(mesh))):
         setup = config(data, tmp_path, model=model, mesh=mesh, optimizer=rule)
-        weaver, loader = open_data(setup)
+        processor, loader = open_data(setup)
         tx = optimizer(setup)
-        state = first_state(setup, tx, devices, weaver)
+        state = first_state(setup, tx, devices, processor)
         put = placer(setup, devices)
-        step = jax.jit(partial(train_step, part=Part.of(setup, weaver.vocabulary), tx=tx, mesh=devices, chunk=64, ema=0.0))
+        step = jax.jit(
+            partial(
+                train_step, part=Part.of(setup, processor.vocabulary), tx=tx, mesh=devices, chunk=64, ema=0.0
+            )
+        )
         losses.append([])
         for number in range(2):
             state, metrics = step(state, put(loader.batch(number)))
@@ -105,17 +125,23 @@ def test_a_run_can_begin_with_another_ones_model(data: Path, tmp_path: Path) -> 
     mesh = one_device()
     first = train(config(data, tmp_path / "first"), stop_at=1, quiet=True, mesh=mesh)
     setup = config(data, tmp_path / "second", init_from=str(tmp_path / "first/model"))
-    weaver, _ = open_data(setup)
-    assert same(first_state(setup, optimizer(setup), mesh, weaver).params, first.params)
+    processor, _ = open_data(setup)
+    assert same(first_state(setup, optimizer(setup), mesh, processor).params, first.params)
     other = dataclasses.replace(setup, model=dataclasses.replace(MODEL, vocab_size=648))
     with pytest.raises(UserError, match="another vocabulary"):
         train(other, quiet=True, mesh=mesh)
     with pytest.raises(UserError, match="has shape"):
-        train(dataclasses.replace(setup, model=dataclasses.replace(MODEL, hidden_dim=64)), quiet=True, mesh=mesh)
+        train(
+            dataclasses.replace(setup, model=dataclasses.replace(MODEL, hidden_dim=64)), quiet=True, mesh=mesh
+        )
 
 
 def test_the_loss_falls(data: Path, tmp_path: Path) -> None:
-    train(config(data, tmp_path, steps=24, lr=2e-2, checkpoint_every=100, log_every=4), quiet=True, mesh=one_device())
+    train(
+        config(data, tmp_path, steps=24, lr=2e-2, checkpoint_every=100, log_every=4),
+        quiet=True,
+        mesh=one_device(),
+    )
     losses = [record["loss"] for record in read_metrics(tmp_path)]
     assert losses[-1] < losses[0] - 2
 
@@ -123,19 +149,39 @@ def test_the_loss_falls(data: Path, tmp_path: Path) -> None:
 def test_what_decays_and_how_the_rate_goes(data: Path, tmp_path: Path) -> None:
     _, params = nnx.split(nnx.eval_shape(lambda: Transformer(MODEL, rngs=nnx.Rngs(0))))
     kept = {name for name, decay in flatten(decays(params)).items() if not decay}
-    assert kept == {"embed.table", "norm.scale", "layers.attention_norm.scale", "layers.feed_forward_norm.scale"}
+    assert kept == {
+        "embed.table",
+        "norm.scale",
+        "layers.attention_norm.scale",
+        "layers.feed_forward_norm.scale",
+    }
     rate = schedule(config(data, tmp_path, steps=100, warmup_steps=10, lr=1.0, min_lr=0.1))
-    assert [round(float(rate(step)), 3) for step in (0, 5, 10, 55, 100, 200)] == [0.0, 0.5, 1.0, 0.55, 0.1, 0.1]
+    assert [round(float(rate(step)), 3) for step in (0, 5, 10, 55, 100, 200)] == [
+        0.0,
+        0.5,
+        1.0,
+        0.55,
+        0.1,
+        0.1,
+    ]
 
 
 def test_muon_moves_the_matrices_of_the_layers_evenly_in_every_direction(data: Path, tmp_path: Path) -> None:
     _, params = nnx.split(Transformer(MODEL, rngs=nnx.Rngs(0)))
-    random = np.random.default_rng(0)  # what is stretched by 0 stays so: a square of random numbers comes near it, hence 0.3
-    gradients = jax.tree.map(lambda leaf: jnp.asarray(random.standard_normal(leaf.shape) * 1e-3, leaf.dtype), params)
-    tx = optimizer(config(data, tmp_path, optimizer="muon", lr=1e-2, muon_lr=0.5, weight_decay=0.0, warmup_steps=0))
+    random = np.random.default_rng(
+        0
+    )  # what is stretched by 0 stays so: a square of random numbers comes near it, hence 0.3
+    gradients = jax.tree.map(
+        lambda leaf: jnp.asarray(random.standard_normal(leaf.shape) * 1e-3, leaf.dtype), params
+    )
+    tx = optimizer(
+        config(data, tmp_path, optimizer="muon", lr=1e-2, muon_lr=0.5, weight_decay=0.0, warmup_steps=0)
+    )
     changes = flatten(tx.update(gradients, tx.init(params), params)[0])
     for name in changes:
-        if name.endswith((".table", ".scale", "unembed.kernel")):  # Adam's first step: lr, or a little more, whatever the gradient
+        if name.endswith(
+            (".table", ".scale", "unembed.kernel")
+        ):  # Adam's first step: lr, or a little more, whatever the gradient
             np.testing.assert_allclose(np.abs(changes[name]), 1e-2, rtol=0.6)
     inputs = {"query": 32, "key": 32, "value": 32, "output": 32, "gate": 32, "up": 32, "down": 48}
     for part, size in inputs.items():
@@ -147,13 +193,15 @@ def test_muon_moves_the_matrices_of_the_layers_evenly_in_every_direction(data: P
 
 def test_every_large_parameter_and_its_moments_are_spread(data: Path, tmp_path: Path) -> None:
     setup = config(data, tmp_path, mesh="fsdp=4,context=2")
-    weaver, _ = open_data(setup)
+    processor, _ = open_data(setup)
     mesh = make_mesh(fsdp=4, context=2)
-    state = first_state(setup, optimizer(setup), mesh, weaver)
+    state = first_state(setup, optimizer(setup), mesh, processor)
     for name, leaf in flatten(state).items():
         if leaf.ndim > 1 and not name.endswith("scale"):
             assert leaf.addressable_shards[0].data.size * 4 == leaf.size, name
-    assert jax.tree.all(jax.tree.map(lambda leaf, place: leaf.sharding == place, state, shardings(state, mesh)))
+    assert jax.tree.all(
+        jax.tree.map(lambda leaf, place: leaf.sharding == place, state, shardings(state, mesh))
+    )
 
 
 def test_errors_say_what_to_do(data: Path, tmp_path: Path) -> None:
@@ -162,10 +210,18 @@ def test_errors_say_what_to_do(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give rows and length that these divide"):
         train(config(data, tmp_path, rows=3, mesh="data=2,context=4"), quiet=True)
     with pytest.raises(UserError, match=r"is (nan|inf) at step \d+; go back"):
-        train(config(data, tmp_path, lr=1e30, min_lr=0.0, steps=6, checkpoint_every=1), quiet=True, mesh=one_device())
-    assert not (tmp_path / "model").exists() or np.isfinite(load_model(tmp_path / "model")["norm.scale"]).all()
+        train(
+            config(data, tmp_path, lr=1e30, min_lr=0.0, steps=6, checkpoint_every=1),
+            quiet=True,
+            mesh=one_device(),
+        )
+    assert (
+        not (tmp_path / "model").exists() or np.isfinite(load_model(tmp_path / "model")["norm.scale"]).all()
+    )
     other = tmp_path / "other"
     with ShardWriter(other, ShardsInfo("other", "1", (2, 2), 32, 1.0)) as writer:
         writer.add(np.zeros((4, 2, 2), int), range(4), 0)
     with pytest.raises(UserError, match="tokenize both with one tokenizer"):
-        train(config(data, tmp_path / "run", eval_data=str(other), eval_every=1), quiet=True, mesh=one_device())
+        train(
+            config(data, tmp_path / "run", eval_data=str(other), eval_every=1), quiet=True, mesh=one_device()
+        )

@@ -27,4 +27,7 @@ def one_device() -> jax.sharding.Mesh:
 
 
 def same(one: Any, other: Any) -> bool:
-    return all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+    return all(
+        np.array_equal(np.asarray(a), np.asarray(b))
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    )

@@ -19,18 +19,22 @@ def imported(source: Path, dest: Path, **options: Any) -> Model:
     return load_model(dest, make_mesh(context=1, devices=jax.devices()[:1]))
 
 
-def logits(model: Model, tokens: np.ndarray, positions: np.ndarray | None = None, segments: np.ndarray | None = None) -> np.ndarray:
+def logits(
+    model: Model, tokens: np.ndarray, positions: np.ndarray | None = None, segments: np.ndarray | None = None
+) -> np.ndarray:
     return np.asarray(model.logits(tokens, positions, segments))
 
 
-def greedy(model: Model, prompt: np.ndarray, mask: np.ndarray, count: int, columns: slice, guidance: float = 0.0) -> np.ndarray:
+def greedy(
+    model: Model, prompt: np.ndarray, mask: np.ndarray, count: int, columns: slice, guidance: float = 0.0
+) -> np.ndarray:
     """prompt [B, L], mask [B, L] (0: padding) -> the tokens [B, count] of the largest logit among `columns`.
 
-    guidance: the second half of the rows is unconditional, logits are theirs plus so many times the difference, and both halves are
-    given the same tokens.
-    """
+    guidance: the second half of the rows is unconditional, logits are theirs plus so many times the
+    difference, and both halves are given the same tokens."""
     length = prompt.shape[1]
-    tokens, segments = np.pad(prompt, ((0, 0), (0, count))), np.pad(mask, ((0, 0), (0, count)))
+    tokens = np.pad(prompt, ((0, 0), (0, count)))
+    segments = np.pad(mask, ((0, 0), (0, count)))
     positions = np.clip(np.cumsum(np.pad(mask, ((0, 0), (0, count)), constant_values=1), axis=1) - 1, 0, None)
     for place in range(length, length + count):
         found = logits(model, tokens, positions, segments)[:, place - 1, columns]

@@ -8,8 +8,12 @@ import numpy as np
 from gguf import GGUFWriter
 
 
-def write_gguf(path: Path, arrays: dict[str, tuple[np.ndarray, Any]], keys: Sequence[tuple[str, str, Any]] = ()) -> None:
-    """arrays: name -> (what is stored, its type where it is quantised); keys: (the writer's method, key, value)."""
+def write_gguf(
+    path: Path, arrays: dict[str, tuple[np.ndarray, Any]], keys: Sequence[tuple[str, str, Any]] = ()
+) -> None:
+    """arrays: name -> (what is stored, its type where it is quantised); keys: (the writer's method, key,
+    value).
+    """
     writer = GGUFWriter(path, "llama")
     writer.add_custom_alignment(64)
     for add, name, value in keys:

@@ -1,7 +1,8 @@
-"""Chameleon, imported from what Hugging Face saved, computes what that recorded: codes, logits, greedy text; on one device and four.
+"""Chameleon, imported from what Hugging Face saved, computes what that recorded: codes, logits, greedy text;
+on one device and four.
 
-Fixture: a tiny random model, its codes' ids in no order. `code_margin` is how much nearer the nearest row of the codebook is than the next.
-"""
+Fixture: a tiny random model, its codes' ids in no order. `code_margin` is how much nearer the nearest row of
+the codebook is than the next."""
 
 import json
 import shutil
@@ -62,9 +63,12 @@ def test_latents(tokenizer, recorded) -> None:
 
 def test_codes_become_the_ids_that_the_library_gives_them(folder, recorded) -> None:
     words = load_model(folder, make_mesh(context=1, devices=jax.devices()[:1])).vocabulary
-    np.testing.assert_array_equal(IDS.theirs[words.codes_to_tokens(recorded["codes"])], recorded["image_token_ids"])
+    np.testing.assert_array_equal(
+        IDS.theirs[words.codes_to_tokens(recorded["codes"])], recorded["image_token_ids"]
+    )
     np.testing.assert_array_equal(np.sort(IDS.codes), np.sort(recorded["logits_masked_columns"]))
-    start, end = CONFIG["vocabulary_map"]["<boi>"], CONFIG["vocabulary_map"]["<eoi>"]
+    start = CONFIG["vocabulary_map"]["<boi>"]
+    end = CONFIG["vocabulary_map"]["<eoi>"]
     assert IDS.theirs[[*words.vision_start, *words.vision_end]].tolist() == [start, end]
 
 
@@ -80,7 +84,9 @@ def test_codes_cannot_be_decoded(tokenizer, recorded) -> None:
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_logits_and_greedy_text(folder, recorded, devices) -> None:
-    """What is not text is masked there in every forward; here it stands behind the text, and generating stops short of it."""
+    """What is not text is masked there in every forward; here it stands behind the text, and generating stops
+    short of it.
+    """
     model = load_model(folder, make_mesh(context=devices, devices=jax.devices()[:devices]))
     logits = np.asarray(model.logits(IDS.ours[recorded["merged_input_ids"]]))
     expected = recorded["logits_unmasked"][..., IDS.theirs]
@@ -117,7 +123,9 @@ def test_norms_behind_attention_and_feed_forward(tmp_path, recorded, devices) ->
     for whole in expected["greedy_sequences"]:
         session = generator.begin(generator.room_for(20, generate=12))
         generator.read(session, IDS.ours[whole[:20]])
-        np.testing.assert_array_equal(IDS.theirs[list(generator.generate(session, Sampler(), 12))], whole[20:])
+        np.testing.assert_array_equal(
+            IDS.theirs[list(generator.generate(session, Sampler(), 12))], whole[20:]
+        )
     export_weights(tmp_path / "model", tmp_path / "theirs", "hf")
     assert json.loads((tmp_path / "theirs" / "config.json").read_text())["swin_norm"]
 
@@ -125,15 +133,22 @@ def test_norms_behind_attention_and_feed_forward(tmp_path, recorded, devices) ->
 def test_exported_it_is_what_was_imported(folder, tmp_path) -> None:
     """Bit for bit, in the library's ids and under its names; and imported again it is the same folder."""
     export_weights(folder, tmp_path / "theirs", "hf")
-    exported, original = load_file(tmp_path / "theirs" / "model.safetensors"), load_file(FIXTURE / "model.safetensors")
+    exported = load_file(tmp_path / "theirs" / "model.safetensors")
+    original = load_file(FIXTURE / "model.safetensors")
     assert exported.keys() == original.keys()
     for name, array in original.items():
         np.testing.assert_array_equal(exported[name], array, strict=True)
     old = {"rope_theta": 1e4, "rope_scaling": None}  # for transformers 4
-    assert json.loads((tmp_path / "theirs" / "config.json").read_text()) == {**CONFIG, "torch_dtype": "float32", **old}
+    assert json.loads((tmp_path / "theirs" / "config.json").read_text()) == {
+        **CONFIG,
+        "torch_dtype": "float32",
+        **old,
+    }
     import_weights(tmp_path / "theirs", tmp_path / "again")
     for part in (".", "tokenizer"):
-        assert (tmp_path / "again" / part / "model.safetensors").read_bytes() == (folder / part / "model.safetensors").read_bytes()
+        assert (tmp_path / "again" / part / "model.safetensors").read_bytes() == (
+            folder / part / "model.safetensors"
+        ).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -145,7 +160,10 @@ def test_exported_it_is_what_was_imported(folder, tmp_path) -> None:
         ({"vq_config": {**CONFIG["vq_config"], "num_embeddings": 65}}, "quantize.embedding.weight"),
         ({"vq_config": None}, "without vq_config"),
         ({"vocabulary_map": {}}, "0 pieces for codes"),
-        ({"vocabulary_map": {**CONFIG["vocabulary_map"], "IMGIMGBZ": 67, "IMGIMGAZ": 67}}, "64 codes with 63 ids"),
+        (
+            {"vocabulary_map": {**CONFIG["vocabulary_map"], "IMGIMGBZ": 67, "IMGIMGAZ": 67}},
+            "64 codes with 63 ids",
+        ),
         ({"vocab_size": 2**31 - 1}, "vocab_size is 2147483647, and model.embed_tokens.weight has the shape"),
         ({"bos_token_id": 5000}, "0 to 223"),
     ],
@@ -163,7 +181,11 @@ def test_a_config_that_does_not_fit_is_refused(tmp_path, change, says) -> None:
 def test_values_that_a_config_leaves_out_are_the_librarys() -> None:
     """Those of its classes, which are the published 7B model's."""
     published = chameleon.tokenizer_config({"vq_config": {}})
-    assert (published.resolution, published.channel_mults, published.codebook_size) == (512, (1, 1, 2, 2, 4), 8192)
+    assert (published.resolution, published.channel_mults, published.codebook_size) == (
+        512,
+        (1, 1, 2, 2, 4),
+        8192,
+    )
     assert published.grid == (32, 32) and published.encoder_only and published.mid_attention
     assert not chameleon.tokenizer_config({"vq_config": {"attn_type": None}}).mid_attention
     wide = chameleon.tokenizer_config({"vq_config": {"channel_multiplier": [2, 1]}})

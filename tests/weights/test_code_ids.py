@@ -36,7 +36,9 @@ def test_rows_of_a_table_go_and_come_back(columns) -> None:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    """Whose pieces have their ids: codes among them, and one special piece outside the model's own vocabulary."""
+    """Whose pieces have their ids: codes among them, and one special piece outside the model's own
+    vocabulary.
+    """
     names = {"<s>": 0, "<end>": 1, "code1": 2, "a": 3, "b": 4, "code0": 5, "ab": 6, "code2": 7}
     tokenizer = Tokenizer(models.BPE(vocab=names, merges=[("a", "b")]))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -56,13 +58,19 @@ def test_a_tokenizer_is_renumbered(tokenizer) -> None:
 
 
 def test_older_post_processors_are_renumbered_too(tokenizer) -> None:
-    values = {**json.loads(tokenizer.to_str()), "post_processor": {"type": "BertProcessing", "sep": ["<eos>", 8], "cls": ["<s>", 0]}}
+    values = {
+        **json.loads(tokenizer.to_str()),
+        "post_processor": {"type": "BertProcessing", "sep": ["<eos>", 8], "cls": ["<s>", 0]},
+    }
     changed = IDS.renumber(values)
     assert changed["post_processor"] == {"type": "BertProcessing", "sep": ["<eos>", 5], "cls": ["<s>", 0]}
     assert values["post_processor"]["sep"] == ["<eos>", 8]
 
 
-@pytest.mark.parametrize("change", [{"model": {}}, {"model": {"vocab": [["a", 0.5]]}}, {"model": {"vocab": {"a": 99}}}, {"model": None}])
+@pytest.mark.parametrize(
+    "change",
+    [{"model": {}}, {"model": {"vocab": [["a", 0.5]]}}, {"model": {"vocab": {"a": 99}}}, {"model": None}],
+)
 def test_a_tokenizer_that_does_not_fit_is_refused(tokenizer, change) -> None:
     with pytest.raises(UserError, match=r"tokenizer\.json that does not fit a model of 9 ids"):
         IDS.renumber({**json.loads(tokenizer.to_str()), **change})

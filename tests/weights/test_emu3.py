@@ -1,8 +1,8 @@
-"""Emu3, imported from what Hugging Face saved, computes what Hugging Face recorded: codes of images and videos, what is decoded from them,
-logits, greedy text; on one device and four.
+"""Emu3, imported from what Hugging Face saved, computes what Hugging Face recorded: codes of images and
+videos, what is decoded from them, logits, greedy text; on one device and four.
 
-Fixture: a tiny random model, its codes' ids in no order. `code_margin` is how much nearer the nearest row of the codebook is than the next.
-"""
+Fixture: a tiny random model, its codes' ids in no order. `code_margin` is how much nearer the nearest row of
+the codebook is than the next."""
 
 import json
 import shutil
@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ringvision.data.stream import Weaver
+from ringvision.data.stream import PromptProcessor
 from ringvision.errors import UserError
 from ringvision.infer.generate import Generator
-from ringvision.infer.imagine import Wordless
+from ringvision.infer.image_generation import Wordless
 from ringvision.infer.model import load_model
 from ringvision.infer.sampler import Sampler
 from ringvision.mesh import make_mesh
@@ -36,7 +36,10 @@ def recorded() -> dict[str, np.ndarray]:
     """Channels last, as here."""
     with np.load(FIXTURE / "io.npz") as file:
         arrays = dict(file)
-    return {name: np.moveaxis(array, -3, -1) if array.ndim > 3 and array.shape[-3] == 3 else array for name, array in arrays.items()}
+    return {
+        name: np.moveaxis(array, -3, -1) if array.ndim > 3 and array.shape[-3] == 3 else array
+        for name, array in arrays.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -54,40 +57,62 @@ def tokenizer(folder):
 
 def test_images(tokenizer, recorded) -> None:
     """They are not square, and of another size than the tokenizer's own: it takes any."""
-    codes, sure = tokenizer.encode(recorded["images"]), recorded["code_margin"] > 1e-3
+    codes = tokenizer.encode(recorded["images"])
+    sure = recorded["code_margin"] > 1e-3
     assert codes.shape == (2, 8, 12) and sure.mean() > 0.95
     np.testing.assert_array_equal(codes[sure], recorded["codes"][sure])
-    np.testing.assert_allclose(tokenizer.latents(recorded["images"]), recorded["latents_pre_quant"][:, 0], atol=1e-4)
+    np.testing.assert_allclose(
+        tokenizer.latents(recorded["images"]), recorded["latents_pre_quant"][:, 0], atol=1e-4
+    )
     decoded = tokenizer.decode(np.concatenate([recorded["codes"], recorded["random_codes"]]))
-    np.testing.assert_allclose(decoded, np.concatenate([recorded["decoded"], recorded["random_decoded"]]), atol=1e-3)
+    np.testing.assert_allclose(
+        decoded, np.concatenate([recorded["decoded"], recorded["random_decoded"]]), atol=1e-3
+    )
     assert np.abs(recorded["random_decoded"]).max() > 1  # it is not clipped
 
 
 def test_videos(tokenizer, recorded) -> None:
     """Whose frames pass through the network two at a time, and all at once along time."""
-    (video,), (expected,), sure = recorded["video"], recorded["video_codes"], recorded["video_code_margin"][0] > 1e-3
+    (video,), (expected,), sure = (
+        recorded["video"],
+        recorded["video_codes"],
+        recorded["video_code_margin"][0] > 1e-3,
+    )
     codes = tokenizer.encode_video(video)
     assert tokenizer.temporal_factor == 4 and codes.shape == (2, 8, 8) and sure.mean() > 0.95
     np.testing.assert_array_equal(codes[sure], expected[sure])
     np.testing.assert_allclose(tokenizer.decode_video(expected), recorded["video_decoded"][0], atol=1e-3)
     pixels = tokenizer.decode_video(expected, np.uint8)
-    np.testing.assert_allclose(pixels / 127.5 - 1, recorded["video_decoded"][0].clip(-1, 1), atol=1 / 255 + 1e-3)
+    np.testing.assert_allclose(
+        pixels / 127.5 - 1, recorded["video_decoded"][0].clip(-1, 1), atol=1 / 255 + 1e-3
+    )
 
 
 def test_a_tokenizer_that_codes_every_frame(tmp_path, recorded) -> None:
-    """What the library computes with temporal_downsample_factor 1, which is without the layers that halve and double time."""
+    """What the library computes with temporal_downsample_factor 1, which is without the layers that halve and
+    double time.
+    """
     with np.load(FIXTURE / "every_frame.npz") as file:
         expected = dict(file)
     (tmp_path / "source").mkdir()
-    weights = {name: array for name, array in load_file(FIXTURE / "model.safetensors").items() if "time_conv" not in name}
+    weights = {
+        name: array
+        for name, array in load_file(FIXTURE / "model.safetensors").items()
+        if "time_conv" not in name
+    }
     save_file(weights, tmp_path / "source" / "model.safetensors")
     config = {**CONFIG, "vq_config": {**CONFIG["vq_config"], "temporal_downsample_factor": 1}}
     (tmp_path / "source" / "config.json").write_text(json.dumps(config))
     import_weights(tmp_path / "source", tmp_path / "model")
     tokenizer = load_video_tokenizer(tmp_path / "model" / "tokenizer", batch=2)
-    np.testing.assert_allclose(tokenizer.latents(recorded["images"]), expected["latents_pre_quant"][:, 0], atol=1e-4)
-    np.testing.assert_allclose(tokenizer.decode(expected["codes"]), np.moveaxis(expected["decoded"], 1, -1), atol=1e-3)
-    codes, sure = tokenizer.encode_video(recorded["video"][0, :5]), expected["video_code_margin"][0] > 1e-3
+    np.testing.assert_allclose(
+        tokenizer.latents(recorded["images"]), expected["latents_pre_quant"][:, 0], atol=1e-4
+    )
+    np.testing.assert_allclose(
+        tokenizer.decode(expected["codes"]), np.moveaxis(expected["decoded"], 1, -1), atol=1e-3
+    )
+    codes = tokenizer.encode_video(recorded["video"][0, :5])
+    sure = expected["video_code_margin"][0] > 1e-3
     assert sure.mean() > 0.95
     np.testing.assert_array_equal(codes[sure], expected["video_codes"][0][sure])
     frames = tokenizer.decode_video(expected["video_codes"][0])
@@ -95,7 +120,9 @@ def test_a_tokenizer_that_codes_every_frame(tmp_path, recorded) -> None:
 
 
 def test_what_a_video_must_be(tokenizer, recorded) -> None:
-    with pytest.raises(UserError, match="a video of 7 frames; 4 make one grid of codes: leave out its last 3"):
+    with pytest.raises(
+        UserError, match="a video of 7 frames; 4 make one grid of codes: leave out its last 3"
+    ):
         tokenizer.encode_video(recorded["video"][0, :7])
     with pytest.raises(UserError, match="multiples of 2"):
         tokenizer.encode_video(recorded["video"][0, :, :15])
@@ -107,11 +134,16 @@ def test_codes_become_the_ids_that_the_library_gives_them(folder, recorded) -> N
     """Cropped to what was not padding, a piece at the end of each row."""
     words = load_model(folder, make_mesh(context=1, devices=jax.devices()[:1])).vocabulary
     stream = emu3.stream_format(CONFIG, IDS)
-    grids = [codes[: height // 2, : width // 2] for codes, (height, width) in zip(recorded["codes"], recorded["image_sizes"])]
-    tokens = np.concatenate([Weaver(Wordless(folder), words, stream).rows(codes) for codes in grids])
+    grids = [
+        codes[: height // 2, : width // 2]
+        for codes, (height, width) in zip(recorded["codes"], recorded["image_sizes"])
+    ]
+    tokens = np.concatenate([PromptProcessor(Wordless(folder), words, stream).rows(codes) for codes in grids])
     np.testing.assert_array_equal(IDS.theirs[tokens], recorded["image_token_ids_flat"])
     around = IDS.theirs[[*words.vision_start, *words.vision_end, words.eof, words.eov]].tolist()
-    assert around == [PIECES[name] for name in ("<|image start|>", "<|image end|>", "<|extra_201|>", "<|extra_201|>")]
+    assert around == [
+        PIECES[name] for name in ("<|image start|>", "<|image end|>", "<|extra_201|>", "<|extra_201|>")
+    ]
 
 
 @pytest.mark.parametrize("devices", [1, 4])
@@ -129,18 +161,25 @@ def test_logits_and_greedy_text(folder, recorded, devices) -> None:
 
 
 def test_exported_it_is_what_was_imported(folder, tmp_path) -> None:
-    """Bit for bit, in the library's ids and under its names, the counts of batches apart; and imported again it is the same folder."""
+    """Bit for bit, in the library's ids and under its names, the counts of batches apart; and imported again
+    it is the same folder.
+    """
     export_weights(folder, tmp_path / "theirs", "hf")
-    exported, original = load_file(tmp_path / "theirs" / "model.safetensors"), load_file(FIXTURE / "model.safetensors")
+    exported = load_file(tmp_path / "theirs" / "model.safetensors")
+    original = load_file(FIXTURE / "model.safetensors")
     assert exported.keys() == original.keys()
     for name, array in original.items():
-        np.testing.assert_array_equal(exported[name], 0 if name.endswith("num_batches_tracked") else array, strict=array.ndim > 0)
+        np.testing.assert_array_equal(
+            exported[name], 0 if name.endswith("num_batches_tracked") else array, strict=array.ndim > 0
+        )
     old = {"rope_theta": 1e6, "rope_scaling": None}  # for transformers 4
     expected = {**CONFIG, "torch_dtype": "float32", "text_config": {**CONFIG["text_config"], **old}}
     assert json.loads((tmp_path / "theirs" / "config.json").read_text()) == expected
     import_weights(tmp_path / "theirs", tmp_path / "again")
     for part in (".", "tokenizer"):
-        assert (tmp_path / "again" / part / "model.safetensors").read_bytes() == (folder / part / "model.safetensors").read_bytes()
+        assert (tmp_path / "again" / part / "model.safetensors").read_bytes() == (
+            folder / part / "model.safetensors"
+        ).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -171,5 +210,9 @@ def test_values_that_a_config_leaves_out_are_the_librarys() -> None:
     """Those of its classes, which are the published model's."""
     published = emu3.tokenizer_config({"vq_config": {}})
     assert (published.resolution, published.grid, published.temporal_factor) == (512, (64, 64), 4)
-    assert (published.frames.channels, published.frames.attention_resolutions, published.codebook_size) == (256, (64,), 32768)
+    assert (published.frames.channels, published.frames.attention_resolutions, published.codebook_size) == (
+        256,
+        (64,),
+        32768,
+    )
     assert emu3.tokenizer_config({"vq_config": {"attn_resolutions": None}}).frames.attention_resolutions == ()

@@ -1,4 +1,6 @@
-"""Video tokenizers exported: what comes back is the same bit for bit, and is what LWM and diffusers wrote themselves."""
+"""Video tokenizers exported: what comes back is the same bit for bit, and is what LWM and diffusers wrote
+themselves.
+"""
 
 import json
 import pickle
@@ -10,14 +12,16 @@ from continuation import FIXTURES
 from flax import nnx, traverse_util
 from safetensors.numpy import load_file
 
-from ringvision.checkpoint import flatten, save_model
 from ringvision.errors import UserError
+from ringvision.model_folder import save_model
 from ringvision.models.vqgan import VQGAN, VQGANConfig
+from ringvision.tree import flatten
 from ringvision.weights.exporting import export_weights
 from ringvision.weights.importing import import_weights
 
 LWM, PICKLES, FLAX, AMUSED, ATTENDING = (
-    FIXTURES / name for name in ("lwm_vqgan", "lwm_vqgan_pickles", "vqgan_jax", "amused_vq", "diffusers_attention")
+    FIXTURES / name
+    for name in ("lwm_vqgan", "lwm_vqgan_pickles", "vqgan_jax", "amused_vq", "diffusers_attention")
 )
 THERE_AND_BACK = [
     (LWM / "vqgan_numpy.pkl", "lwm"),
@@ -30,10 +34,16 @@ THERE_AND_BACK = [
 
 
 def described(folder) -> dict:
-    return {name: value for name, value in json.loads((folder / "config.json").read_text()).items() if name not in ("name", "source")}
+    return {
+        name: value
+        for name, value in json.loads((folder / "config.json").read_text()).items()
+        if name not in ("name", "source")
+    }
 
 
-@pytest.mark.parametrize(("source", "format"), THERE_AND_BACK, ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize(
+    ("source", "format"), THERE_AND_BACK, ids=lambda value: getattr(value, "name", value)
+)
 def test_exported_and_imported_again_it_is_the_same(tmp_path, source, format):
     import_weights(source, tmp_path / "ours")
     written = export_weights(tmp_path / "ours", tmp_path / "theirs", format)
@@ -50,7 +60,8 @@ def test_it_is_the_pickle_that_lwm_opens(tmp_path):
     import_weights(LWM / "vqgan_numpy.pkl", tmp_path / "ours")
     export_weights(tmp_path / "ours", tmp_path / "theirs", "lwm")
     there, here = (
-        traverse_util.flatten_dict(pickle.loads(file.read_bytes())) for file in (LWM / "vqgan_numpy.pkl", tmp_path / "theirs/vqgan.pkl")
+        traverse_util.flatten_dict(pickle.loads(file.read_bytes()))
+        for file in (LWM / "vqgan_numpy.pkl", tmp_path / "theirs/vqgan.pkl")
     )
     assert there.keys() == here.keys()
     for name, array in there.items():
@@ -64,13 +75,20 @@ def test_it_is_the_pickle_that_lwm_opens(tmp_path):
 def test_it_is_the_file_that_diffusers_wrote(tmp_path, source):
     import_weights(source, tmp_path / "ours")
     export_weights(tmp_path / "ours", tmp_path / "theirs", "hf")
-    there, here = (load_file(folder / "diffusion_pytorch_model.safetensors") for folder in (source, tmp_path / "theirs"))
+    there, here = (
+        load_file(folder / "diffusion_pytorch_model.safetensors") for folder in (source, tmp_path / "theirs")
+    )
     assert there.keys() == here.keys()
     for name, array in there.items():
         np.testing.assert_array_equal(here[name], array)
-    asked, given = (json.loads((folder / "config.json").read_text()) for folder in (source, tmp_path / "theirs"))
+    asked, given = (
+        json.loads((folder / "config.json").read_text()) for folder in (source, tmp_path / "theirs")
+    )
     missed = {name for name, value in asked.items() if given.get(name) != value}
-    assert missed <= {"_diffusers_version", "force_upcast", "scaling_factor", "vq_embed_dim", "norm_type"} and given["norm_type"] == "group"
+    assert (
+        missed <= {"_diffusers_version", "force_upcast", "scaling_factor", "vq_embed_dim", "norm_type"}
+        and given["norm_type"] == "group"
+    )
 
 
 def test_halves(tmp_path):
@@ -91,7 +109,14 @@ def test_halves(tmp_path):
     ],
 )
 def test_a_network_that_the_other_program_does_not_have(tmp_path, format, changes, word):
-    options = {"resolution": 16, "channels": 32, "channel_mults": (1, 2), "z_channels": 8, "embed_dim": 8, "codebook_size": 16} | changes
+    options = {
+        "resolution": 16,
+        "channels": 32,
+        "channel_mults": (1, 2),
+        "z_channels": 8,
+        "embed_dim": 8,
+        "codebook_size": 16,
+    } | changes
     config = VQGANConfig(**options)
     params = flatten(nnx.split(VQGAN(config, rngs=nnx.Rngs(0)))[1])
     ours = save_model(tmp_path / "ours", {"kind": "vqgan", "size": 16, "vqgan": config.to_dict()}, params)

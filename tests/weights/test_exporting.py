@@ -12,16 +12,19 @@ from flax import nnx, serialization
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from ringvision.checkpoint import flatten, save_model
 from ringvision.errors import UserError
+from ringvision.model_folder import save_model
 from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.ops.rope import RopeScaling
+from ringvision.tree import flatten
 from ringvision.vocabulary import Vocabulary
 from ringvision.weights.exporting import export_weights
 from ringvision.weights.importing import import_weights
 from ringvision.weights.streaming import record
 
-LLAMAS, KIN, LWM, LWM_TEXT = (FIXTURES / name for name in ("hf_llama", "hf_variants", "lwm_llama", "lwm_llama_text"))
+LLAMAS, KIN, LWM, LWM_TEXT = (
+    FIXTURES / name for name in ("hf_llama", "hf_variants", "lwm_llama", "lwm_llama_text")
+)
 TO_HF = [LLAMAS / name for name in ("untied", "tied", "llama3", "untied/bf16")]
 TO_HF += [KIN / name for name in ("mistral", "qwen2", "qwen2_yarn", "qwen3")] + [LWM / "streaming_params"]
 TO_LWM = [LWM / "streaming_params", LWM / "streaming_params_bf16", LWM_TEXT / "streaming_params"]
@@ -36,7 +39,11 @@ def same(one, other) -> None:
 
 
 def settings_of(folder) -> dict:
-    return {name: value for name, value in json.loads((folder / "config.json").read_text()).items() if name not in ("source", "name")}
+    return {
+        name: value
+        for name, value in json.loads((folder / "config.json").read_text()).items()
+        if name not in ("source", "name")
+    }
 
 
 @pytest.mark.parametrize(
@@ -59,9 +66,23 @@ def test_it_is_the_file_that_transformers_wrote(tmp_path, source):
     same(source, tmp_path / "theirs")
     with safe_open(tmp_path / "theirs" / "model.safetensors", "numpy") as file:
         assert file.metadata() == {"format": "pt"}  # some transformers 4 refuse what does not say so
-    there, here = (json.loads((folder / "config.json").read_text()) for folder in (source, tmp_path / "theirs"))
-    missed = {"initializer_range", "attention_dropout", "attention_bias", "mlp_bias", "pretraining_tp", "use_cache", "pad_token_id"}
-    wrong = {name: (value, here.get(name)) for name, value in there.items() if here.get(name) != value and name not in missed}
+    there, here = (
+        json.loads((folder / "config.json").read_text()) for folder in (source, tmp_path / "theirs")
+    )
+    missed = {
+        "initializer_range",
+        "attention_dropout",
+        "attention_bias",
+        "mlp_bias",
+        "pretraining_tp",
+        "use_cache",
+        "pad_token_id",
+    }
+    wrong = {
+        name: (value, here.get(name))
+        for name, value in there.items()
+        if here.get(name) != value and name not in missed
+    }
     assert wrong.keys() <= {"transformers_version", "layer_types", "rope_parameters", "max_window_layers"}
     for name, value in there["rope_parameters"].items():
         assert here["rope_parameters"][name] == value
@@ -78,24 +99,38 @@ def records(path) -> dict[str, np.ndarray]:
 def test_it_is_what_lwm_wrote(tmp_path, name):
     import_weights(FIXTURES / name / "streaming_params", tmp_path / "ours")
     export_weights(tmp_path / "ours", tmp_path / "theirs", "lwm")
-    there, here = records(FIXTURES / name / "streaming_params"), records(tmp_path / "theirs/streaming_params")
+    there = records(FIXTURES / name / "streaming_params")
+    here = records(tmp_path / "theirs/streaming_params")
     assert there.keys() == here.keys()
     for key, array in there.items():
         np.testing.assert_array_equal(np.asarray(here[key]), np.asarray(array))
     asked = json.loads((FIXTURES / name / "config.json").read_text())
     given = json.loads((tmp_path / "theirs/config.json").read_text())
-    own = {"num_key_value_heads", "head_dim", "eof_token", "eov_token", "rope_style", "pad_token_id", "seed", "dtype", "files"}
+    own = {
+        "num_key_value_heads",
+        "head_dim",
+        "eof_token",
+        "eov_token",
+        "rope_style",
+        "pad_token_id",
+        "seed",
+        "dtype",
+        "files",
+    }
     assert {key: value for key, value in asked.items() if given.get(key) != value}.keys() <= own
 
 
 def test_dtype(tmp_path):
     import_weights(LWM / "streaming_params", tmp_path / "ours")
     export_weights(tmp_path / "ours", tmp_path / "half", "lwm", dtype="bfloat16")
-    half, there = records(tmp_path / "half/streaming_params"), records(LWM / "streaming_params_bf16")
+    half = records(tmp_path / "half/streaming_params")
+    there = records(LWM / "streaming_params_bf16")
     assert all(np.array_equal(np.asarray(half[key]), np.asarray(there[key])) for key in there)
     export_weights(tmp_path / "ours", tmp_path / "torch", "hf", dtype="bfloat16")
     assert json.loads((tmp_path / "torch/config.json").read_text())["dtype"] == "bfloat16"
-    assert {array.dtype.name for array in load_file(tmp_path / "torch/model.safetensors").values()} == {"bfloat16"}
+    assert {array.dtype.name for array in load_file(tmp_path / "torch/model.safetensors").values()} == {
+        "bfloat16"
+    }
 
 
 @pytest.mark.parametrize("chunk", [1 << 30, 1000, 100])

@@ -1,4 +1,6 @@
-"""Recognising: whatever a config or the shapes of tensors say, the answer is a family, or an error for the user."""
+"""Recognising: whatever a config or the shapes of tensors say, the answer is a family, or an error for the
+user.
+"""
 
 import json
 from dataclasses import dataclass, field
@@ -34,7 +36,12 @@ JUNK = st.one_of(
     st.text(max_size=3),
     st.lists(st.integers(-2, 9), max_size=3),
 )
-QUICK = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+QUICK = settings(
+    max_examples=5,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
 
 
 @dataclass
@@ -90,14 +97,21 @@ def test_any_shapes(known, data):
         if shape is None:
             changed.pop(name, None)
         else:
-            changed[name] = Spec(tuple(shape), data.draw(st.sampled_from(["float32", "bfloat16", "int8", "bool"])))
+            changed[name] = Spec(
+                tuple(shape), data.draw(st.sampled_from(["float32", "bfloat16", "int8", "bool"]))
+            )
     if changed != specs:
         assert answer(changed, config) or len(changed) == len(specs)
         answer(changed, {})
 
 
 @pytest.mark.parametrize(
-    ("config", "begins"), [({}, "1 tensors"), ({"model_type": "gpt2"}, "a 'gpt2': 1 tensors"), ({"_class_name": "UNet"}, "a 'UNet'")]
+    ("config", "begins"),
+    [
+        ({}, "1 tensors"),
+        ({"model_type": "gpt2"}, "a 'gpt2': 1 tensors"),
+        ({"_class_name": "UNet"}, "a 'UNet'"),
+    ],
 )
 def test_what_no_family_knows_is_called_as_its_config_does(config, begins):
     with pytest.raises(UserError, match="of no family known here") as error:

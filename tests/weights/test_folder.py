@@ -1,4 +1,6 @@
-"""What is written tensor by tensor is what the safetensors library writes at once; and nothing half-written is ever left."""
+"""What is written tensor by tensor is what the safetensors library writes at once; and nothing half-written
+is ever left.
+"""
 
 import json
 import os
@@ -12,8 +14,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ringvision.errors import UserError
+from ringvision.model_folder import ModelReader, ModelWriter, weight_files
 from ringvision.weights import folder as folders
-from ringvision.weights.folder import ModelReader, ModelWriter, weight_files
 
 RANDOM = np.random.default_rng(0)
 ARRAYS = {
@@ -46,12 +48,17 @@ def read(place: Path) -> dict[str, np.ndarray]:
 
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
-    return announced(one) == announced(other) and all(one[name].tobytes() == other[name].tobytes() for name in one)
+    return announced(one) == announced(other) and all(
+        one[name].tobytes() == other[name].tobytes() for name in one
+    )
 
 
 def test_one_file_is_byte_for_byte_the_library_s(tmp_path: Path) -> None:
     write(tmp_path / "model")
-    save_file({name: np.ascontiguousarray(array).reshape(array.shape) for name, array in ARRAYS.items()}, tmp_path / "expected")
+    save_file(
+        {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in ARRAYS.items()},
+        tmp_path / "expected",
+    )
     assert (tmp_path / "model/model.safetensors").read_bytes() == (tmp_path / "expected").read_bytes()
     assert sorted(os.listdir(tmp_path / "model")) == ["config.json", "model.safetensors"]
     assert json.loads((tmp_path / "model/config.json").read_text()) == {"kind": "trial"}
@@ -78,7 +85,9 @@ def test_layers_in_any_order_make_the_whole(tmp_path: Path) -> None:
 
 
 def test_several_files_and_their_index(tmp_path: Path) -> None:
-    arrays = {f"layer.{i:02d}": RANDOM.standard_normal(100) for i in range(7)} | {"wide": RANDOM.standard_normal(500)}
+    arrays = {f"layer.{i:02d}": RANDOM.standard_normal(100) for i in range(7)} | {
+        "wide": RANDOM.standard_normal(500)
+    }
     write(tmp_path, arrays, max_file=1700)
     files = [f"model-{number:05d}-of-00005.safetensors" for number in range(1, 6)]
     assert sorted(os.listdir(tmp_path)) == sorted(["config.json", "model.safetensors.index.json", *files])
@@ -103,7 +112,9 @@ def test_older_weights_go_and_other_files_stay(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("what", ["error", "lacking", "kill of the config"])
-def test_what_fails_leaves_nothing_behind(tmp_path: Path, old: bool, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_leaves_nothing_behind(
+    tmp_path: Path, old: bool, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = tmp_path / "model"
     if old:
         write(place)
@@ -124,12 +135,17 @@ def test_what_fails_leaves_nothing_behind(tmp_path: Path, old: bool, what: str, 
 
     with pytest.raises({"error": KeyError, "lacking": ValueError, "kill of the config": TypeError}[what]):
         attempt()
-    assert ({path.name: path.read_bytes() for path in place.iterdir()} if old else place.exists()) == (before if old else False)
+    assert ({path.name: path.read_bytes() for path in place.iterdir()} if old else place.exists()) == (
+        before if old else False
+    )
 
 
 def test_what_was_not_announced_is_refused(tmp_path: Path) -> None:
     told = {"a": ((2, 3), np.float32), "b": ((2,), np.int32)}
-    with pytest.raises(ValueError, match="2 of 2 tensors were not written whole"), ModelWriter(tmp_path, {}, told) as writer:
+    with (
+        pytest.raises(ValueError, match="2 of 2 tensors were not written whole"),
+        ModelWriter(tmp_path, {}, told) as writer,
+    ):
         for name, array, at, said in (
             ("c", np.zeros(2), None, "was not announced"),
             ("a", np.zeros((2, 3)), None, "float64"),
@@ -176,7 +192,10 @@ def test_no_more_than_a_layer_is_in_memory(tmp_path: Path) -> None:
         ('{"weight_map": {"a": 3}}', "is damaged"),
         ('{"weight_map": {}}', "names no files"),
         ('{"weight_map": {"a": "../other/model.safetensors"}}', "expected files beside it"),
-        ('{"weight_map": {"a": "model-00001-of-00001.safetensors", "b": "gone.safetensors"}}', "holds no gone.safetensors"),
+        (
+            '{"weight_map": {"a": "model-00001-of-00001.safetensors", "b": "gone.safetensors"}}',
+            "holds no gone.safetensors",
+        ),
     ],
 )
 def test_a_damaged_index_is_one_clear_error(tmp_path: Path, index: str, said: str) -> None:

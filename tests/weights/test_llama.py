@@ -13,8 +13,11 @@ from ringvision.weights import llama
 from ringvision.weights.family import Settings
 from ringvision.weights.importing import import_weights
 
-LLAMAS, KIN = FIXTURES / "hf_llama", FIXTURES / "hf_variants"
-FOLDERS = [LLAMAS / name for name in ("untied", "tied", "llama3")] + [KIN / name for name in ("mistral", "qwen2", "qwen2_yarn", "qwen3")]
+LLAMAS = FIXTURES / "hf_llama"
+KIN = FIXTURES / "hf_variants"
+FOLDERS = [LLAMAS / name for name in ("untied", "tied", "llama3")] + [
+    KIN / name for name in ("mistral", "qwen2", "qwen2_yarn", "qwen3")
+]
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -53,14 +56,23 @@ def test_bfloat16(tmp_path):
     model = imported(LLAMAS / "untied/bf16", tmp_path / "model")
     found = logits(model, values["input_ids"])
     np.testing.assert_allclose(found, values["logits_bf16_weights_f32_math"], atol=1e-4, rtol=0)
-    assert {array.dtype.name for array in load_file(tmp_path / "model/model.safetensors").values()} == {"bfloat16"}
+    assert {array.dtype.name for array in load_file(tmp_path / "model/model.safetensors").values()} == {
+        "bfloat16"
+    }
 
 
 def test_without_a_config_what_the_shapes_say(tmp_path):
     (tmp_path / "source").mkdir()
     shutil.copyfile(KIN / "qwen3/model.safetensors", tmp_path / "source/model.safetensors")
-    given, there = tmp_path / "config.json", json.loads((KIN / "qwen3/config.json").read_text())
-    kept = ("num_attention_heads", "head_dim", "num_key_value_heads", "rope_parameters", "max_position_embeddings")
+    given = tmp_path / "config.json"
+    there = json.loads((KIN / "qwen3/config.json").read_text())
+    kept = (
+        "num_attention_heads",
+        "head_dim",
+        "num_key_value_heads",
+        "rope_parameters",
+        "max_position_embeddings",
+    )
     given.write_text(json.dumps({name: there[name] for name in kept}))
     model = imported(tmp_path / "source", tmp_path / "model", config=given)
     values = np.load(KIN / "qwen3/io.npz")
@@ -81,12 +93,26 @@ def changed(tmp_path, settings, tensors=None):
     ("settings", "words"),
     [
         ({"model_type": "gemma"}, ["'gemma'", "llama, mistral, qwen2, qwen3"]),
-        ({"hidden_act": "gelu", "num_attention_heads": "four", "rms_norm_eps": 0}, ["'gelu'", "'four'", "rms_norm_eps is 0"]),
+        (
+            {"hidden_act": "gelu", "num_attention_heads": "four", "rms_norm_eps": 0},
+            ["'gelu'", "'four'", "rms_norm_eps is 0"],
+        ),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, ["'dynamic'"]),
         ({"num_hidden_layers": 10**9}, ["num_hidden_layers is 1000000000"]),
         ({"hidden_size": 2**40}, ["hidden_size"]),
-        ({"hidden_size": 2**31 - 1, "intermediate_size": 2**31 - 1, "vocab_size": 2**31 - 1, "head_dim": 2**30}, ["more than any"]),
-        ({"hidden_size": 2**20, "intermediate_size": 2**20, "head_dim": 2**18}, ["embed_tokens.weight is of shape [320, 64]"]),
+        (
+            {
+                "hidden_size": 2**31 - 1,
+                "intermediate_size": 2**31 - 1,
+                "vocab_size": 2**31 - 1,
+                "head_dim": 2**30,
+            },
+            ["more than any"],
+        ),
+        (
+            {"hidden_size": 2**20, "intermediate_size": 2**20, "head_dim": 2**18},
+            ["embed_tokens.weight is of shape [320, 64]"],
+        ),
         ({"num_hidden_layers": 3}, ["model.layers.2.mlp.up_proj.weight is missing"]),
         ({"vocab_size": 321}, ["[320, 64], expected [321, 64]", "lm_head.weight"]),
         ({"attention_bias": True}, ["self_attn.q_proj.bias is missing"]),
@@ -108,7 +134,9 @@ def test_what_transformers_leaves_out_or_ignores_may_be_there(tmp_path):
 
 def test_a_tied_model_may_hold_its_head_twice(tmp_path):
     embedding = load_file(LLAMAS / "untied/model.safetensors")["model.embed_tokens.weight"]
-    import_weights(changed(tmp_path, {"tie_word_embeddings": True}, {"lm_head.weight": embedding}), tmp_path / "model")
+    import_weights(
+        changed(tmp_path, {"tie_word_embeddings": True}, {"lm_head.weight": embedding}), tmp_path / "model"
+    )
     assert "unembed.kernel" not in load_file(tmp_path / "model/model.safetensors")
 
 
@@ -117,8 +145,12 @@ def test_a_tied_model_with_another_head_is_refused(tmp_path, row, monkeypatch):
     monkeypatch.setattr(llama, "ROWS_AT_ONCE", 100)
     head = load_file(LLAMAS / "untied/model.safetensors")["model.embed_tokens.weight"]
     head[row, 5] += 1
-    with pytest.raises(UserError, match="says tie_word_embeddings, and lm_head.weight is not model.embed_tokens.weight"):
-        import_weights(changed(tmp_path, {"tie_word_embeddings": True}, {"lm_head.weight": head}), tmp_path / "model")
+    with pytest.raises(
+        UserError, match="says tie_word_embeddings, and lm_head.weight is not model.embed_tokens.weight"
+    ):
+        import_weights(
+            changed(tmp_path, {"tie_word_embeddings": True}, {"lm_head.weight": head}), tmp_path / "model"
+        )
 
 
 @pytest.mark.parametrize(
@@ -131,12 +163,31 @@ def test_a_tied_model_with_another_head_is_refused(tmp_path, row, monkeypatch):
         ("qwen2", {"sliding_window": 5, "use_sliding_window": True}, None),
         ("qwen2", {"sliding_window": 5, "use_sliding_window": True, "max_window_layers": 0}, 5),
         ("qwen2", {"use_sliding_window": True, "max_window_layers": 0}, 4096),
-        ("qwen3", {"sliding_window": 5, "use_sliding_window": True, "layer_types": ["sliding_attention"] * 2}, 5),
-        ("qwen3", {"sliding_window": 5, "use_sliding_window": True, "layer_types": ["full_attention"] * 2, "max_window_layers": 0}, None),
+        (
+            "qwen3",
+            {"sliding_window": 5, "use_sliding_window": True, "layer_types": ["sliding_attention"] * 2},
+            5,
+        ),
+        (
+            "qwen3",
+            {
+                "sliding_window": 5,
+                "use_sliding_window": True,
+                "layer_types": ["full_attention"] * 2,
+                "max_window_layers": 0,
+            },
+            None,
+        ),
     ],
 )
 def test_the_window_is_what_transformers_makes_of_the_config(kind, said, window):
-    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "vocab_size": 9, "intermediate_size": 8}
+    sizes = {
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "vocab_size": 9,
+        "intermediate_size": 8,
+    }
     assert llama.transformer_config(Settings({"model_type": kind, **sizes, **said}), {}).window == window
 
 

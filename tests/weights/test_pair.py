@@ -1,4 +1,6 @@
-"""What may be wrong with a folder that is to become one file again. That the file is right is in test_chameleon.py and test_emu3.py."""
+"""What may be wrong with a folder that is to become one file again. That the file is right is in
+test_chameleon.py and test_emu3.py.
+"""
 
 import json
 import shutil
@@ -56,21 +58,35 @@ def test_its_config_says_another_type(folder) -> None:
 
 def test_types_stay_as_they_are_or_become_what_is_asked_for(folder, tmp_path) -> None:
     weights = load_file(folder / "model.safetensors")
-    save_file({name: array.astype(np.float16) for name, array in weights.items()}, folder / "model.safetensors")
+    save_file(
+        {name: array.astype(np.float16) for name, array in weights.items()}, folder / "model.safetensors"
+    )
     export_weights(folder, tmp_path / "own", "hf")
     own = load_file(tmp_path / "own" / "model.safetensors")
-    assert own["text_model.model.norm.weight"].dtype == np.float16 and own["vqmodel.quantize.embedding.weight"].dtype == np.float32
+    assert (
+        own["text_model.model.norm.weight"].dtype == np.float16
+        and own["vqmodel.quantize.embedding.weight"].dtype == np.float32
+    )
     assert json.loads((tmp_path / "own" / "config.json").read_text())["dtype"] == "float16"
     export_weights(folder, tmp_path / "asked", "hf", dtype="float16")
     asked = {name: array.dtype for name, array in load_file(tmp_path / "asked" / "model.safetensors").items()}
-    assert {kind for name, kind in asked.items() if not name.endswith("num_batches_tracked")} == {np.dtype(np.float16)}
+    assert {kind for name, kind in asked.items() if not name.endswith("num_batches_tracked")} == {
+        np.dtype(np.float16)
+    }
     assert asked["vqmodel.encoder.time_res_stack.0.norm1.num_batches_tracked"] == np.int64
 
 
 @pytest.mark.parametrize(
     ("said", "written"),
     [
-        ({"rope_theta": 5e3}, {"rope_theta": 5e3, "rope_scaling": None, "rope_parameters": {"rope_type": "default", "rope_theta": 5e3}}),
+        (
+            {"rope_theta": 5e3},
+            {
+                "rope_theta": 5e3,
+                "rope_scaling": None,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 5e3},
+            },
+        ),
         (
             {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e3}},
             {"rope_theta": 5e3, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
@@ -91,7 +107,8 @@ def test_its_config_is_for_transformers_4_and_5(folder, tmp_path, said, written)
 
 
 def test_a_model_whose_head_is_its_embeddings(tmp_path) -> None:
-    source, weights = tmp_path / "source", load_file(FIXTURE / "model.safetensors")
+    source = tmp_path / "source"
+    weights = load_file(FIXTURE / "model.safetensors")
     del weights["text_model.lm_head.weight"]
     source.mkdir()
     save_file(weights, source / "model.safetensors")

@@ -71,7 +71,9 @@ def test_a_file_is_recognised_by_its_bytes(path, form):
     everything(FIXTURES / path, form)
 
 
-@pytest.mark.parametrize("folder", ["hf_llama/tied", "hf_llama/untied/bf16", "amused_vq", "chameleon", "emu3"])
+@pytest.mark.parametrize(
+    "folder", ["hf_llama/tied", "hf_llama/untied/bf16", "amused_vq", "chameleon", "emu3"]
+)
 def test_safetensors_agree_with_their_own_package(folder):
     (file,) = (FIXTURES / folder).glob("*.safetensors")
     assert_same(everything(FIXTURES / folder), load_file(file))
@@ -82,7 +84,9 @@ def test_a_tree_agrees_with_flax():
     assert_same(everything(FIXTURES / "vqgan_jax"), flatten_dict(tree, sep="/"))
 
 
-@pytest.mark.parametrize(("folder", "file"), [("lwm_vqgan", "vqgan_numpy.pkl"), ("vqgan_jax", "flax_model.msgpack")])
+@pytest.mark.parametrize(
+    ("folder", "file"), [("lwm_vqgan", "vqgan_numpy.pkl"), ("vqgan_jax", "flax_model.msgpack")]
+)
 def test_arrays_are_those_that_numpy_stored_beside(folder, file):
     with np.load(FIXTURES / folder / "weights.npz") as stored:
         assert_same(everything(FIXTURES / folder / file), dict(stored))
@@ -99,11 +103,17 @@ def test_pickles_of_dicts_and_frozen_dicts_of_numpy_and_jax_hold_the_same():
 
 
 def test_arrays_in_pieces_are_the_whole_ones():
-    assert_same(everything(FIXTURES / "lwm_llama/streaming_params_chunked"), everything(FIXTURES / "lwm_llama/streaming_params"))
+    assert_same(
+        everything(FIXTURES / "lwm_llama/streaming_params_chunked"),
+        everything(FIXTURES / "lwm_llama/streaming_params"),
+    )
 
 
 def test_a_stream_and_a_tree_hold_the_same():
-    assert_same(everything(FIXTURES / "lwm_llama_text/flax_params.msgpack"), everything(FIXTURES / "lwm_llama_text/streaming_params"))
+    assert_same(
+        everything(FIXTURES / "lwm_llama_text/flax_params.msgpack"),
+        everything(FIXTURES / "lwm_llama_text/streaming_params"),
+    )
 
 
 def test_bfloat16_is_float32_rounded():
@@ -113,7 +123,11 @@ def test_bfloat16_is_float32_rounded():
 
 def test_a_train_state_has_its_parameters_a_step_and_moments():
     state = everything(FIXTURES / "lwm_llama/streaming_train_state_bf16")
-    inside = {name.removeprefix("params/params/"): array for name, array in state.items() if name.startswith("params/params/")}
+    inside = {
+        name.removeprefix("params/params/"): array
+        for name, array in state.items()
+        if name.startswith("params/params/")
+    }
     assert_same(inside, everything(FIXTURES / "lwm_llama/streaming_params_bf16"))
     assert state["step"] == 7 and state["step"].shape == ()
     assert any(name.startswith("opt_state/1/") for name in state)
@@ -123,7 +137,11 @@ def test_all_files_of_an_index_that_are_not_there_are_named(tmp_path):
     shutil.copytree(FIXTURES / "hf_llama/untied/sharded", tmp_path / "model")
     for number in (1, 3):
         (tmp_path / f"model/model-0000{number}-of-00003.safetensors").unlink()
-    with pytest.raises(UserError, match="3 files, and model-00001-of-00003.safetensors, model-00003-of-00003.safetensors are not beside"):
+    with pytest.raises(
+        UserError,
+        match="3 files, and model-00001-of-00003.safetensors, model-00003-of-00003.safetensors are "
+        "not beside",
+    ):
         open_tensors(tmp_path / "model")
 
 
@@ -167,7 +185,14 @@ def test_pickles_of_every_protocol(tmp_path, protocol):
 
 
 def test_a_tree_of_flax_with_every_kind_of_leaf(tmp_path):
-    tree = {"layer": dict(ARRAYS), "step": 3, "rate": 0.1, "name": "x", "none": None, "list": [np.ones(2), -70000]}
+    tree = {
+        "layer": dict(ARRAYS),
+        "step": 3,
+        "rate": 0.1,
+        "name": "x",
+        "none": None,
+        "list": [np.ones(2), -70000],
+    }
     (tmp_path / "weights").write_bytes(flax.serialization.to_bytes(tree))
     expected = {f"layer/{name}": np.asarray(array) for name, array in ARRAYS.items()}
     assert_same(everything(tmp_path, "flax-msgpack"), expected | {"list/0": np.ones(2)})
@@ -193,11 +218,15 @@ def test_safetensors_keep_their_types_and_metadata(tmp_path):
 @pytest.mark.parametrize("fault", ["absent", "twice", "no_file", "other_name"])
 def test_an_index_that_disagrees_with_its_files_is_an_error(tmp_path, fault):
     save_file({"a": np.ones(1)}, tmp_path / "one.safetensors")
-    save_file({"b": np.ones(1)} | ({"a": np.ones(1)} if fault == "twice" else {}), tmp_path / "two.safetensors")
-    weight_map = {"a": "one.safetensors", "b": "two.safetensors"}
-    weight_map |= {"absent": {"c": "two.safetensors"}, "no_file": {"b": "six.safetensors"}, "other_name": {"b": "sub/two.safetensors"}}.get(
-        fault, {}
+    save_file(
+        {"b": np.ones(1)} | ({"a": np.ones(1)} if fault == "twice" else {}), tmp_path / "two.safetensors"
     )
+    weight_map = {"a": "one.safetensors", "b": "two.safetensors"}
+    weight_map |= {
+        "absent": {"c": "two.safetensors"},
+        "no_file": {"b": "six.safetensors"},
+        "other_name": {"b": "sub/two.safetensors"},
+    }.get(fault, {})
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(UserError):
         open_tensors(tmp_path)
@@ -208,7 +237,10 @@ def test_gguf_is_dequantised_as_its_package_does_it(tmp_path):
     from gguf import quants
 
     drawn = np.random.default_rng(1).normal(size=(70, 32 * 512)).astype(np.float32)  # more than one slice
-    stored = {f"blk.{kind.name}": (quants.quantize(drawn, kind), kind) for kind in (Kind.Q4_1, Kind.Q8_0, Kind.F16, Kind.BF16)}
+    stored = {
+        f"blk.{kind.name}": (quants.quantize(drawn, kind), kind)
+        for kind in (Kind.Q4_1, Kind.Q8_0, Kind.F16, Kind.BF16)
+    }
     keys = [
         ("add_uint32", "llama.block_count", 3),
         ("add_array", "tokenizer.ggml.tokens", ["a", "Ġb", "é"]),
@@ -218,7 +250,10 @@ def test_gguf_is_dequantised_as_its_package_does_it(tmp_path):
     ]
     write_gguf(tmp_path / "weights.gguf", stored | {"norm": (drawn[0], None)}, keys)
     found = everything(tmp_path, "gguf")
-    assert_same(found, {name: quants.dequantize(data, kind) for name, (data, kind) in stored.items()} | {"norm": drawn[0]})
+    assert_same(
+        found,
+        {name: quants.dequantize(data, kind) for name, (data, kind) in stored.items()} | {"norm": drawn[0]},
+    )
     assert np.abs(found["blk.Q8_0"] - drawn).max() < 0.05
     with open_tensors(tmp_path) as tensors:
         said = {name: tensors.metadata[name] for _, name, _ in keys}
@@ -271,7 +306,9 @@ def _big_torch(path):
     ids=["safetensors", "flax-msgpack", "streaming-msgpack", "pickle", "gguf", "torch"],
 )
 def test_opening_reads_no_numbers_and_reading_takes_one_tensors_memory(tmp_path, write, monkeypatch):
-    monkeypatch.setattr(flax.serialization, "MAX_CHUNK_SIZE", 1 << 20)  # so that what flax writes here is in pieces
+    monkeypatch.setattr(
+        flax.serialization, "MAX_CHUNK_SIZE", 1 << 20
+    )  # so that what flax writes here is in pieces
     write(tmp_path / "weights")
     import gguf  # noqa: F401  (the first import takes memory)
 
@@ -321,7 +358,10 @@ def test_mistakes_of_the_caller_are_errors(tmp_path):
         with pytest.raises(UserError, match=f"not {form}"):
             open_tensors(FIXTURES / "hf_llama/untied/sharded", form)
     for folder in ("untied", "untied/sharded"):
-        with open_tensors(FIXTURES / "hf_llama" / folder) as tensors, pytest.raises(UserError, match="has no tensor x; it has 21, such as"):
+        with (
+            open_tensors(FIXTURES / "hf_llama" / folder) as tensors,
+            pytest.raises(UserError, match="has no tensor x; it has 21, such as"),
+        ):
             tensors.read("x")
     with open_tensors(path) as tensors:
         assert tensors.read("lm_head.weight", (2, 2)).shape == (0, 64)

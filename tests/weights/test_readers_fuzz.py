@@ -1,4 +1,6 @@
-"""Readers on mutated and on made-up files: a UserError, or what was read has the shape and the type that was said; nothing else."""
+"""Readers on mutated and on made-up files: a UserError, or what was read has the shape and the type that was
+said; nothing else.
+"""
 
 import io
 import json
@@ -26,16 +28,24 @@ from ringvision.weights.tensors import open_tensors
 
 EXAMPLES = 300
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-TREE = {"layer": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.ones(2, np.float16)}, "step": np.int32(3)}
+TREE = {
+    "layer": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.ones(2, np.float16)},
+    "step": np.int32(3),
+}
 
 
 def _stream() -> bytes:
-    return b"".join(msgpack.packb([["params", name], flax.serialization.to_bytes(array)]) for name, array in TREE["layer"].items())
+    return b"".join(
+        msgpack.packb([["params", name], flax.serialization.to_bytes(array)])
+        for name, array in TREE["layer"].items()
+    )
 
 
 def _chunked() -> bytes:
     pieces = {str(n): hostile.extension((3,), "float32", bytes(12)) for n in range(2)}
-    return msgpack.packb({"w": {"__msgpack_chunked_array__": True, "shape": {"0": 2, "1": 3}, "chunks": pieces}})
+    return msgpack.packb(
+        {"w": {"__msgpack_chunked_array__": True, "shape": {"0": 2, "1": 3}, "chunks": pieces}}
+    )
 
 
 VALID = {
@@ -57,7 +67,9 @@ def scratch(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
-    """Pickles are gone over here, where a test sees any error that is not a UserError, and in no time. What is lost: the limits."""
+    """Pickles are gone over here, where a test sees any error that is not a UserError, and in no time. What
+    is lost: the limits.
+    """
 
     def table_of(source: Source, memory: int, kind: str, offset: int = 0, end: int | None = None) -> dict:
         return json.loads(json.dumps(child.table(source, kind, offset, source.size if end is None else end)))
@@ -82,13 +94,21 @@ def read_all(path: Path) -> int:
 
 NUMBERS = st.one_of(
     st.binary(min_size=1, max_size=9),
-    st.sampled_from([struct.pack(kind, number) for kind in ("<Q", ">Q", "<I", ">I") for number in (0, 1, 255, 2**31, 2**32 - 1)]),
+    st.sampled_from(
+        [
+            struct.pack(kind, number)
+            for kind in ("<Q", ">Q", "<I", ">I")
+            for number in (0, 1, 255, 2**31, 2**32 - 1)
+        ]
+    ),
 )
 
 
 @st.composite
 def mutations(draw, data: bytes) -> bytes:
-    """`data` with one to six of its places changed by a bit, overwritten, cut out, doubled or filled in, perhaps cut off."""
+    """`data` with one to six of its places changed by a bit, overwritten, cut out, doubled or filled in,
+    perhaps cut off.
+    """
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 4, 6]))):
         start = draw(st.integers(0, len(data)))
         end = min(len(data), start + draw(st.integers(0, 40)))
@@ -125,9 +145,14 @@ def test_a_mutated_file_is_read_or_is_an_error(kind, scratch):
 
 def test_a_mutated_gguf_is_read_or_is_an_error(scratch):
     path = scratch / "weights.gguf"
-    keys = [("add_uint32", "llama.block_count", 3), ("add_array", "tokens", ["a", "b"]), ("add_float32", "eps", 0.5)]
+    keys = [
+        ("add_uint32", "llama.block_count", 3),
+        ("add_array", "tokens", ["a", "b"]),
+        ("add_float32", "eps", 0.5),
+    ]
     write_gguf(path, {"a": (np.ones((2, 32), np.float32), None), "b": (np.ones(8, np.float16), None)}, keys)
-    valid, read = path.read_bytes(), []
+    valid = path.read_bytes()
+    read = []
 
     @settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
     @given(mutations(valid))
@@ -163,14 +188,35 @@ NAMES = st.sampled_from(
 )
 ARGUMENTS = {
     b"c": NAMES,
-    **{opcode: st.binary(max_size=20).map(lambda data: struct.pack("<B", len(data)) + data) for opcode in (b"\x8c", b"C", b"\x8a")},
-    **{opcode: st.binary(max_size=20).map(lambda data: struct.pack("<I", len(data)) + data) for opcode in (b"X", b"B")},
-    **{opcode: st.binary(max_size=20).map(lambda data: struct.pack("<Q", len(data)) + data) for opcode in (b"\x8d", b"\x8e", b"\x96")},
-    **{opcode: st.integers(0, 5).map(lambda number: bytes([number])) for opcode in (b"q", b"h", b"K", b"\x80")},
-    **{opcode: st.integers(0, 5).map(lambda number: struct.pack("<I", number)) for opcode in (b"r", b"j", b"J")},
-    **{b"M": st.binary(min_size=2, max_size=2), b"G": st.binary(min_size=8, max_size=8), b"\x95": st.binary(min_size=8, max_size=8)},
+    **{
+        opcode: st.binary(max_size=20).map(lambda data: struct.pack("<B", len(data)) + data)
+        for opcode in (b"\x8c", b"C", b"\x8a")
+    },
+    **{
+        opcode: st.binary(max_size=20).map(lambda data: struct.pack("<I", len(data)) + data)
+        for opcode in (b"X", b"B")
+    },
+    **{
+        opcode: st.binary(max_size=20).map(lambda data: struct.pack("<Q", len(data)) + data)
+        for opcode in (b"\x8d", b"\x8e", b"\x96")
+    },
+    **{
+        opcode: st.integers(0, 5).map(lambda number: bytes([number]))
+        for opcode in (b"q", b"h", b"K", b"\x80")
+    },
+    **{
+        opcode: st.integers(0, 5).map(lambda number: struct.pack("<I", number))
+        for opcode in (b"r", b"j", b"J")
+    },
+    **{
+        b"M": st.binary(min_size=2, max_size=2),
+        b"G": st.binary(min_size=8, max_size=8),
+        b"\x95": st.binary(min_size=8, max_size=8),
+    },
 }
-STEPS = st.sampled_from(sorted(ACTIONS)).flatmap(lambda opcode: ARGUMENTS.get(opcode, st.just(b"")).map(lambda argument: opcode + argument))
+STEPS = st.sampled_from(sorted(ACTIONS)).flatmap(
+    lambda opcode: ARGUMENTS.get(opcode, st.just(b"")).map(lambda argument: opcode + argument)
+)
 
 
 @settings(max_examples=2 * EXAMPLES, deadline=None, derandomize=True)
@@ -192,13 +238,33 @@ def test_the_opcodes_are_a_part_of_pythons_and_none_of_those_that_make_objects()
     known = {opcode.code.encode("latin-1"): opcode.name for opcode in pickletools.opcodes}
     assert set(ACTIONS) < set(known)
     unread = {known[opcode] for opcode in set(known) - set(ACTIONS)}
-    assert {"INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER", "PERSID"} <= unread
+    assert {
+        "INST",
+        "OBJ",
+        "NEWOBJ_EX",
+        "EXT1",
+        "EXT2",
+        "EXT4",
+        "NEXT_BUFFER",
+        "READONLY_BUFFER",
+        "PERSID",
+    } <= unread
 
 
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
 @given(
     st.binary(max_size=300),
-    st.sampled_from([b"", b"\x80\x04", b"PK\x03\x04", b"GGUF\x03\0\0\0", b"\x92\x91", b"\x81\xa1w", b"\x40\0\0\0\0\0\0\0{"]),
+    st.sampled_from(
+        [
+            b"",
+            b"\x80\x04",
+            b"PK\x03\x04",
+            b"GGUF\x03\0\0\0",
+            b"\x92\x91",
+            b"\x81\xa1w",
+            b"\x40\0\0\0\0\0\0\0{",
+        ]
+    ),
 )
 def test_any_bytes_end_well(scratch, data, start):
     path = scratch / "bytes"
@@ -207,17 +273,28 @@ def test_any_bytes_end_well(scratch, data, start):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.sampled_from(["F32", "BF16", "w", "\ud800"]),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.sampled_from(["F32", "BF16", "w", "\ud800"]),
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets", "w", "__metadata__"]), inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["dtype", "shape", "data_offsets", "w", "__metadata__"]), inner, max_size=4
+        )
     ),
 )
 
 
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
-@given(st.dictionaries(st.sampled_from(["w", "v", "__metadata__", "\ud800", ""]), JSON, min_size=1, max_size=3), st.booleans())
+@given(
+    st.dictionaries(st.sampled_from(["w", "v", "__metadata__", "\ud800", ""]), JSON, min_size=1, max_size=3),
+    st.booleans(),
+)
 def test_any_header_of_safetensors_ends_well(scratch, header, index):
     path = scratch / ("model.safetensors.index.json" if index else "header")
-    path.write_bytes(json.dumps({"weight_map": header}).encode() if index else hostile.safetensors(header, bytes(16)))
+    path.write_bytes(
+        json.dumps({"weight_map": header}).encode() if index else hostile.safetensors(header, bytes(16))
+    )
     read_all(path)

@@ -18,7 +18,8 @@ from ringvision.weights.readers.child import table
 from ringvision.weights.readers.source import Source
 from ringvision.weights.tensors import open_tensors
 
-PARENT_MB, CHILD_MB = 200, 128
+PARENT_MB = 200
+CHILD_MB = 128
 OPEN_ALL = """
 import json, resource, sys
 from ringvision.errors import UserError
@@ -47,13 +48,17 @@ def test_what_can_run_a_command_does_so_where_pickle_reads_it(name, tmp_path):
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    """Every hostile file, opened by one process: what was said of each, how much the process grew, and its largest child, in MB."""
+    """Every hostile file, opened by one process: what was said of each, how much the process grew, and its
+    largest child, in MB.
+    """
     paths = {}
     for name, write in hostile.HOSTILE.items():
         folder = tmp_path_factory.mktemp(name)
         paths[name] = str(write(folder))
     command = [sys.executable, "-c", OPEN_ALL, str(CHILD_MB)]
-    done = subprocess.run(command, input=json.dumps(paths), capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run(
+        command, input=json.dumps(paths), capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout) | {"paths": paths}
 
@@ -128,7 +133,9 @@ def test_a_pickle_that_takes_steps_without_end_is_left_early(tmp_path, monkeypat
 
 def test_texts_of_a_gguf_are_bounded_together(tmp_path, monkeypatch):
     monkeypatch.setattr("ringvision.weights.readers.gguf.ALL_TEXT_BYTES", 1000)
-    keys = b"".join(hostile.gguf_text(f"k{n}") + struct.pack("<I", 8) + hostile.gguf_text("x" * 400) for n in range(3))
+    keys = b"".join(
+        hostile.gguf_text(f"k{n}") + struct.pack("<I", 8) + hostile.gguf_text("x" * 400) for n in range(3)
+    )
     path = hostile.of_gguf(0, 3, keys)(tmp_path)
     with pytest.raises(UserError, match="too many of them"):
         open_tensors(path)
@@ -159,7 +166,8 @@ def test_the_pickle_process_takes_away_from_itself_what_it_does_not_need(tmp_pat
         "names = ['RLIMIT_AS', 'RLIMIT_CPU', 'RLIMIT_CORE', 'RLIMIT_FSIZE', 'RLIMIT_NPROC']\n"
         "print(json.dumps([resource.getrlimit(getattr(resource, name))[1] for name in names]))\n"
         "try:\n    bytearray(1 << 30)\nexcept MemoryError:\n    print('no memory')\n"
-        "try:\n    os.write(os.open(sys.argv[2], os.O_CREAT | os.O_WRONLY), b'x')\nexcept OSError:\n    print('no file')\n"
+        "try:\n    os.write(os.open(sys.argv[2], os.O_CREAT | os.O_WRONLY), b'x')\nexcept "
+        "OSError:\n    print('no file')\n"
     )
     command = [sys.executable, "-I", "-S", "-c", code, str(Path(__file__).parents[2]), str(tmp_path / "file")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -6,7 +6,19 @@ import pytest
 from ringvision.errors import UserError
 from ringvision.weights import table
 from ringvision.weights.readers.stored import Spec
-from ringvision.weights.table import SAME, TORCH_CONVOLUTION, TORCH_POINT, Row, Table, gathered, make, matrix, problems, unmake, vector
+from ringvision.weights.table import (
+    SAME,
+    TORCH_CONVOLUTION,
+    TORCH_POINT,
+    Row,
+    Table,
+    gathered,
+    make,
+    matrix,
+    problems,
+    unmake,
+    vector,
+)
 
 TRANSFORMS = {
     "same": (SAME, (3, 4)),
@@ -43,11 +55,14 @@ def test_adjacent_pairs_become_halves():
 
 
 def test_rotating_pairs_and_rotating_halves_are_the_same_after_the_permutation():
-    x, angles = np.random.default_rng(0).standard_normal(8), np.arange(1, 5) / 3
+    x = np.random.default_rng(0).standard_normal(8)
+    angles = np.arange(1, 5) / 3
     turned = (x[0::2] + 1j * x[1::2]) * np.exp(1j * angles)
     pairs = np.stack([turned.real, turned.imag], axis=-1).reshape(-1)
     first, second = np.split(table.halves(x), 2)
-    halves = np.concatenate([first * np.cos(angles) - second * np.sin(angles), second * np.cos(angles) + first * np.sin(angles)])
+    halves = np.concatenate(
+        [first * np.cos(angles) - second * np.sin(angles), second * np.cos(angles) + first * np.sin(angles)]
+    )
     np.testing.assert_allclose(table.halves(pairs), halves)
 
 
@@ -59,12 +74,20 @@ ROWS = (
     Row("decoder.{i}.block.{j}", "up_{-i}/block_{j}"),
 )
 TABLE = Table(ROWS, "params/", levels=3)
-SHAPES = {"embed": (5, 4), "head": (4, 5), "layers.query": (2, 4, 2, 2), "stacked": (2, 7), "decoder.0.block.1": (6,)}
+SHAPES = {
+    "embed": (5, 4),
+    "head": (4, 5),
+    "layers.query": (2, 4, 2, 2),
+    "stacked": (2, 7),
+    "decoder.0.block.1": (6,),
+}
 
 
 def test_a_plan_names_each_source_with_its_shape():
     pieces = TABLE.plan(SHAPES)
-    sources = {(piece.ours, piece.at): [(source.name, source.shape) for source in piece.sources] for piece in pieces}
+    sources = {
+        (piece.ours, piece.at): [(source.name, source.shape) for source in piece.sources] for piece in pieces
+    }
     assert sources == {
         ("embed", None): [("params/words", (3, 4)), ("params/sights", (2, 4))],
         ("head", None): [("params/word_head", (4, 3)), ("params/sight_head", (4, 2))],
@@ -91,7 +114,9 @@ def test_there_and_back():
                 theirs.setdefault(source.name, np.zeros(source.shape))[:, source.layer] = part
     for piece in TABLE.plan(SHAPES):
         whole = ours[piece.ours]
-        np.testing.assert_array_equal(make(piece, theirs.__getitem__), whole if piece.at is None else whole[piece.at])
+        np.testing.assert_array_equal(
+            make(piece, theirs.__getitem__), whole if piece.at is None else whole[piece.at]
+        )
 
 
 def test_all_that_is_wrong_is_in_one_list():
@@ -101,7 +126,9 @@ def test_all_that_is_wrong_is_in_one_list():
     del found["params/h.0.q"], found["params/h.1.q"]
     found["params/all"] = Spec((2, 7), "float32")
     found["params/words"] = Spec((3, 4), "int8")
-    found |= {f"extra.{number}.x": Spec((1,), "float32") for number in (0, 1, 2, 5)} | {"step": Spec((), "int32")}
+    found |= {f"extra.{number}.x": Spec((1,), "float32") for number in (0, 1, 2, 5)} | {
+        "step": Spec((), "int32")
+    }
     assert problems(pieces, found, (r"step|opt_state/.*",)) == [
         "params/h.{0-1}.q is missing",
         "extra.{0-2,5}.x is unexpected",

@@ -11,14 +11,16 @@ from continuation import FIXTURES
 from flax import nnx, serialization
 from safetensors.numpy import load_file, save_file
 
-from ringvision.checkpoint import load_model, read_config, specs, unflatten
 from ringvision.errors import UserError
+from ringvision.model_folder import load_model, read_config, specs
 from ringvision.models.vqgan import VQGAN, VQGANConfig
+from ringvision.tree import unflatten
 from ringvision.video_tokenizer import load_video_tokenizer
 from ringvision.weights.importing import import_weights
 
 LWM, PICKLES, FLAX, AMUSED, ATTENDING = (
-    FIXTURES / name for name in ("lwm_vqgan", "lwm_vqgan_pickles", "vqgan_jax", "amused_vq", "diffusers_attention")
+    FIXTURES / name
+    for name in ("lwm_vqgan", "lwm_vqgan_pickles", "vqgan_jax", "amused_vq", "diffusers_attention")
 )
 SOURCES = {
     "lwm": LWM / "vqgan_numpy.pkl",
@@ -34,11 +36,17 @@ SOURCES = {
 def values_of(source) -> dict[str, np.ndarray]:
     """The fixture's arrays under LWM's names, pictures with channels last."""
     values = dict(np.load((source if source.is_dir() else source.parent) / "io.npz"))
-    for theirs, ours in (("indices", "codes"), ("reconstruction", "decoded"), ("random_indices", "random_codes")):
+    for theirs, ours in (
+        ("indices", "codes"),
+        ("reconstruction", "decoded"),
+        ("random_indices", "random_codes"),
+    ):
         if theirs in values:
             values[ours] = values.pop(theirs)
     if values["images"].shape[1] == 3:
-        values = {name: array.transpose(0, 2, 3, 1) if array.ndim == 4 else array for name, array in values.items()}
+        values = {
+            name: array.transpose(0, 2, 3, 1) if array.ndim == 4 else array for name, array in values.items()
+        }
     return values
 
 
@@ -46,7 +54,9 @@ def latents_of(folder, images: np.ndarray) -> np.ndarray:
     config = VQGANConfig.from_dict(read_config(folder, "vqgan")["vqgan"]).resized(images.shape[1])
     graph, like = nnx.split(nnx.eval_shape(lambda: VQGAN(config, rngs=nnx.Rngs(0))))
     params = unflatten(load_model(folder, specs(like)), like)
-    return np.asarray(jax.jit(lambda params, images: nnx.merge(graph, params).latents(images))(params, images))
+    return np.asarray(
+        jax.jit(lambda params, images: nnx.merge(graph, params).latents(images))(params, images)
+    )
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -54,7 +64,9 @@ def test_codes_latents_and_pictures(tmp_path, name):
     values = values_of(SOURCES[name])
     import_weights(SOURCES[name], tmp_path / "model")
     size = values["images"].shape[1]
-    np.testing.assert_allclose(latents_of(tmp_path / "model", values["images"]), values["latents_pre_quant"], atol=1e-4, rtol=0)
+    np.testing.assert_allclose(
+        latents_of(tmp_path / "model", values["images"]), values["latents_pre_quant"], atol=1e-4, rtol=0
+    )
     tokenizer = load_video_tokenizer(tmp_path / "model", batch=2, size=size)
     codes = tokenizer.encode(values["images"])
     wide = values["code_margin"].reshape(codes.shape) > 1e-3
@@ -70,21 +82,34 @@ def test_codes_latents_and_pictures(tmp_path, name):
 def test_frames_of_a_video_are_coded_alone(tmp_path):
     values = values_of(SOURCES["lwm"])
     import_weights(SOURCES["lwm"], tmp_path / "model")
-    np.testing.assert_array_equal(load_video_tokenizer(tmp_path / "model").encode(values["video"][0]), values["video_codes"][0])
+    np.testing.assert_array_equal(
+        load_video_tokenizer(tmp_path / "model").encode(values["video"][0]), values["video_codes"][0]
+    )
 
 
 def test_the_range_of_pixels_goes_into_the_config(tmp_path):
-    for name, pixel_range, clip in (("amused", (0, 1), False), ("lwm", (-1, 1), True), ("vqgan-jax", (-1, 1), False)):
+    for name, pixel_range, clip in (
+        ("amused", (0, 1), False),
+        ("lwm", (-1, 1), True),
+        ("vqgan-jax", (-1, 1), False),
+    ):
         import_weights(SOURCES[name], tmp_path / name)
         config = VQGANConfig.from_dict(read_config(tmp_path / name, "vqgan")["vqgan"])
         assert (config.pixel_range, config.clip) == (pixel_range, clip)
 
 
 def taming(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """vqgan-jax's parameters, which came from Taming Transformers, under the names and in the layout that they had there."""
+    """vqgan-jax's parameters, which came from Taming Transformers, under the names and in the layout that
+    they had there.
+    """
     renamed = {}
     for name, array in tensors.items():
-        for there, here in (("/down_", "/down/"), ("/up_", "/up/"), ("/attn_", "/attn/"), ("/block_", "/block/")):
+        for there, here in (
+            ("/down_", "/down/"),
+            ("/up_", "/up/"),
+            ("/attn_", "/attn/"),
+            ("/block_", "/block/"),
+        ):
             name = name if "/mid/" in name else name.replace(there, here)
         name = (
             name.replace("/", ".")
@@ -108,7 +133,16 @@ def test_taming_transformers(tmp_path, prefix):
     save_file(tensors | extras, tmp_path / "source/model.safetensors")
     settings = json.loads((FLAX / "config.json").read_text())
     sizes = {
-        name: settings[name] for name in ("ch", "ch_mult", "num_res_blocks", "attn_resolutions", "z_channels", "resolution", "in_channels")
+        name: settings[name]
+        for name in (
+            "ch",
+            "ch_mult",
+            "num_res_blocks",
+            "attn_resolutions",
+            "z_channels",
+            "resolution",
+            "in_channels",
+        )
     }
     params = {"embed_dim": settings["embed_dim"], "n_embed": settings["n_embed"], "ddconfig": sizes}
     (tmp_path / "source/config.json").write_text(json.dumps({"model": {"params": params}}))
@@ -125,20 +159,30 @@ TAMING = FIXTURES / "taming_vqgan"
 def formula(number: int, shape: tuple[int, ...]) -> np.ndarray:
     """The weights that the fixture was computed with: the same lines as in its write.py."""
     count = int(np.prod(shape))
-    noise = (np.arange(1, count + 1, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(number * 40503)) % np.uint64(2**32)
+    noise = (
+        np.arange(1, count + 1, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(number * 40503)
+    ) % np.uint64(2**32)
     noise = noise.astype(np.float64) / 2**31 - 1
-    return (noise * (0.3 if len(shape) == 1 else 2 / (count / shape[0]) ** 0.5)).astype(np.float32).reshape(shape)
+    return (
+        (noise * (0.3 if len(shape) == 1 else 2 / (count / shape[0]) ** 0.5))
+        .astype(np.float32)
+        .reshape(shape)
+    )
 
 
 @pytest.mark.parametrize("said", ["json", "yaml", None])
 def test_a_first_level_wider_than_the_first_convolution(tmp_path, said):
-    """As taming-transformers computes it with ch_mult 2, 1: the convolution gives `ch` channels, the level twice as many."""
+    """As taming-transformers computes it with ch_mult 2, 1: the convolution gives `ch` channels, the level
+    twice as many.
+    """
     shapes = json.loads((TAMING / "shapes.json").read_text())
     tensors = {
         name: formula(number, tuple(shape)) + np.float32("norm" in name and name.endswith("weight"))
         for number, (name, shape) in enumerate(shapes.items())
     }
-    save_file({f"state_dict.{name}": array for name, array in tensors.items()}, tmp_path / "model.safetensors")
+    save_file(
+        {f"state_dict.{name}": array for name, array in tensors.items()}, tmp_path / "model.safetensors"
+    )
     config = {"json": TAMING / "config.json", "yaml": tmp_path / "model.yaml", None: None}[said]
     (tmp_path / "model.yaml").write_text(yaml.safe_dump(json.loads((TAMING / "config.json").read_text())))
     result = import_weights(tmp_path / "model.safetensors", tmp_path / "model", config=config)
@@ -146,8 +190,11 @@ def test_a_first_level_wider_than_the_first_convolution(tmp_path, said):
     values = values_of(TAMING)
     tokenizer = load_video_tokenizer(tmp_path / "model", batch=2, size=16)
     assert tokenizer.config.entry_channels == 32 and tokenizer.config.widths == (64, 32)
-    np.testing.assert_allclose(tokenizer.latents(values["images"]), values["latents_pre_quant"], atol=1e-4, rtol=0)
-    codes, wide = tokenizer.encode(values["images"]), values["code_margin"] > 1e-3
+    np.testing.assert_allclose(
+        tokenizer.latents(values["images"]), values["latents_pre_quant"], atol=1e-4, rtol=0
+    )
+    codes = tokenizer.encode(values["images"])
+    wide = values["code_margin"] > 1e-3
     assert wide.mean() > 0.7 and len(np.unique(codes[wide])) > 8
     np.testing.assert_array_equal(codes[wide], values["codes"][wide])
     np.testing.assert_allclose(tokenizer.decode(values["codes"]), values["decoded"], atol=1e-3, rtol=0)
@@ -175,7 +222,9 @@ def test_a_yaml_that_is_no_settings(tmp_path, text, word):
 
 
 def test_pictures_that_are_not_square(tmp_path):
-    """As taming-transformers computes them; attention stays on its level. A tokenizer is opened for their size."""
+    """As taming-transformers computes them; attention stays on its level. A tokenizer is opened for their
+    size.
+    """
     shapes = json.loads((TAMING / "shapes.json").read_text())
     tensors = {
         name: formula(number, tuple(shape)) + np.float32("norm" in name and name.endswith("weight"))
@@ -183,11 +232,18 @@ def test_pictures_that_are_not_square(tmp_path):
     }
     save_file(tensors, tmp_path / "model.safetensors")
     import_weights(tmp_path / "model.safetensors", tmp_path / "model", config=TAMING / "config.json")
-    values = {name.removeprefix("wide_"): array for name, array in values_of(TAMING).items() if name.startswith("wide_")}
+    values = {
+        name.removeprefix("wide_"): array
+        for name, array in values_of(TAMING).items()
+        if name.startswith("wide_")
+    }
     tokenizer = load_video_tokenizer(tmp_path / "model", batch=2, size=(12, 20))
     assert tokenizer.grid == (6, 10) and tokenizer.codes_per_frame == 60
-    np.testing.assert_allclose(tokenizer.latents(values["images"]), values["latents_pre_quant"], atol=1e-4, rtol=0)
-    codes, wide = tokenizer.encode(values["images"]), values["code_margin"] > 1e-3
+    np.testing.assert_allclose(
+        tokenizer.latents(values["images"]), values["latents_pre_quant"], atol=1e-4, rtol=0
+    )
+    codes = tokenizer.encode(values["images"])
+    wide = values["code_margin"] > 1e-3
     assert wide.mean() > 0.7 and len(np.unique(codes[wide])) > 8
     np.testing.assert_array_equal(codes[wide], values["codes"][wide])
     np.testing.assert_allclose(tokenizer.decode(values["codes"]), values["decoded"], atol=1e-3, rtol=0)
@@ -210,7 +266,9 @@ def test_without_a_config_what_the_shapes_say(tmp_path, name):
     result = import_weights(tmp_path / "source", tmp_path / "guessed")
     assert any("resolution 256" in line for line in result["assumed"])
     import_weights(source, tmp_path / "said")
-    said, guessed = (VQGANConfig.from_dict(read_config(tmp_path / which)["vqgan"]) for which in ("said", "guessed"))
+    said, guessed = (
+        VQGANConfig.from_dict(read_config(tmp_path / which)["vqgan"]) for which in ("said", "guessed")
+    )
     assert guessed.resized(said.resolution) == said
 
 
@@ -223,7 +281,11 @@ def test_what_is_missing_misshaped_and_too_much_is_said_at_once(tmp_path):
     (tmp_path / "source.pkl").write_bytes(pickle.dumps(tree))
     with pytest.raises(UserError) as error:
         import_weights(tmp_path / "source.pkl", tmp_path / "model", config=LWM / "config.json")
-    for word in ("encoder/Conv_1/bias is missing", "[100, 16], expected [128, 16]", "decoder/Extra_0/kernel is unexpected"):
+    for word in (
+        "encoder/Conv_1/bias is missing",
+        "[100, 16], expected [128, 16]",
+        "decoder/Extra_0/kernel is unexpected",
+    ):
         assert word in str(error.value)
     assert not (tmp_path / "model").exists()
 
@@ -234,7 +296,10 @@ def test_what_is_missing_misshaped_and_too_much_is_said_at_once(tmp_path):
         ({"norm_type": "spatial"}, "norm_type"),
         ({"_class_name": "AutoencoderKL"}, "_class_name is 'AutoencoderKL'"),
         ({"down_block_types": ["CrossAttnDownBlock2D"]}, "CrossAttnDownBlock2D"),
-        ({"up_block_types": ["AttnUpDecoderBlock2D"] + ["UpDecoderBlock2D"] * 4}, "attention at other resolutions than down_block_types"),
+        (
+            {"up_block_types": ["AttnUpDecoderBlock2D"] + ["UpDecoderBlock2D"] * 4},
+            "attention at other resolutions than down_block_types",
+        ),
         ({"block_out_channels": [16] * 40}, "40 levels"),
         ({"sample_size": 65}, "multiple of 16"),
         ({"num_vq_embeddings": -1}, "num_vq_embeddings"),
@@ -249,10 +314,16 @@ def test_a_config_that_asks_for_something_else(tmp_path, settings, word):
 
 
 def test_resampling_without_weights(tmp_path):
-    """Halving by means and doubling by repetition are convolutions of certain kernels: vqgan-jax's network says the same with either."""
-    values, config = values_of(SOURCES["vqgan-jax"]), json.loads((FLAX / "config.json").read_text())
+    """Halving by means and doubling by repetition are convolutions of certain kernels: vqgan-jax's network
+    says the same with either.
+    """
+    values = values_of(SOURCES["vqgan-jax"])
+    config = json.loads((FLAX / "config.json").read_text())
     tree = serialization.msgpack_restore((FLAX / "flax_model.msgpack").read_bytes())
-    for half, name, places in (("encoder", "downsample", np.s_[:2, :2]), ("decoder", "upsample", np.s_[1:2, 1:2])):
+    for half, name, places in (
+        ("encoder", "downsample", np.s_[:2, :2]),
+        ("decoder", "upsample", np.s_[1:2, 1:2]),
+    ):
         for level in tree[half].values():
             if name in level:
                 kernel = np.zeros_like(level[name]["conv"]["kernel"])
@@ -266,7 +337,10 @@ def test_resampling_without_weights(tmp_path):
         (place / "flax_model.msgpack").write_bytes(serialization.msgpack_serialize(tree))
         import_weights(place, place / "model")
         tokenizer = load_video_tokenizer(place / "model", batch=2)
-        found[learned] = tokenizer.latents(values["images"]), tokenizer.decode(values["random_codes"].reshape(-1, *tokenizer.grid))
+        found[learned] = (
+            tokenizer.latents(values["images"]),
+            tokenizer.decode(values["random_codes"].reshape(-1, *tokenizer.grid)),
+        )
         for half, name in (("encoder", "downsample"), ("decoder", "upsample")):
             for level in tree[half].values():
                 level.pop(name, None)

@@ -1,8 +1,7 @@
 """The header list of an AVI file: how large its pictures are, and whether a track of it can name other files.
 
-Of an AVI's subtitle tracks FFmpeg takes the content for a file of its own and guesses what it is, so that a playlist in one would
-be followed; there is no honest use of them here.
-"""
+Of an AVI's subtitle tracks FFmpeg takes the content for a file of its own and guesses what it is, so that a
+playlist in one would be followed; there is no honest use of them here."""
 
 import os
 
@@ -10,7 +9,9 @@ MOST_BYTES = 1 << 16
 
 
 def avi_header(path: str | os.PathLike[str]) -> tuple[int, int, bool]:
-    """Width and height of the largest picture of any track (0, 0 where none is found), and whether there is a subtitle track."""
+    """Width and height of the largest picture of any track (0, 0 where none is found), and whether there is a
+    subtitle track.
+    """
     with open(path, "rb") as file:
         data = file.read(MOST_BYTES)
     width = height = 0
@@ -18,7 +19,8 @@ def avi_header(path: str | os.PathLike[str]) -> tuple[int, int, bool]:
     kind = b""
     at = 12
     while at + 8 <= len(data):
-        name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        name = data[at : at + 4]
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
         body = data[at + 8 : at + 8 + size]
         if name == b"LIST":
             if body[:4] == b"movi":
@@ -29,9 +31,11 @@ def avi_header(path: str | os.PathLike[str]) -> tuple[int, int, bool]:
             kind = body[:4]
             subtitles |= kind == b"txts"
         elif name == b"avih":
-            width, height = max(width, _side(body, 32)), max(height, _side(body, 36))
+            width = max(width, _side(body, 32))
+            height = max(height, _side(body, 36))
         elif name == b"strf" and kind == b"vids":
-            width, height = max(width, _side(body, 4)), max(height, _side(body, 8))
+            width = max(width, _side(body, 4))
+            height = max(height, _side(body, 8))
         at += 8 + size + size % 2
     return width, height, subtitles
 

@@ -1,15 +1,17 @@
-"""The decoding process: `python -m ringvision.data.video.child PARENT RING`, started by process.py and kept for many videos.
+"""The decoding process: `python -m ringvision.data.video.child PARENT RING`, started by process.py and kept
+for many videos.
 
-Requests come in on stdin, one JSON object a line. Answers go out on stdout as records of KIND (1 byte), length (4 bytes,
-little-endian) and that many bytes: I a header (JSON), F one more picture, D the end of the video, S stopped as asked, U decord
-is unsuited (JSON), E an error (JSON). Never pickle: what is decoded here may have been made to take this process over.
+Requests come in on stdin, one JSON object a line. Answers go out on stdout as records of KIND (1 byte),
+length (4 bytes, little-endian) and that many bytes: I a header (JSON), F one more picture, D the end of the
+video, S stopped as asked, U decord is unsuited (JSON), E an error (JSON). Never pickle: what is decoded here
+may have been made to take this process over.
 
-Picture n of a request is written (uint8 [size, size, 3]) into slot n mod `slots` of the file behind the descriptor RING. As many
-may lie there as there are slots; the parent says how many it has copied out ("more").
+Picture n of a request is written (uint8 [size, size, 3]) into slot n mod `slots` of the file behind the
+descriptor RING. As many may lie there as there are slots; the parent says how many it has copied out
+("more").
 
-It holds itself to the limits of each request (address space, processor time), opens no network where the system lets it say so,
-and ends itself when its parent is gone, however it went.
-"""
+It holds itself to the limits of each request (address space, processor time), opens no network where the
+system lets it say so, and ends itself when its parent is gone, however it went."""
 
 import contextlib
 import ctypes
@@ -24,7 +26,8 @@ import threading
 import time
 from typing import Any
 
-CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
 
 
 def main() -> None:
@@ -54,12 +57,18 @@ def serve(requests: "Requests", out: int, ring: int) -> None:
         except VideoError as error:
             _send(out, b"E", _json({"message": str(error), "kind": error.kind}))
         except MemoryError:
-            message = f"{request['name']} needs more than {request['limits']['memory'] >> 20} MB to decode; scale it down first"
+            message = (
+                f"{request['name']} needs more than {request['limits']['memory'] >> 20} MB to decode; "
+                "scale it down first"
+            )
             _send(out, b"E", _json({"message": message, "kind": "limit"}))
         except BrokenPipeError:
             return
         except Exception as error:
-            message = f"{request['name']} cannot be decoded ({type(error).__name__}: {error}); it may be damaged: copy or download it again"
+            message = (
+                f"{request['name']} cannot be decoded ({type(error).__name__}: {error}); it may be "
+                "damaged: copy or download it again"
+            )
             _send(out, b"E", _json({"message": " ".join(message.split()), "kind": "damaged"}))
 
 
@@ -75,12 +84,16 @@ def _answer(request: dict[str, Any], requests: "Requests", out: int, ring: int) 
     if request["fps"] is None:
         _send(out, b"D")
         return
-    decoder, steady = request["decoder"], request["steady"]
+    decoder = request["decoder"]
+    steady = request["steady"]
     if decoder == "auto":
         decoder = "decord" if video.suits_decord() and not steady else "av"
     end = float("inf") if request["end"] is None else request["end"]
-    pictures = video.pictures(decoder, request["fps"], request["size"], request["start"], end, request["first"], threads, steady)
-    free, slots = request["slots"], request["slots"]
+    pictures = video.pictures(
+        decoder, request["fps"], request["size"], request["start"], end, request["first"], threads, steady
+    )
+    free = request["slots"]
+    slots = request["slots"]
     try:
         for n, picture in enumerate(pictures):
             while free == 0 or requests.ready():
@@ -102,7 +115,8 @@ class Requests:
     """JSON lines from a file descriptor."""
 
     def __init__(self, descriptor: int) -> None:
-        self.descriptor, self.buffer = descriptor, b""
+        self.descriptor = descriptor
+        self.buffer = b""
 
     def ready(self) -> bool:
         """Whether `wait` would return at once."""
@@ -138,7 +152,9 @@ def _allow(limits: Any, threads: int) -> None:
 
 
 def _leave_network() -> None:
-    """A network namespace of its own, with nothing in it, where the system allows that; goes on without otherwise."""
+    """A network namespace of its own, with nothing in it, where the system allows that; goes on without
+    otherwise.
+    """
     with contextlib.suppress(Exception):
         unshare = ctypes.CDLL(None, use_errno=True).unshare
         if unshare(CLONE_NEWNET) != 0 and os.geteuid() != 0:

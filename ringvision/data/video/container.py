@@ -1,13 +1,13 @@
 """What kind of file this is, told by its first bytes and never by its name.
 
-A path goes in; the name of the one FFmpeg demuxer that may read it comes out. Playlists, session descriptions and concat
-scripts (which would make FFmpeg open other files or the network) have none, and are refused here, as are files of a known kind
-that refer to others, and those whose own header says that they end later than they do. `refuse_large` checks what a header
-says against the limits. All of it reads a few short pieces of the file and starts no process.
+A path goes in; the name of the one FFmpeg demuxer that may read it comes out. Playlists, session descriptions
+and concat scripts (which would make FFmpeg open other files or the network) have none, and are refused here,
+as are files of a known kind that refer to others, and those whose own header says that they end later than
+they do. `refuse_large` checks what a header says against the limits. All of it reads a few short pieces of
+the file and starts no process.
 
-decord guesses the kind again by itself, so a file must not look like two kinds: where FFmpeg's own test of the first
-bytes is not sure, neither is the one here.
-"""
+decord guesses the kind again by itself, so a file must not look like two kinds: where FFmpeg's own test of
+the first bytes is not sure, neither is the one here."""
 
 import os
 import stat
@@ -20,7 +20,19 @@ from ringvision.data.video.mp4 import complaint, top_level_end, video_track
 
 QUICKTIME_FIRST = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
-PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"<smil", b"[playlist]", b"v=0", b"[Reference]", b"RTSPtext", b"SMIL", b"file ")
+PLAYLISTS = (
+    b"#EXTM3U",
+    b"ffconcat",
+    b"<?xml",
+    b"<MPD",
+    b"<smil",
+    b"[playlist]",
+    b"v=0",
+    b"[Reference]",
+    b"RTSPtext",
+    b"SMIL",
+    b"file ",
+)
 OTHERS = {
     b"\x89PNG": "a picture (PNG)",
     b"\xff\xd8\xff": "a picture (JPEG)",
@@ -40,7 +52,9 @@ def identify(path: str | os.PathLike[str]) -> str:
     try:
         status = os.stat(path)
     except OSError as error:
-        raise VideoError(f"{path}: {(error.strerror or str(error)).lower()}; give the path of a video file", "missing") from None
+        raise VideoError(
+            f"{path}: {(error.strerror or str(error)).lower()}; give the path of a video file", "missing"
+        ) from None
     except ValueError:
         raise VideoError(f"{path!r} is not a path; give the path of a video file", "missing") from None
     if stat.S_ISDIR(status.st_mode):
@@ -53,14 +67,19 @@ def identify(path: str | os.PathLike[str]) -> str:
         with open(path, "rb") as file:
             head = file.read(1024)
     except OSError as error:
-        raise VideoError(f"{name} cannot be read: {error.strerror}; check its permissions", "missing") from None
-    demuxer = None if all(8 < byte < 127 for byte in head[:188]) else _demuxer(head)  # text is no video, whatever it begins with
+        raise VideoError(
+            f"{name} cannot be read: {error.strerror}; check its permissions", "missing"
+        ) from None
+    demuxer = (
+        None if all(8 < byte < 127 for byte in head[:188]) else _demuxer(head)
+    )  # text is no video, whatever it begins with
     if demuxer is None:
         raise _refusal(name, head)
     announced = _whole(path, name, demuxer, head, status.st_size)
     if announced is not None and announced > status.st_size:
         raise VideoError(
-            f"{name} is cut short: its header announces {announced} bytes and it has {status.st_size}; copy or download it again",
+            f"{name} is cut short: its header announces {announced} bytes and it has "
+            f"{status.st_size}; copy or download it again",
             "truncated",
         )
     return demuxer
@@ -91,21 +110,30 @@ def _demuxer(head: bytes) -> str | None:
 
 
 def _whole(path: str | os.PathLike[str], name: str, demuxer: str, head: bytes, size: int) -> int | None:
-    """Where the header says the file ends, in bytes; None where it does not say. Raises VideoError where it refers to other files."""
+    """Where the header says the file ends, in bytes; None where it does not say. Raises VideoError where it
+    refers to other files.
+    """
     wrong: tuple[str, str] | None = None
     announced = None
     if demuxer == "mov":
-        announced, wrong = top_level_end(path, size), complaint(path, size)
+        announced = top_level_end(path, size)
+        wrong = complaint(path, size)
     elif demuxer == "matroska":
         header = matroska_header(path)
         announced = header.ends
         wrong = (f"it is to be played with {header.links}", "refused") if header.links else None
     elif demuxer == "avi":
         announced = 8 + int.from_bytes(head[4:8], "little") if head[12:16] == b"LIST" else None
-        wrong = ("it has subtitles, which in an AVI can lead to other files", "refused") if avi_header(path)[2] else None
+        wrong = (
+            ("it has subtitles, which in an AVI can lead to other files", "refused")
+            if avi_header(path)[2]
+            else None
+        )
     if wrong is not None:
         raise VideoError(
-            f"{name} is not read: {wrong[0]}; write it anew as one file (ffmpeg -i IN -map 0:v -c copy OUT.mkv) first", wrong[1]
+            f"{name} is not read: {wrong[0]}; write it anew as one file (ffmpeg -i IN -map 0:v -c "
+            "copy OUT.mkv) first",
+            wrong[1],
         )
     return announced
 
@@ -115,23 +143,36 @@ def refuse_large(path: str | os.PathLike[str], demuxer: str, limits: Limits) -> 
     width = height = frames = 0
     duration = 0.0
     if demuxer == "mov" and (track := video_track(path)) is not None:
-        width, height, frames, duration = track.width, track.height, track.samples, track.duration
+        width = track.width
+        height = track.height
+        frames = track.samples
+        duration = track.duration
     elif demuxer == "matroska":
         header = matroska_header(path)
-        width, height = header.width, header.height
+        width = header.width
+        height = header.height
     elif demuxer == "avi":
         width, height, _ = avi_header(path)
     elif demuxer == "gif":
         with open(path, "rb") as file:
             head = file.read(10)
-        width, height = int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:10], "little")
+        width = int.from_bytes(head[6:8], "little")
+        height = int.from_bytes(head[8:10], "little")
     limits.check(Path(path).name, VideoInfo(str(path), width, height, frames, duration, 0.0, 0, "", demuxer))
 
 
 def _refusal(name: str, head: bytes) -> VideoError:
-    text = head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n\v\f")  # UTF-16 is ASCII between zeros
-    if text.startswith(PLAYLISTS) or any(mark in text for mark in (b"#EXTM3U", b"#EXTINF", b"ffconcat version", b"<MPD", b"c=IN IP")):
-        return VideoError(f"{name} is a playlist or a stream description, which names other files; give the video file itself", "refused")
+    text = head.replace(b"\0", b"").lstrip(
+        b"\xef\xbb\xbf\xff\xfe \t\r\n\v\f"
+    )  # UTF-16 is ASCII between zeros
+    if text.startswith(PLAYLISTS) or any(
+        mark in text for mark in (b"#EXTM3U", b"#EXTINF", b"ffconcat version", b"<MPD", b"c=IN IP")
+    ):
+        return VideoError(
+            f"{name} is a playlist or a stream description, which names other files; give the "
+            "video file itself",
+            "refused",
+        )
     found = next((what for magic, what in OTHERS.items() if head.startswith(magic)), None)
     if found is None and head[:4] == b"RIFF":
         found = "sound (WAV)" if head[8:12] == b"WAVE" else None

@@ -1,11 +1,10 @@
 """Files to sampled square pictures: runs in the decoding child only (see child.py), with decord or with PyAV.
 
-`Video(path, ...).info` is its header; `pictures(...)` yields uint8 [size, size, 3] for sample 0, 1, ... Both decoders choose by the
-container's clock and give the same frames for the same times, and both pass over what lies between distant samples by going on
-from a key frame; PyAV is the one that reads everything. decord is not asked where it is known to give wrong frames without a
-word: edit lists that hide frames, streams that do not begin with a key frame, several video tracks, AVI with B-frames, time
-stamps that do not increase.
-"""
+`Video(path, ...).info` is its header; `pictures(...)` yields uint8 [size, size, 3] for sample 0, 1, ... Both
+decoders choose by the container's clock and give the same frames for the same times, and both pass over what
+lies between distant samples by going on from a key frame; PyAV is the one that reads everything. decord is
+not asked where it is known to give wrong frames without a word: edit lists that hide frames, streams that do
+not begin with a key frame, several video tracks, AVI with B-frames, time stamps that do not increase."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,9 +14,9 @@ import av.error
 import numpy as np
 from PIL import Image
 
+from ringvision.data.video.frame_stream import FrameStream
 from ringvision.data.video.info import Limits, VideoError, VideoInfo
 from ringvision.data.video.mp4 import Track, video_track
-from ringvision.data.video.reel import Reel
 from ringvision.data.video.times import TOLERANCE, end_slack, sample_times, shown_at
 
 DECORD_READS = {"h264", "hevc", "vp8", "vp9", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg"}
@@ -34,13 +33,24 @@ class Video:
     """One opened file: its header, and the pictures in it."""
 
     def __init__(self, path: str, name: str, demuxer: str, limits: Limits) -> None:
-        """Opens the header and checks it against `limits`; `name` is how messages call the file. Raises VideoError."""
-        self.path, self.name, self.demuxer, self.limits = path, name, demuxer, limits
-        # A decoder counts whole blocks of up to 64 pixels, and sizes may change on the way: this is asked before each allocation.
+        """Opens the header and checks it against `limits`; `name` is how messages call the file. Raises
+        VideoError.
+        """
+        self.path = path
+        self.name = name
+        self.demuxer = demuxer
+        self.limits = limits
+        # A decoder counts whole blocks of up to 64 pixels, and sizes may change on the way: this is asked
+        # before each allocation.
         self.bounds = {"max_pixels": str(limits.max_pixels + 128 * limits.max_side)}
         self.track = (video_track(path) if demuxer == "mov" else None) or Track()
-        if max(self.track.width, self.track.height) > limits.max_side or self.track.width * self.track.height > limits.max_pixels:
-            limits.check(name, VideoInfo(path, self.track.width, self.track.height, 0, 0.0, 0.0, 0, "", demuxer))
+        if (
+            max(self.track.width, self.track.height) > limits.max_side
+            or self.track.width * self.track.height > limits.max_pixels
+        ):
+            limits.check(
+                name, VideoInfo(path, self.track.width, self.track.height, 0, 0.0, 0.0, 0, "", demuxer)
+            )
         with self._open() as container:
             stream = self._stream(container)
             self.several = len(container.streams.video) > 1
@@ -50,13 +60,21 @@ class Video:
 
     def _open(self) -> Any:
         # PyAV 19 dropped this setting: it escapes what is not UTF-8 by itself.
-        tolerant: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+        tolerant: dict[str, Any] = (
+            {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+        )
         try:
-            return av.open(self.path, format=self.demuxer, options={"protocol_whitelist": "file", **self.bounds}, **tolerant)
+            return av.open(
+                self.path,
+                format=self.demuxer,
+                options={"protocol_whitelist": "file", **self.bounds},
+                **tolerant,
+            )
         except (av.error.FFmpegError, ValueError, MemoryError) as error:
             reason = (getattr(error, "strerror", None) or str(error)).lower()
             raise VideoError(
-                f"{self.name} cannot be opened as {self.demuxer} ({reason}); it is cut short or damaged: copy or download it again"
+                f"{self.name} cannot be opened as {self.demuxer} ({reason}); it is cut short or "
+                "damaged: copy or download it again"
             ) from None
 
     def _stream(self, container: Any) -> Any:
@@ -69,7 +87,9 @@ class Video:
         others = " and ".join(sorted({stream.type for stream in container.streams}))
         if not others:
             raise VideoError(f"{self.name} holds no frames; record or download it again")
-        raise VideoError(f"{self.name} has no video in it, only {others}; give a file with a video track", "not-video")
+        raise VideoError(
+            f"{self.name} has no video in it, only {others}; give a file with a video track", "not-video"
+        )
 
     def _info(self, container: Any, stream: Any) -> VideoInfo:
         duration = 0.0
@@ -77,20 +97,39 @@ class Video:
             duration = float(stream.duration * stream.time_base)
         elif container.duration:
             duration = container.duration / av.time_base
-            if self.demuxer == "matroska" and stream.start_time:  # its Duration is the last stamp, whatever the first
+            if (
+                self.demuxer == "matroska" and stream.start_time
+            ):  # its Duration is the last stamp, whatever the first
                 duration -= float(stream.start_time * stream.time_base)
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         frames = stream.frames or round(duration * fps)
         context = stream.codec_context
         if context is None:
-            raise VideoError(f"{self.name}: its codec is not known here, or it is damaged; re-encode it: ffmpeg -i IN -c:v libx264 OUT.mp4")
-        width, height = context.width, context.height
+            raise VideoError(
+                f"{self.name}: its codec is not known here, or it is damaged; re-encode it: ffmpeg -i "
+                "IN -c:v libx264 OUT.mp4"
+            )
+        width = context.width
+        height = context.height
         if width <= 0 or height <= 0:
-            raise VideoError(f"{self.name} does not say how large its pictures are; it is damaged, or holds no picture", "damaged")
+            raise VideoError(
+                f"{self.name} does not say how large its pictures are; it is damaged, or holds no picture",
+                "damaged",
+            )
         if self.track.rotation in (90, 270):
             width, height = height, width
         codec = context.codec.canonical_name if context.codec else context.name
-        return VideoInfo(self.path, width, height, frames, max(duration, 0.0), fps, self.track.rotation, codec, self.demuxer)
+        return VideoInfo(
+            self.path,
+            width,
+            height,
+            frames,
+            max(duration, 0.0),
+            fps,
+            self.track.rotation,
+            codec,
+            self.demuxer,
+        )
 
     def _begins_with_key(self, container: Any, stream: Any) -> bool:
         for packet in container.demux(stream):
@@ -99,11 +138,12 @@ class Video:
         raise VideoError(f"{self.name} holds no frames; record or download it again", "damaged")
 
     def suits_decord(self) -> bool:
-        """Whether decord is the one to ask: where it reads the file rightly, and all its pictures fit into DECORD_BYTES.
+        """Whether decord is the one to ask: where it reads the file rightly, and all its pictures fit into
+        DECORD_BYTES.
 
-        decord may decode as far ahead of whoever reads as the video goes (1 GB for 50 seconds of 360p, read whole), and passes
-        over frames more slowly (10 minutes of 360p at 1 fps: 28 s of processor time, PyAV 12): PyAV is for what is long or large.
-        """
+        decord may decode as far ahead of whoever reads as the video goes (1 GB for 50 seconds of 360p, read
+        whole), and passes over frames more slowly (10 minutes of 360p at 1 fps: 28 s of processor time, PyAV
+        12): PyAV is for what is long or large."""
         return (
             self.info.num_frames * self.info.width * self.info.height * 3 <= DECORD_BYTES
             and self.demuxer in DECORD_OPENS
@@ -114,19 +154,29 @@ class Video:
         )
 
     def pictures(
-        self, decoder: str, fps: float, size: int, start: float, end: float, first: int, threads: int, steady: bool = False
+        self,
+        decoder: str,
+        fps: float,
+        size: int,
+        start: float,
+        end: float,
+        first: int,
+        threads: int,
+        steady: bool = False,
     ) -> Iterator[np.ndarray]:
         """Samples k = first, first+1, ... at start + k/fps seconds, before `end`; `decoder` is decord or av.
 
-        Raises Unsuited where decord's own account of the file is not to be trusted, VideoError where nothing can be decoded, and where it
-        is to be `steady` Unsteady for a video whose faults several threads would treat as it happens (PyAV alone tells).
-        """
+        Raises Unsuited where decord's own account of the file is not to be trusted, VideoError where nothing
+        can be decoded, and where it is to be `steady` Unsteady for a video whose faults several threads would
+        treat as it happens (PyAV alone tells)."""
         if decoder == "decord":
             yield from self._by_decord(fps, size, start, end, first, threads)
         else:
             yield from self._by_av(fps, size, start, end, first, threads, steady)
 
-    def _by_decord(self, fps: float, size: int, start: float, end: float, first: int, threads: int) -> Iterator[np.ndarray]:
+    def _by_decord(
+        self, fps: float, size: int, start: float, end: float, first: int, threads: int
+    ) -> Iterator[np.ndarray]:
         import decord
 
         starts, length = self._starts()
@@ -135,26 +185,34 @@ class Video:
             told = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))), np.float64)[:, 0]
         except Exception as error:  # whatever decord cannot open, PyAV may
             raise Unsuited(str(error)) from None
-        if len(told) != len(starts) or not (np.abs(told - told[0] - starts) < 2e-3 + 2e-7 * starts).all():  # float32 in decord
+        if (
+            len(told) != len(starts) or not (np.abs(told - told[0] - starts) < 2e-3 + 2e-7 * starts).all()
+        ):  # float32 in decord
             raise Unsuited("it sees other time stamps")
         self._check_length(len(starts), length)
         times = sample_times(min(length, end) - start, fps) + start if start < length else np.zeros(0)
-        held, picture = -1, np.zeros(0, np.uint8)
+        held = -1
+        picture = np.zeros(0, np.uint8)
         for index in shown_at(starts, times).tolist()[first:]:
             if index != held:
                 try:
-                    picture, held = square(reader[index].asnumpy(), size), index
+                    picture = square(reader[index].asnumpy(), size)
+                    held = index
                 except Exception as error:
                     raise Unsuited(str(error)) from None
             yield picture
 
     def _starts(self) -> tuple[np.ndarray, float]:
-        """When each frame is shown (float64 [n] seconds, the first 0, increasing) and when the last one ends, by the packets alone.
+        """When each frame is shown (float64 [n] seconds, the first 0, increasing) and when the last one ends,
+        by the packets alone.
 
-        Raises Unsuited where some are missing or equal, and where frames that follow a key frame are shown before it: decord
-        counts them wrongly after a seek (open groups of pictures, usual for H.265 and MPEG-4).
-        """
-        stamps, key, last, ends = [], -(1 << 62), -(1 << 62), 0
+        Raises Unsuited where some are missing or equal, and where frames that follow a key frame are shown
+        before it: decord counts them wrongly after a seek (open groups of pictures, usual for H.265 and
+        MPEG-4)."""
+        stamps = []
+        key = -(1 << 62)
+        last = -(1 << 62)
+        ends = 0
         with self._open() as container:
             stream = self._stream(container)
             for packet in container.demux(stream):
@@ -162,10 +220,13 @@ class Video:
                 if packet.size == 0:
                     continue
                 if stamp is None or stamp < key:
-                    raise Unsuited("no time stamps" if stamp is None else "groups of pictures that refer to one another")
+                    raise Unsuited(
+                        "no time stamps" if stamp is None else "groups of pictures that refer to one another"
+                    )
                 key = stamp if packet.is_keyframe else key
                 if stamp > last:
-                    last, ends = stamp, packet.duration or 0
+                    last = stamp
+                    ends = packet.duration or 0
                 stamps.append(stamp)
             base = float(stream.time_base)
         ordered = np.sort(np.asarray(stamps))
@@ -174,13 +235,22 @@ class Video:
         starts = (ordered - ordered[0]) * base
         return starts, float(starts[-1]) + (ends * base or self._usual())
 
-    def _by_av(self, fps: float, size: int, start: float, end: float, first: int, threads: int, steady: bool) -> Iterator[np.ndarray]:
-        k, end = first, end - end_slack(fps)
+    def _by_av(
+        self, fps: float, size: int, start: float, end: float, first: int, threads: int, steady: bool
+    ) -> Iterator[np.ndarray]:
+        k = first
+        end = end - end_slack(fps)
         held: Any = None
         seeks = self.demuxer in SEEKS_BY_TIME
         by_order = self.demuxer == "avi"
-        reading: dict[str, Any] = {"threads": threads, "by_order": by_order, "usual": self._usual(), "seeks": seeks, "steady": steady}
-        with Reel(self._opened, (start, fps), **reading) as reel:
+        reading: dict[str, Any] = {
+            "threads": threads,
+            "by_order": by_order,
+            "usual": self._usual(),
+            "seeks": seeks,
+            "steady": steady,
+        }
+        with FrameStream(self._opened, (start, fps), **reading) as reel:
             for count, (now, frame) in enumerate(reel, 1):
                 self._check_length(count, now)
                 if held is not None:
@@ -194,7 +264,10 @@ class Video:
                     return
                 reel.jump(start + k / fps)
             if held is None:
-                raise VideoError(f"{self.name}: none of its frames can be decoded; it is damaged: copy or download it again")
+                raise VideoError(
+                    f"{self.name}: none of its frames can be decoded; it is damaged: copy or download it "
+                    "again"
+                )
             self._check_length(0, reel.until)
             picture = None
             while start + k / fps < min(reel.until - end_slack(fps), end) or (k == 0 and start == 0):
@@ -214,15 +287,28 @@ class Video:
         """The header may lie: what is really there is held to the same limits."""
         if frames > self.limits.max_frames or duration > self.limits.max_duration:
             info = self.info
-            real = VideoInfo(info.path, info.width, info.height, frames, duration, info.fps, info.rotation, info.codec, info.container)
+            real = VideoInfo(
+                info.path,
+                info.width,
+                info.height,
+                frames,
+                duration,
+                info.fps,
+                info.rotation,
+                info.codec,
+                info.container,
+            )
             self.limits.check(self.name, real)
 
 
 def square(picture: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [H, W, 3] -> [size, size, 3]: the middle square, averaged down (each new pixel the mean of what it covers) or blown up."""
+    """uint8 [H, W, 3] -> [size, size, 3]: the middle square, averaged down (each new pixel the mean of what
+    it covers) or blown up.
+    """
     height, width = picture.shape[:2]
     side = min(height, width)
-    left, top = (width - side) // 2, (height - side) // 2
+    left = (width - side) // 2
+    top = (height - side) // 2
     middle = Image.fromarray(np.ascontiguousarray(picture[top : top + side, left : left + side]))
     if side % size == 0:  # exact means, rounded once
         return np.asarray(middle.reduce(side // size))

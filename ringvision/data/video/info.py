@@ -1,4 +1,5 @@
-"""What is known of a video before it is decoded, what is allowed, and the error that says why one is not read.
+"""What is known of a video before it is decoded, what is allowed, and the error that says why one is not
+read.
 
 Imports nothing heavy: the decoding child and the process that asks for frames share it.
 """
@@ -14,9 +15,9 @@ KINDS = {"missing", "empty", "truncated", "not-video", "refused", "limit", "dama
 class VideoError(UserError):
     """A video that is not read: one line that names it, says what is wrong and what to do.
 
-    `kind` is one word for statistics, of KINDS. Both may come from a process that a video has taken over: ValueError where
-    they cannot be what they should, and the message is made one line of printable characters.
-    """
+    `kind` is one word for statistics, of KINDS. Both may come from a process that a video has taken over:
+    ValueError where they cannot be what they should, and the message is made one line of printable
+    characters."""
 
     def __init__(self, message: str, kind: str = "damaged") -> None:
         if not isinstance(message, str) or not isinstance(kind, str) or kind not in KINDS:
@@ -26,15 +27,18 @@ class VideoError(UserError):
 
 
 class Unsteady(Exception):
-    """A video with faults was read by several threads, and what they make of those depends on which is first: read it again by one."""
+    """A video with faults was read by several threads, and what they make of those depends on which is first:
+    read it again by one.
+    """
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """A video's header: `width` and `height` in pixels as shown (after `rotation`, in degrees), `duration` in seconds.
+    """A video's header: `width` and `height` in pixels as shown (after `rotation`, in degrees), `duration` in
+    seconds.
 
-    `num_frames` is what the container says, or else duration x fps; `fps` is the average. 0 where nothing is known.
-    """
+    `num_frames` is what the container says, or else duration x fps; `fps` is the average. 0 where nothing is
+    known."""
 
     path: str
     width: int
@@ -52,7 +56,9 @@ class VideoInfo:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "VideoInfo":
         """Undoes `to_dict`; ValueError where `values` are not of the right names and types."""
-        if {name: type(value) for name, value in values.items()} != {field.name: field.type for field in fields(cls)}:
+        if {name: type(value) for name, value in values.items()} != {
+            field.name: field.type for field in fields(cls)
+        }:
             raise ValueError(f"not a video's header: {sorted(values)}")
         return cls(**values)
 
@@ -79,16 +85,24 @@ class Limits:
 
     def check(self, name: str, info: VideoInfo) -> None:
         """Raises VideoError where `info` is over a limit; `name` is how the file is called in the message."""
-        width, height = info.width, info.height
+        width = info.width
+        height = info.height
         if max(width, height) > self.max_side or width * height > self.max_pixels:
             raise VideoError(
-                f"{name} is {width}x{height}; at most {self.max_side} pixels a side and {self.max_pixels} in all are read: "
+                f"{name} is {width}x{height}; at most {self.max_side} pixels a side and "
+                f"{self.max_pixels} in all are read: "
                 "scale it down first",
                 "limit",
             )
         if info.num_frames > self.max_frames:
-            raise VideoError(f"{name} says it has {info.num_frames} frames; at most {self.max_frames} are read: cut it into parts", "limit")
+            raise VideoError(
+                f"{name} says it has {info.num_frames} frames; at most {self.max_frames} are read: "
+                "cut it into parts",
+                "limit",
+            )
         if info.duration > self.max_duration:
             raise VideoError(
-                f"{name} says it lasts {info.duration:.0f} seconds; at most {self.max_duration:.0f} are read: cut it into parts", "limit"
+                f"{name} says it lasts {info.duration:.0f} seconds; at most {self.max_duration:.0f} "
+                "are read: cut it into parts",
+                "limit",
             )

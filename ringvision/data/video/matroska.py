@@ -1,8 +1,8 @@
 """The few elements of a Matroska or WebM file that must be known before a decoder sees it.
 
-How large its pictures are, whether it names other files that should be played with it (segment linking), and where it should end.
-Only the heads of elements are read; a crafted file costs at most MAX_ELEMENTS short reads.
-"""
+How large its pictures are, whether it names other files that should be played with it (segment linking), and
+where it should end. Only the heads of elements are read; a crafted file costs at most MAX_ELEMENTS short
+reads."""
 
 import os
 from collections.abc import Iterator
@@ -10,17 +10,36 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 MAX_ELEMENTS = 20_000
-SEGMENT, INFO, TRACKS, CHAPTERS = 0x18538067, 0x1549A966, 0x1654AE6B, 0x1043A770
-NESTING = {INFO, TRACKS, CHAPTERS, 0xAE, 0xE0, 0x45B9, 0xB6}  # and TrackEntry, Video, EditionEntry, ChapterAtom
-PIXEL_WIDTH, PIXEL_HEIGHT = 0xB0, 0xBA
-LINKS = {0x3CB923: "the file before it", 0x3C83AB: "the file before it", 0x3EB923: "the file after it", 0x3E83BB: "the file after it"}
+SEGMENT = 0x18538067
+INFO = 0x1549A966
+TRACKS = 0x1654AE6B
+CHAPTERS = 0x1043A770
+NESTING = {
+    INFO,
+    TRACKS,
+    CHAPTERS,
+    0xAE,
+    0xE0,
+    0x45B9,
+    0xB6,
+}  # and TrackEntry, Video, EditionEntry, ChapterAtom
+PIXEL_WIDTH = 0xB0
+PIXEL_HEIGHT = 0xBA
+LINKS = {
+    0x3CB923: "the file before it",
+    0x3C83AB: "the file before it",
+    0x3EB923: "the file after it",
+    0x3E83BB: "the file after it",
+}
 LINKS[0x6E67] = "the file of a chapter"
 Element = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Header:
-    """`width` and `height` of the largest picture of any track; what it `links` to, "" for nothing; the byte where its Segment `ends`."""
+    """`width` and `height` of the largest picture of any track; what it `links` to, "" for nothing; the byte
+    where its Segment `ends`.
+    """
 
     width: int = 0
     height: int = 0
@@ -43,7 +62,9 @@ def matroska_header(path: str | os.PathLike[str]) -> Header:
             if kind in (PIXEL_WIDTH, PIXEL_HEIGHT):
                 file.seek(inside)
                 value = int.from_bytes(file.read(min(8, stop - inside)), "big")
-                width, height = (max(width, value), height) if kind == PIXEL_WIDTH else (width, max(height, value))
+                width, height = (
+                    (max(width, value), height) if kind == PIXEL_WIDTH else (width, max(height, value))
+                )
             elif kind in LINKS:
                 links = links or LINKS[kind]
         return Header(width, height, links, None if end > 1 << 60 else end)
@@ -51,7 +72,8 @@ def matroska_header(path: str | os.PathLike[str]) -> Header:
 
 def _walk(file: BinaryIO, start: int, end: int) -> Iterator[Element]:
     """The elements between two bytes and those in NESTING ones, MAX_ELEMENTS at most."""
-    waiting, left = [(start, end)], MAX_ELEMENTS
+    waiting = [(start, end)]
+    left = MAX_ELEMENTS
     while waiting:
         for kind, inside, stop in _elements(file, *waiting.pop()):
             left -= 1
@@ -63,7 +85,9 @@ def _walk(file: BinaryIO, start: int, end: int) -> Iterator[Element]:
 
 
 def _elements(file: BinaryIO, start: int, end: int) -> Iterator[Element]:
-    """(kind, first byte inside, end) of one element after another; one of unknown size reaches beyond all, and is the last."""
+    """(kind, first byte inside, end) of one element after another; one of unknown size reaches beyond all,
+    and is the last.
+    """
     while start < end:
         file.seek(start)
         head = file.read(12)

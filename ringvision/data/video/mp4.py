@@ -1,9 +1,8 @@
 """The few boxes of an MP4 or MOV file that must be known before a decoder sees it.
 
-Where the file should end (a download cut short lacks its tail), whether it keeps its pictures in other files, whether an edit
-list hides frames (decord then gives the wrong ones), and how the picture is turned. Only headers are read; a crafted file costs
-at most MAX_BOXES short reads.
-"""
+Where the file should end (a download cut short lacks its tail), whether it keeps its pictures in other files,
+whether an edit list hides frames (decord then gives the wrong ones), and how the picture is turned. Only
+headers are read; a crafted file costs at most MAX_BOXES short reads."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +11,20 @@ from typing import BinaryIO
 
 MAX_BOXES = 50_000
 MOST_REFERENCES = 4096
-NESTING = {b"moov", b"trak", b"mdia", b"minf", b"dinf", b"edts", b"stbl", b"udta", b"tref", b"mvex", b"sinf", b"wave"}
+NESTING = {
+    b"moov",
+    b"trak",
+    b"mdia",
+    b"minf",
+    b"dinf",
+    b"edts",
+    b"stbl",
+    b"udta",
+    b"tref",
+    b"mvex",
+    b"sinf",
+    b"wave",
+}
 Box = tuple[bytes, int, int]
 
 
@@ -29,7 +41,9 @@ class Track:
 
 
 def top_level_end(path: str | os.PathLike[str], size: int) -> int | None:
-    """The byte where the last box ends, by its own word (more than `size` where the file is cut short); None if unclear."""
+    """The byte where the last box ends, by its own word (more than `size` where the file is cut short); None
+    if unclear.
+    """
     end = 0
     with open(path, "rb") as file:
         for _, _, box_end in _boxes(file, 0, size):
@@ -38,7 +52,8 @@ def top_level_end(path: str | os.PathLike[str], size: int) -> int | None:
 
 
 def complaint(path: str | os.PathLike[str], size: int) -> tuple[str, str] | None:
-    """(what is wrong, kind of VideoError) with a file that refers to others or whose tables do not fit into it; else None.
+    """(what is wrong, kind of VideoError) with a file that refers to others or whose tables do not fit into
+    it; else None.
 
     A decoder finds a box by its name wherever it lies, so this looks into all that may hold others.
     """
@@ -55,7 +70,10 @@ def complaint(path: str | os.PathLike[str], size: int) -> tuple[str, str] | None
             if kind == b"stsz":
                 table = _read(file, (start, end), 12)
                 if _number(table, 8, 4) * (_number(table, 4, 4) or 4) > size:
-                    return f"its header tells of {_number(table, 8, 4)} samples, which do not fit into it", "damaged"
+                    return (
+                        f"its header tells of {_number(table, 8, 4)} samples, which do not fit into it",
+                        "damaged",
+                    )
             if count == MAX_BOXES - 1:
                 return None if known else (f"its header does not come within {MAX_BOXES} pieces", "damaged")
     return None
@@ -75,7 +93,9 @@ def _all_boxes(file: BinaryIO, size: int) -> Iterator[Box]:
 
 
 def _leads_outside(table: bytes) -> bool:
-    """Whether any entry of a data reference box names something; one that means the file itself has a flag and nothing else."""
+    """Whether any entry of a data reference box names something; one that means the file itself has a flag
+    and nothing else.
+    """
     if len(table) > MOST_REFERENCES:
         return True
     at = 8
@@ -112,14 +132,23 @@ def _track(file: BinaryIO, track: tuple[int, int], movie_scale: int) -> Track:
     table = _find(file, track, b"mdia", b"minf", b"stbl")
     header = _read(file, _find(file, track, b"tkhd"))
     at = 52 if header[:1] == b"\x01" else 40
-    a, b, _, c, d = (int.from_bytes(header[at + 4 * i : at + 4 * i + 4], "big", signed=True) for i in range(5))
+    a, b, _, c, d = (
+        int.from_bytes(header[at + 4 * i : at + 4 * i + 4], "big", signed=True) for i in range(5)
+    )
     turned = {(0, 1): 90, (-1, 0): 180, (0, -1): 270}
     rotation = turned.get(((a > 0) - (a < 0), (b > 0) - (b < 0)), 0) if a == d and b == -c else 0
     entry = _read(file, _find(file, table, b"stsd"), 64) if table else b""
     samples = _number(_read(file, _find(file, table, b"stsz"), 12) if table else b"", 8, 4)
     scale, length = _media_length(file, track)
     hides = _hides_frames(file, track, table, movie_scale)
-    return Track(_number(entry, 40, 2), _number(entry, 42, 2), rotation, hides, samples, length / scale if scale else 0.0)
+    return Track(
+        _number(entry, 40, 2),
+        _number(entry, 42, 2),
+        rotation,
+        hides,
+        samples,
+        length / scale if scale else 0.0,
+    )
 
 
 def _media_length(file: BinaryIO, track: tuple[int, int]) -> tuple[int, int]:
@@ -130,7 +159,9 @@ def _media_length(file: BinaryIO, track: tuple[int, int]) -> tuple[int, int]:
     return _number(media, 20 if wide else 12, 4), 0 if length == (1 << (64 if wide else 32)) - 1 else length
 
 
-def _hides_frames(file: BinaryIO, track: tuple[int, int], table: tuple[int, int] | None, movie_scale: int) -> bool:
+def _hides_frames(
+    file: BinaryIO, track: tuple[int, int], table: tuple[int, int] | None, movie_scale: int
+) -> bool:
     edits = _read(file, _find(file, track, b"edts", b"elst"), 1 << 12)
     if not edits:
         return False
@@ -152,7 +183,9 @@ def _hides_frames(file: BinaryIO, track: tuple[int, int], table: tuple[int, int]
 
 
 def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[Box]:
-    """(kind, start of what is inside, end) of the boxes from `start` to `end`, the last one's end as it says, however far."""
+    """(kind, start of what is inside, end) of the boxes from `start` to `end`, the last one's end as it says,
+    however far.
+    """
     for _ in range(MAX_BOXES):
         if end - start < 8:
             return
@@ -160,9 +193,11 @@ def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[Box]:
         head = file.read(16)
         if len(head) < 8:
             return
-        size, inside = int.from_bytes(head[:4], "big"), start + 8
+        size = int.from_bytes(head[:4], "big")
+        inside = start + 8
         if size == 1 and len(head) == 16:
-            size, inside = int.from_bytes(head[8:], "big"), start + 16
+            size = int.from_bytes(head[8:], "big")
+            inside = start + 16
         elif size == 0:
             size = end - start
         if size < inside - start:

@@ -1,13 +1,15 @@
-"""The parent's side of the decoding process: started once, lent to one video at a time, killed when it is late.
+"""The parent's side of the decoding process: started once, lent to one video at a time, killed when it is
+late.
 
-A started process is kept for the next video (800 short clips cost one start, not 800). It is a fresh interpreter, never a
-fork: decord hangs after one. Its stderr goes nowhere, so FFmpeg's chatter reaches nobody. A process that crashed, missed its
-deadline or was left in the middle of a record is killed with its whole group, and the next video gets a new one.
+A started process is kept for the next video (800 short clips cost one start, not 800). It is a fresh
+interpreter, never a fork: decord hangs after one. Its stderr goes nowhere, so FFmpeg's chatter reaches
+nobody. A process that crashed, missed its deadline or was left in the middle of a record is killed with its
+whole group, and the next video gets a new one.
 
-Pictures come through a file in memory that both ends hold (the ring); the pipe carries only short records that say that one
-more is there. What the child says is not trusted, since a video may have taken it over: records have a greatest length, the
-ring can neither shrink nor grow, and it is read by `pread`, never mapped, so that nothing done to it can end this process.
-"""
+Pictures come through a file in memory that both ends hold (the ring); the pipe carries only short records
+that say that one more is there. What the child says is not trusted, since a video may have taken it over:
+records have a greatest length, the ring can neither shrink nor grow, and it is read by `pread`, never mapped,
+so that nothing done to it can end this process."""
 
 import atexit
 import contextlib
@@ -50,7 +52,13 @@ class DecodeProcess:
 
     def __init__(self, module: str = "ringvision.data.video.child") -> None:
         root = str(Path(__file__).resolve().parents[3])
-        environment = dict(os.environ, MALLOC_ARENA_MAX="2", OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+        environment = dict(
+            os.environ,
+            MALLOC_ARENA_MAX="2",
+            OPENBLAS_NUM_THREADS="1",
+            OMP_NUM_THREADS="1",
+            MKL_NUM_THREADS="1",
+        )
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         self.ring = _ring()
         try:
@@ -69,7 +77,8 @@ class DecodeProcess:
             raise
         assert self.child.stdin is not None
         assert self.child.stdout is not None
-        self.videos, self.buffer = 0, b""
+        self.videos = 0
+        self.buffer = b""
         self.requests, self.answers = self.child.stdin.fileno(), self.child.stdout.fileno()
         os.set_blocking(self.requests, False)
         self.waiting = select.poll()
@@ -91,16 +100,21 @@ class DecodeProcess:
             raise Gone("it stopped listening") from None
 
     def receive(self, seconds: float) -> tuple[bytes, bytes]:
-        """The next record's kind and body. Raises Late after `seconds`, Gone where the child has ended or says nonsense."""
+        """The next record's kind and body. Raises Late after `seconds`, Gone where the child has ended or
+        says nonsense.
+        """
         until = time.monotonic() + seconds
         head = self._take(5, until)
-        kind, length = head[:1], struct.unpack("<I", head[1:])[0]
+        kind = head[:1]
+        length = struct.unpack("<I", head[1:])[0]
         if kind not in KINDS or length > RECORD_BYTES:
             raise Gone(UNEXPECTED)
         return kind, self._take(length, until)
 
     def copy(self, slot: int, picture: np.ndarray) -> None:
-        """Fills `picture` (contiguous uint8) with the one in `slot` of the ring, whose slots are as large as it."""
+        """Fills `picture` (contiguous uint8) with the one in `slot` of the ring, whose slots are as large as
+        it.
+        """
         if os.preadv(self.ring, [picture.data.cast("B")], slot * picture.nbytes) != picture.nbytes:
             raise Gone(UNEXPECTED)
 
@@ -112,7 +126,8 @@ class DecodeProcess:
             if not data:
                 raise Gone(self._how())
             self.buffer += data
-        taken, self.buffer = self.buffer[:count], self.buffer[count:]
+        taken = self.buffer[:count]
+        self.buffer = self.buffer[count:]
         return taken
 
     def stop(self, seconds: float) -> bool:
@@ -151,7 +166,9 @@ class DecodeProcess:
 
 
 def _ring() -> int:
-    """A file of RING_BYTES that takes memory only where it was written: in memory where the system has such files."""
+    """A file of RING_BYTES that takes memory only where it was written: in memory where the system has such
+    files.
+    """
     if not hasattr(os, "memfd_create"):
         with tempfile.TemporaryFile() as file:
             file.truncate(RING_BYTES)
@@ -167,13 +184,16 @@ class Pool:
 
     def __init__(self) -> None:
         self.idle: list[DecodeProcess] = []
-        self.lock, self.owner = threading.Lock(), os.getpid()
+        self.lock = threading.Lock()
+        self.owner = os.getpid()
         self.others: list[DecodeProcess] = []
 
     def take(self) -> DecodeProcess:
         with self.lock:
             if self.owner != os.getpid():  # this process is a fork: those children are its parent's
-                self.others, self.idle, self.owner = self.idle, [], os.getpid()
+                self.others = self.idle
+                self.idle = []
+                self.owner = os.getpid()
             while self.idle:
                 process = self.idle.pop()
                 if process.alive:
@@ -182,11 +202,16 @@ class Pool:
         try:
             return DecodeProcess()
         except OSError as error:
-            message = f"the decoding process cannot be started ({error}); free some memory or processes and try again"
+            message = (
+                f"the decoding process cannot be started ({error}); free some memory or processes and "
+                "try again"
+            )
             raise VideoError(message, "crash") from None
 
     def give(self, process: DecodeProcess) -> None:
-        """Takes back a child that is ready for another video. decord loses a little memory with each, so a child serves MOST_VIDEOS."""
+        """Takes back a child that is ready for another video. decord loses a little memory with each, so a
+        child serves MOST_VIDEOS.
+        """
         process.videos += 1
         with self.lock:
             if len(self.idle) < KEPT and process.videos < MOST_VIDEOS and self.owner == os.getpid():

@@ -1,8 +1,8 @@
 """Which frame is on the screen at a sample time: by the clock of the container, never by counting frames.
 
-Sample k is taken at k/fps seconds after the first frame appears, and is the last frame whose time stamp is not later. Stamps
-are rounded by containers (Matroska keeps milliseconds), so a frame at most TOLERANCE late counts as there.
-"""
+Sample k is taken at k/fps seconds after the first frame appears, and is the last frame whose time stamp is
+not later. Stamps are rounded by containers (Matroska keeps milliseconds), so a frame at most TOLERANCE late
+counts as there."""
 
 import math
 
@@ -22,5 +22,7 @@ def sample_times(duration: float, fps: float) -> np.ndarray:
 
 
 def shown_at(starts: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """The index int64 [n] of the frame shown at each of `times` [n], given when each frame starts (float64 [m], increasing)."""
+    """The index int64 [n] of the frame shown at each of `times` [n], given when each frame starts (float64
+    [m], increasing).
+    """
     return np.maximum(np.searchsorted(starts, times + TOLERANCE, side="right") - 1, 0)

@@ -1,4 +1,6 @@
-"""Draws a scene: signed distances to each outline, softened over a pixel, laid over a textured background with noise."""
+"""Draws a scene: signed distances to each outline, softened over a pixel, laid over a textured background
+with noise.
+"""
 
 from functools import lru_cache
 
@@ -25,7 +27,9 @@ _STROKES: dict[int, tuple[tuple[float, float, float, float], ...]] = {
 
 
 def render(scene: Scene, times: np.ndarray | list[float], size: int = 64) -> np.ndarray:
-    """Frames of `scene` at `times` (seconds): uint8 [T, size, size, 3]. The same seed, times and size give the same pixels."""
+    """Frames of `scene` at `times` (seconds): uint8 [T, size, size, 3]. The same seed, times and size give
+    the same pixels.
+    """
     frames = np.empty((len(times), size, size, 3), np.uint8)
     for index, t in enumerate(times):
         frames[index] = _render_one(scene, float(t), size)
@@ -41,7 +45,9 @@ def _render_one(scene: Scene, t: float, size: int) -> np.ndarray:
         for thing in scene.things:
             if thing.visible(t):
                 _draw_thing(picture, thing, t, size)
-    noise = np.random.default_rng([scene.seed, 2, round(t * 1000)]).standard_normal((size, size, 3), np.float32)
+    noise = np.random.default_rng([scene.seed, 2, round(t * 1000)]).standard_normal(
+        (size, size, 3), np.float32
+    )
     return np.clip(picture + NOISE * noise + 0.5, 0, 255).astype(np.uint8)
 
 
@@ -57,20 +63,29 @@ def _background(shot: Shot, size: int) -> np.ndarray:
     """float32 [size, size, 3]; dull, so that what matters stands out."""
     random = np.random.default_rng(shot.texture_seed)
     x, y = _grid(size)
-    angle, strength = float(random.uniform(0, 2 * np.pi)), float(random.uniform(8, 18))
+    angle = float(random.uniform(0, 2 * np.pi))
+    strength = float(random.uniform(8, 18))
     along = x * np.cos(angle) + y * np.sin(angle)
     if shot.texture == "gradient":
         shade = (along - along.mean()) * 2 * strength
     elif shot.texture == "stripes":
-        shade = np.sign(np.sin(along * float(random.uniform(12, 30)) + float(random.uniform(0, 6)))) * strength / 2
+        shade = (
+            np.sign(np.sin(along * float(random.uniform(12, 30)) + float(random.uniform(0, 6))))
+            * strength
+            / 2
+        )
     elif shot.texture == "clouds":
         shade = np.zeros((size, size), np.float32)
         for _ in range(4):
-            fx, fy, phase = random.uniform(-9, 9), random.uniform(-9, 9), random.uniform(0, 6)
+            fx = random.uniform(-9, 9)
+            fy = random.uniform(-9, 9)
+            phase = random.uniform(0, 6)
             shade += np.sin(x * fx + y * fy + phase) * strength / 3
     else:
         shade = np.zeros((size, size), np.float32)
-    return (np.asarray(shot.base, np.float32) + np.broadcast_to(shade, (size, size))[..., None]).astype(np.float32)
+    return (np.asarray(shot.base, np.float32) + np.broadcast_to(shade, (size, size))[..., None]).astype(
+        np.float32
+    )
 
 
 def _paint(picture: np.ndarray, distance: np.ndarray, colour: tuple[int, int, int], size: int) -> None:
@@ -83,11 +98,15 @@ def _paint(picture: np.ndarray, distance: np.ndarray, colour: tuple[int, int, in
 def _draw_thing(picture: np.ndarray, thing: Thing, t: float, size: int) -> None:
     x, y = _grid(size)
     cx, cy = thing.place(t)
-    _paint(picture, _shape_distance(thing.shape, x - cx, y - cy, thing.radius), COLOURS[thing.colour_at(t)], size)
+    _paint(
+        picture, _shape_distance(thing.shape, x - cx, y - cy, thing.radius), COLOURS[thing.colour_at(t)], size
+    )
 
 
 def _shape_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Signed distance to the outline of a shape of `radius` about the origin: [size, size], negative inside."""
+    """Signed distance to the outline of a shape of `radius` about the origin: [size, size], negative
+    inside.
+    """
     if shape == "circle":
         return np.sqrt(x * x + y * y) - radius
     if shape == "square":
@@ -97,7 +116,8 @@ def _shape_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> 
         slanted = (1.8 * np.abs(x) - (y + radius)) / np.hypot(1.8, 1.0)
         return np.maximum(slanted, y - 0.8 * radius)
     if shape == "cross":
-        arm, thick = 1.05 * radius, 0.36 * radius
+        arm = 1.05 * radius
+        thick = 0.36 * radius
         upright = np.maximum(np.abs(x) - thick, np.abs(y) - arm)
         level = np.maximum(np.abs(x) - arm, np.abs(y) - thick)
         return np.minimum(upright, level)
@@ -107,10 +127,15 @@ def _shape_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> 
 def _draw_card(card: Card, size: int) -> np.ndarray:
     x, y = _grid(size)
     picture = np.broadcast_to(np.asarray(COLOURS[card.colour], np.float32), (size, size, 3)).copy()
-    unit, left, top = 0.175, 0.325, 0.15
+    unit = 0.175
+    left = 0.325
+    top = 0.15
     distance = np.full((size, size), np.inf, np.float32)
     for x0, y0, x1, y1 in _STROKES[card.digit]:
-        ax, ay, bx, by = left + unit * x0, top + unit * y0, left + unit * x1, top + unit * y1
+        ax = left + unit * x0
+        ay = top + unit * y0
+        bx = left + unit * x1
+        by = top + unit * y1
         length = (bx - ax) ** 2 + (by - ay) ** 2
         along = np.clip(((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / length, 0, 1)
         distance = np.minimum(distance, np.hypot(x - ax - along * (bx - ax), y - ay - along * (by - ay)))

@@ -1,9 +1,8 @@
 """Questions about a scene, with answers read off the scene itself.
 
-Every question names what it asks about so that exactly one answer is right for someone who sees one frame a second,
-at the whole seconds. Answers of a kind are spread as evenly as the world allows: what a model scores without
-seeing the video is reported beside what it scores with it.
-"""
+Every question names what it asks about so that exactly one answer is right for someone who sees one frame a
+second, at the whole seconds. Answers of a kind are spread as evenly as the world allows: what a model scores
+without seeing the video is reported beside what it scores with it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,10 +25,14 @@ Generator = Iterator[tuple[str, str]]
 
 
 def questions(scene: Scene) -> list[Question]:
-    """All that is asked about `scene`, at most a few of a kind, in the order of KINDS; the same seed asks the same."""
+    """All that is asked about `scene`, at most a few of a kind, in the order of KINDS; the same seed asks the
+    same.
+    """
     asked = []
     for position, (kind, (ask, most)) in enumerate({**_ASKERS, **_AUXILIARY_ASKERS}.items()):
-        random = np.random.default_rng([scene.seed, 3, position, *([scene.first, int(scene.duration)] if scene.first else [])])
+        random = np.random.default_rng(
+            [scene.seed, 3, position, *([scene.first, int(scene.duration)] if scene.first else [])]
+        )
         found = [Question(kind, text, answer) for text, answer in ask(scene, random)]
         random.shuffle(found)
         asked.extend(found[:most])
@@ -53,14 +56,22 @@ def _colour(scene: Scene, random: np.random.Generator) -> Generator:
     for shape in SHAPES:
         alike = [thing for thing in scene.things if thing.shape == shape]
         if len(alike) == 1 and alike[0].changes is None:
-            yield _choose(random, f"What colour was the {shape}?", f"Which colour did the {shape} have?"), alike[0].colour
+            yield (
+                _choose(random, f"What colour was the {shape}?", f"Which colour did the {shape} have?"),
+                alike[0].colour,
+            )
 
 
 def _shape(scene: Scene, random: np.random.Generator) -> Generator:
     for colour in COLOURS:
         alike = [thing for thing in scene.things if colour in (thing.colour, thing.later_colour)]
         if len(alike) == 1:
-            yield _choose(random, f"What shape was the {colour} thing?", f"Which shape did the {colour} thing have?"), alike[0].shape
+            yield (
+                _choose(
+                    random, f"What shape was the {colour} thing?", f"Which shape did the {colour} thing have?"
+                ),
+                alike[0].shape,
+            )
 
 
 # How often each number of things can be asked about is far from even: the common ones are asked less.
@@ -75,13 +86,27 @@ def _count(scene: Scene, random: np.random.Generator) -> Generator:
     for number, choices in seconds.items():
         if random.random() < _COUNT_KEPT[number]:
             when = _seconds(int(random.choice(choices)))
-            yield _choose(random, f"How many things were there at {when}?", f"How many things could be seen at {when}?"), str(number)
+            yield (
+                _choose(
+                    random,
+                    f"How many things were there at {when}?",
+                    f"How many things could be seen at {when}?",
+                ),
+                str(number),
+            )
 
 
 def _direction(scene: Scene, random: np.random.Generator) -> Generator:
     for thing in scene.things:
         if thing.direction:
-            yield _choose(random, f"Which way did the {thing.name} move?", f"In which direction did the {thing.name} go?"), thing.direction
+            yield (
+                _choose(
+                    random,
+                    f"Which way did the {thing.name} move?",
+                    f"In which direction did the {thing.name} go?",
+                ),
+                thing.direction,
+            )
 
 
 def _order(scene: Scene, random: np.random.Generator) -> Generator:
@@ -90,7 +115,8 @@ def _order(scene: Scene, random: np.random.Generator) -> Generator:
         return
     for _ in range(3):
         one, other = random.permutation(len(things))[:2]
-        a, b = things[one], things[other]
+        a = things[one]
+        b = things[other]
         if scene.first_seen(a) == scene.first_seen(b):
             continue
         first = a if a.appears < b.appears else b
@@ -112,11 +138,21 @@ def _time(scene: Scene, random: np.random.Generator) -> Generator:
     for thing in scene.things:
         second = scene.first_seen(thing)
         if random.random() < _SECOND_KEPT.get(second - scene.first, 1.0):
-            yield _choose(random, f"When did the {thing.name} appear?", f"At what second did the {thing.name} come in?"), _seconds(second)
+            yield (
+                _choose(
+                    random,
+                    f"When did the {thing.name} appear?",
+                    f"At what second did the {thing.name} come in?",
+                ),
+                _seconds(second),
+            )
     if len(scene.cards) == 1:
         second = scene.first_seen(scene.cards[0])
         if random.random() < _SECOND_KEPT.get(second - scene.first, 1.0):
-            yield _choose(random, "When was the card shown?", "At what second did the card appear?"), _seconds(second)
+            yield (
+                _choose(random, "When was the card shown?", "At what second did the card appear?"),
+                _seconds(second),
+            )
 
 
 def _after(scene: Scene, random: np.random.Generator) -> Generator:
@@ -127,18 +163,29 @@ def _after(scene: Scene, random: np.random.Generator) -> Generator:
             continue
         later = came[0]
         yield (
-            _choose(random, f"What came next after the {thing.name}?", f"Which thing appeared right after the {thing.name}?"),
+            _choose(
+                random,
+                f"What came next after the {thing.name}?",
+                f"Which thing appeared right after the {thing.name}?",
+            ),
             f"the {later.name}",
         )
 
 
 def _needle(scene: Scene, random: np.random.Generator) -> Generator:
     if len(scene.cards) == 1:
-        yield _choose(random, "Which digit was on the card?", "What number did the card show?"), str(scene.cards[0].digit)
+        yield (
+            _choose(random, "Which digit was on the card?", "What number did the card show?"),
+            str(scene.cards[0].digit),
+        )
     else:
         for card in scene.cards:
             yield (
-                _choose(random, f"Which digit was on the {card.colour} card?", f"What number did the {card.colour} card show?"),
+                _choose(
+                    random,
+                    f"Which digit was on the {card.colour} card?",
+                    f"What number did the {card.colour} card show?",
+                ),
                 str(card.digit),
             )
 
@@ -147,7 +194,11 @@ def _change(scene: Scene, random: np.random.Generator) -> Generator:
     for thing in scene.things:
         if thing.changes is not None and thing.later_colour is not None:
             yield (
-                _choose(random, f"What colour did the {thing.name} turn into?", f"The {thing.name} changed colour: to which?"),
+                _choose(
+                    random,
+                    f"What colour did the {thing.name} turn into?",
+                    f"The {thing.name} changed colour: to which?",
+                ),
                 thing.later_colour,
             )
 
@@ -158,14 +209,20 @@ def _glance(scene: Scene, random: np.random.Generator) -> Generator:
         if card is not None:
             answer = f"a {card.colour} card with a {card.digit}"
         else:
-            answer = ", ".join(f"{thing.colour_at(second)} {thing.shape}" for thing in scene.things_at(second)) or "nothing"
+            answer = (
+                ", ".join(f"{thing.colour_at(second)} {thing.shape}" for thing in scene.things_at(second))
+                or "nothing"
+            )
         yield f"What was there at {_seconds(second)}?", answer
 
 
 def _events(scene: Scene, random: np.random.Generator) -> Generator:
     happened = [(scene.first_seen(thing), thing.name) for thing in scene.things]
     happened += [(scene.first_seen(card), f"{card.colour} card") for card in scene.cards]
-    yield "What appeared, and when?", ", ".join(f"{second} {name}" for second, name in sorted(happened)) or "nothing"
+    yield (
+        "What appeared, and when?",
+        ", ".join(f"{second} {name}" for second, name in sorted(happened)) or "nothing",
+    )
 
 
 Asker = Callable[[Scene, np.random.Generator], Generator]

@@ -1,10 +1,10 @@
 """What a world video shows, and when: shots, the things in them, and cards with a digit.
 
-Everything follows from a seed. Time is in seconds. Things appear, change colour and leave half-way between whole seconds
-(give or take `JITTER`), so a video sampled once a second sees each event in the same second wherever the codec puts its frames.
-Places are fractions of the picture: x to the right, y down. At whole seconds things stand at one of three places a way (give or take
-`SWAY`), far enough from each other that none hides another; what moves is between two of them then, and things pass each other there.
-"""
+Everything follows from a seed. Time is in seconds. Things appear, change colour and leave half-way between
+whole seconds (give or take `JITTER`), so a video sampled once a second sees each event in the same second
+wherever the codec puts its frames. Places are fractions of the picture: x to the right, y down. At whole
+seconds things stand at one of three places a way (give or take `SWAY`), far enough from each other that none
+hides another; what moves is between two of them then, and things pass each other there."""
 
 from dataclasses import dataclass, field, replace
 
@@ -24,7 +24,8 @@ DIGITS = tuple(range(10))
 HELD_OUT = 1 << 40
 """The first seed that training never draws."""
 
-MIN_SECONDS, MAX_SECONDS = 5, 12
+MIN_SECONDS = 5
+MAX_SECONDS = 12
 MAX_TOGETHER = 3
 JITTER = 0.2
 PLACES = (0.25, 0.5, 0.75)
@@ -38,10 +39,10 @@ RADII = ((0.15, 0.17), (0.21, 0.23))
 class Thing:
     """A shape that is there while `appears <= t < leaves`.
 
-    `direction` is a key of DIRECTIONS, or None for a thing that stays where it is. What moves is at `start` in the first whole second that
-    sees it, a STEP further in the next, and so on as far as `end`, where it rests. `changes` is the moment at which its colour turns from
-    `colour` to `later_colour`; None where it never does.
-    """
+    `direction` is a key of DIRECTIONS, or None for a thing that stays where it is. What moves is at `start`
+    in the first whole second that sees it, a STEP further in the next, and so on as far as `end`, where it
+    rests. `changes` is the moment at which its colour turns from `colour` to `later_colour`; None where it
+    never does."""
 
     shape: str
     colour: str
@@ -100,7 +101,9 @@ class Shot:
 
 @dataclass(frozen=True)
 class Scene:
-    """A video: its seed, the second at which it ends, and what happens in it. `first` is above 0 in a clip cut from a longer one."""
+    """A video: its seed, the second at which it ends, and what happens in it. `first` is above 0 in a clip
+    cut from a longer one.
+    """
 
     seed: int
     duration: float
@@ -118,14 +121,16 @@ class Scene:
         """The things that can be seen at `t`, from left to right; none while a card is up."""
         if any(card.visible(t) for card in self.cards):
             return []
-        return sorted((thing for thing in self.things if thing.visible(t)), key=lambda thing: thing.place(t)[0])
+        return sorted(
+            (thing for thing in self.things if thing.visible(t)), key=lambda thing: thing.place(t)[0]
+        )
 
     def clip(self, first: int, count: int) -> "Scene":
-        """What someone knows of it who sees only `count` whole seconds from `first` on; the clock goes on as it was.
+        """What someone knows of it who sees only `count` whole seconds from `first` on; the clock goes on as
+        it was.
 
-        What is there in the clip's first second appears then; a colour that was seen on one side of its change only never changed, and what
-        was not seen to move has no direction.
-        """
+        What is there in the clip's first second appears then; a colour that was seen on one side of its
+        change only never changed, and what was not seen to move has no direction."""
         seconds = range(first, first + count)
         things = []
         for thing in self.things:
@@ -163,7 +168,8 @@ def make_scene(seed: int) -> Scene:
     card_colours = list(random.permutation(list(COLOURS)))
     appearing: set[int] = set()
     for index, (first, last) in enumerate(spans):
-        begins, ends = _edge(random, first), _edge(random, last)
+        begins = _edge(random, first)
+        ends = _edge(random, last)
         shots.append(_make_shot(random, begins if index else 0.0, ends))
         if index in card_spans:
             digit = int(random.choice([d for d in DIGITS if d not in {card.digit for card in cards}]))
@@ -175,13 +181,16 @@ def make_scene(seed: int) -> Scene:
 
 
 def _edge(random: np.random.Generator, second: int) -> float:
-    """A moment between whole second `second - 1` and `second`: at `second` what happens there has happened."""
+    """A moment between whole second `second - 1` and `second`: at `second` what happens there has
+    happened.
+    """
     return max(0.0, second - 0.5 + float(random.uniform(-JITTER, JITTER)))
 
 
 def _spans(random: np.random.Generator, seconds: int) -> list[tuple[int, int]]:
     """Cuts the video into shots of at least three seconds (or the whole): [first, last) in whole seconds."""
-    spans, first = [], 0
+    spans = []
+    first = 0
     while seconds - first >= 7 and random.random() < 0.75:
         length = int(random.integers(3, min(8, seconds - first - 3) + 1))
         spans.append((first, first + length))
@@ -218,8 +227,12 @@ def _make_shot(random: np.random.Generator, begins: float, ends: float) -> Shot:
     return Shot(begins, ends, base, texture, int(random.integers(1 << 31)))  # type: ignore[arg-type]
 
 
-def _make_things(random: np.random.Generator, first: int, last: int, names: list[tuple[str, str]], appearing: set[int]) -> list[Thing]:
-    """Things of one shot. No two of a video share a name or appear in the same second; at most three are seen at once."""
+def _make_things(
+    random: np.random.Generator, first: int, last: int, names: list[tuple[str, str]], appearing: set[int]
+) -> list[Thing]:
+    """Things of one shot. No two of a video share a name or appear in the same second; at most three are seen
+    at once.
+    """
     made: list[Thing] = []
     together = np.zeros(last - first, int)
     length = last - first
@@ -231,7 +244,8 @@ def _make_things(random: np.random.Generator, first: int, last: int, names: list
         stay = int(random.integers(2, min(6, length) + 1)) if length >= 2 else length
         enter = first if (crossing and index == 0) else int(random.integers(first, last - stay + 1))
         if crossing:
-            enter, stay = min(first + index, last - 3), length - index if length > 3 else 3
+            enter = min(first + index, last - 3)
+            stay = length - index if length > 3 else 3
         free = [s for s in range(enter, last - 1) if s not in appearing]
         if not free:
             continue
@@ -252,11 +266,17 @@ def _make_thing(
     random: np.random.Generator, colour: str, shape: str, enter: int, leave: int, shot_end: int, names: list[tuple[str, str]],
     others: list[Thing], crossing: bool,
 ) -> Thing | None:  # fmt: skip
-    """A thing that whole seconds from `enter` to `leave` - 1 see; None where there is no way that is free of the others."""
+    """A thing that whole seconds from `enter` to `leave` - 1 see; None where there is no way that is free of
+    the others.
+    """
     appears = _edge(random, enter)
     leaves = leave - 0.3 if leave == shot_end else _edge(random, leave)
     radius = float(random.uniform(*RADII[int(random.integers(len(RADII)))]))
-    direction = str(random.choice(list(DIRECTIONS))) if leave - enter >= 3 and (crossing or random.random() < 0.65) else None
+    direction = (
+        str(random.choice(list(DIRECTIONS)))
+        if leave - enter >= 3 and (crossing or random.random() < 0.65)
+        else None
+    )
     if crossing and others and direction:
         towards = {"left": "right", "right": "left", "up": "down", "down": "up"}
         direction = towards.get(others[0].direction or "", direction)
@@ -274,11 +294,15 @@ def _make_thing(
         if choices:
             later = str(random.choice(choices))
             names.remove((later, shape))
-            made = replace(made, later_colour=later, changes=_edge(random, int(random.integers(enter + 1, leave))))
+            made = replace(
+                made, later_colour=later, changes=_edge(random, int(random.integers(enter + 1, leave)))
+            )
     return made
 
 
-def _path(random: np.random.Generator, direction: str | None, sway: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
+def _path(
+    random: np.random.Generator, direction: str | None, sway: np.ndarray
+) -> tuple[tuple[float, float], tuple[float, float]]:
     """A random way through the picture, from one side to the other where there is a direction."""
     x, y = (float(random.choice(PLACES)) for _ in range(2))
     dx, dy = DIRECTIONS[direction] if direction else (0, 0)

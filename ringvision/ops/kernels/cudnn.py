@@ -1,20 +1,24 @@
-"""The local kernel for NVIDIA GPUs: cuDNN's fused attention for whatever part of a block it can express, and the xla kernel for the rest.
+"""The local kernel for NVIDIA GPUs: cuDNN's fused attention for whatever part of a block it can express, and
+the xla kernel for the rest.
 
-NOT YET RUN ON A GPU. On a CPU it is tested with plain JAX in cuDNN's place, and that the real calls lower to XLA's calls of cuDNN.
+NOT YET RUN ON A GPU. On a CPU it is tested with plain JAX in cuDNN's place, and that the real calls lower to
+XLA's calls of cuDNN.
 
-In and out: as kernels/__init__.py says; letters and shapes are those of ops/attention.py. Positions are data and masks may be anything, but
-cuDNN knows two masks: none, and causal by index. So a block is judged at run time by what its tokens are:
+In and out: as kernels/__init__.py says; letters and shapes are those of ops/attention.py. Positions are data
+and masks may be anything, but cuDNN knows two masks: none, and causal by index. So a block is judged at run
+time by what its tokens are:
 
     EMPTY      nobody sees anybody                          nothing is computed
     FULL       every query sees every key                   cuDNN, no mask
     DIAGONAL   the t-th query sees the first t + 1 keys     cuDNN, causal: a share in ascending order and itself
     PARTIAL    anything else                                its four quarters, judged alike; a PARTIAL quarter goes to the xla kernel
 
-Of one long document, causal, contiguous or zigzag (where a share's halves are runs), nothing is left to the xla kernel. Elsewhere it gets
-what is cut by the end of a document, the edge of a window or padding, or is of two kinds in two rows of a batch, which are one call.
+Of one long document, causal, contiguous or zigzag (where a share's halves are runs), nothing is left to the
+xla kernel. Elsewhere it gets what is cut by the end of a document, the edge of a window or padding, or is of
+two kinds in two rows of a batch, which are one call.
 
-cuDNN gives each part's out, and its gradients, rounded to q's type; they are merged and summed in float32. The log-sum-exp is float32.
-"""
+cuDNN gives each part's out, and its gradients, rounded to q's type; they are merged and summed in float32.
+The log-sum-exp is float32."""
 
 from collections.abc import Callable
 from functools import partial, reduce
@@ -22,11 +26,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax._src.cudnn import fused_attention_stablehlo as fused  # as in JAX 0.10.2; jax.nn's function rounds the log-sum-exp to q's type
+from jax._src.cudnn import (
+    # as in JAX 0.10.2; jax.nn's function rounds the log-sum-exp to q's type
+    fused_attention_stablehlo as fused,
+)
 
 from ringvision.errors import UserError
 from ringvision.ops import tiles
-from ringvision.ops.attention import Partial, Rule, Tokens, empty, merge_grouped
+from ringvision.ops.attention import MaskSpec, Partial, Tokens, empty, merge_grouped
 from ringvision.ops.kernels import xla
 
 Three = tuple[jax.Array, jax.Array, jax.Array]
@@ -41,12 +48,17 @@ def takes(q: jax.Array) -> bool:
 
 
 def obstacle(q: jax.Array) -> str | None:
-    """Why it does not. What JAX does not check itself is from NVIDIA/cudnn-frontend: include/cudnn_frontend/node/sdpa_support_surface.h."""
+    """Why it does not. What JAX does not check itself is from NVIDIA/cudnn-frontend:
+    include/cudnn_frontend/node/sdpa_support_surface.h.
+    """
     width = q.shape[-1]
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"q is {q.dtype}, expected bfloat16 or float16"
     if not fused.check_compute_capability("8.0"):
-        return f"the device is {jax.devices()[0].device_kind}, expected an NVIDIA GPU of compute capability 8.0 (Ampere) or higher"
+        return (
+            f"the device is {jax.devices()[0].device_kind}, expected an NVIDIA GPU of compute "
+            "capability 8.0 (Ampere) or higher"
+        )
     if width > 128 and fused.check_compute_capability("10.0"):
         return f"heads are {width} wide, expected at most 128 for a backward pass on Blackwell"
     like = jax.ShapeDtypeStruct((1, 1, 1, width), q.dtype)
@@ -55,33 +67,49 @@ def obstacle(q: jax.Array) -> str | None:
         fused.check_is_flash_attention(like, like, like, LAYOUT.value, version, False, True)
     except (RuntimeError, NotImplementedError) as error:
         return str(error).rstrip(".")
-    return f"cuDNN is {version}, whose attention is known to be faulty; expected 9.10.2 or newer" if version in (91000, 91001) else None
+    return (
+        f"cuDNN is {version}, whose attention is known to be faulty; expected 9.10.2 or newer"
+        if version in (91000, 91001)
+        else None
+    )
 
 
-def forward(q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens: Tokens, rule: Rule, may_cut: bool = True) -> Partial:
-    """q [B, K, G, T, H], k and v [B, K, S, H] -> out [B, K, G, T, H] and lse [B, K, G, T], float32. UserError for an `obstacle`.
+def forward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    q_tokens: Tokens,
+    k_tokens: Tokens,
+    mask_spec: MaskSpec,
+    may_cut: bool = True,
+) -> Partial:
+    """q [B, K, G, T, H], k and v [B, K, S, H] -> out [B, K, G, T, H] and lse [B, K, G, T], float32. UserError
+    for an `obstacle`.
 
     `may_cut=False`: this is a quarter already.
     """
     _require(q)
 
     def cudnn(causal: bool) -> Partial:
-        out, lse = _fused_forward(_flat_heads(q), k, v, scale=rule.scale, causal=causal)
+        out, lse = _fused_forward(_flat_heads(q), k, v, scale=mask_spec.scale, causal=causal)
         assert lse.dtype == jnp.float32, lse.dtype
         return out.reshape(q.shape).astype(jnp.float32), lse.reshape(q.shape[:-1])
 
     def otherwise() -> Partial:
         if not (may_cut and q.shape[3] % 2 == k.shape[2] % 2 == 0):
-            return xla.forward(q, k, v, q_tokens, k_tokens, rule)
+            return xla.forward(q, k, v, q_tokens, k_tokens, mask_spec)
         queries = zip(jnp.split(q, 2, 3), _cut_tokens(q_tokens))
         keys = list(zip(jnp.split(k, 2, 2), jnp.split(v, 2, 2), _cut_tokens(k_tokens)))
         rows = [
-            reduce(merge_grouped, (forward(q, k, v, q_tokens, k_tokens, rule, may_cut=False) for k, v, k_tokens in keys))
+            reduce(
+                merge_grouped,
+                (forward(q, k, v, q_tokens, k_tokens, mask_spec, may_cut=False) for k, v, k_tokens in keys),
+            )
             for q, q_tokens in queries
         ]
         return jnp.concatenate([out for out, _ in rows], 3), jnp.concatenate([lse for _, lse in rows], 3)
 
-    return _switch(q_tokens, k_tokens, rule, partial(empty, q), otherwise, cudnn)
+    return _switch(q_tokens, k_tokens, mask_spec, partial(empty, q), otherwise, cudnn)
 
 
 def backward(
@@ -90,72 +118,98 @@ def backward(
     v: jax.Array,
     q_tokens: Tokens,
     k_tokens: Tokens,
-    rule: Rule,
+    mask_spec: MaskSpec,
     lse: jax.Array,
     d_out: jax.Array,
     delta: jax.Array,
     may_cut: bool = True,
 ) -> Three:
-    """This block's share of the gradients: dq [B, K, G, T, H], dk and dv [B, K, S, H], float32. UserError for an `obstacle`.
+    """This block's share of the gradients: dq [B, K, G, T, H], dk and dv [B, K, S, H], float32. UserError for
+    an `obstacle`.
 
-    `lse` is over all the keys, of this block and of others; `delta` [B, K, G, T] is `sum(d_out * out, -1)` with the out over all of them.
-    """
+    `lse` is over all the keys, of this block and of others; `delta` [B, K, G, T] is `sum(d_out * out, -1)`
+    with the out over all of them."""
     _require(q)
 
     def nothing() -> Three:
-        return jnp.zeros(q.shape, jnp.float32), jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
+        return (
+            jnp.zeros(q.shape, jnp.float32),
+            jnp.zeros(k.shape, jnp.float32),
+            jnp.zeros(v.shape, jnp.float32),
+        )
 
     def cudnn(causal: bool) -> Three:
         d_outs = d_out.astype(q.dtype)
         q_heads, *rest = (_flat_heads(x) for x in (q, lse, _out_for(delta, d_outs), d_outs))
-        dq, dk, dv = (x.astype(jnp.float32) for x in _fused_backward(q_heads, k, v, *rest, scale=rule.scale, causal=causal))
+        dq, dk, dv = (
+            x.astype(jnp.float32)
+            for x in _fused_backward(q_heads, k, v, *rest, scale=mask_spec.scale, causal=causal)
+        )
         return dq.reshape(q.shape), dk, dv
 
     def otherwise() -> Three:
         if not (may_cut and q.shape[3] % 2 == k.shape[2] % 2 == 0):
-            return xla.backward(q, k, v, q_tokens, k_tokens, rule, lse, d_out, delta)
+            return xla.backward(q, k, v, q_tokens, k_tokens, mask_spec, lse, d_out, delta)
         queries = zip(*(jnp.split(x, 2, 3) for x in (q, lse, d_out, delta)), _cut_tokens(q_tokens))
         keys = list(zip(jnp.split(k, 2, 2), jnp.split(v, 2, 2), _cut_tokens(k_tokens)))
         (a, b), (c, d) = (
-            [backward(q, k, v, q_tokens, k_tokens, rule, lse, d_out, delta, may_cut=False) for k, v, k_tokens in keys]
+            [
+                backward(q, k, v, q_tokens, k_tokens, mask_spec, lse, d_out, delta, may_cut=False)
+                for k, v, k_tokens in keys
+            ]
             for q, lse, d_out, delta, q_tokens in queries
         )
         dk, dv = (jnp.concatenate([a[i] + c[i], b[i] + d[i]], 2) for i in (1, 2))
         return jnp.concatenate([a[0] + b[0], c[0] + d[0]], 3), dk, dv
 
-    return _switch(q_tokens, k_tokens, rule, nothing, otherwise, cudnn)
+    return _switch(q_tokens, k_tokens, mask_spec, nothing, otherwise, cudnn)
 
 
 def _require(q: jax.Array) -> None:
     if reason := obstacle(q):
-        raise UserError(f"cuDNN's attention cannot be used: {reason}; take the xla kernel, which computes the same anywhere")
+        raise UserError(
+            f"cuDNN's attention cannot be used: {reason}; take the xla kernel, which computes the "
+            "same anywhere"
+        )
 
 
-def _switch(q_tokens: Tokens, k_tokens: Tokens, rule: Rule, nothing: Callable, otherwise: Callable, cudnn: Callable) -> Any:
-    """Does what the block's kind asks for; a causal call that can never be made is not compiled. cuDNN refuses some cases of one query."""
+def _switch(
+    q_tokens: Tokens,
+    k_tokens: Tokens,
+    mask_spec: MaskSpec,
+    nothing: Callable,
+    otherwise: Callable,
+    cudnn: Callable,
+) -> Any:
+    """Does what the block's kind asks for; a causal call that can never be made is not compiled. cuDNN
+    refuses some cases of one query.
+    """
     if q_tokens.positions.shape[1] == 1:
         return otherwise()
-    diagonal = [partial(cudnn, True)] if _may_be_diagonal(q_tokens, k_tokens, rule) else []
-    return jax.lax.switch(_kind(q_tokens, k_tokens, rule), [nothing, otherwise, partial(cudnn, False), *diagonal])
+    diagonal = [partial(cudnn, True)] if _may_be_diagonal(q_tokens, k_tokens, mask_spec) else []
+    return jax.lax.switch(
+        _kind(q_tokens, k_tokens, mask_spec), [nothing, otherwise, partial(cudnn, False), *diagonal]
+    )
 
 
-def _kind(q_tokens: Tokens, k_tokens: Tokens, rule: Rule) -> jax.Array:
+def _kind(q_tokens: Tokens, k_tokens: Tokens, mask_spec: MaskSpec) -> jax.Array:
     """EMPTY, PARTIAL, FULL or DIAGONAL, int32: what every row of the batch is, PARTIAL where they differ."""
     queries, keys = (tiles.ranges(tokens, tokens.positions.shape[1]) for tokens in (q_tokens, k_tokens))
-    kinds = tiles.kinds(queries, keys, rule)[:, 0]
-    if _may_be_diagonal(q_tokens, k_tokens, rule):
-        q, k = q_tokens.positions, k_tokens.positions
+    kinds = tiles.kinds(queries, keys, mask_spec)[:, 0]
+    if _may_be_diagonal(q_tokens, k_tokens, mask_spec):
+        q = q_tokens.positions
+        k = k_tokens.positions
         diagonal = queries.whole & keys.whole & (queries.first_segment == keys.first_segment)
         # k[0] <= q[0] < k[1] <= q[1] < ...: what is causal by position is causal by index, whatever the gaps
         diagonal &= (k <= q).all(1, keepdims=True) & (q[:, :-1] < k[:, 1:]).all(1, keepdims=True)
-        if rule.window is not None:
-            diagonal &= queries.positions.high - keys.positions.low < rule.window
+        if mask_spec.window is not None:
+            diagonal &= queries.positions.high - keys.positions.low < mask_spec.window
         kinds = jnp.where(diagonal, DIAGONAL, kinds)
     return jnp.where((kinds == kinds[0]).all(), kinds[0, 0], tiles.PARTIAL).astype(jnp.int32)
 
 
-def _may_be_diagonal(q_tokens: Tokens, k_tokens: Tokens, rule: Rule) -> bool:
-    return rule.causal and q_tokens.positions.shape == k_tokens.positions.shape
+def _may_be_diagonal(q_tokens: Tokens, k_tokens: Tokens, mask_spec: MaskSpec) -> bool:
+    return mask_spec.causal and q_tokens.positions.shape == k_tokens.positions.shape
 
 
 def _cut_tokens(tokens: Tokens) -> list[Tokens]:
@@ -170,12 +224,14 @@ def _flat_heads(x: jax.Array) -> jax.Array:
 def _out_for(delta: jax.Array, d_out: jax.Array) -> jax.Array:
     """The shortest out [..., T, H] with `sum(d_out * out, -1) = delta`, in d_out's type.
 
-    cuDNN's backward pass takes the out over all the keys and makes nothing but delta of it (cudnn-frontend, CompositeSDPABackwardNode).
-    This one lies along d_out and is no longer than the real one (Cauchy and Schwarz), so that rounding it costs about as much.
-    """
+    cuDNN's backward pass takes the out over all the keys and makes nothing but delta of it (cudnn-frontend,
+    CompositeSDPABackwardNode). This one lies along d_out and is no longer than the real one (Cauchy and
+    Schwarz), so that rounding it costs about as much."""
     largest = jnp.abs(d_out).max(-1, keepdims=True).astype(jnp.float32)
     largest = jnp.where(largest == 0, 1, largest)
-    direction = d_out.astype(jnp.float32) / largest  # gradients may be so small that their squares are 0; these are not
+    direction = (
+        d_out.astype(jnp.float32) / largest
+    )  # gradients may be so small that their squares are 0; these are not
     squares = jnp.maximum((direction**2).sum(-1, keepdims=True), 1)
     return (delta[..., None] / largest / squares * direction).astype(d_out.dtype)
 
@@ -183,17 +239,35 @@ def _out_for(delta: jax.Array, d_out: jax.Array) -> jax.Array:
 def _fused_forward(q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float, causal: bool) -> Partial:
     """q [B, N, T, H], k and v [B, K, S, H] -> out like q, lse [B, N, T]."""
     mask = fused.MaskType.CAUSAL if causal else fused.MaskType.NO_MASK
-    return fused.dot_product_attention(q, k, v, scale=scale, mask_type=mask, qkv_layout=LAYOUT.name, return_residual=True)
+    return fused.dot_product_attention(
+        q, k, v, scale=scale, mask_type=mask, qkv_layout=LAYOUT.name, return_residual=True
+    )
 
 
 def _fused_backward(
-    q: jax.Array, k: jax.Array, v: jax.Array, lse: jax.Array, out: jax.Array, d_out: jax.Array, *, scale: float, causal: bool
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    lse: jax.Array,
+    out: jax.Array,
+    d_out: jax.Array,
+    *,
+    scale: float,
+    causal: bool,
 ) -> list[jax.Array]:
     """q, out and d_out [B, N, T, H], k and v [B, K, S, H], lse float32 [B, N, T] -> dq, dk, dv in their type.
 
-    The primitive, because the public function's gradient would be that of this block's own out and lse, not of those over all the keys.
-    """
+    The primitive, because the public function's gradient would be that of this block's own out and lse, not
+    of those over all the keys."""
     unused = [jnp.zeros(0, q.dtype)] * 7  # bias, lengths, offsets, page tables
-    options = {"seed": 0, "dropout_rate": 0.0, "variadic_args": (False, False), "layout": LAYOUT.value, "sliding_window_length": None}
+    options = {
+        "seed": 0,
+        "dropout_rate": 0.0,
+        "variadic_args": (False, False),
+        "layout": LAYOUT.value,
+        "sliding_window_length": None,
+    }
     mask = fused.MaskType.CAUSAL if causal else fused.MaskType.NO_MASK
-    return fused._dot_product_attention_bwd_p_wrapper.bind(q, k, v, *unused, lse, out, d_out, scale=scale, mask_type=mask, **options)
+    return fused._dot_product_attention_bwd_p_wrapper.bind(
+        q, k, v, *unused, lse, out, d_out, scale=scale, mask_type=mask, **options
+    )

@@ -1,20 +1,25 @@
-"""Attention kernels for TPUs, in Pallas: only the tiles of the score matrix in which somebody sees somebody are fetched and computed.
+"""Attention kernels for TPUs, in Pallas: only the tiles of the score matrix in which somebody sees somebody
+are fetched and computed.
 
-In: grouped queries [B, K, G, T, H], heads-first keys and values [B, K, S, H], bfloat16 or float32, and their tokens. Out, in float32:
-`forward` gives out [B, K, G, T, H] and the natural lse [B, K, G, T]; `backward` gives this block's share of the gradients, from the lse and
-delta over *all* keys. Who sees whom is data: positions may come in any order. A query that sees nothing: out 0, lse -inf, gradients zero.
+In: grouped queries [B, K, G, T, H], heads-first keys and values [B, K, S, H], bfloat16 or float32, and their
+tokens. Out, in float32: `forward` gives out [B, K, G, T, H] and the natural lse [B, K, G, T]; `backward`
+gives this block's share of the gradients, from the lse and delta over *all* keys. Who sees whom is data:
+positions may come in any order. A query that sees nothing: out 0, lse -inf, gradients zero.
 
-The work is a list of tiles, told from the tokens on the device (tiles.py), sorted by row, and handed to the kernel as scalars: the grid is
-(B, K, longest list), and what a step fetches is read off the list. EMPTY tiles are not on it, so they cost not even a step; FULL ones skip
-the mask; PARTIAL ones build it from the positions and segments. A row without work keeps one EMPTY tile, which writes its zeros.
+The work is a list of tiles, told from the tokens on the device (tiles.py), sorted by row, and handed to the
+kernel as scalars: the grid is (B, K, longest list), and what a step fetches is read off the list. EMPTY tiles
+are not on it, so they cost not even a step; FULL ones skip the mask; PARTIAL ones build it from the positions
+and segments. A row without work keeps one EMPTY tile, which writes its zeros.
 
-Scores stand transposed, [R, Q]: what belongs to a query (its maximum, sum, lse, delta) then lies along the lanes, which takes no space for
-copies, is combined with scores without a shuffle, and is reduced over sublanes, the cheap direction. Sums over keys are kept as [H, Q] and
-turned once, at the end of their row. The G query heads of a KV head are taken one after the other against the same keys, values and mask.
+Scores stand transposed, [R, Q]: what belongs to a query (its maximum, sum, lse, delta) then lies along the
+lanes, which takes no space for copies, is combined with scores without a shuffle, and is reduced over
+sublanes, the cheap direction. Sums over keys are kept as [H, Q] and turned once, at the end of their row. The
+G query heads of a KV head are taken one after the other against the same keys, values and mask.
 
-The backward pass is two kernels: one goes along the keys and sums dq, one along the queries and sums dk and dv. One alone would save two of
-seven products, but what it sums across would have to go through the memory of the device, with a copy for every tile or in an order of its
-own; here every sum stays in the core until it is done and temporaries are O(T + S).
+The backward pass is two kernels: one goes along the keys and sums dq, one along the queries and sums dk and
+dv. One alone would save two of seven products, but what it sums across would have to go through the memory of
+the device, with a copy for every tile or in an order of its own; here every sum stays in the core until it is
+done and temporaries are O(T + S).
 
 Letters as in attention.py. Inside, exponentials are of base 2: log2(e) comes with the scale for nothing.
 """
@@ -32,9 +37,10 @@ from jax.experimental.pallas import tpu as pltpu
 
 from ringvision.errors import UserError
 from ringvision.ops import tiles
-from ringvision.ops.attention import Partial, Rule, Tokens, finite
+from ringvision.ops.attention import MaskSpec, Partial, Tokens, finite
 
-LANES, SUBLANES = 128, 8
+LANES = 128
+SUBLANES = 8
 
 
 class Sizes(NamedTuple):
@@ -58,13 +64,17 @@ LOG2_E = math.log2(math.e)
 
 Interpret = bool | pltpu.InterpretParams
 
-FIRST, LAST = 4, 8
-COLUMN_BIT, ROW_BIT = 4, 18
-_END_OF_LIST, _SEEN_BY_NOBODY = np.iinfo(np.int32).max, np.iinfo(np.int32).min
+FIRST = 4
+LAST = 8
+COLUMN_BIT = 4
+ROW_BIT = 18
+_END_OF_LIST = np.iinfo(np.int32).max
+_SEEN_BY_NOBODY = np.iinfo(np.int32).min
 
 
 class Work(NamedTuple):
-    """Lists of tiles, one for each row of the batch. `tiles` int32 [B * most], of which the first counts[b] of every `most` are tiles:
+    """Lists of tiles, one for each row of the batch. `tiles` int32 [B * most], of which the first counts[b]
+    of every `most` are tiles:
 
     row (13 bits) | column (14 bits) | LAST of its row | FIRST of its row | EMPTY, PARTIAL or FULL (2 bits)
     """
@@ -89,11 +99,22 @@ class Blocks(NamedTuple):
 
 
 def forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens: Tokens, rule: Rule, *, interpret: Interpret | None = None
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    q_tokens: Tokens,
+    k_tokens: Tokens,
+    mask_spec: MaskSpec,
+    *,
+    interpret: Interpret | None = None,
 ) -> Partial:
-    """`interpret`: run on any device, slowly; None: unless the default backend is a TPU. To compile for a TPU elsewhere say False."""
+    """`interpret`: run on any device, slowly; None: unless the default backend is a TPU. To compile for a TPU
+    elsewhere say False.
+    """
     sizes = tile_sizes(q.shape, k.shape, q.dtype)
-    return _by_batch(partial(_forward, sizes, rule, _interpret(interpret)), sizes, (q, k, v, q_tokens, k_tokens))
+    return _by_batch(
+        partial(_forward, sizes, mask_spec, _interpret(interpret)), sizes, (q, k, v, q_tokens, k_tokens)
+    )
 
 
 def backward(
@@ -102,7 +123,7 @@ def backward(
     v: jax.Array,
     q_tokens: Tokens,
     k_tokens: Tokens,
-    rule: Rule,
+    mask_spec: MaskSpec,
     lse: jax.Array,
     d_out: jax.Array,
     delta: jax.Array,
@@ -111,7 +132,11 @@ def backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """dq [B, K, G, T, H], dk and dv [B, K, S, H]. `interpret` as in `forward`."""
     sizes = tile_sizes(q.shape, k.shape, q.dtype)
-    return _by_batch(partial(_backward, sizes, rule, _interpret(interpret)), sizes, (q, k, v, q_tokens, k_tokens, lse, d_out, delta))
+    return _by_batch(
+        partial(_backward, sizes, mask_spec, _interpret(interpret)),
+        sizes,
+        (q, k, v, q_tokens, k_tokens, lse, d_out, delta),
+    )
 
 
 def tile_sizes(q_shape: tuple[int, ...], k_shape: tuple[int, ...], dtype: Any) -> Sizes:
@@ -133,9 +158,12 @@ def _up(size: int, multiple: int) -> int:
 
 
 def _vector_memory(groups: int, sizes: Sizes, width: int, itemsize: int) -> int:
-    """Bytes, of the hungrier backward kernel. Blocks are there twice: one travels while the other is worked on."""
+    """Bytes, of the hungrier backward kernel. Blocks are there twice: one travels while the other is worked
+    on.
+    """
     width = _up(width, LANES)
-    queries, keys = groups * sizes.queries * width, sizes.keys * width
+    queries = groups * sizes.queries * width
+    keys = sizes.keys * width
     inputs = 2 * (2 * queries + 2 * keys) * itemsize
     return inputs + 4 * max(3 * queries, 4 * keys) + SCORES_AT_ONCE * 4 * sizes.queries * sizes.keys
 
@@ -146,10 +174,15 @@ def _interpret(choice: Interpret | None) -> Interpret:
 
 def _by_batch(function: Callable, sizes: Sizes, arrays: tuple) -> Any:
     """The whole batch at once if its lists of tiles fit the scalar memory, one row after the other if not."""
-    batch, length, keys = arrays[0].shape[0], arrays[0].shape[3], arrays[1].shape[2]
+    batch = arrays[0].shape[0]
+    length = arrays[0].shape[3]
+    keys = arrays[1].shape[2]
     count = pl.cdiv(length, sizes.queries) * pl.cdiv(keys, sizes.keys)
     if count > MOST_TILES:
-        raise UserError(f"{length} queries and {keys} keys on one device make {count} tiles, at most {MOST_TILES} fit: use more devices")
+        raise UserError(
+            f"{length} queries and {keys} keys on one device make {count} tiles, at most "
+            f"{MOST_TILES} fit: use more devices"
+        )
     if batch * count <= MOST_TILES:
         return function(*arrays)
     results = jax.lax.map(lambda row: function(*row), jax.tree.map(lambda x: x[:, None], arrays))
@@ -158,7 +191,7 @@ def _by_batch(function: Callable, sizes: Sizes, arrays: tuple) -> Any:
 
 def _forward(
     sizes: Sizes,
-    rule: Rule,
+    mask_spec: MaskSpec,
     interpret: Interpret,
     q: jax.Array,
     k: jax.Array,
@@ -168,15 +201,21 @@ def _forward(
 ) -> Partial:
     *_, groups, length, width = q.shape
     q, k, v, q_tokens, k_tokens = _whole(q, k, v, q_tokens, k_tokens, sizes)
-    work = list_work(_kinds(q_tokens, k_tokens, sizes, rule))
+    work = list_work(_kinds(q_tokens, k_tokens, sizes, mask_spec))
     blocks = _blocks(q, sizes, work, rows_are_queries=True)
     out, lse = _call(
-        partial(_forward_kernel, rule, work.most),
+        partial(_forward_kernel, mask_spec, work.most),
         work,
-        ((blocks.q_tokens, _rows(q_tokens)), (blocks.k_tokens, _rows(k_tokens)), (blocks.queries, q), (blocks.keys, k), (blocks.keys, v)),
+        (
+            (blocks.q_tokens, _rows(q_tokens)),
+            (blocks.k_tokens, _rows(k_tokens)),
+            (blocks.queries, q),
+            (blocks.keys, k),
+            (blocks.keys, v),
+        ),
         ((blocks.queries, q.shape), (blocks.per_query, q.shape[:-1])),
         ((groups, sizes.queries), (groups, sizes.queries), (groups, q.shape[-1], sizes.queries)),
-        _cost(q, k, rule, products=2),
+        _cost(q, k, mask_spec, products=2),
         interpret,
     )
     return out[..., :length, :width], lse[..., :length]
@@ -184,7 +223,7 @@ def _forward(
 
 def _backward(
     sizes: Sizes,
-    rule: Rule,
+    mask_spec: MaskSpec,
     interpret: Interpret,
     q: jax.Array,
     k: jax.Array,
@@ -199,31 +238,57 @@ def _backward(
     q, k, v, q_tokens, k_tokens = _whole(q, k, v, q_tokens, k_tokens, sizes)
     d_out = _pad(d_out.astype(v.dtype), q.shape)
     lse, delta = (_pad(x, q.shape[:-1]) for x in (finite(lse) * LOG2_E, delta))
-    kinds = _kinds(q_tokens, k_tokens, sizes, rule)
+    kinds = _kinds(q_tokens, k_tokens, sizes, mask_spec)
 
-    def call(kernel: Callable, work: Work, blocks: Blocks, outputs: tuple, scratch: tuple, products: int) -> Any:
+    def call(
+        kernel: Callable, work: Work, blocks: Blocks, outputs: tuple, scratch: tuple, products: int
+    ) -> Any:
         tokens = ((blocks.q_tokens, _rows(q_tokens)), (blocks.k_tokens, _rows(k_tokens)))
         sides = ((blocks.queries, q), (blocks.keys, k), (blocks.keys, v), (blocks.queries, d_out))
         per_query = ((blocks.per_query, lse), (blocks.per_query, delta))
         inputs = (*tokens, *sides, *per_query)
-        return _call(partial(kernel, rule, work.most), work, inputs, outputs, scratch, _cost(q, k, rule, products), interpret)
+        return _call(
+            partial(kernel, mask_spec, work.most),
+            work,
+            inputs,
+            outputs,
+            scratch,
+            _cost(q, k, mask_spec, products),
+            interpret,
+        )
 
     along_keys = list_work(kinds)
     blocks = _blocks(q, sizes, along_keys, rows_are_queries=True)
-    (dq,) = call(_dq_kernel, along_keys, blocks, ((blocks.queries, q.shape),), ((groups, q.shape[-1], sizes.queries),), 3)
+    (dq,) = call(
+        _dq_kernel,
+        along_keys,
+        blocks,
+        ((blocks.queries, q.shape),),
+        ((groups, q.shape[-1], sizes.queries),),
+        3,
+    )
     along_queries = list_work(jnp.swapaxes(kinds, 1, 2))
     blocks = _blocks(q, sizes, along_queries, rows_are_queries=False)
-    dk, dv = call(_dk_dv_kernel, along_queries, blocks, ((blocks.keys, k.shape), (blocks.keys, k.shape)), (), 4)
+    dk, dv = call(
+        _dk_dv_kernel, along_queries, blocks, ((blocks.keys, k.shape), (blocks.keys, k.shape)), (), 4
+    )
     return dq[..., :length, :width], dk[:, :, :keys, :width], dv[:, :, :keys, :width]
 
 
-def _whole(q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens: Tokens, sizes: Sizes) -> tuple:
+def _whole(
+    q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens: Tokens, sizes: Sizes
+) -> tuple:
     """Filled up to whole tiles with segment 0, and to a width that lies well in memory."""
-    length, keys, width = _up(q.shape[3], sizes.queries), _up(k.shape[2], sizes.keys), q.shape[-1]
+    length = _up(q.shape[3], sizes.queries)
+    keys = _up(k.shape[2], sizes.keys)
+    width = q.shape[-1]
     width = _up(width, LANES if width > LANES // 2 else LANES // 2)
     q = _pad(q, (*q.shape[:3], length, width))
     k, v = (_pad(x, (*x.shape[:2], keys, width)) for x in (k, v))
-    q_tokens, k_tokens = (Tokens(*(_pad(x, (x.shape[0], size)) for x in side)) for side, size in ((q_tokens, length), (k_tokens, keys)))
+    q_tokens, k_tokens = (
+        Tokens(*(_pad(x, (x.shape[0], size)) for x in side))
+        for side, size in ((q_tokens, length), (k_tokens, keys))
+    )
     return q, k, v, q_tokens, k_tokens
 
 
@@ -236,8 +301,10 @@ def _rows(tokens: Tokens) -> jax.Array:
     return _pad(jnp.stack(tokens, 1), (tokens.positions.shape[0], SUBLANES, tokens.positions.shape[1]))
 
 
-def _kinds(q_tokens: Tokens, k_tokens: Tokens, sizes: Sizes, rule: Rule) -> jax.Array:
-    return jnp.asarray(tiles.kinds(tiles.ranges(q_tokens, sizes.queries), tiles.ranges(k_tokens, sizes.keys), rule))
+def _kinds(q_tokens: Tokens, k_tokens: Tokens, sizes: Sizes, mask_spec: MaskSpec) -> jax.Array:
+    return jnp.asarray(
+        tiles.kinds(tiles.ranges(q_tokens, sizes.queries), tiles.ranges(k_tokens, sizes.keys), mask_spec)
+    )
 
 
 def list_work(kinds: jax.Array) -> Work:
@@ -256,7 +323,8 @@ def list_work(kinds: jax.Array) -> Work:
 
 
 def _blocks(q: jax.Array, sizes: Sizes, work: Work, *, rows_are_queries: bool) -> Blocks:
-    groups, width = q.shape[2], q.shape[-1]
+    groups = q.shape[2]
+    width = q.shape[-1]
 
     def spec(shape: tuple[int | None, ...], is_row: bool, place: Callable) -> pl.BlockSpec:
         def index(b: jax.Array, h: jax.Array, step: jax.Array, entries: Any, counts: Any) -> tuple:
@@ -265,7 +333,8 @@ def _blocks(q: jax.Array, sizes: Sizes, work: Work, *, rows_are_queries: bool) -
 
         return pl.BlockSpec(shape, index)
 
-    rows, columns = rows_are_queries, not rows_are_queries
+    rows = rows_are_queries
+    columns = not rows_are_queries
     return Blocks(
         spec((None, SUBLANES, sizes.queries), rows, lambda b, h, i: (b, 0, i)),
         spec((None, SUBLANES, sizes.keys), columns, lambda b, h, i: (b, 0, i)),
@@ -284,7 +353,9 @@ def _call(
     cost: pl.CostEstimate,
     interpret: Interpret,
 ) -> tuple[jax.Array, ...]:
-    """`inputs`: pairs of a block and its array. `outputs`: pairs of a block and the shape of its array; float32, as `scratch` is."""
+    """`inputs`: pairs of a block and its array. `outputs`: pairs of a block and the shape of its array;
+    float32, as `scratch` is.
+    """
     specs, arrays = zip(*inputs)
     out_specs, shapes = zip(*outputs)
     batch, kv_heads = shapes[0][:2]
@@ -305,16 +376,24 @@ def _call(
     )(work.tiles, work.counts, *arrays)
 
 
-def _cost(q: jax.Array, k: jax.Array, rule: Rule, products: int) -> pl.CostEstimate:
-    """What the compiler is told, to hide transfers behind: one document. Nobody knows the documents when compiling."""
-    share = 2 if rule.causal else 1
+def _cost(q: jax.Array, k: jax.Array, mask_spec: MaskSpec, products: int) -> pl.CostEstimate:
+    """What the compiler is told, to hide transfers behind: one document. Nobody knows the documents when
+    compiling.
+    """
+    share = 2 if mask_spec.causal else 1
     scores = math.prod(q.shape[:-1]) * k.shape[2] // share
     bytes_accessed = (q.size * 3 + k.size * 4) * q.dtype.itemsize
-    return pl.CostEstimate(flops=2 * products * scores * q.shape[-1], transcendentals=scores, bytes_accessed=bytes_accessed)
+    return pl.CostEstimate(
+        flops=2 * products * scores * q.shape[-1], transcendentals=scores, bytes_accessed=bytes_accessed
+    )
 
 
-def _entry(entries: Any, counts: Any, b: jax.Array, step: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
-    """This step's entry, and whether the list reaches so far: past its end the last entry stays, so that nothing is fetched."""
+def _entry(
+    entries: Any, counts: Any, b: jax.Array, step: jax.Array, most: int
+) -> tuple[jax.Array, jax.Array]:
+    """This step's entry, and whether the list reaches so far: past its end the last entry stays, so that
+    nothing is fetched.
+    """
     return entries[b * most + jnp.minimum(step, counts[b] - 1)], step < counts[b]
 
 
@@ -326,8 +405,12 @@ def _column(entry: jax.Array) -> jax.Array:
     return (entry >> COLUMN_BIT) & (2 ** (ROW_BIT - COLUMN_BIT) - 1)
 
 
-def _on_tile(most: int, entries: Any, counts: Any, start: Callable, add: Callable, finish: Callable, mask: Callable) -> None:
-    """At the first tile of a row `start`; `add(None)` or, where some are not seen, `add(mask())`; at the last one `finish`."""
+def _on_tile(
+    most: int, entries: Any, counts: Any, start: Callable, add: Callable, finish: Callable, mask: Callable
+) -> None:
+    """At the first tile of a row `start`; `add(None)` or, where some are not seen, `add(mask())`; at the last
+    one `finish`.
+    """
     entry, active = _entry(entries, counts, pl.program_id(0), pl.program_id(2), most)
     kind = entry & 3
     pl.when(active & (entry & FIRST != 0))(start)
@@ -337,7 +420,7 @@ def _on_tile(most: int, entries: Any, counts: Any, start: Callable, add: Callabl
 
 
 def _forward_kernel(
-    rule: Rule,
+    mask_spec: MaskSpec,
     most: int,
     entries: Any,
     counts: Any,
@@ -363,10 +446,11 @@ def _forward_kernel(
         values = v[...].T
         for g in range(q.shape[0]):
             row = pl.ds(g, 1)
-            scores = _scores(q[g], k[...], mask, rule)
+            scores = _scores(q[g], k[...], mask, mask_spec)
             before = largest[row, :]
             now = jnp.maximum(before, scores.max(axis=0, keepdims=True))
-            weights, kept = jnp.exp2(scores - now), jnp.exp2(before - now)
+            weights = jnp.exp2(scores - now)
+            kept = jnp.exp2(before - now)
             largest[row, :] = now
             total[row, :] = total[row, :] * kept + weights.sum(axis=0, keepdims=True)
             out_sum[g] = out_sum[g] * kept + _product(values, weights.astype(values.dtype), 1, 0)
@@ -379,11 +463,11 @@ def _forward_kernel(
             row = slice(g, g + 1)
             out[g] = jnp.where(seen[row], out_sum[g] / divisor[row], 0).T
 
-    _on_tile(most, entries, counts, start, add, finish, lambda: _mask(q_tokens, k_tokens, rule))
+    _on_tile(most, entries, counts, start, add, finish, lambda: _mask(q_tokens, k_tokens, mask_spec))
 
 
 def _dq_kernel(
-    rule: Rule,
+    mask_spec: MaskSpec,
     most: int,
     entries: Any,
     counts: Any,
@@ -406,18 +490,18 @@ def _dq_kernel(
     def add(mask: jax.Array | None) -> None:
         keys = k[...].T
         for g in range(q.shape[0]):
-            _, d_scores = _weights_and_d_scores(g, mask, rule, q, k, v, d_out, lse, delta)
+            _, d_scores = _weights_and_d_scores(g, mask, mask_spec, q, k, v, d_out, lse, delta)
             dq_sum[g] += _product(keys, d_scores.astype(keys.dtype), 1, 0)
 
     def finish() -> None:
         for g in range(q.shape[0]):
-            dq[g] = (dq_sum[g] * rule.scale).T
+            dq[g] = (dq_sum[g] * mask_spec.scale).T
 
-    _on_tile(most, entries, counts, start, add, finish, lambda: _mask(q_tokens, k_tokens, rule))
+    _on_tile(most, entries, counts, start, add, finish, lambda: _mask(q_tokens, k_tokens, mask_spec))
 
 
 def _dk_dv_kernel(
-    rule: Rule,
+    mask_spec: MaskSpec,
     most: int,
     entries: Any,
     counts: Any,
@@ -440,45 +524,57 @@ def _dk_dv_kernel(
 
     def add(mask: jax.Array | None) -> None:
         for g in range(q.shape[0]):
-            weights, d_scores = _weights_and_d_scores(g, mask, rule, q, k, v, d_out, lse, delta)
+            weights, d_scores = _weights_and_d_scores(g, mask, mask_spec, q, k, v, d_out, lse, delta)
             dv[...] += _product(weights.astype(v.dtype), d_out[g], 1, 0)
             dk[...] += _product(d_scores.astype(q.dtype), q[g], 1, 0)
 
     def finish() -> None:
-        dk[...] *= rule.scale
+        dk[...] *= mask_spec.scale
 
-    _on_tile(most, entries, counts, start, add, finish, lambda: _mask(q_tokens, k_tokens, rule))
+    _on_tile(most, entries, counts, start, add, finish, lambda: _mask(q_tokens, k_tokens, mask_spec))
 
 
 def _weights_and_d_scores(
-    g: int, mask: jax.Array | None, rule: Rule, q: Any, k: Any, v: Any, d_out: Any, lse: Any, delta: Any
+    g: int,
+    mask: jax.Array | None,
+    mask_spec: MaskSpec,
+    q: Any,
+    k: Any,
+    v: Any,
+    d_out: Any,
+    lse: Any,
+    delta: Any,
 ) -> tuple[jax.Array, jax.Array]:
     """[R, Q] each, of one query head: softmax over all keys, and the gradient of the scaled scores."""
     row = pl.ds(g, 1)
-    weights = jnp.exp2(_scores(q[g], k[...], mask, rule) - lse[row, :])
+    weights = jnp.exp2(_scores(q[g], k[...], mask, mask_spec) - lse[row, :])
     return weights, weights * (_product(v[...], d_out[g], 1, 1) - delta[row, :])
 
 
-def _scores(q: jax.Array, k: jax.Array, mask: jax.Array | None, rule: Rule) -> jax.Array:
+def _scores(q: jax.Array, k: jax.Array, mask: jax.Array | None, mask_spec: MaskSpec) -> jax.Array:
     """[R, Q], for base 2."""
-    scores = _product(k, q, 1, 1) * (rule.scale * LOG2_E)
+    scores = _product(k, q, 1, 1) * (mask_spec.scale * LOG2_E)
     return scores if mask is None else jnp.where(mask, scores, UNSEEN)
 
 
-def _mask(q_tokens: Any, k_tokens: Any, rule: Rule) -> jax.Array:
-    """bool [R, Q]: `attention.allowed`, transposed."""
-    q_positions, q_segments = q_tokens[0:1, :], q_tokens[1:2, :]
+def _mask(q_tokens: Any, k_tokens: Any, mask_spec: MaskSpec) -> jax.Array:
+    """bool [R, Q]: `attention.attention_mask`, transposed."""
+    q_positions = q_tokens[0:1, :]
+    q_segments = q_tokens[1:2, :]
     columns = k_tokens[...].T
-    k_positions, k_segments = columns[:, 0:1], columns[:, 1:2]
+    k_positions = columns[:, 0:1]
+    k_segments = columns[:, 1:2]
     mask = q_segments == jnp.where(k_segments == 0, _SEEN_BY_NOBODY, k_segments)
-    if rule.causal:
+    if mask_spec.causal:
         mask &= q_positions >= k_positions
-    if rule.window is not None:
-        mask &= jnp.abs(q_positions - k_positions) < rule.window
+    if mask_spec.window is not None:
+        mask &= jnp.abs(q_positions - k_positions) < mask_spec.window
     return mask
 
 
 def _product(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
     """Summed over these axes in float32. Who passes float32 means it."""
     precision = jax.lax.Precision.HIGHEST if a.dtype.itemsize >= 4 else jax.lax.Precision.DEFAULT
-    return jax.lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), precision=precision, preferred_element_type=jnp.float32)
+    return jax.lax.dot_general(
+        a, b, (((axis_a,), (axis_b,)), ((), ())), precision=precision, preferred_element_type=jnp.float32
+    )

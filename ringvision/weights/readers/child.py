@@ -1,10 +1,10 @@
 """The process that reads pickles: started by `table_of`, it writes one JSON object to stdout and ends.
 
-Nothing in a pickle can be run (unpickler.py has no way to), but a hostile one can use memory and time, and a mistake of ours should find
-nothing to do harm with. So this is a fresh interpreter with the standard library alone. It holds one descriptor (of the file, for reading)
-and limits itself: address space, processor time, no core, no written file, no further process (unless it is root's), and no network where
-the system lets it leave that. The places that it names are checked against the file by whoever asked.
-"""
+Nothing in a pickle can be run (unpickler.py has no way to), but a hostile one can use memory and time, and a
+mistake of ours should find nothing to do harm with. So this is a fresh interpreter with the standard library
+alone. It holds one descriptor (of the file, for reading) and limits itself: address space, processor time, no
+core, no written file, no further process (unless it is root's), and no network where the system lets it leave
+that. The places that it names are checked against the file by whoever asked."""
 
 import contextlib
 import ctypes
@@ -28,20 +28,35 @@ SECONDS = 120
 ANSWER_BYTES = 64 << 20
 MOST_AXES = 16
 LEAST_MEMORY = 128 << 20
-CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
-TORCH_MAGIC, TORCH_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ringvision.weights.readers.child import main; main()"
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+TORCH_MAGIC = 0x1950A86A20F9469CFC6C
+TORCH_PROTOCOL = 1001
+START = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from "
+    "ringvision.weights.readers.child import main; main()"
+)
 
 
-def table_of(source: Source, memory: int, kind: str, offset: int = 0, end: int | None = None) -> dict[str, Any]:
+def table_of(
+    source: Source, memory: int, kind: str, offset: int = 0, end: int | None = None
+) -> dict[str, Any]:
     """What the pickle in `source` describes, found out in a process of at most `memory` bytes and SECONDS.
 
-    kind: "pickle" (arrays lie in the file itself), "torch" (a zip's data.pkl, from `offset` to `end`) or "torch-legacy".
-    Returns {"tensors": {name: fields}}; for torch also {"storages": {key: [dtype, count]}}; for its legacy form "keys" and "end".
-    Raises UserError, for what the process says of the file and for its passing a limit.
-    """
-    memory, end = max(memory, LEAST_MEMORY), source.size if end is None else end
-    request = {"path": str(source.path), "descriptor": source.descriptor, "memory": memory, "kind": kind, "offset": offset, "end": end}
+    kind: "pickle" (arrays lie in the file itself), "torch" (a zip's data.pkl, from `offset` to `end`) or
+    "torch-legacy". Returns {"tensors": {name: fields}}; for torch also {"storages": {key: [dtype, count]}};
+    for its legacy form "keys" and "end". Raises UserError, for what the process says of the file and for its
+    passing a limit."""
+    memory = max(memory, LEAST_MEMORY)
+    end = source.size if end is None else end
+    request = {
+        "path": str(source.path),
+        "descriptor": source.descriptor,
+        "memory": memory,
+        "kind": kind,
+        "offset": offset,
+        "end": end,
+    }
     root = str(Path(__file__).resolve().parents[3])
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", START, root, json.dumps(request)],
@@ -69,7 +84,8 @@ def table_of(source: Source, memory: int, kind: str, offset: int = 0, end: int |
 
 
 def _until_end(source: Source, descriptor: int) -> bytes:
-    data, until = bytearray(), time.monotonic() + SECONDS
+    data = bytearray()
+    until = time.monotonic() + SECONDS
     waiting = select.poll()
     waiting.register(descriptor, select.POLLIN)
     while waiting.poll(max(0.0, until - time.monotonic()) * 1000):
@@ -85,7 +101,8 @@ def _until_end(source: Source, descriptor: int) -> bytes:
 def main() -> None:
     request = json.loads(sys.argv[1])
     limit_process(request["memory"])
-    gc.disable()  # everything that is built stays until the end: looking for what does not would take most of the time
+    # everything that is built stays until the end: looking for what does not would take most of the time
+    gc.disable()
     source = Source(request["path"], request["descriptor"])
     try:
         answer = table(source, request["kind"], request["offset"], request["end"])
@@ -102,7 +119,12 @@ def main() -> None:
 
 def limit_process(memory: int) -> None:
     """Takes away from this process what reading a pickle does not need."""
-    limits = {resource.RLIMIT_AS: memory, resource.RLIMIT_CPU: SECONDS, resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0}
+    limits = {
+        resource.RLIMIT_AS: memory,
+        resource.RLIMIT_CPU: SECONDS,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: 0,
+    }
     for limit, value in (limits | {resource.RLIMIT_NPROC: 0}).items():
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(limit, (value, value))
@@ -127,9 +149,14 @@ def table(source: Source, kind: str, offset: int, end: int) -> dict[str, Any]:
     answer["tensors"] = {name: _fields(unpickler, name, leaf, kind) for name, leaf in found.items()}
     if kind == "torch-legacy":
         keys = unpickler.load()
-        answer |= {"keys": [unpickler.text(key) for key in keys] if isinstance(keys, list) else [], "end": unpickler.offset}
+        answer |= {
+            "keys": [unpickler.text(key) for key in keys] if isinstance(keys, list) else [],
+            "end": unpickler.offset,
+        }
     if unpickler.torch:
-        answer["storages"] = {key: [storage.dtype, storage.count] for key, storage in unpickler.storages.items()}
+        answer["storages"] = {
+            key: [storage.dtype, storage.count] for key, storage in unpickler.storages.items()
+        }
     return answer
 
 

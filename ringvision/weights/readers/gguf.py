@@ -1,7 +1,9 @@
-"""GGUF, the file of llama.cpp: key-values, a list of tensors, then their numbers, mostly quantised; read as float32 by the `gguf` package.
+"""GGUF, the file of llama.cpp: key-values, a list of tensors, then their numbers, mostly quantised; read as
+float32 by the `gguf` package.
 
-In goes a path; out come the key-values as `metadata` (the vocabulary among them) and tensors that are dequantised a slice of rows at a time
-when they are read. Shapes are given slowest axis first, as NumPy has them; the file lists them the other way.
+In goes a path; out come the key-values as `metadata` (the vocabulary among them) and tensors that are
+dequantised a slice of rows at a time when they are read. Shapes are given slowest axis first, as NumPy has
+them; the file lists them the other way.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -19,15 +21,31 @@ from ringvision.weights.readers.stored import Entry, StoredTensors, check_shape
 
 MOST_KEYS = 1 << 16
 MOST_ELEMENTS = 1 << 21
-TEXT_BYTES, ALL_TEXT_BYTES = 1 << 24, 1 << 26
+TEXT_BYTES = 1 << 24
+ALL_TEXT_BYTES = 1 << 26
 SLICE_ELEMENTS = 1 << 20
-TEXT, ARRAY = 8, 9
+TEXT = 8
+ARRAY = 9
 # type of a value -> how struct reads it
-NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+NUMBERS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
 
 
 class Quantised(NamedTuple):
-    """How a tensor's numbers are stored: the package's type, and how many elements in how many bytes make a block."""
+    """How a tensor's numbers are stored: the package's type, and how many elements in how many bytes make a
+    block.
+    """
 
     kind: Any
     block: int
@@ -35,7 +53,9 @@ class Quantised(NamedTuple):
 
 
 def open_gguf(path: Path) -> "GgufTensors":
-    """The tensors and key-values of a GGUF file. Raises UserError where its header is not sound, or holds a type that is not read."""
+    """The tensors and key-values of a GGUF file. Raises UserError where its header is not sound, or holds a
+    type that is not read.
+    """
     source = Source(path)
     try:
         header = Header(source)
@@ -49,11 +69,15 @@ class Header:
     """Reads what stands before the numbers: `metadata`, and the places of the tensors."""
 
     def __init__(self, source: Source) -> None:
-        self.source, self.offset, self.elements, self.text_bytes = source, 4, 0, 0
+        self.source = source
+        self.offset = 4
+        self.elements = 0
+        self.text_bytes = 0
         if source.take(0, 4) != b"GGUF" or (version := self.number(4)) not in (2, 3):
             raise source.damaged("it is no GGUF of version 2 or 3")
         self.version = version
-        tensors, keys = self.number(8), self.number(8)
+        tensors = self.number(8)
+        keys = self.number(8)
         if tensors > MOST_TENSORS or keys > MOST_KEYS:
             raise source.damaged(f"it speaks of {tensors} tensors and {keys} keys")
         self.metadata: dict[str, Any] = {}
@@ -68,7 +92,8 @@ class Header:
         alignment = self.metadata.get("general.alignment", 32)
         if type(alignment) is not int or not 8 <= alignment <= 1 << 20 or alignment % 8:
             raise source.damaged("its alignment is none")
-        self.alignment, self.start = alignment, -(-self.offset // alignment) * alignment
+        self.alignment = alignment
+        self.start = -(-self.offset // alignment) * alignment
 
     def number(self, count: int) -> int:
         self.offset += count
@@ -78,7 +103,9 @@ class Header:
         length = self.number(8)
         self.text_bytes += length
         if length > most or self.text_bytes > ALL_TEXT_BYTES:
-            raise self.source.damaged(f"at byte {self.offset} it speaks of a text of {length} bytes, or has too many of them")
+            raise self.source.damaged(
+                f"at byte {self.offset} it speaks of a text of {length} bytes, or has too many of them"
+            )
         self.offset += length
         try:
             return self.source.take(self.offset - length, length).decode()
@@ -91,7 +118,8 @@ class Header:
             return self.text()
         if kind != ARRAY:
             return self._numbers(kind, 1)[0]
-        kind, count = self.number(4), self.number(8)
+        kind = self.number(4)
+        count = self.number(8)
         self.elements += count
         if self.elements > MOST_ELEMENTS:
             raise self.source.damaged(f"its lists have more than {MOST_ELEMENTS} elements")
@@ -104,7 +132,8 @@ class Header:
         return struct.unpack(f"<{count}{NUMBERS[kind][1]}", self.source.take(self.offset - length, length))
 
     def _info(self) -> None:
-        name, axes = self.source.name(self.text(LONGEST_NAME)), self.number(4)
+        name = self.source.name(self.text(LONGEST_NAME))
+        axes = self.number(4)
         if name in self.infos or axes > 8:
             raise self.source.damaged(f"{name[:60]} comes twice, or has {axes} axes")
         shape = [self.number(8) for _ in range(axes)][::-1]
@@ -117,14 +146,17 @@ class GgufTensors(StoredTensors):
     def __init__(self, source: Source, header: Header) -> None:
         kinds = _kinds(source)
         self.quantised: dict[str, Quantised] = {}
-        entries, places = {}, []
+        entries = {}
+        places = []
         for name, (shape, kind, offset) in header.infos.items():
             spec = check_shape(source, name, shape, "float32")
             if kind not in kinds:
                 raise source.damaged(f"{name} is quantised in the way {kind}, which is not read")
             how = self.quantised[name] = kinds[kind]
             if not shape or shape[-1] % how.block or offset % header.alignment:
-                raise source.damaged(f"{name} of shape {shape} cannot lie where it says in blocks of {how.block}")
+                raise source.damaged(
+                    f"{name} of shape {shape} cannot lie where it says in blocks of {how.block}"
+                )
             length = math.prod(shape) // how.block * how.block_bytes
             if header.start + offset + length > source.size:
                 raise source.damaged(f"{name} ends behind the file, which has {source.size} bytes")
@@ -141,8 +173,11 @@ class GgufTensors(StoredTensors):
         """Quantised, a tensor has as many bytes as its blocks, which was checked above."""
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
-        """One tensor or some of its rows, dequantised. Raises UserError for a name or rows that are not there."""
-        entry, how = self.entry(name), self.quantised[name]
+        """One tensor or some of its rows, dequantised. Raises UserError for a name or rows that are not
+        there.
+        """
+        entry = self.entry(name)
+        how = self.quantised[name]
         first, end = self.rows(name, rows)
         shape = entry.spec.shape
         if len(shape) == 1:  # a block can be longer than what is asked for
@@ -151,7 +186,9 @@ class GgufTensors(StoredTensors):
         return self._dequantised(entry, how, first * row, end * row).reshape(end - first, *shape[1:])
 
     def _dequantised(self, entry: Entry, how: Quantised, first: int, end: int) -> np.ndarray:
-        """The elements from `first` to `end`, both at the edge of a block, in memory of their own and a slice's beside."""
+        """The elements from `first` to `end`, both at the edge of a block, in memory of their own and a
+        slice's beside.
+        """
         from gguf import quants
 
         flat = np.empty(end - first, np.float32)
@@ -171,7 +208,9 @@ def _kinds(source: Source) -> dict[int, Quantised]:
         import gguf
         from gguf import quants
     except ImportError:
-        raise UserError(f"{source.path} is GGUF, for which the package gguf is needed; pip install gguf") from None
+        raise UserError(
+            f"{source.path} is GGUF, for which the package gguf is needed; pip install gguf"
+        ) from None
     kinds = {}
     for kind, (block, block_bytes) in gguf.GGML_QUANT_SIZES.items():
         try:

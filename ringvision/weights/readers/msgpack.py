@@ -1,8 +1,10 @@
-"""Flax's msgpack, in one tree or streamed: where each array's bytes lie, found by going over the headers alone.
+"""Flax's msgpack, in one tree or streamed: where each array's bytes lie, found by going over the headers
+alone.
 
-In goes a path; out come tensors named by the keys that lead to them, joined by "/". A tree (`flax_model.msgpack`) is one map; a stream
-(LWM's `params`) is records of [[keys], bytes], where the bytes hold a tree of their own. An array is the extension 1 around (shape, dtype
-name, bytes in C order), or, when it is large, a map of flat pieces. What is no array (numbers, texts) is gone over.
+In goes a path; out come tensors named by the keys that lead to them, joined by "/". A tree
+(`flax_model.msgpack`) is one map; a stream (LWM's `params`) is records of [[keys], bytes], where the bytes
+hold a tree of their own. An array is the extension 1 around (shape, dtype name, bytes in C order), or, when
+it is large, a map of flat pieces. What is no array (numbers, texts) is gone over.
 
 Format: https://github.com/msgpack/msgpack/blob/master/spec.md
 """
@@ -13,7 +15,8 @@ from typing import Any, NamedTuple
 from ringvision.weights.readers.source import DEEPEST, LONGEST_NAME, MOST_STEPS, MOST_TENSORS, Source
 from ringvision.weights.readers.stored import Entry, StoredTensors, check_shape
 
-ARRAY, SCALAR = 1, 3
+ARRAY = 1
+SCALAR = 3
 CHUNKED = "__msgpack_chunked_array__"
 # first byte -> what it begins and how many bytes say its number (of elements, bytes, or the value itself)
 SIZED = {
@@ -28,7 +31,9 @@ OTHERS = {0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4
 
 
 class Item(NamedTuple):
-    """One header: its kind, its number (elements, bytes or the value), its extension's code, and where what follows begins."""
+    """One header: its kind, its number (elements, bytes or the value), its extension's code, and where what
+    follows begins.
+    """
 
     kind: str
     number: int
@@ -71,7 +76,8 @@ class Scan:
     """Goes over headers, from offset to offset, and gathers `entries`."""
 
     def __init__(self, source: Source) -> None:
-        self.source, self.steps = source, 0
+        self.source = source
+        self.steps = 0
         self.entries: dict[str, Entry] = {}
 
     def item(self, offset: int, end: int) -> Item:
@@ -84,15 +90,21 @@ class Scan:
         found = self._item(offset)
         least = found.number * {"array": 1, "map": 2}.get(found.kind, 0)
         if max(found.start, found.end) + least > end:
-            raise self.source.damaged(f"at byte {offset} it speaks of {found.kind} of {found.number}, and {end - offset} bytes are left")
+            raise self.source.damaged(
+                f"at byte {offset} it speaks of {found.kind} of {found.number}, and {end - offset} "
+                "bytes are left"
+            )
         return found
 
     def _item(self, offset: int) -> Item:
-        first, start = self.source.number(offset, 1), offset + 1
+        first = self.source.number(offset, 1)
+        start = offset + 1
         if first < 0x80 or first >= 0xE0:
             return Item("number" if first < 0x80 else "other", first if first < 0x80 else 0, 0, start)
         if first < 0xC0:
-            kind, mask = ("map", 0x0F) if first < 0x90 else ("array", 0x0F) if first < 0xA0 else ("text", 0x1F)
+            kind, mask = (
+                ("map", 0x0F) if first < 0x90 else ("array", 0x0F) if first < 0xA0 else ("text", 0x1F)
+            )
             return Item(kind, first & mask, 0, start)
         if 0xD4 <= first <= 0xD8:
             return Item("extension", 1 << (first - 0xD4), self.source.number(start, 1), start + 1)
@@ -155,7 +167,9 @@ class Scan:
         """A text that is a key, and where it ends."""
         item = self.item(offset, end)
         if item.kind != "text" or item.number > LONGEST_NAME:
-            raise self.source.damaged(f"at byte {offset} there is {item.kind} of {item.number} in the place of a name")
+            raise self.source.damaged(
+                f"at byte {offset} there is {item.kind} of {item.number} in the place of a name"
+            )
         try:
             return self.source.take(item.start, item.number).decode(), item.end
         except UnicodeDecodeError:
@@ -168,7 +182,8 @@ class Scan:
         axes = self.item(outer.end, item.end)
         if (outer.kind, outer.number, axes.kind) != ("array", 3, "array") or axes.number > DEEPEST:
             raise self.source.damaged(f"{name} is no array of Flax's")
-        shape, offset = [], axes.end
+        shape = []
+        offset = axes.end
         for _ in range(axes.number):
             length = self.item(offset, item.end)
             if length.kind != "number":
@@ -182,7 +197,9 @@ class Scan:
         return shape, dtype, (body.start, body.number)
 
     def chunked(self, keys: int, offset: int, end: int, path: tuple[str, ...]) -> int:
-        """Adds the array whose map of pieces goes on at `offset`, behind its first key; returns where the map ends."""
+        """Adds the array whose map of pieces goes on at `offset`, behind its first key; returns where the map
+        ends.
+        """
         name = "/".join(path)[:60]
         offset = self.item(offset, end).end
         parts: dict[str, dict[int, Any]] = {}
@@ -191,19 +208,25 @@ class Scan:
             outer = self.item(offset, end)
             if part not in ("shape", "chunks") or part in parts or outer.kind != "map":
                 raise self.source.damaged(f"{name} is no array in pieces: it has {part[:40]!a}")
-            parts[part], offset = {}, outer.end
+            parts[part] = {}
+            offset = outer.end
             for _ in range(outer.number):
                 key, offset = self.text(offset, end)
                 item = self.item(offset, end)
                 if not key.isascii() or not key.isdecimal() or len(key) > 9 or int(key) in parts[part]:
                     raise self.source.damaged(f"{name} has a piece named {key[:40]!a}")
                 if part == "shape" and item.kind == "number":
-                    parts[part][int(key)], offset = item.number, item.start
+                    parts[part][int(key)] = item.number
+                    offset = item.start
                 elif part == "chunks" and item.kind == "extension" and item.code == ARRAY:
-                    parts[part][int(key)], offset = self.array(item, path), item.end
+                    parts[part][int(key)] = self.array(item, path)
+                    offset = item.end
                 else:
                     raise self.source.damaged(f"{name} has {item.kind} among its {part}")
-        shape, pieces = ([found[number] for number in sorted(found)] for found in (parts.get("shape", {}), parts.get("chunks", {})))
+        shape, pieces = (
+            [found[number] for number in sorted(found)]
+            for found in (parts.get("shape", {}), parts.get("chunks", {}))
+        )
         if (
             not pieces
             or any(sorted(found) != list(range(len(found))) for found in parts.values())

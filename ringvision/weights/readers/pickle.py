@@ -1,4 +1,5 @@
-"""Pickles of NumPy and JAX arrays (LWM's `vqgan`): a process of its own finds where the arrays lie, this one reads them there.
+"""Pickles of NumPy and JAX arrays (LWM's `vqgan`): a process of its own finds where the arrays lie, this one
+reads them there.
 
 In goes a path; out come tensors named by the keys of the dicts that hold them, joined by "/".
 """
@@ -12,7 +13,9 @@ from ringvision.weights.readers.stored import Entry, StoredTensors, check_shape,
 
 
 def open_pickle(path: Path, memory: int) -> StoredTensors:
-    """The arrays of a pickle. `memory`: bytes that the process that goes over it may use. Raises UserError for one that is not sound."""
+    """The arrays of a pickle. `memory`: bytes that the process that goes over it may use. Raises UserError
+    for one that is not sound.
+    """
     source = Source(path)
     try:
         entries = {}

@@ -1,8 +1,8 @@
-"""safetensors: a length, a JSON header that names every tensor's type, shape and bytes, then the bytes; and folders of such files.
+"""safetensors: a length, a JSON header that names every tensor's type, shape and bytes, then the bytes; and
+folders of such files.
 
-In goes a path; out come tensors that are read on demand. The header is bounded, its ranges must cover the data once without a hole, and an
-index may name files of its own folder alone.
-"""
+In goes a path; out come tensors that are read on demand. The header is bounded, its ranges must cover the
+data once without a hole, and an index may name files of its own folder alone."""
 
 import json
 import re
@@ -17,7 +17,11 @@ from ringvision.weights.readers.stored import Entry, StoredTensors, check_shape
 
 HEADER_BYTES = 16 << 20
 TYPES = {
-    **{f"{letter}{bits}": f"{kind}{bits}" for letter, kind in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)},
+    **{
+        f"{letter}{bits}": f"{kind}{bits}"
+        for letter, kind in (("I", "int"), ("U", "uint"))
+        for bits in (8, 16, 32, 64)
+    },
     **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"},
     **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"},
 }
@@ -43,7 +47,9 @@ def open_safetensors(path: Path) -> StoredTensors:
 
 
 def open_index(path: Path) -> "ShardedTensors":
-    """The tensors of the files that an index (`model.safetensors.index.json`) names, which lie in its folder."""
+    """The tensors of the files that an index (`model.safetensors.index.json`) names, which lie in its
+    folder.
+    """
     source = Source(path)
     try:
         if source.size > HEADER_BYTES:
@@ -53,13 +59,19 @@ def open_index(path: Path) -> "ShardedTensors":
             raise source.damaged("it has no weight_map")
         files: dict[str, list[str]] = {}
         for name, file in weight_map.items():
-            if not isinstance(file, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors", file):
-                raise source.damaged(f"it names the file {ascii(file)[:60]}, which is no safetensors file of its folder")
+            if not isinstance(file, str) or not re.fullmatch(
+                r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors", file
+            ):
+                raise source.damaged(
+                    f"it names the file {ascii(file)[:60]}, which is no safetensors file of its folder"
+                )
             files.setdefault(file, []).append(source.name(name))
         if gone := sorted(file for file in files if not (path.parent / file).exists()):
             raise UserError(
-                f"{path} names {len(files)} files, and {', '.join(gone[:6])} {'is' if len(gone) == 1 else 'are'} not beside it"
-                f"{f' ({len(gone)} in all)' if len(gone) > 6 else ''}; copy or download what is missing into that folder"
+                f"{path} names {len(files)} files, and {', '.join(gone[:6])} "
+                f"{'is' if len(gone) == 1 else 'are'} not beside it"
+                f"{f' ({len(gone)} in all)' if len(gone) > 6 else ''}; copy or download what is "
+                "missing into that folder"
             )
         return ShardedTensors(source, files)
     finally:
@@ -94,7 +106,10 @@ class ShardedTensors:
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
         """One tensor or some of its rows. Raises UserError for a name or rows that are not there."""
         if name not in self.homes:
-            raise UserError(f"{self.path} has no tensor {name}; it has {len(self.homes)}, such as {', '.join([*self.homes][:3])}")
+            raise UserError(
+                f"{self.path} has no tensor {name}; it has {len(self.homes)}, such as "
+                f"{', '.join([*self.homes][:3])}"
+            )
         return self.homes[name].read(name, rows)
 
     def close(self) -> None:
@@ -123,7 +138,9 @@ def _parse(source: Source, data: bytes) -> dict[str, Any]:
     def whole(digits: str) -> int:
         return int(digits) if len(digits) <= 19 else refuse(f"a number of {len(digits)} digits")
 
-    lists = data.count(b"[") + data.count(b"{")  # each would take many times its bytes in memory, and so would names and values
+    lists = data.count(b"[") + data.count(
+        b"{"
+    )  # each would take many times its bytes in memory, and so would names and values
     if lists > 4 * MOST_TENSORS or data.count(b":") > 5 * MOST_TENSORS or data.count(b",") > 8 * MOST_TENSORS:
         raise source.damaged("its header has more lists or names than tensors could need")
     try:
@@ -138,12 +155,22 @@ def _parse(source: Source, data: bytes) -> dict[str, Any]:
 def _entry(source: Source, name: str, fields: Any, start: int) -> Entry:
     if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
         raise source.damaged(f"{ascii(name)[:60]} has not dtype, shape and data_offsets")
-    kind, offsets = fields["dtype"], fields["data_offsets"]
+    kind = fields["dtype"]
+    offsets = fields["data_offsets"]
     if not isinstance(kind, str) or kind not in TYPES:
-        raise source.damaged(f"{ascii(name)[:60]} has the type {ascii(kind)[:40]}; known are {', '.join(TYPES)}")
-    if not isinstance(offsets, list) or len(offsets) != 2 or any(type(offset) is not int for offset in offsets):
+        raise source.damaged(
+            f"{ascii(name)[:60]} has the type {ascii(kind)[:40]}; known are {', '.join(TYPES)}"
+        )
+    if (
+        not isinstance(offsets, list)
+        or len(offsets) != 2
+        or any(type(offset) is not int for offset in offsets)
+    ):
         raise source.damaged(f"{ascii(name)[:60]} has the offsets {ascii(offsets)[:60]}")
-    return Entry(check_shape(source, name, fields["shape"], TYPES[kind]), ((start + offsets[0], offsets[1] - offsets[0]),))
+    return Entry(
+        check_shape(source, name, fields["shape"], TYPES[kind]),
+        ((start + offsets[0], offsets[1] - offsets[0]),),
+    )
 
 
 def _check_cover(source: Source, entries: dict[str, Entry], start: int) -> None:

@@ -1,4 +1,5 @@
-"""A file somebody else made, read by pieces: every offset and length is held against the file's size before memory is asked for.
+"""A file somebody else made, read by pieces: every offset and length is held against the file's size before
+memory is asked for.
 
 Only the standard library is imported here, since the process that reads pickles (child.py) starts with it.
 """
@@ -27,13 +28,19 @@ class Source:
         try:
             if descriptor is None:
                 if not stat.S_ISREG(os.stat(path).st_mode):
-                    raise UserError(f"{path} is not a file; give a file of weights, or the folder that holds it")
+                    raise UserError(
+                        f"{path} is not a file; give a file of weights, or the folder that holds it"
+                    )
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             self.descriptor = descriptor
             self.size = os.fstat(descriptor).st_size
         except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}); give a file of weights, or the folder that holds it") from None
-        self.window, self.window_start = b"", 0
+            raise UserError(
+                f"{path} cannot be read ({error.strerror}); give a file of weights, or the folder "
+                "that holds it"
+            ) from None
+        self.window = b""
+        self.window_start = 0
 
     def take(self, offset: int, count: int) -> bytes:
         """`count` bytes from `offset` on; small pieces come out of a window that is kept."""
@@ -45,7 +52,8 @@ class Source:
             data = bytearray(count)
             self.fill(data, offset)
             return bytes(data)
-        self.window, self.window_start = os.pread(self.descriptor, WINDOW_BYTES, offset), offset
+        self.window = os.pread(self.descriptor, WINDOW_BYTES, offset)
+        self.window_start = offset
         if count > len(self.window):
             raise self.damaged("it grew shorter while it was read")
         return self.window[:count]
@@ -62,13 +70,17 @@ class Source:
             count = os.preadv(self.descriptor, [rest], offset)
             if count == 0:
                 raise self.damaged("it grew shorter while it was read")
-            rest, offset = rest[count:], offset + count
+            rest = rest[count:]
+            offset = offset + count
 
     def damaged(self, why: str) -> UserError:
-        """The error to raise where the file is not what it should be. What it says of names out of the file is made printable."""
+        """The error to raise where the file is not what it should be. What it says of names out of the file
+        is made printable.
+        """
         why = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in why)
         return UserError(
-            f"{self.path} cannot be read as weights: {why}; it is damaged or made to do harm: fetch it again from where it comes from"
+            f"{self.path} cannot be read as weights: {why}; it is damaged or made to do harm: "
+            "fetch it again from where it comes from"
         )
 
     def name(self, name: object) -> str:

@@ -1,8 +1,8 @@
-"""Tensors that lie in a file as they are: what each is (Spec), where its bytes are (Entry), and reading one at a time.
+"""Tensors that lie in a file as they are: what each is (Spec), where its bytes are (Entry), and reading one
+at a time.
 
-A reader hands in a table of entries made from the file's headers; `StoredTensors` checks each against the file and reads on demand, so that
-memory holds one tensor at a time however large the file is.
-"""
+A reader hands in a table of entries made from the file's headers; `StoredTensors` checks each against the
+file and reads on demand, so that memory holds one tensor at a time however large the file is."""
 
 import math
 from collections.abc import Mapping
@@ -22,12 +22,17 @@ DTYPES: dict[str, np.dtype] = {
     if (kind, bits) != ("float", 8)
 }
 DTYPES |= {"bool": np.dtype(bool)}
-DTYPES |= {np.dtype(kind).name: np.dtype(kind) for kind in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)}
+DTYPES |= {
+    np.dtype(kind).name: np.dtype(kind)
+    for kind in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)
+}
 MOST_AXES = 16
 NAME_BYTES = 16 << 20
 MOST_ELEMENTS = 1 << 44
 MOST_SHARING = 16
-"""How many times a file's size its tensors may come to together: more than one where tensors share bytes (tied weights)."""
+"""How many times a file's size its tensors may come to together: more than one where tensors share bytes
+(tied weights).
+"""
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,8 @@ class Spec:
 class Entry:
     """A tensor in a file: the byte ranges (offset, length) that make it up one after another.
 
-    strides: in elements, where they lie otherwise than in C order. text: the bytes are written as UTF-8 text of the characters 0 to 255,
-    as pickles of old protocols do.
-    """
+    strides: in elements, where they lie otherwise than in C order. text: the bytes are written as UTF-8 text
+    of the characters 0 to 255, as pickles of old protocols do."""
 
     spec: Spec
     pieces: tuple[tuple[int, int], ...]
@@ -62,11 +66,17 @@ class Entry:
 
 
 def check_shape(source: Source, name: str, shape: object, dtype: object) -> Spec:
-    """The Spec of a shape and a dtype that a file gives. Raises UserError where there can be no such tensor."""
+    """The Spec of a shape and a dtype that a file gives. Raises UserError where there can be no such
+    tensor.
+    """
     source.name(name)
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise source.damaged(f"{name} has the type {ascii(dtype)[:40]}; known are {', '.join(DTYPES)}")
-    if not isinstance(shape, list | tuple) or len(shape) > MOST_AXES or any(type(length) is not int or length < 0 for length in shape):
+    if (
+        not isinstance(shape, list | tuple)
+        or len(shape) > MOST_AXES
+        or any(type(length) is not int or length < 0 for length in shape)
+    ):
         raise source.damaged(f"{name} has the shape {ascii(shape)[:60]}")
     if math.prod(max(1, length) for length in shape) > MOST_ELEMENTS:
         raise source.damaged(f"{name} has the shape {ascii(shape)[:60]}, which is more than any tensor has")
@@ -74,77 +84,108 @@ def check_shape(source: Source, name: str, shape: object, dtype: object) -> Spec
 
 
 def check_sharing(source: Source, entries: Mapping[str, Entry]) -> None:
-    """Raises UserError where tensors share bytes so often that they would come to more than MOST_SHARING times the file."""
+    """Raises UserError where tensors share bytes so often that they would come to more than MOST_SHARING
+    times the file.
+    """
     if sum(entry.spec.nbytes for entry in entries.values()) > MOST_SHARING * source.size:
-        raise source.damaged(f"its tensors share so many bytes that they would come to {MOST_SHARING} times the file and more")
+        raise source.damaged(
+            f"its tensors share so many bytes that they would come to {MOST_SHARING} times the file and more"
+        )
 
 
 class StoredTensors:
-    """The tensors of one file (`Tensors` of ringvision/weights/tensors.py). Takes over `source` and closes it."""
+    """The tensors of one file (`Tensors` of ringvision/weights/tensors.py). Takes over `source` and closes
+    it.
+    """
 
-    def __init__(self, source: Source, form: str, entries: Mapping[str, Entry], metadata: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, source: Source, form: str, entries: Mapping[str, Entry], metadata: dict[str, Any] | None = None
+    ) -> None:
         if not entries:
             raise source.damaged("there is not one tensor in it")
         if len(entries) > MOST_TENSORS or sum(map(len, entries)) > NAME_BYTES:
-            raise source.damaged(f"it speaks of {len(entries)} tensors, and {MOST_TENSORS} with short names are the most")
+            raise source.damaged(
+                f"it speaks of {len(entries)} tensors, and {MOST_TENSORS} with short names are the most"
+            )
         for name, entry in entries.items():
             self.check(source, name, entry)
-        self.form, self.source, self.entries, self.metadata = form, source, dict(entries), metadata or {}
+        self.form = form
+        self.source = source
+        self.entries = dict(entries)
+        self.metadata = metadata or {}
         self.specs = {name: entry.spec for name, entry in entries.items()}
 
     def check(self, source: Source, name: str, entry: Entry) -> None:
         """Raises UserError unless the entry's bytes lie in the file and are as many as its shape needs."""
         for offset, length in entry.pieces:
             if offset < 0 or length < 0 or offset + length > source.size:
-                raise source.damaged(f"{name} ends at byte {offset + length} where the file has {source.size}")
-        given, needed, size = sum(length for _, length in entry.pieces), entry.spec.nbytes, DTYPES[entry.spec.dtype].itemsize
+                raise source.damaged(
+                    f"{name} ends at byte {offset + length} where the file has {source.size}"
+                )
+        given = sum(length for _, length in entry.pieces)
+        needed = entry.spec.nbytes
+        size = DTYPES[entry.spec.dtype].itemsize
         if entry.text:
             possible = needed <= given <= 2 * needed
         elif entry.strides is None:
             possible = given == needed
         else:
-            if len(entry.strides) != len(entry.spec.shape) or any(type(stride) is not int or stride < 0 for stride in entry.strides):
+            if len(entry.strides) != len(entry.spec.shape) or any(
+                type(stride) is not int or stride < 0 for stride in entry.strides
+            ):
                 raise source.damaged(f"{name} has the strides {ascii(entry.strides)[:60]}")
             span = 1 + sum((length - 1) * stride for length, stride in zip(entry.spec.shape, entry.strides))
             possible = given == span * size and needed <= given
         if not possible:
-            raise source.damaged(f"{name} of shape {list(entry.spec.shape)} needs {needed} bytes of {entry.spec.dtype} and has {given}")
+            raise source.damaged(
+                f"{name} of shape {list(entry.spec.shape)} needs {needed} bytes of {entry.spec.dtype} "
+                f"and has {given}"
+            )
 
     def entry(self, name: str) -> Entry:
         """Where a tensor lies. Raises UserError for a name that is not there."""
         if name not in self.entries:
             raise UserError(
-                f"{self.source.path} has no tensor {name}; it has {len(self.entries)}, such as {', '.join([*self.entries][:3])}"
+                f"{self.source.path} has no tensor {name}; it has {len(self.entries)}, such as "
+                f"{', '.join([*self.entries][:3])}"
             )
         return self.entries[name]
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
-        """One tensor, of the shape and dtype that `specs` says, in memory of its own; rows (first, end): that part of its first axis.
+        """One tensor, of the shape and dtype that `specs` says, in memory of its own; rows (first, end): that
+        part of its first axis.
 
-        A part takes the memory of a part, where the tensor lies in C order. Raises UserError for a name or rows that are not there.
-        """
+        A part takes the memory of a part, where the tensor lies in C order. Raises UserError for a name or
+        rows that are not there."""
         entry = self.entry(name)
         first, end = self.rows(name, rows)
         if entry.text or entry.strides is not None:
             whole = self._whole(name, entry)
             return whole if rows is None else whole[first:end].copy()
-        dtype, shape = DTYPES[entry.spec.dtype], entry.spec.shape
+        dtype = DTYPES[entry.spec.dtype]
+        shape = entry.spec.shape
         row = math.prod(shape[1:])
         flat = np.empty((end - first) * row, dtype)
         self.fill(flat, entry, first * row * dtype.itemsize)
         return flat.reshape(shape if rows is None else (end - first, *shape[1:]))
 
     def rows(self, name: str, rows: tuple[int, int] | None) -> tuple[int, int]:
-        """The rows that are meant; a tensor without axes has one. Raises UserError for those that are not there."""
+        """The rows that are meant; a tensor without axes has one. Raises UserError for those that are not
+        there.
+        """
         count = (*self.entry(name).spec.shape, 1)[0]
         first, end = rows or (0, count)
         if not 0 <= first <= end <= count or (rows and not self.specs[name].shape):
-            raise UserError(f"{name} of {self.source.path} has {count} rows, and {first} to {end} were asked for; ask for some of them")
+            raise UserError(
+                f"{name} of {self.source.path} has {count} rows, and {first} to {end} were asked for; "
+                "ask for some of them"
+            )
         return first, end
 
     def fill(self, flat: np.ndarray, entry: Entry, start: int) -> None:
         """Fills `flat` with the entry's bytes from the one numbered `start` on, across its pieces."""
-        data, done = flat.view(np.uint8), 0
+        data = flat.view(np.uint8)
+        done = 0
         for offset, length in entry.pieces:
             skipped = min(start, length)
             start -= skipped
@@ -164,7 +205,9 @@ class StoredTensors:
         if entry.strides is None:
             return flat.reshape(entry.spec.shape)
         strides = tuple(stride * dtype.itemsize for stride in entry.strides)
-        return np.lib.stride_tricks.as_strided(flat, entry.spec.shape, strides, writeable=False).copy(order="C")
+        return np.lib.stride_tricks.as_strided(flat, entry.spec.shape, strides, writeable=False).copy(
+            order="C"
+        )
 
     def _characters(self, name: str, entry: Entry, dtype: np.dtype) -> np.ndarray:
         ((offset, length),) = entry.pieces

@@ -1,7 +1,9 @@
-"""Files of torch.save, without torch: the zip of today and the older row of pickles. `state_dict` of a training checkpoint, or the whole.
+"""Files of torch.save, without torch: the zip of today and the older row of pickles. `state_dict` of a
+training checkpoint, or the whole.
 
-In goes a path; out come tensors by the names that they have there. The pickle says which tensors there are, in a process of its own
-(child.py); their numbers are slices of the zip's members, or of what follows the pickles, and are read there. Nothing is unpacked.
+In goes a path; out come tensors by the names that they have there. The pickle says which tensors there are,
+in a process of its own (child.py); their numbers are slices of the zip's members, or of what follows the
+pickles, and are read there. Nothing is unpacked.
 
 Zip: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT; torch stores its members uncompressed.
 """
@@ -17,15 +19,22 @@ from ringvision.weights.readers.stored import DTYPES, Entry, StoredTensors, chec
 
 DIRECTORY_BYTES = 64 << 20
 PICKLE_BYTES = 256 << 20
-END, END64, LOCATOR64, CENTRAL, LOCAL = (b"PK" + bytes(pair) for pair in ((5, 6), (6, 6), (6, 7), (1, 2), (3, 4)))
+END, END64, LOCATOR64, CENTRAL, LOCAL = (
+    b"PK" + bytes(pair) for pair in ((5, 6), (6, 6), (6, 7), (1, 2), (3, 4))
+)
 
 
 def open_torch(path: Path, memory: int) -> StoredTensors:
-    """The tensors of a file of torch.save. `memory`: bytes that the process that goes over its pickle may use. Raises UserError."""
+    """The tensors of a file of torch.save. `memory`: bytes that the process that goes over its pickle may
+    use. Raises UserError.
+    """
     source = Source(path)
     try:
         places, answer = _zip(source, memory) if source.take(0, 4) == LOCAL else _legacy(source, memory)
-        entries = {name: _entry(source, name, fields, answer["storages"], places) for name, fields in answer["tensors"].items()}
+        entries = {
+            name: _entry(source, name, fields, answer["storages"], places)
+            for name, fields in answer["tensors"].items()
+        }
         tensors = StoredTensors(source, "torch", entries)
         check_sharing(source, entries)
         return tensors
@@ -34,10 +43,18 @@ def open_torch(path: Path, memory: int) -> StoredTensors:
         raise
 
 
-def _entry(source: Source, name: str, fields: dict[str, Any], storages: dict[str, Any], places: dict[str, tuple[int, int]]) -> Entry:
+def _entry(
+    source: Source,
+    name: str,
+    fields: dict[str, Any],
+    storages: dict[str, Any],
+    places: dict[str, tuple[int, int]],
+) -> Entry:
     spec = check_shape(source, name, fields["shape"], fields["dtype"])
-    key, strides = fields["storage"], tuple(fields["strides"])
-    size, count = DTYPES[spec.dtype].itemsize, storages[key][1]
+    key = fields["storage"]
+    strides = tuple(fields["strides"])
+    size = DTYPES[spec.dtype].itemsize
+    count = storages[key][1]
     if key not in places or type(count) is not int or count < 0 or count * size > places[key][1]:
         raise source.damaged(f"the numbers of {name} are not all there")
     if len(strides) != len(spec.shape):
@@ -46,15 +63,23 @@ def _entry(source: Source, name: str, fields: dict[str, Any], storages: dict[str
     if fields["offset"] + span > count:
         raise source.damaged(f"{name} reaches beyond the numbers that it is a part of")
     in_order = all(
-        length < 2 or stride == math.prod(spec.shape[axis + 1 :]) for axis, (length, stride) in enumerate(zip(spec.shape, strides))
+        length < 2 or stride == math.prod(spec.shape[axis + 1 :])
+        for axis, (length, stride) in enumerate(zip(spec.shape, strides))
     )
-    return Entry(spec, ((places[key][0] + fields["offset"] * size, span * size),), None if in_order or not spec.count else strides)
+    return Entry(
+        spec,
+        ((places[key][0] + fields["offset"] * size, span * size),),
+        None if in_order or not spec.count else strides,
+    )
 
 
 def _legacy(source: Source, memory: int) -> tuple[dict[str, tuple[int, int]], dict[str, Any]]:
-    """Where each storage lies, and the table: behind the pickles come, for each key, a count and the numbers."""
+    """Where each storage lies, and the table: behind the pickles come, for each key, a count and the
+    numbers.
+    """
     answer = table_of(source, memory, "torch-legacy")
-    offset, places = answer["end"], {}
+    offset = answer["end"]
+    places = {}
     for key in answer["keys"]:
         dtype, count = answer["storages"].get(key, ("uint8", -1))
         if source.number(offset, 8) != count:
@@ -77,18 +102,22 @@ def _zip(source: Source, memory: int) -> tuple[dict[str, tuple[int, int]], dict[
         raise source.damaged("its numbers are big-endian, which is not read")
     if length > PICKLE_BYTES:
         raise source.damaged(f"a pickle of {length} bytes")
-    places = {name.removeprefix(f"{folder}data/"): place for name, place in found.items() if name.startswith(f"{folder}data/")}
+    places = {
+        name.removeprefix(f"{folder}data/"): place
+        for name, place in found.items()
+        if name.startswith(f"{folder}data/")
+    }
     return places, table_of(source, memory, "torch", start, start + length)
 
 
 def members(source: Source) -> dict[str, tuple[int, int]]:
     """The members of a zip: name -> (offset of its bytes, how many).
 
-    Raises UserError for members that are compressed or encrypted, that overlap, come twice, do not lie in the file, or whose name leads
-    out of the zip's folder.
-    """
+    Raises UserError for members that are compressed or encrypted, that overlap, come twice, do not lie in the
+    file, or whose name leads out of the zip's folder."""
     offset, count, size = _directory(source)
-    end, found = offset + size, {}
+    end = offset + size
+    found = {}
     for _ in range(count):
         if offset + 46 > end or source.take(offset, 4) != CENTRAL:
             raise source.damaged("the zip's list of members is cut off")
@@ -97,7 +126,9 @@ def members(source: Source) -> dict[str, tuple[int, int]]:
         name = _member_name(source, source.take(offset + 46, named))
         header = source.number(offset + 42, 4)
         if 0xFFFFFFFF in (packed, length, header):
-            packed, length, header = _long(source, source.take(offset + 46 + named, extra), packed, length, header)
+            packed, length, header = _long(
+                source, source.take(offset + 46 + named, extra), packed, length, header
+            )
         if flags & 1 or method != 0 or packed != length:
             raise source.damaged(f"{name} is compressed or encrypted, which torch.save does to nothing")
         if name in found:
@@ -120,7 +151,11 @@ def _directory(source: Source) -> tuple[int, int, int]:
         raise source.damaged("it begins as a zip and does not end as one")
     end = source.size - tail + found
     count, size, offset = struct.unpack("<HII", source.take(end + 10, 10))
-    if (count == 0xFFFF or 0xFFFFFFFF in (size, offset)) and end >= 20 and source.take(end - 20, 4) == LOCATOR64:
+    if (
+        (count == 0xFFFF or 0xFFFFFFFF in (size, offset))
+        and end >= 20
+        and source.take(end - 20, 4) == LOCATOR64
+    ):
         longer = source.number(end - 12, 8)
         if source.take(longer, 4) != END64:
             raise source.damaged("the zip's end is not where it says")
@@ -141,17 +176,21 @@ def _member_name(source: Source, data: bytes) -> str:
 
 
 def _long(source: Source, extra: bytes, *numbers: int) -> list[int]:
-    """The three numbers, those of them that are too long for their place read from the extra field of type 1."""
+    """The three numbers, those of them that are too long for their place read from the extra field of type
+    1.
+    """
     while len(extra) >= 4:
         kind, length = struct.unpack("<HH", extra[:4])
-        body, extra = extra[4 : 4 + length], extra[4 + length :]
+        body = extra[4 : 4 + length]
+        extra = extra[4 + length :]
         if kind != 1:
             continue
         longer = list(numbers)
         for place in (place for place, number in enumerate(numbers) if number == 0xFFFFFFFF):
             if len(body) < 8:
                 break
-            longer[place], body = int.from_bytes(body[:8], "little"), body[8:]
+            longer[place] = int.from_bytes(body[:8], "little")
+            body = body[8:]
         return longer
     raise source.damaged("a member's length is missing")
 

@@ -1,11 +1,14 @@
-"""Reads a pickle without running it: its opcodes build descriptions, and nothing that it names is ever imported or called.
+"""Reads a pickle without running it: its opcodes build descriptions, and nothing that it names is ever
+imported or called.
 
-In goes a file and where in it a pickle begins; out comes a tree of Mapping, list, tuple, numbers, Characters (where text or bytes lie), and
-descriptions of arrays: Array (NumPy's, and JAX's through NumPy's own reduce tuple) and Tensor (torch's, over a Storage). A name that
-weights do not need ends the reading with UserError; a few that training frameworks leave beside weights become Opaque, which is nothing.
+In goes a file and where in it a pickle begins; out comes a tree of Mapping, list, tuple, numbers, Characters
+(where text or bytes lie), and descriptions of arrays: Array (NumPy's, and JAX's through NumPy's own reduce
+tuple) and Tensor (torch's, over a Storage). A name that weights do not need ends the reading with UserError;
+a few that training frameworks leave beside weights become Opaque, which is nothing.
 
-This stands in for `pickle.Unpickler` with a `find_class` of its own: there is no way from an opcode to a call. What is left to a hostile
-file is to use memory and time: its steps are counted, and child.py sets limits.
+This stands in for `pickle.Unpickler` with a `find_class` of its own: there is no way from an opcode to a
+call. What is left to a hostile file is to use memory and time: its steps are counted, and child.py sets
+limits.
 
 Opcodes: the comments of CPython's Lib/pickletools.py.
 """
@@ -22,34 +25,59 @@ NUMPY = ("numpy.core", "numpy._core")
 RECONSTRUCT = {f"{base}.multiarray._reconstruct" for base in NUMPY}
 SCALAR = {f"{base}.multiarray.scalar" for base in NUMPY}
 FROM_BUFFER = {f"{base}.numeric._frombuffer" for base in NUMPY}
-NDARRAY, DTYPE, BFLOAT16, ENCODE = "numpy.ndarray", "numpy.dtype", "ml_dtypes.bfloat16", "_codecs.encode"
+NDARRAY = "numpy.ndarray"
+DTYPE = "numpy.dtype"
+BFLOAT16 = "ml_dtypes.bfloat16"
+ENCODE = "_codecs.encode"
 BYTES = {"__builtin__.bytes", "builtins.bytes"}
 JAX_ARRAY = "jax._src.array._reconstruct_array"
 MAPPINGS = {"collections.OrderedDict", "flax.core.frozen_dict.FrozenDict"}
-TENSOR, PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
+TENSOR = "torch._utils._rebuild_tensor_v2"
+PARAMETER = "torch._utils._rebuild_parameter"
 STORAGES = {
     f"torch.{kind}Storage": dtype
     for kind, dtype in {
-        **{"Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "Bool": "bool"},
+        **{
+            "Double": "float64",
+            "Float": "float32",
+            "Half": "float16",
+            "BFloat16": "bfloat16",
+            "Bool": "bool",
+        },
         **{"Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8"},
     }.items()
 }
 KNOWN = (
-    RECONSTRUCT | SCALAR | FROM_BUFFER | BYTES | MAPPINGS | {NDARRAY, DTYPE, BFLOAT16, ENCODE, JAX_ARRAY, TENSOR, PARAMETER} | set(STORAGES)
+    RECONSTRUCT
+    | SCALAR
+    | FROM_BUFFER
+    | BYTES
+    | MAPPINGS
+    | {NDARRAY, DTYPE, BFLOAT16, ENCODE, JAX_ARRAY, TENSOR, PARAMETER}
+    | set(STORAGES)
 )
-# What frameworks leave in a training checkpoint beside the weights. Each becomes Opaque, whatever is done to it.
+# What frameworks leave in a training checkpoint beside the weights. Each becomes Opaque, whatever is done to
+# it.
 OPAQUE_MODULES = ("pytorch_lightning.", "lightning.", "omegaconf.")
 OPAQUE = {"collections.defaultdict", "argparse.Namespace", "typing.Any", "torch.Size"}
-OPAQUE |= {f"{module}.{kind}" for module in ("builtins", "__builtin__") for kind in ("dict", "list", "set", "int", "float", "str", "bool")}
+OPAQUE |= {
+    f"{module}.{kind}"
+    for module in ("builtins", "__builtin__")
+    for kind in ("dict", "list", "set", "int", "float", "str", "bool")
+}
 DTYPES = {"b1": "bool"} | {
-    f"{letter}{size}": f"{kind}{8 * size}" for letter, kind in (("i", "int"), ("u", "uint")) for size in (1, 2, 4, 8)
+    f"{letter}{size}": f"{kind}{8 * size}"
+    for letter, kind in (("i", "int"), ("u", "uint"))
+    for size in (1, 2, 4, 8)
 }
 DTYPES |= {f"f{size}": f"float{8 * size}" for size in (2, 4, 8)}
 
 
 @dataclass(frozen=True, slots=True)
 class Characters:
-    """Bytes of the file: of a text in UTF-8, or as they are. latin: bytes that are written as the characters 0 to 255 of a text."""
+    """Bytes of the file: of a text in UTF-8, or as they are. latin: bytes that are written as the characters
+    0 to 255 of a text.
+    """
 
     start: int
     length: int
@@ -111,10 +139,15 @@ class Tensor:
 
 
 class Unpickler:
-    """Follows one pickle from `offset`; afterwards `offset` is where it ends. Storages it met are in `storages` (torch files only)."""
+    """Follows one pickle from `offset`; afterwards `offset` is where it ends. Storages it met are in
+    `storages` (torch files only).
+    """
 
     def __init__(self, source: Source, offset: int = 0, end: int | None = None, torch: bool = False) -> None:
-        self.source, self.offset, self.end, self.torch = source, offset, source.size if end is None else end, torch
+        self.source = source
+        self.offset = offset
+        self.end = source.size if end is None else end
+        self.torch = torch
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -122,8 +155,12 @@ class Unpickler:
         self.steps = 0
 
     def load(self) -> Any:
-        """What the pickle describes. Raises UserError where it is damaged or asks for what no weights need."""
-        self.stack, self.marked, self.memo = [], [], {}
+        """What the pickle describes. Raises UserError where it is damaged or asks for what no weights
+        need.
+        """
+        self.stack = []
+        self.marked = []
+        self.memo = {}
         while True:
             self.steps += 1
             if self.steps > MOST_STEPS:
@@ -133,7 +170,9 @@ class Unpickler:
                 return self.pop()
             action = ACTIONS.get(opcode)
             if action is None:
-                raise self.damaged(f"it uses the opcode {opcode!r}, which no weights need; nothing of it was run")
+                raise self.damaged(
+                    f"it uses the opcode {opcode!r}, which no weights need; nothing of it was run"
+                )
             action(self)
 
     # -- the file
@@ -185,7 +224,8 @@ class Unpickler:
     def pop_mark(self) -> list[Any]:
         if not self.marked:
             raise self.damaged("it goes back to a mark that is not there")
-        items, self.stack = self.stack, self.marked.pop()
+        items = self.stack
+        self.stack = self.marked.pop()
         return items
 
     def pop_or_mark(self) -> None:
@@ -242,7 +282,8 @@ class Unpickler:
             raise self.damaged("a name is no UTF-8") from None
 
     def stack_global(self) -> None:
-        name, module = self.pop(), self.pop()
+        name = self.pop()
+        module = self.pop()
         self.named(self.text(module), self.text(name))
 
     def named(self, module: str, name: str) -> None:
@@ -253,18 +294,21 @@ class Unpickler:
             self.stack.append(Opaque())
         else:
             raise UserError(
-                f"{self.source.path} asks for {ascii(whole)[1:-1][:100]}, which no weights need: it may be made to run a program. "
+                f"{self.source.path} asks for {ascii(whole)[1:-1][:100]}, which no weights need: it "
+                "may be made to run a program. "
                 "Nothing of it was run; use another file, best one of safetensors"
             )
 
     def new_object(self) -> None:
-        _, kind = self.pop(), self.pop()
+        _ = self.pop()
+        kind = self.pop()
         if not isinstance(kind, Opaque):
             raise self.damaged("it makes an object of its own")
         self.stack.append(Opaque())
 
     def reduce(self) -> None:
-        arguments, function = self.pop(), self.pop()
+        arguments = self.pop()
+        function = self.pop()
         if not isinstance(arguments, tuple):
             raise self.damaged("it calls with what are no arguments")
         if isinstance(function, Opaque):
@@ -279,17 +323,26 @@ class Unpickler:
         match arguments:
             case (Name(name=kind), _, _) if name in RECONSTRUCT and kind == NDARRAY:
                 return Array()
-            case (Characters(text=False) as data, DType() as dtype, tuple() as shape, Characters() as order) if name in FROM_BUFFER:
+            case (
+                Characters(text=False) as data,
+                DType() as dtype,
+                tuple() as shape,
+                Characters() as order,
+            ) if name in FROM_BUFFER:
                 return Array(dtype.name, shape, self.text(order) == "F", data)
             case (DType() as dtype, Characters(text=False) as data) if name in SCALAR:
                 return Array(dtype.name, (), False, data)
-            case (Name(name=function), tuple() as inner, tuple() as state, _) if name == JAX_ARRAY and function in RECONSTRUCT:
+            case (Name(name=function), tuple() as inner, tuple() as state, _) if (
+                name == JAX_ARRAY and function in RECONSTRUCT
+            ):
                 return self.built(self.called(function, inner), state)
             case (Name(name=kind), _, _) if name == DTYPE and kind == BFLOAT16:
                 return DType("bfloat16")
             case (Characters() as code, _, _) if name == DTYPE and self.text(code) in DTYPES:
                 return DType(DTYPES[self.text(code)])
-            case (Characters(text=True) as data, Characters() as encoding) if name == ENCODE and self.text(encoding) == "latin1":
+            case (Characters(text=True) as data, Characters() as encoding) if (
+                name == ENCODE and self.text(encoding) == "latin1"
+            ):
                 return Characters(data.start, data.length, False, True)
             case () if name in BYTES:
                 return Characters(self.offset, 0, False)
@@ -297,7 +350,9 @@ class Unpickler:
                 return Mapping(pairs)
             case () if name in MAPPINGS:
                 return Mapping()
-            case (Storage() as storage, int() as offset, tuple() as shape, tuple() as strides, *_) if name == TENSOR:
+            case (Storage() as storage, int() as offset, tuple() as shape, tuple() as strides, *_) if (
+                name == TENSOR
+            ):
                 return Tensor(storage, offset, shape, strides)
             case (Tensor() as tensor, *_) if name == PARAMETER:
                 return tensor
@@ -305,13 +360,24 @@ class Unpickler:
 
     def build(self) -> None:
         state = self.pop()
-        if not isinstance(self.top(), Mapping | Opaque):  # an OrderedDict of torch's brings a table of versions along
+        if not isinstance(
+            self.top(), Mapping | Opaque
+        ):  # an OrderedDict of torch's brings a table of versions along
             self.stack[-1] = self.built(self.stack[-1], state)
 
     def built(self, onto: Any, state: Any) -> Any:
         match onto, state:
-            case Array(data=None), (int(), tuple() as shape, DType() as dtype, bool() as fortran, Characters(text=False) as data):
-                onto.dtype, onto.shape, onto.fortran, onto.data = dtype.name, shape, fortran, data
+            case Array(data=None), (
+                int(),
+                tuple() as shape,
+                DType() as dtype,
+                bool() as fortran,
+                Characters(text=False) as data,
+            ):
+                onto.dtype = dtype.name
+                onto.shape = shape
+                onto.fortran = fortran
+                onto.data = data
                 return onto
             case DType(), (int(), Characters() as order, *_):
                 if self.text(order) not in ("<", "|", "="):
@@ -321,8 +387,18 @@ class Unpickler:
 
     def persistent(self) -> None:
         match self.pop():
-            case (Characters() as word, Name(name=kind), Characters() as key, Characters(), int() as count, *rest) if (
-                self.torch and kind in STORAGES and self.text(word) == "storage" and all(view is None for view in rest)
+            case (
+                Characters() as word,
+                Name(name=kind),
+                Characters() as key,
+                Characters(),
+                int() as count,
+                *rest,
+            ) if (
+                self.torch
+                and kind in STORAGES
+                and self.text(word) == "storage"
+                and all(view is None for view in rest)
             ):
                 storage = Storage(self.text(key), STORAGES[kind], count)
             case _:
@@ -392,10 +468,11 @@ ACTIONS: dict[bytes, Callable[[Unpickler], Any]] = {
 
 
 def leaves(unpickler: Unpickler, root: Any) -> dict[str, Array | Tensor]:
-    """The arrays and tensors of a tree, by the keys that lead to them, joined by "/". Of a training checkpoint, its "state_dict" alone.
+    """The arrays and tensors of a tree, by the keys that lead to them, joined by "/". Of a training
+    checkpoint, its "state_dict" alone.
 
-    Raises UserError for a tree too deep or too large (one that holds itself is both), and for two of one name.
-    """
+    Raises UserError for a tree too deep or too large (one that holds itself is both), and for two of one
+    name."""
     found: dict[str, Array | Tensor] = {}
     waiting: list[tuple[tuple[str, ...], Any]] = [((), _state(unpickler, root))]
     visited = 0
@@ -419,7 +496,11 @@ def leaves(unpickler: Unpickler, root: Any) -> dict[str, Array | Tensor]:
 def _state(unpickler: Unpickler, root: Any) -> Any:
     if isinstance(root, Mapping):
         for key, value in root.pairs:
-            if isinstance(value, Mapping) and isinstance(key, Characters) and _key(unpickler, key) == "state_dict":
+            if (
+                isinstance(value, Mapping)
+                and isinstance(key, Characters)
+                and _key(unpickler, key) == "state_dict"
+            ):
                 return value
     return root
 

@@ -3,7 +3,18 @@
 import numpy as np
 import pytest
 
-from ringvision.data.world import COLOURS, SHAPES, Card, Scene, Shot, Thing, filmed, make_scene, render, write_video
+from ringvision.data.world import (
+    COLOURS,
+    SHAPES,
+    Card,
+    Scene,
+    Shot,
+    Thing,
+    encoded_frames,
+    make_scene,
+    render,
+    write_video,
+)
 
 SHOT = Shot(0.0, 4.0, (70.0, 70.0, 70.0), "plain", 1)
 
@@ -47,7 +58,7 @@ def test_the_same_seed_draws_the_same_pixels_and_noise_differs_between_frames():
 
 def test_film_looks_like_the_drawing():
     scene = make_scene(5)
-    seen = filmed(scene)
+    seen = encoded_frames(scene)
     assert seen.shape == (int(scene.duration), 64, 64, 3) and seen.dtype == np.uint8
     drawn = render(scene, range(int(scene.duration)))
     error = np.mean((seen.astype(float) - drawn) ** 2)

@@ -46,16 +46,26 @@ def test_answers_of_a_kind_are_spread(asked):
 
 
 def test_the_first_named_is_not_the_first_seen_more_often_than_not(asked):
-    first = [question.text.index(question.answer[4:]) < question.text.index(" or ") for _, question in asked["order"]]
+    first = [
+        question.text.index(question.answer[4:]) < question.text.index(" or ")
+        for _, question in asked["order"]
+    ]
     assert 0.45 < np.mean(first) < 0.55
 
 
 def test_answers_agree_with_the_scene(asked):
-    """Checks a few kinds by another road than the one that made the answers: what is visible at each whole second."""
+    """Checks a few kinds by another road than the one that made the answers: what is visible at each whole
+    second.
+    """
     for seed, question in asked["time"][:200]:
         scene = make_scene(seed)
         second = int(question.answer.split()[0])
-        seen = [t for t in range(int(scene.duration)) for thing in scene.things_at(t) if f"the {thing.name} " in question.text]
+        seen = [
+            t
+            for t in range(int(scene.duration))
+            for thing in scene.things_at(t)
+            if f"the {thing.name} " in question.text
+        ]
         if "card" in question.text:
             seen = [t for t in range(int(scene.duration)) if scene.cards[0].visible(t)]
         assert seen[0] == second, (question, seen)

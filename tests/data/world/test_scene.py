@@ -32,7 +32,9 @@ def test_lengths_and_shots_cover_the_video(scenes):
 def test_no_two_things_share_a_name_or_the_second_they_appear_in(scenes):
     for scene in scenes:
         names = [thing.name for thing in scene.things]
-        names += [f"{thing.later_colour} {thing.shape}" for thing in scene.things if thing.changes is not None]
+        names += [
+            f"{thing.later_colour} {thing.shape}" for thing in scene.things if thing.changes is not None
+        ]
         assert len(set(names)) == len(names)
         seconds = [np.ceil(thing.appears) for thing in scene.things]
         assert len(set(seconds)) == len(seconds)
@@ -85,7 +87,9 @@ def test_a_clip_is_what_is_seen_of_it(scenes):
         clip = scene.clip(int(rng.integers(0, scene.duration - count + 1)), count)
         for second in clip.seconds:
             shown = [(thing.name, thing.colour_at(second)) for thing in scene.things_at(second)]
-            assert [colour for _, colour in shown] == [thing.colour_at(second) for thing in clip.things_at(second)]
+            assert [colour for _, colour in shown] == [
+                thing.colour_at(second) for thing in clip.things_at(second)
+            ]
         for thing in clip.things:
             seen = [second for second in clip.seconds if thing.visible(second)]
             assert clip.first_seen(thing) == seen[0]

@@ -1,0 +1,3 @@
+"""Processes that read strangers' tokenizers and templates: bounded in time and memory, without files or
+network.
+"""
