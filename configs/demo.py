@@ -5,7 +5,8 @@
 It begins with single frames and sees longer and longer pieces of the videos. Questions and codes are
 predicted too (a little), since what is asked of a video says what is in it, long before the model can answer.
 What it took and scored stands in demos/model/MODEL_CARD.md. Data, text model and video tokenizer come from
-scripts/make_demo_model.sh, which runs this in its place."""
+scripts/make_demo_model.sh, which runs this in its place.
+"""
 
 from ringvision.config import TrainConfig
 from ringvision.models.transformer import TransformerConfig

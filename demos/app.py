@@ -1,7 +1,8 @@
 """The web page: choose a video, see the frames that the model sees, ask, and watch the answer come.
 
 `ringvision demo` opens it. It listens on this machine alone, needs no network, and removes what was uploaded
-when it ends."""
+when it ends.
+"""
 
 import html
 import json
@@ -42,7 +43,8 @@ def page(assistant: Assistant, clips: Path = CLIPS) -> gr.Blocks:
     """The page over one assistant, not yet serving.
 
     clips: a folder of .mp4 files offered as examples (there may be none); its clips.json, where there is one,
-    knows what to ask about each: {"name.mp4": {"ask": {question: answer}}}."""
+    knows what to ask about each: {"name.mp4": {"ask": {question: answer}}}.
+    """
 
     def look(video: str | None, fps: float) -> tuple[list[tuple[Any, str]], str]:
         if not video:

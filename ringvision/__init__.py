@@ -8,7 +8,8 @@ around a ring of devices.
         print(piece, end="", flush=True)
 
 Each name below is imported when it is first used: `import ringvision` itself brings in neither jax nor a
-model."""
+model.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any

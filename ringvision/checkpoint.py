@@ -2,7 +2,8 @@
 
 A step is written aside and renamed when whole, so that a process killed at any moment leaves either the old
 thing or the new one. It carries the SHA-256 of each of its files: Orbax itself does not notice a flipped bit
-in an array."""
+in an array.
+"""
 
 import hashlib
 import json
@@ -29,7 +30,8 @@ class Checkpoints:
     A step's folder is written under another name, with the checksums of its files, and renamed when it is
     whole: what `latest` gives is complete whatever moment an earlier process was killed at. Arrays come back
     bit for bit. On several processes every process calls `save` and `restore`; the folder must be one that
-    they share."""
+    they share.
+    """
 
     def __init__(self, folder: str | os.PathLike[str], keep: int = 2):
         if keep < 1:
@@ -86,7 +88,8 @@ class Checkpoints:
         like: the same tree with arrays or `jax.ShapeDtypeStruct`s as leaves; a leaf with a sharding comes
         back with that sharding, a numpy array as numpy, a Python number as a Python number. UserError where
         there is no such step, where a file's checksum is wrong, or where names, shapes or dtypes differ from
-        `like`'s."""
+        `like`'s.
+        """
         import orbax.checkpoint as ocp
 
         there = self.steps()

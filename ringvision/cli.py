@@ -2,7 +2,8 @@
 
 Answers go to stdout, with `--json` as one JSON object; everything else goes to stderr. Exit status: 0 done, 1
 done in part (what failed is named), 2 the request was wrong (one line says why and what to do), 130
-interrupted. Nothing heavy is imported before a command needs it."""
+interrupted. Nothing heavy is imported before a command needs it.
+"""
 
 import argparse
 import contextlib

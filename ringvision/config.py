@@ -2,13 +2,11 @@
 one each.
 
 configs/NAME.py (`config = TrainConfig(...)`)  --load_config-->  config  --apply_overrides(["--lr",
-"1e-3"])-->  config"""
+"1e-3"])-->  config
+"""
 
-import contextlib
 import dataclasses
 import difflib
-import io
-import re
 import runpy
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from ringvision.errors import UserError
 from ringvision.mesh import parse_mesh
 from ringvision.models.presets import TransformerConfig
 from ringvision.models.vqgan import VQGANConfig
+from ringvision.options import parse_options
 
 Config = TypeVar("Config", bound="TrainConfig | TokenizerTrainConfig")
 
@@ -29,7 +28,8 @@ class TokenizerTrainConfig:
 
     name: what the tokenizer is called; out: the folder of the run. data: an .npy of frames, uint8 [T, H, W,
     3]. The adversarial loss begins at step `adversarial_start` (None: never). `*_every` counts steps; 0 turns
-    evaluation off."""
+    evaluation off.
+    """
 
     name: str
     out: str
@@ -248,58 +248,6 @@ def apply_overrides(config: Config, args: Sequence[str], prog: str = "ringvision
     with the nearest one.
 
     `--help` prints every name with its type and value, and exits. UserError for anything that is not an
-    option of this config."""
-    import tyro
-
-    names = _option_names(config)
-    for argument in args:
-        if not argument.startswith("--") or argument == "--help":
-            continue
-        name = argument[2:].partition("=")[0].replace("_", "-")
-        if name not in names:
-            close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-            hint = (
-                f"did you mean --{close[0]}?"
-                if close
-                else f"there are --{', --'.join(names[:8])} and more: see --help"
-            )
-            raise UserError(f"no option {argument.partition('=')[0]}: {hint}")
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                type(config),
-                args=list(args),
-                default=config,
-                prog=prog,
-                config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
-            )
-    except SystemExit as exit:
-        if not exit.code:
-            raise
-        raise UserError(
-            f"{_first_sentence(said.getvalue())}; see --help for what each option takes"
-        ) from None
-
-
-def _option_names(config: Any, prefix: str = "") -> list[str]:
-    """Every field, nested ones with their owner before a dot, in the order of the declaration."""
-    names = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        name = prefix + field.name.replace("_", "-")
-        names += _option_names(value, f"{name}.") if dataclasses.is_dataclass(value) else [name]
-    return names
-
-
-def _first_sentence(box: str) -> str:
-    """The message inside the frame that tyro draws: the first paragraph, without the frame."""
-    lines = [re.sub(r"^[│|]\s?|\s*[│|]$", "", line.strip()) for line in box.splitlines()]
-    paragraph: list[str] = []
-    for line in lines:
-        if re.match(r"[╭╰─]", line):
-            if paragraph:
-                break
-            continue
-        paragraph.append(line.strip())
-    return " ".join(part for part in paragraph if part) or "the options could not be read"
+    option of this config.
+    """
+    return parse_options(type(config), args, prog=prog, default=config)

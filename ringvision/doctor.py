@@ -1,7 +1,8 @@
 """What this installation has and whether it works: versions, devices, codecs, memory, shipped files.
 
 `examine() -> dict` (what `ringvision doctor --json` prints), `describe(report) -> str` for people. "problems"
-lists what would keep `ringvision ask` from working; nothing here raises."""
+lists what would keep `ringvision ask` from working; nothing here raises.
+"""
 
 import hashlib
 import importlib.metadata

@@ -1,7 +1,8 @@
 """Values that were read from JSON, held against the types of a dataclass's fields.
 
 In: a dataclass and an object of a config.json that somebody wrote. Out: what its constructor takes: lists are
-tuples, whole numbers are floats where floats belong, and an object within is a dataclass of its own."""
+tuples, whole numbers are floats where floats belong, and an object within is a dataclass of its own.
+"""
 
 import math
 from collections.abc import Mapping

@@ -7,7 +7,8 @@
 
 In: how many devices each axis gets, from code or from text such as `context=4,data=2`. Out: a
 `jax.sharding.Mesh` and the shardings of arrays on it. Everything above says what an array's axes *are*
-("batch", "length", ...); only `Rules` says where they go."""
+("batch", "length", ...); only `Rules` says where they go.
+"""
 
 import difflib
 import math
@@ -34,7 +35,8 @@ def make_mesh(
     """A mesh over `devices` (None: all there are) with the axes of `AXES`.
 
     `context=None` takes all that the other axes leave. UserError where the axes do not fill the devices
-    exactly."""
+    exactly.
+    """
     devices = list(jax.devices() if devices is None else devices)
     for name, size in (
         ("data", data),

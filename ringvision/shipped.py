@@ -1,7 +1,8 @@
 """Where the things that are shipped beside the code lie: tokenizers/, demos/, configs/.
 
 In a checkout they are folders beside the package; in an installed wheel they lie inside it, under
-`ringvision/_shipped/`."""
+`ringvision/_shipped/`.
+"""
 
 import json
 import os
@@ -58,7 +59,8 @@ def tokenizer_of(
     model: Path, settings: Mapping[str, Any], given: str | os.PathLike[str] | None = None
 ) -> Path:
     """The video tokenizer `given`, as `tokenizer` takes it; or else the one that the model's config.json
-    (parsed) names, a folder in the model's or a shipped one."""
+    (parsed) names, a folder in the model's or a shipped one.
+    """
     name = os.fspath(given or settings.get("video_tokenizer") or "")
     if not name:
         raise UserError(

@@ -14,7 +14,8 @@ def flatten(tree: Any) -> dict[str, Any]:
     `{"layers.attention.query": x}`.
 
     Works on NNX states (the `.value` of a variable is left out of the name), on optax states and dataclasses
-    registered as pytrees. Raises ValueError where two leaves would share a name."""
+    registered as pytrees. Raises ValueError where two leaves would share a name.
+    """
     names: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         name = _name(path)

@@ -3,7 +3,8 @@
 In: a path. Out of `read_object` comes a dict whose whole numbers have at most 64 bits (larger ones become
 floats, as `model_max_length` of many tokenizers is), whose floats are finite and whose lists are not nested
 without end. What would take more memory than it is worth is refused unread: a list that is two characters in
-the file takes sixty bytes in memory."""
+the file takes sixty bytes in memory.
+"""
 
 import json
 import os
@@ -51,7 +52,8 @@ def read_object(
 def belongs(path: Path, folder: Path) -> bool:
     """Whether a file of a folder may be copied out of it: it lies there, or, as Hugging Face keeps what it
     downloads, among the blobs of the same repository. A link to any other place could bring what is private
-    into a folder that is passed on."""
+    into a folder that is passed on.
+    """
     real = path.resolve()
     home = folder.resolve()
     return real.is_relative_to(home) or (

@@ -8,7 +8,8 @@ A folder of tokenizers/ holds config.json, `{"kind": "vqgan", "name": …, "size
 under its own name. Frames go through the network in batches of one fixed size, the last one padded, so that
 each direction is compiled once, memory does not grow with the video, and a frame's codes depend on no other
 frame, nor on how many came along. Several devices take turns with the batches. Arrays here are numpy; the
-network's own range is its config's pixel_range, mostly [-1, 1]."""
+network's own range is its config's pixel_range, mostly [-1, 1].
+"""
 
 import hashlib
 import json
@@ -50,7 +51,8 @@ def load_video_tokenizer(
 
     batch: frames that go through the network at once. size: of the frames, one number or (height, width), for
     a network that is to work at another than its own. devices: whose turn it is (None: the first one's
-    alone)."""
+    alone).
+    """
     settings = read_config(folder)
     kind = settings.get("kind")
     if not isinstance(kind, str) or kind not in NETWORKS:
@@ -85,7 +87,8 @@ class VideoTokenizer:
     """A VQGAN with its weights, as a function on videos of any length. Made by `load_video_tokenizer`.
 
     name: what its folder calls it. frame: (height, width) of a frame in pixels. hash: SHA-256 of config and
-    weights: two tokenizers of one hash give the same codes."""
+    weights: two tokenizers of one hash give the same codes.
+    """
 
     any_size = False
     """Whether frames may have other sizes than `size`; they are then multiples of the pixels that a code
@@ -264,7 +267,8 @@ class VideoTokenizer:
 class CausalVideoTokenizer(VideoTokenizer):
     """Emu3's tokenizer: `encode` and `decode` take each frame for an image, as every VideoTokenizer does, so
     that its codes depend on no other frame; `encode_video` and `decode_video` make one grid of codes of
-    `temporal_factor` frames that follow each other."""
+    `temporal_factor` frames that follow each other.
+    """
 
     any_size = True
 
@@ -294,7 +298,8 @@ class CausalVideoTokenizer(VideoTokenizer):
         UserError where that is no grid.
 
         Memory: one batch of activations, and the latents of all frames, which are as small as the codes. Each
-        T is compiled once."""
+        T is compiled once.
+        """
         frames = self._checked_frames(frames)
         if not len(frames) or len(frames) % self.temporal_factor:
             raise UserError(

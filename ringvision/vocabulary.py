@@ -8,7 +8,8 @@ end-of-vision.
     … up to size-1                          padding of the vision table, where there is any (LWM: 8448 rows for 8194)
 
 In: the sizes of the two tables and the ids of the special pieces. Out: ids, and the way from codes to tokens
-and back."""
+and back.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

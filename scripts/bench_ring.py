@@ -26,7 +26,8 @@ dk and dv at 64 keys in the last KV head; outputs absolute, gradients relative t
 
 `--tune` first tries a few tile sizes of each peer, at 8K tokens at most, and takes the fastest; without it
 they get what DEFAULTS says. `--million` is one forward+backward each of ringvision at 128K, 256K, 512K and 1M
-tokens, one head: memory by length, and over time."""
+tokens, one head: memory by length, and over time.
+"""
 
 import argparse
 import importlib.util
@@ -65,7 +66,8 @@ MB = 2**20
 class Reference:
     """Dense causal attention in float64, at some of the tokens. A key's gradient takes all queries after it,
     over all of their keys; so that a million tokens are affordable, keys are then drawn from the end only
-    (above 32K; `first_key` says from where)."""
+    (above 32K; `first_key` says from where).
+    """
 
     def __init__(self, inputs: list[np.ndarray]) -> None:
         q, k = inputs[:2]

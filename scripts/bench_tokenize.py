@@ -19,7 +19,8 @@ Prints the machine and Markdown tables, the last of each part one of claims; exi
 not hold. Everything runs on CPUs, in processes of its own; memory is the resident memory of a command and all
 that it started, added up (watched.py). What is timed takes turns, `--repeats` times, and medians are given.
 `--cache` keeps the videos for the next run. Ray has to be installed for --kills (pip install
-'ringvision[ray]'), and for --hour ffmpeg, on PATH or by pip install imageio-ffmpeg. Linux only."""
+'ringvision[ray]'), and for --hour ffmpeg, on PATH or by pip install imageio-ffmpeg. Linux only.
+"""
 
 import argparse
 import json
@@ -159,7 +160,8 @@ def _killed(
 ) -> list[str]:
     """Runs that are killed at random moments, then one that is not; -> all their marks. Every fifth kill
     falls into the `start` seconds that a run takes before it works, and all do once a run ended before its
-    kill; the others come when so many inputs are settled, at most LATER seconds after that."""
+    kill; the others come when so many inputs are settled, at most LATER seconds after that.
+    """
     random = np.random.default_rng(options.seed)
     targets = np.sort(random.integers(0, round(0.95 * options.videos), options.kill_count)).tolist()
     marks = []

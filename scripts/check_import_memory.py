@@ -6,7 +6,8 @@ at its peak.
 Writes a checkpoint of LWM's shape with random numbers (streaming msgpack, bfloat16, 13.7 GB with all layers)
 into a temporary folder of DIR, imports it in a process of its own, prints the most memory that this process
 and its children held together, and deletes all of it. Exit code 1 where that is more than the limit. Needs
-twice the checkpoint's size free on the disk."""
+twice the checkpoint's size free on the disk.
+"""
 
 import argparse
 import json

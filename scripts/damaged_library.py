@@ -5,7 +5,8 @@ reads videos.
 
 Damages: cut short, bytes changed, no bytes at all, a text that is called a video, pictures of 8192x8192 (by a
 changed header, or really encoded), and counts of frames or durations that are not true. The same number of
-videos and seed give the same bytes."""
+videos and seed give the same bytes.
+"""
 
 import argparse
 import json

@@ -6,7 +6,8 @@
 In, on stdin: a line of JSON `{"prompt": ids, "tokens": n}` each time. Out, on stdout: a line `{"ready":
 versions}` first, then for each request `{"prefill": seconds, "decode": seconds, "processor": seconds,
 "tokens": ids}`: greedy, float32, never stopped; prefill until the first token is known, decode for the n - 1
-after it. All cores are used by each."""
+after it. All cores are used by each.
+"""
 
 import argparse
 import importlib.metadata

@@ -5,7 +5,8 @@
 Writes `films-00000.npz` and so on: frames uint8 [N, 64, 64, 3], lengths [videos], seeds [videos]. A file that
 is there already is left alone, so a run that was stopped goes on where it stopped. `--held-out` draws from
 the seeds that training never sees; `--frames FILE.npy` also gathers the frames of the first sixteen files for
-the tokenizer's training."""
+the tokenizer's training.
+"""
 
 import argparse
 import os

@@ -3,7 +3,8 @@
     python scripts/drawn_videos.py hour.mp4 --minutes 60
 
 writes one minute of 640x360 at 30 frames a second in H.264 and repeats its packets, with later time stamps,
-as often as asked: decoding the file costs what an hour's costs, and making it what a minute's does."""
+as often as asked: decoding the file costs what an hour's costs, and making it what a minute's does.
+"""
 
 import argparse
 import os

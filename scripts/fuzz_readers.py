@@ -8,7 +8,8 @@ atheris; it needs nothing of this package), it steers the changes of binary file
 do, and a finding is left in the working folder; else changes are drawn at random. Pickles are gone over in
 this process, where any error is seen; tokenizers and templates in theirs. Prints for each reader how many
 files were read, how many of them were whole, the longest time of one, and the memory that it took. Exit code
-1 on any other exception, a file that takes more than 10 seconds, or more than 1 GB of memory."""
+1 on any other exception, a file that takes more than 10 seconds, or more than 1 GB of memory.
+"""
 
 import argparse
 import contextlib

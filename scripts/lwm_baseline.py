@@ -4,7 +4,8 @@ Its `vision_chat.py` (class Sampler) opens a video with decord, asks for all the
 batch, which lies in memory at the video's own size, resizes them one by one with PIL, puts them together, and
 calls the jitted VQGAN on one frame after another, waiting for each. This does the same, with two differences,
 so that the way of processing alone is compared: frames are the ones at `fps` a second rather than so many in
-all, and they are resized by ringvision's `square` rather than by LWM's resize and crop."""
+all, and they are resized by ringvision's `square` rather than by LWM's resize and crop.
+"""
 
 import os
 

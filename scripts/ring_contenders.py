@@ -1,7 +1,8 @@
 """The contenders of bench_ring.py: what each needs, how it is called, and the processes that it runs in.
 
 Every contender has processes of its own (`serve`), which sleep while others run and answer to `forward`,
-`both` and `result`; `Contender` is how the measuring process sees them."""
+`both` and `result`; `Contender` is how the measuring process sees them.
+"""
 
 import math
 import multiprocessing

@@ -4,7 +4,8 @@
     python scripts/ship.py runs/demo/model/model demos/model
 
 Weights are stored as float16 and computed with in float32. Nothing is written when a weight does not fit
-float16."""
+float16.
+"""
 
 import argparse
 import shutil

@@ -3,7 +3,8 @@
     python scripts/tokenize_world.py runs/demo/films runs/demo/codes --tokenizer world-16
 
 Each `films-NNNNN.npz` becomes one file of code shards, in order. Films that the shards hold already are
-passed over, so a run that was stopped, or that drew more films since, goes on where it was."""
+passed over, so a run that was stopped, or that drew more films since, goes on where it was.
+"""
 
 import argparse
 from pathlib import Path

@@ -3,7 +3,8 @@
     python scripts/train_text_tokenizer.py runs/demo/text.model
 
 Whole words of that world become single pieces; everything else is spelt in letters or bytes and comes back
-unchanged. Takes seconds."""
+unchanged. Takes seconds.
+"""
 
 import argparse
 

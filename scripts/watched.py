@@ -3,7 +3,8 @@ meanwhile.
 
 Every run carries a mark in its environment, which whatever it starts inherits: `left(mark)` finds what
 outlives it. Memory is the sum of the resident memory of the command and its descendants (Linux, /proc); pages
-that several of them share count for each."""
+that several of them share count for each.
+"""
 
 import itertools
 import os

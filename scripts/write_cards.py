@@ -3,7 +3,8 @@
     python scripts/write_cards.py runs/demo
 
 In: the runs' metrics.jsonl and run.json, world.json (`ringvision evaluate world --json`). Out: MODEL_CARD.md
-and curves.png in both folders. Every number in a card comes from one of these files."""
+and curves.png in both folders. Every number in a card comes from one of these files.
+"""
 
 import argparse
 import json

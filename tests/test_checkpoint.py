@@ -16,9 +16,10 @@ import optax
 import pytest
 from flax import nnx
 
-from ringvision.checkpoint import LARGE_PAGE, Checkpoints
+from ringvision.checkpoint import Checkpoints
 from ringvision.errors import UserError
 from ringvision.model_folder import load_model, load_params, read_config, save_model, specs
+from ringvision.model_folder.reader import LARGE_PAGE
 from ringvision.tree import flatten, unflatten
 
 

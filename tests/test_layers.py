@@ -1,8 +1,9 @@
 """The house of ringvision/: who may import whom, read from the source itself.
 
-A file imports from floors below its own. On its own floor it may import what its floor allows: siblings of
+A file imports from layers below its own. On its own layer it may import what its layer allows: siblings of
 its own wing or engine, never another wing or engine; nothing in a circle. `import ringvision` and its command
-line bring in no jax."""
+line bring in no jax.
+"""
 
 import ast
 import subprocess
@@ -14,12 +15,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ringvision"
 
-# floor -> what stands on it; a folder is one thing. Things of one floor do not import each other, unless the
-# floor is in MINGLING.
-FLOORS: list[set[str]] = [
-    {"errors", "fields", "shipped", "vocabulary", "mesh", "ops"},
+# layer -> what stands on it; a folder is one thing. Things of one layer do not import each other, unless the
+# layer is in MINGLING.
+LAYERS: list[set[str]] = [
+    {"errors", "fields", "shipped", "untrusted_files", "vocabulary", "mesh", "ops", "tree"},
     {"models", "data"},
-    {"video_tokenizer", "checkpoint", "weights", "config"},
+    {"video_tokenizer", "checkpoint", "model_folder", "weights", "options", "config"},
     {"tokenize", "train", "infer"},
     {"evaluate", "plan", "serve", "doctor"},
     {"cli", "arguments", "__init__", "__main__"},
@@ -63,9 +64,9 @@ def thing(module: str) -> str:
     return module.split(".")[1]
 
 
-def floor(module: str) -> int:
-    homes = [level for level, things in enumerate(FLOORS) if thing(module) in things]
-    assert homes, f"{module} has no floor: give it one in {Path(__file__).name} and in the README"
+def layer(module: str) -> int:
+    homes = [level for level, things in enumerate(LAYERS) if thing(module) in things]
+    assert homes, f"{module} has no layer: give it one in {Path(__file__).name} and in the README"
     return homes[0]
 
 
@@ -73,8 +74,8 @@ def complaints(graph: dict[str, set[str]]) -> list[str]:
     wrong = []
     for module, targets in graph.items():
         for target in sorted(targets):
-            above = floor(module)
-            below = floor(target)
+            above = layer(module)
+            below = layer(target)
             if (
                 target == "ringvision.__init__"
                 and module != "ringvision.__main__"
@@ -82,9 +83,9 @@ def complaints(graph: dict[str, set[str]]) -> list[str]:
             ):
                 wrong.append(f"{module} imports the public face, which stands above it")
             elif below > above:
-                wrong.append(f"{module} (floor {above}) imports {target} (floor {below}): upward")
+                wrong.append(f"{module} (layer {above}) imports {target} (layer {below}): upward")
             elif below == above and thing(module) != thing(target) and above not in MINGLING:
-                wrong.append(f"{module} imports {target}: neighbours on floor {above} do not know each other")
+                wrong.append(f"{module} imports {target}: neighbours on layer {above} do not know each other")
     return wrong
 
 
@@ -143,7 +144,7 @@ def test_a_circle_is_found():
 
 def test_the_ground_imports_jax_and_numpy_alone():
     for name, path in modules().items():
-        if thing(name) not in FLOORS[0]:
+        if thing(name) not in LAYERS[0]:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from ringvision.errors import UserError
-from ringvision.mesh import AXES, Rules, make_mesh, num_shards, parse_mesh, sharding
+from ringvision.mesh import AXES, Rules, make_mesh, num_shards, parse_mesh, partition_spec, sharding
 
 
 def test_context_takes_what_is_left():
@@ -66,8 +66,8 @@ def test_shardings():
 
 def test_axes_that_a_mesh_lacks_are_left_out():
     ring = jax.sharding.AbstractMesh((8,), ("context",))
-    assert spec(ring, "batch", "length", "heads") == PartitionSpec(None, "context", None)
-    assert spread(ring, "batch") == 1
+    assert partition_spec(ring, "batch", "length", "heads") == PartitionSpec(None, "context", None)
+    assert num_shards(ring, "batch") == 1
 
 
 def test_a_collision_raises():

@@ -25,7 +25,8 @@ class GenerationFormat:
     to which the prompt is the answer; may hold {seconds}. candidates: of how many drafts a frame is then
     chosen. guidance: how strongly a prompt steers where nobody says. fps: frames of a film that make a
     second, where the config does not say it. size: a side of what is drawn, in pixels, where the video
-    tokenizer takes any (None: the tokenizer's own)."""
+    tokenizer takes any (None: the tokenizer's own).
+    """
 
     image: str = "{prompt}"
     video: str | None = None

@@ -4,7 +4,8 @@ the step alone.
 In: a folder of code shards and a weaver. Out: `batch(step)`, the same whenever it is asked for, so that a
 resumed run sees what an uninterrupted one would have seen. Every epoch is a permutation of the videos; videos
 are planned into rows by their length and a share for the turns wanted, then each row takes or gives up turns
-until it is full."""
+until it is full.
+"""
 
 import queue
 import threading
@@ -78,7 +79,8 @@ class Loader:
     of it, and more from step to step until after grow_steps all are; 0 shows all from the start. favour:
     kinds of questions that others wait for. ask: all questions of a scene (the world's). UserError where a
     video and its shortest question are longer than a row, the folder is empty, or there is no such kind to
-    favour."""
+    favour.
+    """
 
     def __init__(
         self, shards: Shards, processor: PromptProcessor, *, length: int, rows: int, seed: int = 0,
@@ -216,7 +218,8 @@ class Loader:
         is room.
 
         What tells most about a video is asked last, so that the other answers must be found in its frames and
-        not in an earlier answer."""
+        not in an earlier answer.
+        """
         pools = []
         for video, _ in planned:
             turns = self.turns(video)

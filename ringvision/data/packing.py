@@ -32,7 +32,8 @@ class Batch:
     tokens int32: what is read (0 in padding). targets int32: what comes next within the example (0 where
     nothing does). positions int32: place within the example. segment_ids int32: which example of the row,
     from 1; 0 is padding. loss_weights float32: how much predicting the target counts; those of an example sum
-    to its weight (1 for one of weight 1)."""
+    to its weight (1 for one of weight 1).
+    """
 
     tokens: Array
     targets: Array

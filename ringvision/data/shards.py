@@ -132,7 +132,8 @@ class Shards:
     in memory.
 
     info: what all videos share. lengths int64 [videos] in frames, seeds int64 [videos]. UserError where the
-    folder is no such folder or a file is missing or damaged."""
+    folder is no such folder or a file is missing or damaged.
+    """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)

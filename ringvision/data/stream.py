@@ -36,7 +36,8 @@ class PictureFormat:
     """How a frame stands alone: vision_start, its size, its codes row by row, vision_end.
 
     size: the text before the codes, in which {height} and {width} stand for rows and columns of them ("":
-    nothing). size_end, row_end, end: ids behind the size, behind every row, and behind the last of them."""
+    nothing). size_end, row_end, end: ids behind the size, behind every row, and behind the last of them.
+    """
 
     size: str = ""
     size_end: tuple[int, ...] = ()
@@ -98,7 +99,8 @@ class Example:
 
     tokens: int32 [n]. loss_mask: float32 [n], how much predicting this very token counts among those of the
     example (0: not at all). weight: how much the example counts among others. answers: for each turn, the
-    (start, stop) of its answer with the closing eos."""
+    (start, stop) of its answer with the closing eos.
+    """
 
     tokens: np.ndarray
     loss_mask: np.ndarray
@@ -176,7 +178,8 @@ class PromptProcessor:
 
     def videos(self, videos: Sequence[Video], question: str = "") -> np.ndarray:
         """The opening and the videos one after another: all of a prompt that can be prefilled before the
-        question is known, unless the format asks first."""
+        question is known, unless the format asks first.
+        """
         tokens = self.opening(question)
         for codes, times in videos:
             gap = (
@@ -232,7 +235,8 @@ class PromptProcessor:
 
         vision_weight: how much all codes, eof and eov together count beside one answer. question_weight: how
         much each question counts beside its answer; what may be asked of a video says much about it.
-        UserError for several turns where the format asks first."""
+        UserError for several turns where the format asks first.
+        """
         if self.format.asks_first and len(turns) > 1:
             raise UserError(
                 f"{len(turns)} turns for a stream in which the question stands before the video; give "

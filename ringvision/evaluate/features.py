@@ -3,7 +3,8 @@ fixed batches.
 
 A network is a function that asks for each of its layers by name and shape. `layers_of` runs it without
 numbers to learn what it will ask for; `read_weights` reads just that, and says all that is missing or
-misshaped at once. Pickles (.pth, .pt) are not read."""
+misshaped at once. Pickles (.pth, .pt) are not read.
+"""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -81,7 +82,8 @@ def read_weights(
 
     wanted: the names that a tensor may have -> its shape in the file. what: whose weights they are, and
     convert: how to make such a file; both for messages. Other tensors in the file are left alone. UserError
-    names every tensor that is missing or of another shape, before one is read."""
+    names every tensor that is missing or of another shape, before one is read.
+    """
     if not Path(path).is_file():
         raise UserError(f"{path} is not a file; give the weights of {what} as a .safetensors file")
     try:

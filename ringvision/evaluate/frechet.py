@@ -2,7 +2,8 @@
 tokenizer's frames it is the rFID.
 
 originals, again = Gaussian(2048), Gaussian(2048); originals.add(features), batch by batch;
-frechet_distance(originals, again)"""
+frechet_distance(originals, again)
+"""
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from ringvision.errors import UserError
 
 class Gaussian:
     """Mean and covariance of features that come in parts, in float64 by the pairwise update of Chan et al.
-    1979; no sum of squares is ever subtracted from another. Memory: one matrix [D, D]."""
+    1979; no sum of squares is ever subtracted from another. Memory: one matrix [D, D].
+    """
 
     def __init__(self, width: int) -> None:
         self.count = 0
@@ -54,7 +56,8 @@ def frechet_distance(one: Gaussian, other: Gaussian) -> float:
 
     C1 C2 is not symmetric, and its root by a general algorithm fails where the covariances are singular
     (fewer frames than features). It has the eigenvalues of C1^(1/2) C2 C1^(1/2), which is symmetric and
-    positive: two symmetric eigendecompositions give the trace."""
+    positive: two symmetric eigendecompositions give the trace.
+    """
     first = one.covariance
     second = other.covariance
     values, vectors = np.linalg.eigh(first)

@@ -9,7 +9,8 @@ put at (pixel - 128) / 128.
 Weights: `pt_inception-2015-12-05-6726825d.pth` (pytorch-fid) or `weights-inception-2015-12-05-6726825d.pth`
 (torch-fidelity), both of which hold the same tensors under the same names, saved as safetensors under these
 names; CONVERT does that. Every convolution NAME is there as NAME.conv.weight and NAME.bn.{weight, bias,
-running_mean, running_var}; the classifier `fc` is not used."""
+running_mean, running_var}; the classifier `fc` is not used.
+"""
 
 import os
 from collections.abc import Callable

@@ -4,7 +4,8 @@ variant).
 Weights, in one safetensors file: the convolutions of torchvision's `vgg16-397923af.pth` (features.N.weight,
 features.N.bias) and the five heads of the `lpips` package, `weights/v0.1/vgg.pth` (lin0.model.1.weight to
 lin4.model.1.weight). What `lpips.LPIPS(net="vgg")` says its state dict is holds both, the convolutions as
-net.sliceK.N, and is read as well: CONVERT saves that."""
+net.sliceK.N, and is read as well: CONVERT saves that.
+"""
 
 import os
 

@@ -5,7 +5,8 @@ be added up.
     total.figures()
 
 Frames are uint8 [T, S, S, 3] and codes int [T, h, w], one for each patch of S/h x S/w pixels. All figures are
-in the units of 8-bit pixels: PSNR in dB, L1 and flicker in grey levels (0 to 255)."""
+in the units of 8-bit pixels: PSNR in dB, L1 and flicker in grey levels (0 to 255).
+"""
 
 import math
 from collections import Counter
@@ -49,7 +50,8 @@ def ssim(frames: np.ndarray, others: np.ndarray) -> np.ndarray:
     pixels a side.
 
     Wang et al. 2004: a Gaussian window of 11 pixels, sigma 1.5, per channel; windows that do not fit into the
-    picture are left out."""
+    picture are left out.
+    """
     if frames.shape != others.shape or min(frames.shape[-3:-1]) < WINDOW:
         raise ValueError(
             f"frames {frames.shape} and {others.shape} must have the same shape, at least "
@@ -150,7 +152,8 @@ class Quality:
         least one frame is needed.
 
         "psnr" is the mean of the frames' own; "psnr_pooled" is that of the squared error averaged over all
-        pixels of all frames, which the worst frames decide: it is never the larger one."""
+        pixels of all frames, which the worst frames decide: it is never the larger one.
+        """
         sums = self.sums
         used = code_usage(self.counts)
         over = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from ringvision.data.video import Limits
 from ringvision.evaluate.quality import Quality, Tokenizer
-from ringvision.evaluate.side_by_side import film
+from ringvision.evaluate.side_by_side import comparison_writer
 from ringvision.evaluate.tokenizer import there_and_back
 
 SHOWN = {
@@ -32,11 +32,12 @@ def reconstruct(
 
     Returns {"frames", "psnr", "ssim", "code_usage", "perplexity", "seconds", "out"}; PSNR is in dB over all
     pixels of all frames, what `evaluate_tokenizer` calls psnr_pooled. `out` appears whole or not at all.
-    Raises VideoError for the video and UserError where `out` cannot be written."""
+    Raises VideoError for the video and UserError where `out` cannot be written.
+    """
     began = time.monotonic()
     known = _load(tokenizer)
     quality = Quality(known.num_codes)
-    with film(out, known.size, fps) as show:
+    with comparison_writer(out, known.size, fps) as show:
         for frames, again, codes in there_and_back(video, known, fps, batch=batch, limits=limits):
             quality.add(frames, again, codes)
             show(frames, again)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ringvision.data import film as films
+from ringvision.data.video.writer import video_writer
 from ringvision.errors import UserError
 
 SHOWN_HEIGHT = 256
@@ -17,17 +17,18 @@ GAP = 8
 
 
 @contextmanager
-def film(
+def comparison_writer(
     out: str | os.PathLike[str], size: int, fps: float
 ) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
     """A function that appends frames and what came back, both uint8 [T, size, size, 3], left and right, at
     `fps` frames a second.
 
     `out` is renamed into place when the block ends well, and left as it was when not. UserError where it
-    cannot be written."""
+    cannot be written.
+    """
     if Path(out).suffix.lower() != ".mp4" and not os.path.isdir(out):
         raise UserError(f"{out} has the suffix {Path(out).suffix!r}; give the name of an .mp4 file to write")
-    with films.film(out, 1, fps) as append_pictures:
+    with video_writer(out, 1, fps) as append_pictures:
 
         def append(frames: np.ndarray, again: np.ndarray) -> None:
             append_pictures(np.stack([side_by_side(left, right) for left, right in zip(frames, again)]))

@@ -2,7 +2,8 @@
 
 In: paths of videos, a tokenizer; weights of Inception and LPIPS where they are at hand. Out: one dict of
 figures over all frames and for each video. quality.py says what the figures are, frechet.py what rFID is,
-lpips.py what LPIPS is, side_by_side.py what the film shows."""
+lpips.py what LPIPS is, side_by_side.py what the film shows.
+"""
 
 import os
 import time
@@ -18,7 +19,7 @@ from ringvision.evaluate.frechet import Gaussian, frechet_distance
 from ringvision.evaluate.inception import WIDTH, Inception
 from ringvision.evaluate.lpips import LEAST, Lpips
 from ringvision.evaluate.quality import Quality, Tokenizer
-from ringvision.evaluate.side_by_side import film
+from ringvision.evaluate.side_by_side import comparison_writer
 
 BATCH = 16
 
@@ -52,7 +53,8 @@ def evaluate_tokenizer(
     figure; the film shows it up to where it broke off.
 
     UserError where no video can be read, the tokenizer's frames are below 16 pixels a side, a file of weights
-    does not fit, or `out` cannot be written."""
+    does not fit, or `out` cannot be written.
+    """
     began = time.monotonic()
     chosen = _chosen(videos, limit)
     if tokenizer.size < LEAST:
@@ -66,7 +68,7 @@ def evaluate_tokenizer(
     overall = _gaussians(features)
     per_video: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
-    with film(out, tokenizer.size, fps) if out is not None else nullcontext() as show:
+    with comparison_writer(out, tokenizer.size, fps) if out is not None else nullcontext() as show:
         for number, video in enumerate(chosen, start=1):
             quality = Quality(tokenizer.num_codes)
             gaussians = _gaussians(features)

@@ -3,7 +3,8 @@ own `ask`.
 
 In: an assistant, a number of examples, a seed. Out: by kind of question, the share answered exactly right,
 beside what even guessing (`chance`) and a model that reads the questions but never sees a video (`blind`)
-would score on the same examples."""
+would score on the same examples.
+"""
 
 import re
 import sys
@@ -65,7 +66,8 @@ def evaluate_world(
     Scores are in [0, 1]; "overall" and its neighbours are means over examples, which are spread evenly over
     `kinds`, at most one of a kind from a scene. A scene is written as H.264 into a temporary folder and asked
     all its questions in turn. `wrong`, a list, receives each example that was answered wrongly and the answer
-    given. UserError for fewer examples than kinds."""
+    given. UserError for fewer examples than kinds.
+    """
     chosen = choose_examples(examples, seed, kinds)
     blind = BlindModel(question for scene in range(blind_scenes) for question in questions(make_scene(scene)))
     right: dict[str, list[bool]] = defaultdict(list)
@@ -130,7 +132,8 @@ class BlindModel:
     to the same kind.
 
     A form is a question with its names masked ("Which came first, {0} or {1}?"), and its answers may be one
-    of those names by place, so that "always the first one named" is learned where it pays."""
+    of those names by place, so that "always the first one named" is learned where it pays.
+    """
 
     LEAST = 5  # answers to the same words that outweigh those to the same form
 

@@ -5,7 +5,8 @@
 A video is read once. Its codes and the session that read it are remembered under what they depend on (model,
 tokenizer, the bytes of the file, sampling), as many as fit a bound in bytes; the next question starts from
 there. Of a model that was trained with the question before the video, as LWM was, the session serves that
-question alone; codes are remembered for all."""
+question alone; codes are remembered for all.
+"""
 
 import hashlib
 import os
@@ -48,7 +49,8 @@ class Reply:
 
     frames, video_tokens, devices: what was read, known from the start. tokens: ids generated so far, the
     closing eos included. timings: seconds spent in decode, tokenize, prefill and, when the answer is
-    complete, generate."""
+    complete, generate.
+    """
 
     def __init__(
         self,
@@ -89,7 +91,8 @@ class Assistant:
     """A model, its text tokenizer and its video tokenizer, ready to be asked. `load` makes one from a folder.
 
     remember: bytes of sessions (caches, over all devices) kept for further questions; codes are kept within
-    an eighth of that."""
+    an eighth of that.
+    """
 
     def __init__(
         self,
@@ -134,7 +137,8 @@ class Assistant:
 
         progress: called with (what, done, of) while frames and tokens are read. UserError for an empty
         question, a file that is not a video, a question or a video longer than the model can read (decided
-        before anything is decoded), or a max_tokens below 1."""
+        before anything is decoded), or a max_tokens below 1.
+        """
         paths = [videos] if isinstance(videos, (str, os.PathLike)) else list(videos)
         self._check_request(paths, question, fps, max_tokens)
         opening = self.processor.opening(question)
@@ -188,7 +192,8 @@ class Assistant:
         ends, `back` is called.
 
         It must not know the reply: an answer that nobody waits for any more ends when its reply is dropped,
-        which a circle would delay."""
+        which a circle would delay.
+        """
         stream = self.text.stream()
         began = time.perf_counter()
         try:

@@ -5,7 +5,8 @@
 In: what the model has read so far. Out: the ids of one of several drafts of a frame, drawn without any
 prompt, each in a row of its own, and weighed by how much the model, asked what is there, expects the prompt
 for an answer. The chosen draft is what all rows go on from: a particle filter (Gordon, Salmond and Smith,
-1993) whose weights are those of classifier guidance, so that guidance means the same in both."""
+1993) whose weights are those of classifier guidance, so that guidance means the same in both.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -4,7 +4,8 @@
 
 The whole conversation is written anew by the model's own template each time, as it was trained, and the
 session that read the last one is taken back to where the two part: only what is new is read. What a user
-writes never becomes a special token, whatever it spells."""
+writes never becomes a special token, whatever it spells.
+"""
 
 import os
 from collections.abc import Collection, Iterator
@@ -35,7 +36,8 @@ class Chat:
     """A conversation that goes on. messages: what was said, `{"role", "content"}` each.
 
     stops: the ids that end an answer, besides the tokenizer's eos. system: what the model is told first; None
-    leaves it to the template."""
+    leaves it to the template.
+    """
 
     def __init__(
         self,
@@ -73,7 +75,8 @@ class Chat:
         iteration ends, however it ends; what the answer then is, is what was said of it.
 
         UserError, before anything is read, for an empty text and for a conversation that the model cannot
-        read."""
+        read.
+        """
         if not text.strip():
             raise UserError("nothing was said; write something to be answered")
         messages = [*self.messages, {"role": "user", "content": text}]
@@ -196,7 +199,8 @@ def converse(chat: Chat, lines: TextIO, output: TextIO) -> None:
     or one is /quit.
 
     An interrupt (Ctrl-C) ends the answer that is on its way, not the conversation. A mistake is said in one
-    line, and it goes on."""
+    line, and it goes on.
+    """
 
     def write(text: str) -> None:
         output.write(text)

@@ -4,7 +4,8 @@ a time.
 In: tokens int32 [n]. Out: tokens, one by one, and a `Session` that holds what was read, so that it can be
 read on from or rewound. Blocks have few sizes and caches few lengths, so a second question of another length
 compiles nothing anew. The cache is donated to every step: there is one copy of it, and it never leaves the
-devices where it was made."""
+devices where it was made.
+"""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -153,7 +154,8 @@ def _compiled(graphdef: Any, mesh: Mesh, limit: int | None) -> tuple[Any, Any, A
     shape on one mesh.
 
     Outputs are pinned to where a new cache lies: left to the compiler, they may come out otherwise and be
-    compiled for twice."""
+    compiled for twice.
+    """
     everywhere = NamedSharding(mesh, PartitionSpec())
     spread = shardings(mesh)
     read = partial(_read, graphdef=graphdef, mesh=mesh)

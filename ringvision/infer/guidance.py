@@ -6,7 +6,8 @@
 In: a prompt, and for guidance a second one that asks for nothing; they are two rows of one cache, spread over
 the ring like any other. Out: ids from one range alone (the vision's), each of which both rows read before the
 next is drawn; ids that are known beforehand are pushed in between. With the prompt alone there is one row,
-half the work, and nothing to guide."""
+half the work, and nothing to guide.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ SHORTEST_CACHE = 256
 @dataclass
 class Reading:
     """What the rows have read: `lengths` int32 [rows] tokens each (0: a row that is there for the mesh), and
-    the logits float32 [rows, ids] of what comes next. prompts: how many rows are there for something."""
+    the logits float32 [rows, ids] of what comes next. prompts: how many rows are there for something.
+    """
 
     cache: Cache
     lengths: np.ndarray
@@ -64,7 +66,8 @@ class Guide:
         tokens a row.
 
         Shorter prompts are padded on the left, so that all end together. progress: called with tokens read,
-        of how many."""
+        of how many.
+        """
         mesh = self.model.mesh
         plan = self._plan(max(map(len, prompts)))
         spare = mesh.shape["data"] * mesh.shape["fsdp"]

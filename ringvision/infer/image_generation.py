@@ -9,7 +9,8 @@ stamps, or markers, sizes and ends of lines, as the model's `StreamFormat` says)
 by the model as it read it in training. Where the model was trained on texts before vision, the prompt stands
 there and guidance is classifier-free; where it was trained to say what it sees, each frame is the one of
 several drafts of which it would say the prompt (candidates.py). `GenerationFormat` says which. Any model that
-sees can go on from a video, or begin one by itself."""
+sees can go on from a video, or begin one by itself.
+"""
 
 import os
 import time
@@ -28,7 +29,7 @@ from ringvision.data.text.folder import load_text_tokenizer
 from ringvision.data.text.settings import OWN_FILE, SENTENCEPIECE_FILE, TOKENIZER_FILE
 from ringvision.data.text.tokenizer import TextTokenizer
 from ringvision.data.video import probe, sample, sample_times
-from ringvision.data.video.writer import check_video_output, film
+from ringvision.data.video.writer import check_video_output, video_writer
 from ringvision.errors import UserError
 from ringvision.infer.candidates import Candidates, room_to_weigh
 from ringvision.infer.guidance import Guide, Reading
@@ -53,7 +54,8 @@ class Request:
     all others (None: as the first, or 1 where the model's form has a text of its own for them, as LWM's
     does). candidates: drafts of which each frame is chosen, where the model's form chooses (None: as many as
     that says). fps: frames that make a second (None: the model's own rate). UserError for a prompt without
-    words, and numbers out of their range."""
+    words, and numbers out of their range.
+    """
 
     prompt: str | None = None
     frames: int = 1
@@ -123,7 +125,8 @@ class ImageGenerator:
 
         seen: codes [T, h, w] of frames at the request's rate, that they go on from. progress: called with
         "tokens" while much is read, then "codes"; how many are done; of how many. UserError, before anything
-        is computed, for a prompt where the model's form has none, and for what does not fit the model."""
+        is computed, for a prompt where the model's form has none, and for what does not fit the model.
+        """
         return Drawing(self, request, seen).frames(progress)
 
 
@@ -173,7 +176,8 @@ class Drawing:
 
     def _parts(self) -> list[int]:
         """Frames that are drawn after one reading of the prompt. A first frame that is asked for in other
-        words than the rest is read again after these."""
+        words than the rest is read again after these.
+        """
         frames = self.request.frames
         if self.form.video is None or self.prompt is None or len(self.seen) or frames == 1:
             return [frames]
@@ -314,7 +318,8 @@ def generate_images(
     `load_image_generator`. Memory holds the model, its cache and one batch of frames. -> {"out", "frames",
     "codes", "devices", "fps", "seconds": {"load", "draw", "decode", "total"}}, draw with the reading of
     prompt and video. UserError for anything wrong with the request, before a model is loaded where that is
-    possible."""
+    possible.
+    """
     check_video_output(out, request.frames, request.fps or 1.0)
     if video is not None:
         probe(video)  # a file that is no video is refused before a model is loaded for it
@@ -334,7 +339,7 @@ def generate_images(
         seen = _codes(video, fps, expected, generator.tokenizer, progress)
     coming = generator.draw(request, seen, progress)
     left = request.frames
-    with film(out, request.frames, fps) as append:
+    with video_writer(out, request.frames, fps) as append:
         while left:
             since = time.perf_counter()
             batch = np.stack([next(coming) for _ in range(min(left, generator.tokenizer.batch))])
@@ -370,7 +375,8 @@ def load_image_generator(
     decoded at once. prompt: what is to be drawn with it.
 
     UserError, before the model's weights are loaded, for a model that cannot see, lacks something or cannot
-    draw the prompt, and for a video tokenizer that is not the model's or makes no pictures."""
+    draw the prompt, and for a video tokenizer that is not the model's or makes no pictures.
+    """
     place = shipped.model() if dir is None else Path(dir)
     settings = read_config(place)
     if not settings.get("vocabulary"):

@@ -2,7 +2,8 @@
 
 In: a model folder (config.json with "transformer" and, where it sees, "vocabulary"; model.safetensors, or
 several of them) and a mesh. Out: a `Model` whose parameters lie on the devices of the mesh, brought there one
-by one; tokens of any length -> logits."""
+by one; tokens of any length -> logits.
+"""
 
 import hashlib
 import os
@@ -32,7 +33,8 @@ class Model:
 
     params: the pytree of `nnx.split(Transformer(...))`, numpy or jax arrays; copied to every device of the
     mesh. settings: the rest of the folder's config.json. identity: what tells this model from another; taken
-    from the folder's files where there is one."""
+    from the folder's files where there is one.
+    """
 
     def __init__(
         self,
@@ -73,7 +75,8 @@ class Model:
 
         Positions default to 0, 1, 2 …, segment ids to 1; segment 0 is padding, and its logits mean nothing.
         Rows and length are padded to what the mesh divides; a new shape is compiled once. UserError for other
-        shapes, or tokens outside the vocabulary."""
+        shapes, or tokens outside the vocabulary.
+        """
         tokens = _integers("tokens", tokens, None)
         batch, length = tokens.shape
         if positions is None:
@@ -101,7 +104,8 @@ def load_model(dir: str | os.PathLike[str], mesh: Mesh | None = None, *, dtype: 
     they are on disk; None: float32. Weights come from disk to the devices one tensor at a time.
 
     UserError, one line that names everything that is wrong, for a folder without config.json or weights, a
-    config that contradicts itself, and for missing, unknown or misshaped tensors."""
+    config that contradicts itself, and for missing, unknown or misshaped tensors.
+    """
     settings = model_folder.read_config(dir)
     if settings.get("kind") not in KINDS:
         raise UserError(

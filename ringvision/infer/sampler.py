@@ -1,7 +1,8 @@
 """From logits to the next token: greedy, or drawn at a temperature from the top k, the top p, or both.
 
 In: logits float32 `[B, V]` and a key of jax.random. Out: ids int32 `[B]`. The knobs are traced, so turning
-one compiles nothing anew."""
+one compiles nothing anew.
+"""
 
 from dataclasses import dataclass
 
@@ -17,7 +18,8 @@ class Sampler:
 
     temperature: 0 takes the likeliest token and never draws. top_k: draw from the k likeliest only, 0 for
     all. top_p: draw from the fewest tokens whose probabilities (at the temperature, after top_k) reach p.
-    seed: of the draws."""
+    seed: of the draws.
+    """
 
     temperature: float = 0.0
     top_k: int = 0

@@ -5,7 +5,8 @@ index where one would be too large.
     model.safetensors.index.json {"metadata": {"total_size"}, "weight_map": {name: file}}
 
 In: a folder. Out: which files hold its tensors, in a fixed order; nothing in them is followed to another
-place."""
+place.
+"""
 
 import math
 import os
@@ -67,7 +68,8 @@ def weight_files(folder: str | os.PathLike[str]) -> list[Path]:
 
 def weight_names(folder: Path) -> list[str]:
     """The names of the folder's weights as its single file or its index tells them, the index among them; []
-    where there are none. UserError where the index is damaged or names files elsewhere."""
+    where there are none. UserError where the index is damaged or names files elsewhere.
+    """
     if (folder / WEIGHTS_FILE).is_file():
         return [WEIGHTS_FILE]
     path = folder / INDEX_FILE

@@ -1,7 +1,8 @@
 """Reading a model folder: its config, and its tensors one at a time, from disk straight to devices.
 
 In: a folder, which anybody may have written. Out: name -> array, or the parameters on the devices of a mesh.
-Memory: one tensor."""
+Memory: one tensor.
+"""
 
 import contextlib
 import json
@@ -29,7 +30,8 @@ class ModelReader:
     """Reads the tensors of a model folder one at a time; a context manager.
 
     specs: name -> (shape, dtype) of all of them, as they are stored. UserError where there are no weights or
-    they are damaged."""
+    they are damaged.
+    """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
@@ -85,7 +87,8 @@ def load_model(
     expected: name -> (shape, dtype). All that is missing, unknown, misshaped or of another kind of number is
     collected and raised together as one UserError, before any array is read. A float of another width is
     converted to the expected dtype (a shipped model may be stored in bfloat16). Without `expected` the arrays
-    come as they are stored."""
+    come as they are stored.
+    """
     with ModelReader(folder) as reader:
         if expected is not None:
             check_specs(reader.specs, expected, str(folder))
@@ -102,7 +105,8 @@ def load_params(
     like: the tree of the parameters, of arrays or `jax.ShapeDtypeStruct`s. places: one sharding for all, or a
     tree of them. dtype: of the floats; None: those of `like`; "stored": the one that the embedding, or else
     the first tensor, is stored in. read_only: nobody will donate them, so CPU devices may share them (see
-    `_for_cpus`). UserError as `load_model`."""
+    `_for_cpus`). UserError as `load_model`.
+    """
     expected = specs(like)
     with ModelReader(folder) as reader:
         check_specs(reader.specs, expected, str(folder))
@@ -128,7 +132,8 @@ def load_params(
 def _for_cpus(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """A copy that begins where a large page does. JAX's CPU devices use such an array where it lies, all of
     them the same one; what is not aligned each copies for itself. And NumPy asks the system for large pages,
-    which are read nearly twice as fast: decoding a token is little else than reading every weight."""
+    which are read nearly twice as fast: decoding a token is little else than reading every weight.
+    """
     boundary = LARGE_PAGE if array.size * dtype.itemsize >= LARGE_PAGE else SMALLEST_BOUNDARY
     memory = np.empty(array.size * dtype.itemsize + boundary, np.uint8)
     start = -memory.ctypes.data % boundary

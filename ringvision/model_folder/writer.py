@@ -45,7 +45,8 @@ def save_model(
 
     config: what JSON can hold. params: name -> array, as `flatten` gives. Tensors of more than `max_file`
     bytes in all are spread over several files. All files are written aside first; each is then renamed into
-    place, the weights before the config."""
+    place, the weights before the config.
+    """
     announced = {name: (np.shape(value), _array_dtype(value)) for name, value in params.items()}
     with ModelWriter(folder, config, announced, max_file=max_file) as writer:
         for name, value in params.items():
@@ -66,7 +67,8 @@ class ModelWriter:
     each file's header says beside them. Each file is laid out aside in its full size and renamed into place
     when all is written, weights before the config; other files that lie in the folder stay, older weights go,
     and so does what a killed writer left. Leaving the block by an error leaves the folder as it was.
-    UserError where the disk has no room for it all."""
+    UserError where the disk has no room for it all.
+    """
 
     def __init__(
         self,
@@ -108,7 +110,8 @@ class ModelWriter:
 
     def write(self, name: str, array: Any, at: int | None = None) -> None:
         """Put a tensor, or with `at` the slice `[at]` of it, into its place in its file. ValueError for a
-        name, shape, dtype or place that was not announced, and for what has been written before."""
+        name, shape, dtype or place that was not announced, and for what has been written before.
+        """
         shape, dtype = self._specs.get(name, ((), None))
         if dtype is None:
             raise ValueError(f"{name!r} was not announced; there are {', '.join(list(self._specs)[:6])} …")

@@ -104,7 +104,8 @@ class Cache:
 
         k, v: [layers, B, K, T, H]; positions, segment_ids: int32 [B, T], padding allowed (it takes up slots
         until `truncate`). A row that has ended passes segment 0. What does not fit is not written, and
-        `overflowed` tells; look at `room` before."""
+        `overflowed` tells; look at `room` before.
+        """
         mesh = mesh or make_mesh(context=1, devices=jax.devices()[:1])
         devices = self.fill.shape[0]
         tokens = positions.shape[1]
@@ -147,7 +148,8 @@ class Cache:
 
     def truncate(self, length: int | jax.Array) -> "Cache":
         """Forget every token whose position is `length` or more, and take back the slots behind the last
-        token that stays on each device (so also those that padding at the end of a block took)."""
+        token that stays on each device (so also those that padding at the end of a block took).
+        """
         segment_ids = jnp.where(self.positions < length, self.segment_ids, 0)
         devices = self.fill.shape[0]
         taken = jnp.any(segment_ids > 0, axis=0).reshape(devices, -1)

@@ -2,7 +2,8 @@
 that a second map steers), residual block, attention over a feature map, and the two changes of resolution.
 
 In and out: feature maps [N, H, W, C], channels last, the layout in which XLA's convolutions are fast on CPUs
-and TPUs. Weights are laid out as Flax lays them out: kernels [rows, columns, C in, C out]."""
+and TPUs. Weights are laid out as Flax lays them out: kernels [rows, columns, C in, C out].
+"""
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,8 @@ class GroupNorm(nnx.Module):
 class SteeredNorm(nnx.Module):
     """GroupNorm(x) * factor(z) + shift(z): a second map z [N, h, w, condition], each of whose places lies
     over a whole square of x's, says place by place how (Zheng et al., "MoVQ: Modulating Quantized Vectors for
-    High-Fidelity Image Generation", NeurIPS 2022)."""
+    High-Fidelity Image Generation", NeurIPS 2022).
+    """
 
     def __init__(self, channels: int, condition: int, *, groups: int, eps: float, rngs: nnx.Rngs):
         self.norm = GroupNorm(channels, groups=groups, eps=eps, rngs=rngs)
@@ -88,7 +90,8 @@ class ResidualBlock(nnx.Module):
     changes.
 
     Called with x, and with the map z that steers its norms where it was made with a `condition`: z's
-    channels."""
+    channels.
+    """
 
     def __init__(
         self, c_in: int, c_out: int, *, groups: int, eps: float, condition: int | None = None, rngs: nnx.Rngs

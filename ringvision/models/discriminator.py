@@ -3,7 +3,8 @@
 images float32 [N, H, W, 3] in [-1, 1] -> logits [N, h, w], one a piece; high means drawn (PatchGAN: Isola et
 al., "Image-to-Image Translation with Conditional Adversarial Networks", CVPR 2017). It takes 4x4 pixels at a
 time for the same reason as the shipped tokenizer does: at full resolution it would cost more than the network
-that it judges."""
+that it judges.
+"""
 
 from typing import Any
 

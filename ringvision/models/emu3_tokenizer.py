@@ -14,7 +14,8 @@ Wang et al., "Emu3: Next-Token Prediction is All You Need" (2024). The encoder a
 batch normalisation uses the statistics that are stored with the weights, always.
 
 Axes: N videos, T frames, t moments (of `temporal_factor` frames), H W pixels, h w codes, C channels of
-whatever is meant."""
+whatever is meant.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -35,7 +36,8 @@ SPACE_TIME = ("NDHWC", "DHWIO", "NDHWC")
 class Emu3TokenizerConfig:
     """Shape of the tokenizer. frames: what a VQGAN for single frames would have; temporal_factor: frames that
     go into one grid of codes, 1 or a power of 2. Codes of other sizes than `frames.resolution` are made by
-    the same weights."""
+    the same weights.
+    """
 
     frames: VQGANConfig
     temporal_factor: int = 4
@@ -202,7 +204,8 @@ class TemporalDecoder(nnx.Module):
 class Emu3Tokenizer(Quantizer):
     """Encoder, codebook, decoder. For images it has the methods of a VQGAN; a video goes through them in two
     steps each way, of which only the one along time needs all frames at once: `encode_frames` and
-    `encode_time`; `decode_time` and `decode_frames`."""
+    `encode_time`; `decode_time` and `decode_frames`.
+    """
 
     def __init__(self, config: Emu3TokenizerConfig, *, rngs: nnx.Rngs):
         self.config = config

@@ -8,7 +8,8 @@ Letters, here and in transformer.py:
     S keys and values  C devices in the mesh axis `context`
 
 Every class holds the parameters of *all* layers, stacked on a leading axis; `jax.lax.scan` hands each call
-one layer's slice. In and out: activations `[B, L, D]` in the parameters' dtype."""
+one layer's slice. In and out: activations `[B, L, D]` in the parameters' dtype.
+"""
 
 from collections.abc import Callable
 
@@ -77,7 +78,8 @@ class Unembedding(nnx.Module):
 
 class Attention(nnx.Module):
     """The four projections of grouped-query attention, and the norms of queries and keys where there are any.
-    What happens between them depends on the mesh and the cache, so transformer.py writes it out."""
+    What happens between them depends on the mesh and the cache, so transformer.py writes it out.
+    """
 
     def __init__(self, config: TransformerConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         layers = config.num_layers
@@ -173,7 +175,8 @@ def blockwise(
     and Abbeel, 2023).
 
     The value is `function(x)` for any function that treats positions alike. `context` devices share the
-    length axis; a piece takes the same number of positions from each, so that nothing has to travel."""
+    length axis; a piece takes the same number of positions from each, so that nothing has to travel.
+    """
     batch, length, width = x.shape
     share = length // context if length % context == 0 else length
     if share <= chunk:

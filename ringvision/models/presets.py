@@ -2,7 +2,8 @@
 
 In: numbers, or a dictionary of them from a config.json. Out: a frozen, validated, hashable value. Sizes `3b`
 to `30b` are those of the ring attention paper (Liu, Zaharia, Abbeel, 2024), which are OpenLLaMA's and
-LLaMA's."""
+LLaMA's.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -37,7 +38,8 @@ class TransformerConfig:
     frame_period: int = 0
     """Tokens from one frame of a video to the next, where the stream keeps to that: a token from
     `code_offset` on is then also told its place in the frame, position modulo period, by a learned row. 0: it
-    has to find out."""
+    has to find out.
+    """
     code_offset: int = 0
     remat: Literal["none", "block"] = "none"
     """"block": the backward pass recomputes each layer from its input, and only those inputs are kept."""
@@ -46,14 +48,16 @@ class TransformerConfig:
     qk_norm: Literal["none", "rms", "layer"] = "none"
     """Queries and keys are normalised over the head width before they are turned. "rms": by their root mean
     square, with one scale that all heads share (Qwen3); "layer": by mean and variance, with a scale and a
-    bias for each head (Chameleon)."""
+    bias for each head (Chameleon).
+    """
     window: int | None = None
     """A token sees only those less than so many positions before it, in every layer (Mistral); None: all
     before it.
     """
     norm_placement: Literal["before", "after"] = "before"
     """Where a layer's two norms stand: before attention and feed-forward, or behind them, where each is of
-    what is added to the residual stream (Swin Transformer v2; the larger Chameleon)."""
+    what is added to the residual stream (Swin Transformer v2; the larger Chameleon).
+    """
 
     def __post_init__(self) -> None:
         for name in (

@@ -8,7 +8,8 @@ Letters: B batch, L length, D model width, N query heads, K key/value heads, H h
 one `jax.lax.scan`: compilation time and code size do not grow with depth.
 
 Positions and segment ids come with every token (segment 0 is padding) and nothing is inferred from an index,
-so the tokens may lie in any layout that the devices like. The same code runs on one device and on a mesh."""
+so the tokens may lie in any layout that the devices like. The same code runs on one device and on a mesh.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,8 @@ class Transformer(nnx.Module):
     `embed.table`, `layers.attention.query`, `layers.feed_forward.gate`, `norm.scale`, `unembed.kernel`.
 
     `nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0)))` describes a model of any size without
-    making it."""
+    making it.
+    """
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32):
         self.config = config
@@ -66,7 +68,8 @@ class Transformer(nnx.Module):
 
         tokens, positions, segment_ids: int32 [B, L], in any order along L that positions tell; segment 0 is
         padding. L is a multiple of the mesh axis `context`. `mesh=None`: one device. Returns [B, L, D] in the
-        parameters' dtype."""
+        parameters' dtype.
+        """
         mesh = mesh or _one_device()
         graphdef, stacked = nnx.split(self.layers)
 
@@ -103,7 +106,8 @@ class Transformer(nnx.Module):
 
         A block attends to itself round the ring and to what came before in the cache, where queries travel
         and keys stay; the two parts are merged by their log-sum-exps. The cache is read during the scan and
-        written once after it."""
+        written once after it.
+        """
         mesh = mesh or _one_device()
         graphdef, stacked = nnx.split(self.layers)
 

@@ -63,7 +63,8 @@ class VQGANConfig:
     `encoder_only`: there is no decoder, and codes cannot be made pixels again (Chameleon's is published so).
     `entry_channels`: what the encoder's first convolution makes of pixels, where that is not as wide as the
     first level (Taming Transformers' with a first multiple above 1). `learned_resampling`: maps are halved
-    and doubled by convolutions; else by means and repetition."""
+    and doubled by convolutions; else by means and repetition.
+    """
 
     resolution: int = 64
     in_channels: int = 3
@@ -157,7 +158,8 @@ class VQGANConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold. What came to be later (LATER) is left out where it is as it always
         was, so that the hash of a tokenizer, which its videos' codes carry, does not change with this
-        file."""
+        file.
+        """
         values = asdict(self)
         same = [name for name in LATER if values[name] == type(self).__dataclass_fields__[name].default]
         return {
@@ -265,7 +267,8 @@ class Decoder(nnx.Module):
     """[N, h, w, z_channels] -> images [N, H, W, 3]. `levels` run from the lowest resolution to the highest.
 
     Made with a `condition`, it is also called with a map [N, h, w, condition] that steers all its norms
-    (Emu3)."""
+    (Emu3).
+    """
 
     def __init__(self, config: VQGANConfig, rngs: nnx.Rngs, condition: int | None = None):
         widths = config.widths
@@ -353,7 +356,8 @@ class VQGAN(Quantizer):
 
     def decode(self, z_q: jax.Array, *, clip: bool | None = None) -> jax.Array:
         """z_q [N, h, w, C] -> images float32 [N, H, W, 3]; clipped to the pixel_range where `clip`, by
-        default as the config says. UserError where there is no decoder."""
+        default as the config says. UserError where there is no decoder.
+        """
         if self.decoder is None:
             raise UserError(
                 "this tokenizer has an encoder alone, so codes cannot be made pixels; use one whose "

@@ -13,7 +13,8 @@ gives and gets zero gradient.
 
 Letters: B batch, T queries, S keys and values, N query heads, K KV heads, G = N/K, H head width; Q and R
 tiles of queries and of keys. Inside, heads come first: queries [B, K, G, T, H], keys and values [B, K, S, H],
-lse [B, K, G, T]."""
+lse [B, K, G, T].
+"""
 
 from typing import NamedTuple
 
@@ -72,7 +73,8 @@ def heads_first(x: jax.Array) -> jax.Array:
 def group(x: jax.Array, kv_heads: int, fold: bool = False) -> jax.Array:
     """[B, T, N, ...] -> [B, K, G, T, ...]: the query heads that share a KV head stand together. With `fold`
     they are G rows a token of a single head, [B, K, 1, T G, ...], so that any T G consecutive rows are T
-    tokens without a transpose."""
+    tokens without a transpose.
+    """
     batch, length, heads, *rest = x.shape
     by_token = jnp.swapaxes(x.reshape(batch, length, kv_heads, heads // kv_heads, *rest), 1, 2)
     return by_token.reshape(batch, kv_heads, 1, -1, *rest) if fold else jnp.swapaxes(by_token, 2, 3)

@@ -39,7 +39,8 @@ def cached_attention(
     Causal by positions. positions and segment_ids: int [B, T] and [B, S]; segment 0 is an empty slot or
     padding. S is a multiple of context x ulysses. Where T is too, the result is spread over these like a
     block of prefill, otherwise every device has it all. UserError for shapes, types or a mesh that do not
-    fit."""
+    fit.
+    """
     mesh = resolve_mesh(mesh)
     by_token = jax.eval_shape(attention.heads_first, k), jax.eval_shape(attention.heads_first, v)
     check_heads(q, *by_token, mesh)

@@ -5,7 +5,8 @@ A hop is hidden if attending to a chunk of c tokens takes longer than sending on
     4 c^2 Hq D / (2 if causal and balanced) / F  >=  4 c Hkv D / W          F: FLOP/s of a chip, W: bytes/s of a link, one way
 
 so c >= (F / W) (Hkv / Hq) (2 if causal); with both directions of the ring half of that is enough. Shorter
-chunks are gathered at once."""
+chunks are gathered at once.
+"""
 
 from dataclasses import dataclass
 from typing import Literal, get_args

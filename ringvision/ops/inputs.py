@@ -121,7 +121,8 @@ def make_tokens(
     devices: int = 1,
 ) -> Tokens:
     """int32 positions (None: 0, 1, 2, ... in the order of `layout`) and segment ids (None: all 1) of `shape`
-    (B, T). UserError for other shapes and types."""
+    (B, T). UserError for other shapes and types.
+    """
     if positions is None:
         positions = jnp.broadcast_to(
             jnp.asarray(layouts.order(shape[1], devices, layout or "contiguous")), shape

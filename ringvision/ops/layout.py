@@ -22,7 +22,8 @@ cut, and its end is on the next device: hop 1 has a little to do, the others not
 share cannot be whole: then the row stays in the order in which it came.
 
 All of it is decided by the arguments alone (random numbers have a fixed seed): processes that are given the
-same rows make the same order."""
+same rows make the same order.
+"""
 
 from typing import Literal, NamedTuple, get_args
 
@@ -57,7 +58,8 @@ def order(
 
     `segment_ids` [length]: None is one document without padding. `tile`: what the kernel computes at a time;
     if it does not divide a share, the largest divisor below it does. UserError where `kind` is not a layout,
-    or the devices (for zigzag twice the devices) do not divide the length."""
+    or the devices (for zigzag twice the devices) do not divide the length.
+    """
     if kind not in get_args(Layout):
         raise UserError(f"layout {kind!r}: expected one of {', '.join(get_args(Layout))}")
     if devices < 1:
@@ -117,7 +119,8 @@ def check(positions: np.ndarray, segment_ids: np.ndarray, devices: int, kind: La
     What a name promises: in all layouts that a document's positions ascend within a share. In contiguous,
     zigzag and striped also that, with the permutation undone, every document is one run in which positions
     ascend, by one at a time if it is the only one. In whole that a document no longer than a share is on one
-    device, or its beginning there and its end on the next."""
+    device, or its beginning there and its end on the next.
+    """
     length = len(positions)
     positions = np.asarray(positions).astype(np.int64)
     segment_ids = np.asarray(segment_ids)
@@ -201,7 +204,8 @@ def _spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 def _document_zigzag(segment_ids: np.ndarray, devices: int) -> np.ndarray:
     """A document's length divided by the devices leaves a few tokens: they go round, from the device at which
     the last document's ended, so that shares are equal in the end. Padding is one more document. A device's
-    part of a document is halved into its two chunks."""
+    part of a document is halved into its two chunks.
+    """
     starts = np.flatnonzero(np.diff(segment_ids, prepend=segment_ids[0] - 1))
     each, left = np.divmod(np.diff(np.append(starts, len(segment_ids))), devices)
     turn = (np.arange(devices) - (np.cumsum(left) - left)[:, None]) % devices
@@ -214,7 +218,8 @@ def _document_zigzag(segment_ids: np.ndarray, devices: int) -> np.ndarray:
 
 def _blocks(documents: Documents, tile: int) -> np.ndarray:
     """int [blocks, tile]: the documents' full tiles in order, then what is left over of them, one after the
-    other with padding between: the first documents' have a tile each as long as padding lasts."""
+    other with padding between: the first documents' have a tile each as long as padding lasts.
+    """
     starts, lengths, padding = documents
     left = lengths % tile
     lacking = -left % tile
@@ -229,7 +234,8 @@ def _snake(documents: Documents, devices: int, share: int, tile: int) -> np.ndar
     """A block's work is about how many blocks of its documents come before it, the same on every hop, as
     these are spread evenly. So blocks are dealt in rounds to and fro, and what does not make a full round in
     the end, each to the device with the least work so far. Of a long document the last full round is among
-    these: a choice of light and heavy ones makes loads come out even."""
+    these: a choice of light and heavy ones makes loads come out even.
+    """
     _, lengths, _ = documents
     blocks = _blocks(documents, tile)
     full = lengths // tile
@@ -305,7 +311,8 @@ def _whole(documents: Documents, devices: int, share: int, tile: int) -> np.ndar
 
 def _place(lengths: np.ndarray, share: int, padding: int) -> np.ndarray:
     """Where documents start when laid one after the other, [orders, documents]: one that would be cut is put
-    off to the next share as long as there is padding to fill the rest of this one."""
+    off to the next share as long as there is padding to fill the rest of this one.
+    """
     if not padding:
         return lengths.cumsum(1) - lengths
     at = np.zeros(len(lengths), np.int64)
@@ -324,7 +331,8 @@ def _place(lengths: np.ndarray, share: int, padding: int) -> np.ndarray:
 def _path(lengths: np.ndarray, devices: int, share: int, tile: int, padding: int) -> np.ndarray:
     """[orders, documents] -> [orders]: the tiles of the busiest device on hop 0 and on hop 1, and a little
     for every other device's, by which two orders with equally busy ones are told apart. No document is longer
-    than a share."""
+    than a share.
+    """
     starts = _place(lengths, share, padding)
     device = starts // share
     head = np.minimum((device + 1) * share - starts, lengths)
@@ -345,7 +353,8 @@ def _path(lengths: np.ndarray, devices: int, share: int, tile: int, padding: int
 
 def _arrange(lengths: np.ndarray, devices: int, share: int, tile: int, padding: int) -> np.ndarray:
     """The order of documents with the least `_path` found: from several bins, downhill by exchanging two
-    documents, then again from the best with a few exchanged at random."""
+    documents, then again from the best with a few exchanged at random.
+    """
     count = len(lengths)
     if count > MOST_DOCUMENTS or count < 2 or devices < 2 or lengths.max() > share:
         return np.arange(count)
@@ -382,7 +391,8 @@ def _bins(
 ) -> np.ndarray:
     """An order of documents in which the i-th share's worth of them is about as long and as much work as any
     other. Longest first, each into the emptiest bin; then the documents of two bins are divided between them
-    anew, in the best of all ways, as long as that helps."""
+    anew, in the best of all ways, as long as that helps.
+    """
     tiles = -(-lengths // tile)
     sizes = np.stack([lengths, tiles * (tiles + 1) / 2], 1)
     even = sizes[:, 1].sum() / devices

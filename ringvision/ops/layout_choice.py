@@ -10,7 +10,8 @@ hop takes as long as its busiest device, so
 
 A tile is counted exactly when one pair in it is visible. Kernels decide by ranges (tiles.py) and compute some
 more: a tile with the ends of documents 3 and 9 seems to hold 4 to 8 too. So that these are few, documents are
-numbered anew where `whole` moves them (`segment_ids`)."""
+numbered anew where `whole` moves them (`segment_ids`).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ class Candidate(NamedTuple):
 class Plan:
     """`order` int32 [B, T]: `np.take_along_axis(x, plan.order, 1)` is the laid-out batch. `segment_ids` int32
     [B, T] go with it, laid out: in `whole` numbered from 1 along the ring, otherwise as given. `tiles` int64
-    [devices, hops]. Made by `plan`."""
+    [devices, hops]. Made by `plan`.
+    """
 
     kind: Layout
     order: np.ndarray
@@ -99,7 +101,8 @@ def plan(
     """int [B, T], in the order in which the rows came -> the layout of least critical path for them.
 
     `positions=None`: each document's from 0. Zigzag is tried where twice the devices divide T; UserError
-    where the devices do not."""
+    where the devices do not.
+    """
     if segment_ids.ndim != 2 or (positions is not None and positions.shape != segment_ids.shape):
         shapes = f"{segment_ids.shape} and {None if positions is None else positions.shape}"
         raise UserError(f"segment_ids and positions of shapes {shapes}: expected [B, T] for both")
@@ -157,7 +160,8 @@ def plan_lengths(
 def count(tokens: Tokens | Host, devices: int, mask_spec: MaskSpec, tile: int = TILE) -> np.ndarray:
     """Laid-out tokens, numpy int [B, T] -> int64 [devices, hops]: the tiles that a device must compute on a
     hop, its queries against the keys of device (device - hop) % devices. Tiles are cut inside each share; the
-    last is short where `tile` does not divide it."""
+    last is short where `tile` does not divide it.
+    """
     return _by_hop(_visible_tiles(_host(tokens), devices, mask_spec, tile).sum(0))
 
 
@@ -199,7 +203,8 @@ def _level(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The order [B, T] and its tiles [devices, hops]. A row may be turned along the ring (`turning`) without
     changing what a hop has to do, but for whom: rows are turned, one after the other, so that the batch's
-    work is even."""
+    work is even.
+    """
     positions, segment_ids = (np.take_along_axis(x, laid_out, 1) for x in tokens)
     rows = _by_hop(_visible_tiles((positions, segment_ids), devices, mask_spec, tile))
     if not turning or len(rows) == 1:
@@ -253,7 +258,8 @@ def _visible_tiles(tokens: Host, devices: int, mask_spec: MaskSpec, tile: int) -
     Two pieces of one document see each other where the ranges of their positions come near enough: for every
     piece the others are counted by two binary searches. That is exact but for two cases, which `_amend` looks
     at: tiles that hold more than one document in common, counted once for each, and a window so narrow that
-    it may fall between the positions of a piece."""
+    it may fall between the positions of a piece.
+    """
     batch, length = tokens[1].shape
     pieces = _pieces(tokens, devices, tile)
     document, tile_of, first, last = pieces

@@ -9,7 +9,8 @@ Letters: B batch, L length, D model width, V vocabulary, C positions of a chunk.
 A chunk takes every (L/C)-th position of a row, not neighbours: where L is spread over devices, each device
 then works on its part of every chunk. When a gradient is wanted it is made in the same pass, while a chunk's
 logits are at hand (a sum of losses has one scalar cotangent, which can be multiplied in later), so the large
-product is never computed again."""
+product is never computed again.
+"""
 
 from typing import NamedTuple
 
@@ -30,7 +31,8 @@ def chunked_cross_entropy(
     where nothing is learned. `sum_loss` is the weighted sum of -log p(target) (nats), `sum_correct` the sum
     of the weights whose target has the largest logit (a tie counts as right). `chunk` is how many positions
     of each row have logits at once. Differentiable in hidden, head and weights. UserError where the shapes do
-    not fit together."""
+    not fit together.
+    """
     if hidden.ndim != 3 or head.ndim != 2 or head.shape[0] != hidden.shape[2]:
         raise UserError(f"hidden {hidden.shape} and head {head.shape}: expected [B, L, D] and [D, V]")
     for name, array in (("targets", targets), ("weights", weights)):

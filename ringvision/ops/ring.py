@@ -117,7 +117,8 @@ def ring_attention(
     ops/exchange.py). `kernel`: "xla", "splash" or "cudnn" (None: what suits the devices, ops/kernels).
 
     Returns [B, T, N, H] in q's type; scores, sums and gradients are accumulated in float32. UserError for
-    shapes, types or a mesh that do not fit."""
+    shapes, types or a mesh that do not fit.
+    """
     tokens, setting = _prepare(
         q, k, v, mesh, positions, segment_ids, causal, window, scale, layout, exchange, kernel
     )
@@ -140,7 +141,8 @@ def ring_attention_with_lse(
     kernel: kernels.Name | None = None,
 ) -> Partial:
     """`ring_attention` as a partial result, to be merged with attention to other keys: out float32 [B, T, N,
-    H] and the natural log-sum-exp float32 [B, N, T]. Forward only."""
+    H] and the natural log-sum-exp float32 [B, N, T]. Forward only.
+    """
     tokens, setting = _prepare(
         q, k, v, mesh, positions, segment_ids, causal, window, scale, layout, exchange, kernel
     )
@@ -457,7 +459,8 @@ def _backward_ring(
 def _in_step(arrays: Any) -> Any:
     """Nothing that uses any of these comes before all of them: a compiler that fills the time of a permute
     then has only the kernel to do it with, also where it takes the permute for so short that less would
-    do."""
+    do.
+    """
     return jax.lax.optimization_barrier(arrays)
 
 

@@ -4,7 +4,8 @@ with the position.
 In: queries or keys [B, T, N, H] and the position of every token. Out: the same, turned. The pairs are (i, i +
 H/2), the "halves" convention of Hugging Face's Llama; weights made for adjacent pairs are permuted when they
 are loaded. A trained context is stretched by `RopeScaling`, and `scaling_from` reads one from a config of
-Hugging Face's."""
+Hugging Face's.
+"""
 
 import math
 from collections.abc import Mapping
@@ -28,7 +29,8 @@ class RopeScaling:
     of fewer turns per trained context than `low_frequency` by `factor`, those of more than `high_frequency`
     not at all, and those between by a blend: for "llama3" even in turns per context, for "yarn" even from
     channel to channel, both ends rounded outward to whole ones. Cosines and sines are multiplied by
-    `amplitude`, which YaRN wants above 1."""
+    `amplitude`, which YaRN wants above 1.
+    """
 
     factor: float
     low_frequency: float = 1.0
@@ -58,7 +60,8 @@ def scaling_from(values: Mapping[str, Any] | None, max_length: int) -> RopeScali
 
     max_length: the config's `max_position_embeddings`. The base of the turns, `rope_theta`, is not looked at.
     UserError for a kind that changes the turns with the length of the text or that this package does not
-    know, and for values that are missing or no numbers."""
+    know, and for values that are missing or no numbers.
+    """
     values = values or {}
     kind = values.get("rope_type", values.get("type", "default"))
     if values.get("partial_rotary_factor", 1.0) != 1.0:

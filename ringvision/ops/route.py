@@ -4,7 +4,8 @@ After h hops a device has the keys of the device h places behind it. A hop is ru
 may see something then; what no device can see under the window, or because it is of other documents, travels
 no further than it must. All devices must come to the same answer, for a permute needs both sides: each judges
 its own queries against the ranges of everybody's keys, by tiles (ops/tiles.py), and a maximum over the mesh
-settles it."""
+settles it.
+"""
 
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -26,7 +27,8 @@ RANGES = 64
 class Route(NamedTuple):
     """Hops in the order in which they are run. `following[h]` is the next one to run after h, None where it
     is always h + 1; `preceding` likewise. `hops` of them follow the start, which is hop 0, the device's own
-    keys."""
+    keys.
+    """
 
     devices: int
     hops: int | jax.Array

@@ -9,7 +9,8 @@ In: the tokens of queries and of keys, and the sizes of a tile. Out: for every t
 A tile is judged by the ranges of its segments and of its positions, and those of its first and its last
 segment apart, so EMPTY and FULL are certain. FULL is found wherever it is true; EMPTY wherever two tiles have
 at most one document in common and that stands at an end of both, as it does where documents lie one behind
-the other. Written with operators alone: numpy arrays stay in numpy."""
+the other. Written with operators alone: numpy arrays stay in numpy.
+"""
 
 from types import ModuleType
 from typing import NamedTuple
@@ -38,7 +39,8 @@ class Range(NamedTuple):
 class Ranges(NamedTuple):
     """Of the real tokens in each tile, [B, tiles]: the lowest and the highest segment, the range of all
     positions, and of those in each of the two segments; `whole` where all are real and of one segment. A tile
-    of padding alone has a first segment above its last."""
+    of padding alone has a first segment above its last.
+    """
 
     first_segment: Array
     last_segment: Array

@@ -7,7 +7,8 @@ is over `context` alone, has fewer hops of longer chunks. After attention they e
 device's share before and after; where the axis is of size 1 it passes through.
 
 Where there are fewer KV heads than devices in a group each is given to several of them, and its gradients are
-added up on the way back."""
+added up on the way back.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -6,7 +6,8 @@ actors, an accelerator each.
 
 Rows arrive in any order and say whose they are; what is made of them is the same as on one machine. Files,
 and the tokenizer's folder, must be there under the same paths on every machine. Imports ray when it is asked
-to work, not before (extra `ray`)."""
+to work, not before (extra `ray`).
+"""
 
 import itertools
 import json
@@ -33,13 +34,15 @@ TURN = 1 << 40
 Rows = dict[str, np.ndarray]
 """number int64 [n], the row of the manifest; order int64 [n], the frame's place in its video (from TURN on
 where it is read again), END behind the last; time float64 [n], the frame's, or behind the last the order that
-would be next; error [n], JSON or ""; frame uint8 [n, size, size, 3], later codes int32 [n, h, w]."""
+would be next; error [n], JSON or ""; frame uint8 [n, size, size, 3], later codes int32 [n, h, w].
+"""
 
 
 class RayEngine:
     """`run` takes jobs and gives outcomes, in any order. load: makes the encoder, in every encoding actor.
     address: of a cluster; None: one is started on this machine. encoded: called with every number of frames
-    that went through the encoder."""
+    that went through the encoder.
+    """
 
     def __init__(
         self,

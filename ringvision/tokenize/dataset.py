@@ -1,7 +1,8 @@
 """A data set of TFDS, prepared as ArrayRecord, in; its examples as Sources, and their frames, out.
 
 Records are read by the layout that features.json states, without TensorFlow and without importing what it
-names: TFDS itself builds its Video feature, and reads compressed tensors, with TensorFlow alone."""
+names: TFDS itself builds its Video feature, and reads compressed tensors, with TensorFlow alone.
+"""
 
 import functools
 import io
@@ -32,7 +33,8 @@ PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "GIF")
 class _Dataset:
     """One split. `records[i]` is the i-th example's bytes; `shards` (file, how many are read of it). `key` is
     the feature that holds the frames: encoded pictures, or a uint8 tensor of `shape` (-1: any) in `encoding`.
-    `text` says what is in them, a class by `labels`."""
+    `text` says what is in them, a class by `labels`.
+    """
 
     records: Any
     shards: list[tuple[str, int]]

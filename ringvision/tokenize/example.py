@@ -9,7 +9,8 @@ import numpy as np
 class Example:
     """codes int [T, h, w]; times float64 [T], seconds from the file's beginning. source: Source.name; sha256:
     of the file's bytes; fps: frames asked for a second; size: pixels a side of the frames that were encoded;
-    tokenizer: its hash."""
+    tokenizer: its hash.
+    """
 
     source: str
     sha256: str

@@ -6,7 +6,8 @@ lines.
 
 A folder of tokens holds shards, numbered from 0, and metadata about all of them. Every record and shard is
 the same bytes whoever makes it of the same examples. Record and shard carry checksums, so damage is told,
-never decoded."""
+never decoded.
+"""
 
 import functools
 import json
@@ -51,7 +52,8 @@ class Format(ABC):
     @abstractmethod
     def encode(self, example: Example) -> bytes:
         """One record, the same for the same example. UserError unless codes are uint16 or uint32
-        (`code_dtype`) [T, h, w], T > 0, with a finite time for each frame."""
+        (`code_dtype`) [T, h, w], T > 0, with a finite time for each frame.
+        """
 
     @abstractmethod
     def decode(self, record: bytes) -> Example:
@@ -64,7 +66,8 @@ class Format(ABC):
     @abstractmethod
     def write(self, path: str | os.PathLike[str], records: Sequence[bytes]) -> None:
         """Exactly this file, with these records in this order, safe on disk when it returns; a shard may be
-        empty. Not atomic: write aside and rename. UserError where it cannot be written."""
+        empty. Not atomic: write aside and rename. UserError where it cannot be written.
+        """
 
     @abstractmethod
     def read(self, path: str | os.PathLike[str], places: Sequence[int] | None = None) -> list[bytes]:
@@ -88,7 +91,8 @@ class Format(ABC):
         description: str = "",
     ) -> None:
         """What a reader must know of the whole folder. lengths: records of each shard, in the order of their
-        numbers; grid: (h, w) of a frame's codes. Each file is replaced as a whole."""
+        numbers; grid: (h, w) of a frame's codes. Each file is replaced as a whole.
+        """
 
     @abstractmethod
     def num_codes(self, folder: str | os.PathLike[str]) -> int | None:
@@ -105,7 +109,8 @@ class ArrayRecord(Format):
     tfds.builder_from_directory open it.
 
     Codes, times and fps are kept as the bytes of their arrays: a tf.train.Example would round them to
-    float32, and takes longer to read."""
+    float32, and takes longer to read.
+    """
 
     name = "array_record"
     pattern = re.compile(rf"{DATASET}-{SPLIT}\.array_record-(\d{{5,}})")
@@ -240,7 +245,8 @@ class Jsonl(Format):
 
     "fields" says what follows what, and what is in brackets has no loss. "vision" holds the codes of all
     frames one after another, without end-of-frame. LWM leaves other keys alone; they make `decode` possible.
-    tokens.json says how to set LWM's flags for this tokenizer."""
+    tokens.json says how to set LWM's flags for this tokenizer.
+    """
 
     name = "jsonl"
     pattern = re.compile(rf"{DATASET}-{SPLIT}-(\d{{5,}})\.jsonl")
@@ -503,7 +509,8 @@ def _readable(path: str | os.PathLike[str]) -> Iterator[Any]:
 @contextmanager
 def _replacing(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """A folder inside; what was written there takes its place when the block ends well. A kill leaves nothing
-    that the next call does not take away."""
+    that the next call does not take away.
+    """
     aside = Path(folder) / ".metadata.partial"
     try:
         shutil.rmtree(aside, ignore_errors=True)

@@ -53,7 +53,8 @@ def read_inputs(inputs: Iterable[str | os.PathLike[str]]) -> list[Source]:
     and of patterns, every file counts that is not hidden and is a video by its bytes or its name. Where
     several rows or inputs name the same part of the same file, it gets the questions of all and their
     captions, each once, with a line break between. Raises UserError where nothing is found, and for a
-    manifest or a data set that is not as it should be."""
+    manifest or a data set that is not as it should be.
+    """
     found: dict[str, Source] = {}
     captions: dict[str, dict[str, None]] = {}
     questions: dict[str, dict[tuple[str, str], None]] = {}
@@ -98,7 +99,8 @@ def pictures(
     (which `reading` goes to).
 
     Of an example of a data set all frames (an image is one), the k-th at k/fps seconds. Raises UserError for
-    arguments that make no sense, VideoError for what cannot be read."""
+    arguments that make no sense, VideoError for what cannot be read.
+    """
     if not source.dataset:
         asked: dict[str, Any] = {
             "fps": fps,

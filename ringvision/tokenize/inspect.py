@@ -6,7 +6,8 @@ decoded back from codes.
                                                       given
 
 Records are read one after another and forgotten: memory holds one of them, a count for each code, and the
-sheet. Names and captions come from anywhere, so nothing of them is taken as HTML."""
+sheet. Names and captions come from anywhere, so nothing of them is taken as HTML.
+"""
 
 import base64
 import contextlib
@@ -99,7 +100,8 @@ def inspect(
     manifest.sqlite, None where there is none, "out"}.
 
     Raises UserError where the folder holds no tokens, is damaged, or was made by another tokenizer, and where
-    `out` cannot be made."""
+    `out` cannot be made.
+    """
     sheet = None if out is None else _sheet_path(out, tokenizer, videos)
     format = format_of(folder)
     paths = format.shards(folder)

@@ -9,7 +9,8 @@ encodes is an engine's affair.
 A shard is a function of its rows: which of them failed and what the others hold. It is written aside, renamed
 and then noted, so a run that is killed anywhere and started again ends with the same bytes as one that was
 not. A shard whose rows change (a file changed, a failed one was tried again, inputs were added) is written
-anew; what has not changed in it is copied."""
+anew; what has not changed in it is copied.
+"""
 
 import hashlib
 import itertools
@@ -83,7 +84,8 @@ class Library:
     another.
 
     settled: called with each of the run's rows once, when its fate is known (a done one's shard may come into
-    place later), and whether it took work in this run."""
+    place later), and whether it took work in this run.
+    """
 
     def __init__(
         self,
@@ -384,7 +386,8 @@ class Library:
 
     def _check_shards(self) -> None:
         """Shards that are not as they were noted: a run was killed between renaming and noting, or somebody
-        changed them. What can still be read of them is put aside, and they are made anew."""
+        changed them. What can still be read of them is put aside, and they are made anew.
+        """
         for shard in list(self._shards.values()):
             path = self._path(shard.shard)
             try:

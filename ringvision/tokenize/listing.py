@@ -1,7 +1,8 @@
 """A manifest of videos, CSV, JSONL or Parquet, in; a Source for each of its rows out.
 
 Columns are path (or video, or file), start, end, caption, question, answer and qa; others are passed over.
-What a manifest says is read as data: no address is followed, and its lines and rows are bounded."""
+What a manifest says is read as data: no address is followed, and its lines and rows are bounded.
+"""
 
 import contextlib
 import csv

@@ -5,7 +5,8 @@ in hand.
 
 A decoder is a thread that waits for a decoding process (ringvision.data.video); numpy, the encoder and the
 pipes leave Python's lock alone, so threads are enough. What is held at any time: a few pieces a decoder, two
-batches, and the codes of the videos in hand."""
+batches, and the codes of the videos in hand.
+"""
 
 import queue
 import threading

@@ -3,7 +3,8 @@ folder was made with.
 
 A row turns done only when the shard with its record is in place, in the same transaction that notes the
 shard's checksum. Rows keep the number they got when their source was first named: number // shard_size is the
-shard, so where a record belongs never depends on the order in which videos got ready."""
+shard, so where a record belongs never depends on the order in which videos got ready.
+"""
 
 import contextlib
 import fcntl
@@ -58,7 +59,8 @@ class Row:
     """A row of `videos`. number: from 0, in the order in which sources were first named. asked: what is
     wanted of it beside its bytes (the part, caption and questions, as JSON). bytes, changed: the file's size
     and time of change (ns) when sha256 was taken. shard, record: where its record is; a source with the
-    content of an earlier one has none of its own and points to that one's. frames, seconds: of video."""
+    content of an earlier one has none of its own and points to that one's. frames, seconds: of video.
+    """
 
     number: int
     source: str
@@ -100,7 +102,8 @@ class Manifest:
     Use it in a `with`.
 
     `settings` is what decides the codes and the shards (tokenizer's hash, fps, ...); UserError where the
-    folder was made with other ones."""
+    folder was made with other ones.
+    """
 
     def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
         self.folder = Path(folder)

@@ -12,7 +12,8 @@ class Source:
 
     path: the file, "" for an example of a data set, which `dataset` (`tfds:NAME/SPLIT`) and `index` name.
     `end` None: to the end of the file. caption, qa (question, answer): what the manifest that named it says
-    of it."""
+    of it.
+    """
 
     name: str
     path: str = ""

@@ -71,7 +71,8 @@ def tokenize_videos(
 
     Returns {"done", "failed", "pending", "frames"} over these inputs, whenever they were done, and "seconds",
     what this run took. Raises UserError for no inputs, a folder made with other settings, or one that another
-    run is writing to."""
+    run is writing to.
+    """
     began = time.monotonic()
     _check(fps=fps, batch=batch, workers=workers, shard_size=shard_size, limit=limit)
     shape = format_named(format)

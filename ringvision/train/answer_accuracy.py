@@ -3,7 +3,8 @@ what it would have said.
 
 In: exams (batches with one question an example) and parameters. Out: the share of answers, by kind of
 question, of which every token had the highest logit. For greedy decoding this is exact: an answer right by
-this measure is the answer it gives."""
+this measure is the answer it gives.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -2,7 +2,8 @@
 
 In: `{name: float}` at a step. Out: one line of `metrics.jsonl`, TensorBoard events beside it, one plain line
 on stderr, and the curves as a picture when asked. A resumed run forgets what was written after the step that
-it resumes from, so the record of a run that was stopped ten times reads like that of one that never was."""
+it resumes from, so the record of a run that was stopped ten times reads like that of one that never was.
+"""
 
 import json
 import math

@@ -1,7 +1,8 @@
 """What a training run carries from step to step, and how a gradient changes it.
 
 In: a TrainConfig. Out: `TrainState`, a plain pytree; the optimizer (AdamW: Loshchilov and Hutter, 2019; Muon:
-Jordan, 2024) with its schedule; and where each array of the state lies on a mesh."""
+Jordan, 2024) with its schedule; and where each array of the state lies on a mesh.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +70,8 @@ MATRICES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 @dataclass
 class TrainState:
     """params: those that are trained. opt_state: the optimizer's. step: int32 [], steps done. average: moving
-    average of params, or None. frozen: parameters that stay as they are, or None (part.py)."""
+    average of params, or None. frozen: parameters that stay as they are, or None (part.py).
+    """
 
     params: Any
     opt_state: Any

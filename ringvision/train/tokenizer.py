@@ -5,7 +5,8 @@
       model.safetensors}}
 
 A run goes on from its newest checkpoint. The batch of a step depends on (seed, step) alone, so a run that was
-stopped gives the same weights, bit for bit, as one that never was."""
+stopped gives the same weights, bit for bit, as one that never was.
+"""
 
 import time
 from collections.abc import Callable

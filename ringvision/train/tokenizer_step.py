@@ -146,7 +146,8 @@ def update_codebook(
     counts: jax.Array, sums: jax.Array, z: jax.Array, z_q: jax.Array, codes: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Running counts [K] and sums [K, C], the batch's latents z [N, h, w, C], their rows z_q and codes [N, h,
-    w] -> the codebook [K, C], counts, sums, and how many rows were started again."""
+    w] -> the codebook [K, C], counts, sums, and how many rows were started again.
+    """
     size, width = sums.shape
     latents = z.reshape(-1, width)
     chosen = codes.reshape(-1)

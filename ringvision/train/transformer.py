@@ -6,7 +6,8 @@
 
 A run goes on from its newest checkpoint. The batch of a step depends on (seed, step) alone, so on the same
 devices a run that was stopped gives the same weights, bit for bit, as one that never was. The model folder is
-written with every checkpoint, so that it can be asked while the training goes on."""
+written with every checkpoint, so that it can be asked while the training goes on.
+"""
 
 import json
 import math
@@ -60,7 +61,8 @@ def train(
 
     mesh: of the caller's own devices, in the place of config.mesh, which takes all there are. UserError where
     data, text model and model do not fit together, the mesh does not divide a batch, or the loss is no longer
-    a number (the last checkpoint is then from before that)."""
+    a number (the last checkpoint is then from before that).
+    """
     out = Path(config.out)
     if mesh is None:
         axes: dict[str, Any] = {**parse_mesh(config.mesh)}
@@ -299,7 +301,8 @@ def _with_codebook(
 def placer(config: TrainConfig, mesh: Mesh) -> Callable[..., Any]:
     """put(batch, *others): lays a batch, and other arrays [rows, length] that go with it, on the mesh: rows
     over data and fsdp, length over the ring, in the layout that suits the documents in it
-    (ops/layout_choice.py). UserError where the mesh does not divide a batch."""
+    (ops/layout_choice.py). UserError where the mesh does not divide a batch.
+    """
     groups = num_shards(mesh, "batch")
     devices = num_shards(mesh, "length")
     ring = mesh.shape["context"]

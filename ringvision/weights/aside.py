@@ -33,7 +33,8 @@ def folder_aside(target: Path) -> Iterator[Path]:
     it ends by an error.
 
     What a killed process left of an earlier attempt is removed first. UserError where `target` is there
-    already, or where the disk is full or cannot be written to."""
+    already, or where the disk is full or cannot be written to.
+    """
     check_free(target)
     made = next((folder for folder in reversed(target.parents) if not folder.exists()), None)
     aside = target.absolute().with_name(f".{target.absolute().name}.making-{os.getpid()}")

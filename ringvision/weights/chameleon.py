@@ -6,7 +6,8 @@ one file.
     model.vqmodel.*                                  ->  its folder tokenizer/: models/vqgan.py, without a decoder, as none was published
 
 Ids come in our order (code_ids.py says why). transformers leaves out of a config.json what is as its classes
-have it: such values are filled in."""
+have it: such values are filled in.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace

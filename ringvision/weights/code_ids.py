@@ -9,7 +9,8 @@ through: an id is text or a code by where it stands, so that what the model may 
 (Chameleon's library masks its codes for that), and nothing else here needs to know of it. The tokenizer.json
 is renumbered alike, and loses the pieces that stand for codes. The model has no eof and eov of its own: both
 are given the row of the piece that ends a picture there; its pictures stand alone (`StreamFormat.picture`)
-and nothing reads them. Going back, these two rows are dropped. What is exported has their ids."""
+and nothing reads them. Going back, these two rows are dropped. What is exported has their ids.
+"""
 
 import re
 from collections.abc import Mapping
@@ -102,7 +103,8 @@ class CodeIds:
     def renumber(self, tokenizer: Mapping[str, Any]) -> dict[str, Any]:
         """A tokenizer.json (parsed) with our ids in the place of theirs, and without the codes. UserError
         where that cannot be, as with ids that the model does not have, or a vocabulary without ids
-        (unigram)."""
+        (unigram).
+        """
         changed = deepcopy(dict(tokenizer))
         try:
             model = changed["model"]
@@ -146,7 +148,8 @@ def model_folder(
     generation: GenerationFormat | None = None,
 ) -> Folder:
     """The folder of such a model: a transformer's, which names its tokenizer and says how it is asked, and
-    for pictures, if it is; it keeps their config, where their ids are."""
+    for pictures, if it is; it keeps their config, where their ids are.
+    """
     folder = transformer_folder(transformer, table, words, {"bos": words.bos, "eos": words.eos})
     asked = {"stream": stream.to_dict()} | ({"generation": generation.to_dict()} if generation else {})
     return replace(

@@ -5,7 +5,8 @@
 
 Ids come in our order (code_ids.py says why). A picture is one row of codes after another there, each ended by
 the piece <|extra_200|>, after its size in words: see `stream_format`. transformers leaves out of a
-config.json what is as its classes have it: such values are filled in."""
+config.json what is as its classes have it: such values are filled in.
+"""
 
 import math
 from collections.abc import Mapping
@@ -38,7 +39,8 @@ from ringvision.weights.tensors import Tensors
 SIZE = 512
 DRAWN = 720
 """Pixels on a side of a frame that is seen, and of one that is drawn, where the model's context has room for
-it: the config names none, and the network takes any."""
+it: the config names none, and the network takes any.
+"""
 LINE_END = "<|extra_200|>"
 FRAME_END = "<|extra_201|>"
 ASKS = "You are a helpful assistant. USER: {video}{question}. ASSISTANT:"

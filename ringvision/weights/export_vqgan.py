@@ -6,7 +6,8 @@
     lwm   config.json, `vqgan.pkl`: a pickle of nested dicts of NumPy arrays, as LWM's VQGAN opens it
 
 Imported again, weights and config are the same. What neither program says of a network (the range of its
-pixels, whether it clips) is in the config.json all the same, where our import finds it."""
+pixels, whether it clips) is in the config.json all the same, where our import finds it.
+"""
 
 import json
 import pickle
@@ -42,7 +43,8 @@ def export_vqgan(
 ) -> int:
     """Write `dest` anew; dtype None: each tensor's own. Returns how many tensors it has. UserError where the
     other program has no such network, the folder's tensors do not fit its config, or `dest` is there already.
-    Memory: of `lwm`, the whole network."""
+    Memory: of `lwm`, the whole network.
+    """
     config = VQGANConfig.from_dict(settings["vqgan"])
     theirs, style = (_for_diffusers(config), DIFFUSERS) if format == "hf" else (_for_lwm(config), LWM)
     shapes = shapes_of(lambda: VQGAN(config, rngs=nnx.Rngs(0)))

@@ -51,7 +51,8 @@ def export_weights(
 
     dtype: "float32", "bfloat16" or "float16" (None: as it is stored). progress: (what, done, of). Returns
     {"format", "tensors", "dest"}. UserError where the folder is no model, where the other program has no such
-    model, or `dest` is there already."""
+    model, or `dest` is there already.
+    """
     if format not in FORMATS:
         raise UserError(f"the format {format!r} was given; expected {' or '.join(FORMATS)}")
     if dtype is not None and dtype not in TYPES:

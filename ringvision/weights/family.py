@@ -4,7 +4,8 @@
     None: somebody else's
 
 Every family's file has such a `recognise`; families.py asks them in turn. `Settings` reads a foreign config
-one setting at a time and remembers what had to be assumed and what was wrong."""
+one setting at a time and remembers what had to be assumed and what was wrong.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass

@@ -5,7 +5,8 @@
 The config is the file's own key-values (`llama.block_count` …). For the architecture llama, q and k are
 stored for rotary positions that turn adjacent pairs, and are permuted here; for Qwen's they are stored as
 they are used. Llama 3's scaling of positions is not among the key-values but a tensor of divisors,
-`rope_freqs.weight`; the scaling that gives these divisors is looked for."""
+`rope_freqs.weight`; the scaling that gives these divisors is looked for.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -7,7 +7,8 @@ LWM was made from Llama 2.
 A new row is the mean of the text rows plus a little noise of their own spread, so that no token stands out
 before training. Text rows are copied and a model whose head is its embedding table stays so: logits of text
 are what they were, and, since a matrix product sums in blocks of columns, to the last bit where the rows are
-padded to whole blocks before and after."""
+padded to whole blocks before and after.
+"""
 
 import shutil
 import tempfile
@@ -55,7 +56,8 @@ def add_vision(
     config, dtype, say and progress. The kind is "assistant" where the text tokenizer is of our own kind
     (text.model), else "transformer". The markers around a video are `<vision>` and `</vision>` in the text
     tokenizer's pieces. The same seed gives the same rows. Returns {"rows", "tied", "kind", "dest"}. UserError
-    where the model sees already, has no text tokenizer, or the tokenizer's folder is none."""
+    where the model sees already, has no text tokenizer, or the tokenizer's folder is none.
+    """
     target = Path(dest)
     if _is_ours(Path(source)):
         return _grow(Path(source), tokenizer_folder, target, seed)

@@ -5,7 +5,8 @@
 
 Everything that is wrong is found before anything is written, and said at once. What is written appears under
 its name when it is whole; an import that fails or is interrupted leaves nothing. Memory holds one tensor of
-theirs and one piece of ours at a time."""
+theirs and one piece of ours at a time.
+"""
 
 import json
 import math
@@ -66,7 +67,8 @@ def import_weights(
     written. say gets lines for people, progress (what, done, of). Returns {"family", "tensors", "parameters",
     "assumed", "dest"}; dest is None after a dry run. UserError, one line with all that is wrong, for weights
     that no family knows, that lack something, hold more than they should, or do not fit their config, and for
-    a video tokenizer that is not the model's."""
+    a video tokenizer that is not the model's.
+    """
     tell = say or (lambda line: None)
     if dtype is not None and dtype not in TYPES:
         raise UserError(f"dtype {dtype!r} was given; expected one of {', '.join(TYPES)}")
@@ -220,7 +222,8 @@ def _dtypes(pieces: Iterable[Piece], tensors: Tensors, dtype: str | None) -> dic
 
 def copy_eyes(tokenizer: Path, where: Path) -> None:
     """A video tokenizer's folder, as EYES, into a model's: its config, its weights, and what else lies there,
-    but nothing that is a link to another place."""
+    but nothing that is a link to another place.
+    """
     (where / EYES).mkdir()
     read = {CONFIG_FILE, *weight_names(tokenizer)}
     for path in sorted(tokenizer.iterdir()):

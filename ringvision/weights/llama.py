@@ -3,7 +3,8 @@
     model.layers.{layer}.self_attn.q_proj.weight [N*H, D]  <->  layers.attention.query [layers, D, N, H]
 
 The config of transformers 4 (`rope_theta`, `rope_scaling`) and of 5 (`rope_parameters`) are both read and
-both written."""
+both written.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -118,7 +119,8 @@ def transformer_config(
     """The architecture, from the settings where they say it and from the tensors' shapes where they do not.
 
     qk_norm: "layer" for Chameleon's; None: "rms" where there are such tensors. UserError names all that is
-    wrong or unknown."""
+    wrong or unknown.
+    """
 
     def size(name: str, axis: int) -> int | None:
         spec = found.get(prefix + name)

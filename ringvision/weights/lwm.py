@@ -7,7 +7,8 @@ vision.
 
 LWM turns adjacent pairs of a head's channels, we halves: q and k are permuted. Layers lie on axis 0 or 1 of
 one tensor, or apart (`transformer/h/0/…`). Kernels are [in, out]. Its config calls the base of rotary
-positions `theta`."""
+positions `theta`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -5,7 +5,8 @@
 
 Ids are theirs again, and the rows that eof and eov were given are gone. The text tokenizer is not written:
 ours has lost the pieces that stand for codes, so the one that came with the weights goes beside them. Memory
-holds one tensor of ours at a time."""
+holds one tensor of ours at a time.
+"""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -50,7 +51,8 @@ def export_pair(
     """Write `dest` anew; dtype None: each tensor's own. Returns how many tensors it has.
 
     UserError where the folder lacks its tokenizer, its tensors do not fit its config, or `dest` is there
-    already."""
+    already.
+    """
     config = settings["hugging_face"]
     transformer = TransformerConfig.from_dict(settings["transformer"])
     expected, tables = _parts(config, transformer)

@@ -3,7 +3,8 @@ package with weights (`smollm2`).
 
 In: what the user wrote. Out: a `Source`: the files of weights, the config that goes with them, what else lies
 beside, and what is known of where it comes from. Nothing of a package is imported: its file is found and
-read."""
+read.
+"""
 
 import hashlib
 import importlib.util

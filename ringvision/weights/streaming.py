@@ -5,7 +5,8 @@ Flax's msgpack of the array.
 
 Flax cuts an array above 1 GiB into a map of chunks. Lengths stand before contents in msgpack, so they are
 computed first and nothing has to be held; a length is written in 32 bits, the widest form, wherever it may be
-large."""
+large.
+"""
 
 import math
 import struct
@@ -32,7 +33,8 @@ def record(
     chunk: int = CHUNK,
 ) -> None:
     """Write one tensor. parts: arrays of `dtype` that together are the tensor in C order. UserError above 4
-    GiB, which this format cannot hold; ValueError where the parts are more or fewer than the shape says."""
+    GiB, which this format cannot hold; ValueError where the parts are more or fewer than the shape says.
+    """
     count = math.prod(shape)
     width = dtype.itemsize
     if count * width <= chunk:

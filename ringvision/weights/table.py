@@ -8,7 +8,8 @@ both directions.
 
 A template is a name with places for numbers: "encoder.levels.{i}.blocks.{j}.norm1.scale". `{-i}` counts from
 the other end of the table's `levels`. `{layer}` stands in their names where they have a tensor for every
-layer and we have one for all."""
+layer and we have one for all.
+"""
 
 import math
 import re
@@ -37,7 +38,8 @@ class Transform:
     theirs; both are views or copies.
 
     says: a word for people. They must be inverse to each other, bit for bit, and work on arrays whose strides
-    are all 0."""
+    are all 0.
+    """
 
     says: str
     into: Callable[[np.ndarray, Shape], np.ndarray]
@@ -114,7 +116,8 @@ class Row:
 
     ours, theirs: templates. Several of theirs lie one after another in ours, along `axis`, `parts` entries of
     it each. layer_axis: the axis of theirs along which all layers lie in one tensor; None: one tensor for
-    every layer ("{layer}" in its name), or no layers at all."""
+    every layer ("{layer}" in its name), or no layers at all.
+    """
 
     ours: str
     theirs: str | tuple[str, ...]

@@ -2,7 +2,8 @@
 ever run.
 
 In goes a file, or a folder with one; out come `Tensors`: what tensors there are, known without reading them,
-and each read when asked for."""
+and each read when asked for.
+"""
 
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -31,7 +32,8 @@ class Tensors(Protocol):
 
     form: one of FORMS. specs: each tensor's shape and dtype, by its name as it is stored: levels joined by
     "/" in msgpack and pickles, dotted in safetensors, torch's files and GGUF. metadata: GGUF's key-values,
-    the __metadata__ of safetensors; empty for others."""
+    the __metadata__ of safetensors; empty for others.
+    """
 
     form: str
     specs: dict[str, Spec]
@@ -56,7 +58,8 @@ def open_tensors(path: str | Path, form: str | None = None, *, memory: int = MEM
     """The weights at `path`, a file or a folder.
 
     form: one of FORMS, where it is known; else it is found out. memory: bytes that the process that goes over
-    a pickle may use. Raises UserError for what is no weights, damaged, or made to do harm."""
+    a pickle may use. Raises UserError for what is no weights, damaged, or made to do harm.
+    """
     path = find_weights(Path(path))
     if path.name.endswith(INDEX):
         if form not in (None, "safetensors"):

@@ -8,7 +8,8 @@ words.
 
 The architecture is inferred from the tensors' names and shapes, all but what they cannot say (resolution,
 groups of a norm), and a config that lies beside overrides it. LWM's network clips to [-1, 1] and aMUSEd's
-takes pixels in [0, 1]; the others' values are left alone."""
+takes pixels in [0, 1]; the others' values are left alone.
+"""
 
 import math
 import re

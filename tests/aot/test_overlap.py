@@ -98,6 +98,7 @@ def test_both_ways_at_once(kv_heads):
 def test_memory_does_not_grow_with_the_ring(data, rings):
     """The same chunk on twice the devices, so of rows twice as long, forward and backward. (On 4 it is less:
     a loop of one step is none. Between 16 and 32 the compiler makes another choice, once, that takes 2 MB
-    more.)"""
+    more.)
+    """
     taken = [compiled(ring, backward=True, data=data).memory_analysis().temp_size_in_bytes for ring in rings]
     assert max(taken) <= 1.01 * taken[0], taken

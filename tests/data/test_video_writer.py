@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ringvision.data.video.writer import GAP, MOST_ON_A_SHEET, film
+from ringvision.data.video.writer import GAP, MOST_ON_A_SHEET, video_writer
 from ringvision.errors import UserError
 
 
@@ -19,7 +19,7 @@ def _frames(count: int, size: int = 16) -> np.ndarray:
 
 
 def _write(out: Path, frames: np.ndarray, fps: float = 4.0, at_once: int = 3) -> None:
-    with film(out, len(frames), fps) as append:
+    with video_writer(out, len(frames), fps) as append:
         for start in range(0, len(frames), at_once):
             append(frames[start : start + at_once])
 
@@ -60,7 +60,7 @@ def test_what_fails_leaves_what_was_there(tmp_path: Path, name: str) -> None:
     out.write_bytes(b"before")
 
     def fail() -> None:
-        with film(out, 5, 1.0) as append:
+        with video_writer(out, 5, 1.0) as append:
             append(_frames(2))
             raise KeyboardInterrupt
 
@@ -86,11 +86,14 @@ def test_what_cannot_be_written_is_said_before_any_frame(
     tmp_path: Path, name: str, frames: int, fps: float, said: str
 ) -> None:
     (tmp_path / "folder.mp4").mkdir()
-    with pytest.raises(UserError, match=said), film(tmp_path / name, frames, fps):
+    with pytest.raises(UserError, match=said), video_writer(tmp_path / name, frames, fps):
         raise AssertionError("begun")
     assert [path.name for path in tmp_path.iterdir()] == ["folder.mp4"]
 
 
 def test_a_place_that_refuses_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be written"), film(tmp_path / ("x" * 300 + ".png"), 1, 1.0):
+    with (
+        pytest.raises(UserError, match="cannot be written"),
+        video_writer(tmp_path / ("x" * 300 + ".png"), 1, 1.0),
+    ):
         raise AssertionError("begun")

@@ -8,7 +8,7 @@ from ringvision.data.video import VideoError, probe, sample
 from ringvision.errors import UserError
 from ringvision.evaluate.quality import ssim
 from ringvision.evaluate.reconstruction import reconstruct
-from ringvision.evaluate.side_by_side import film, side_by_side
+from ringvision.evaluate.side_by_side import comparison_writer, side_by_side
 
 from .mean_colour import MeanColour, colours, write_clip
 
@@ -49,10 +49,13 @@ def test_reconstruct(tmp_path, clip):
 
 def test_a_film_of_very_few_frames_a_second(tmp_path):
     frames = np.zeros((2, 32, 32, 3), np.uint8)
-    with film(tmp_path / "slow.mp4", 32, 1e-5) as show:
+    with comparison_writer(tmp_path / "slow.mp4", 32, 1e-5) as show:
         show(frames, frames)
     assert probe(tmp_path / "slow.mp4").num_frames == 2
-    with pytest.raises(UserError, match="--fps nan was given"), film(tmp_path / "none.mp4", 32, float("nan")):
+    with (
+        pytest.raises(UserError, match="--fps nan was given"),
+        comparison_writer(tmp_path / "none.mp4", 32, float("nan")),
+    ):
         pass
 
 

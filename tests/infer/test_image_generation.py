@@ -1,5 +1,6 @@
 """From a prompt to a file: the stream that the model reads is the one it was trained on, codes alone are
-drawn, and frames are decoded as they come; what cannot be drawn is said in one line beforehand."""
+drawn, and frames are decoded as they come; what cannot be drawn is said in one line beforehand.
+"""
 
 import json
 import shutil
@@ -17,7 +18,7 @@ from PIL import Image
 from ringvision import model_folder
 from ringvision.data.generation_format import GenerationFormat, answers, generation_format_of
 from ringvision.errors import UserError
-from ringvision.infer import generate_images as module
+from ringvision.infer import image_generation as module
 from ringvision.infer.image_generation import (
     Drawing,
     ImageGenerator,

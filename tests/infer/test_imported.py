@@ -22,7 +22,7 @@ from ringvision.data.stream import PictureFormat, PromptProcessor, StreamFormat
 from ringvision.data.text.folder import load_text_tokenizer
 from ringvision.data.video import sample
 from ringvision.errors import UserError
-from ringvision.infer import generate_images as module
+from ringvision.infer import image_generation as module
 from ringvision.infer.assistant import Assistant, load
 from ringvision.infer.chat import load_chat
 from ringvision.infer.image_generation import (

@@ -40,7 +40,8 @@ def rotate(x, positions, theta):
 
 def attention(q, k, v, positions, segment_ids, window):
     """q [L, N, H], k and v [L, K, H]; a token sees the tokens of its own segment at its own position or
-    before, less than `window` away where there is one. Padding gives zeros."""
+    before, less than `window` away where there is one. Padding gives zeros.
+    """
     out = np.zeros_like(q)
     group = q.shape[1] // k.shape[1]
     for t in range(q.shape[0]):

@@ -1,5 +1,6 @@
 """What Emu3's tokenizer does by construction: time is causal, an image is a still video, and its two steps
-each way are the whole. That it computes what Emu3's own does is in tests/weights/test_emu3.py."""
+each way are the whole. That it computes what Emu3's own does is in tests/weights/test_emu3.py.
+"""
 
 import jax
 import jax.numpy as jnp

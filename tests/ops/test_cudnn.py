@@ -191,7 +191,7 @@ PADDED = joined(tokens_of(8, 7), tokens_of(0, 1, segment=0))
 
 
 @pytest.mark.parametrize(
-    "queries, keys, rule, kind",
+    "queries, keys, mask_spec, kind",
     [
         (RUN, RUN, CAUSAL, DIAGONAL),
         (LATER, RUN, CAUSAL, FULL),

@@ -69,7 +69,8 @@ def check(
     element of each.
 
     `alone`: tokens may see themselves alone, by which the gradients of q and k are nothing but what rounding
-    leaves of terms that cancel: they are then compared with the largest element of all three."""
+    leaves of terms that cancel: they are then compared with the largest element of all three.
+    """
     assert np.abs(actual["out"] - expected["out"]).max() < 2e-6, case
     gradients = ("dq", "dk", "dv")
     for name in gradients:

@@ -1,7 +1,8 @@
 """The TPU's kernels, interpreted: against attention in float64, forward and backward, by small tiles.
 
 Interpreting costs seconds to compile and nothing to run, so most tests share one shape: 50 queries and 45
-keys in tiles of 16 and 32."""
+keys in tiles of 16 and 32.
+"""
 
 from functools import partial
 

@@ -31,7 +31,8 @@ def greedy(
     """prompt [B, L], mask [B, L] (0: padding) -> the tokens [B, count] of the largest logit among `columns`.
 
     guidance: the second half of the rows is unconditional, logits are theirs plus so many times the
-    difference, and both halves are given the same tokens."""
+    difference, and both halves are given the same tokens.
+    """
     length = prompt.shape[1]
     tokens = np.pad(prompt, ((0, 0), (0, count)))
     segments = np.pad(mask, ((0, 0), (0, count)))

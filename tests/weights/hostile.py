@@ -3,7 +3,8 @@ to reach other files.
 
 `HOSTILE` maps a name to a function of a folder, which writes the file there and returns its path. What could
 run a command would make the file `canary` in that folder: `ARMED` names those that Python's own pickle.load
-makes do so."""
+makes do so.
+"""
 
 import io
 import json

@@ -2,7 +2,8 @@
 videos, what is decoded from them, logits, greedy text; on one device and four.
 
 Fixture: a tiny random model, its codes' ids in no order. `code_margin` is how much nearer the nearest row of
-the codebook is than the next."""
+the codebook is than the next.
+"""
 
 import json
 import shutil

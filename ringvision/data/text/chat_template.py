@@ -4,7 +4,8 @@ In: a template in Jinja's language, which comes with a model and may have been w
 messages `{"role": "user", "content": "…"}`. Out: text in which special tokens stand as text
 (`TextTokenizer.encode_marked` reads them). A template is run by a process of its own (template_process.py) in
 Jinja's sandbox, with bounds on time, memory and output, and no way to open a file: one that loops without end
-or fills memory is an error like any other."""
+or fills memory is an error like any other.
+"""
 
 import os
 import threading
@@ -53,7 +54,8 @@ class ChatTemplate:
         """The text of a conversation. add_generation_prompt: it ends where an answer is to begin.
 
         UserError where the template is damaged, refuses these messages (many want user and assistant to take
-        turns), does what it must not, or takes too much time or memory."""
+        turns), does what it must not, or takes too much time or memory.
+        """
         variables = {
             **self._variables,
             "messages": list(messages),

@@ -2,7 +2,8 @@
 
 A model folder holds its text tokenizer as `text.model` (our own), `tokenizer.json` (Hugging Face's) or
 `tokenizer.model` (other people's sentencepiece). Our own is read here; other people's files are read by a
-process of their own (isolation/)."""
+process of their own (isolation/).
+"""
 
 import os
 import shutil
@@ -38,7 +39,8 @@ def save_text_tokenizer(source: str | os.PathLike[str], folder: str | os.PathLik
     the files copied.
 
     UserError, and nothing copied, where `source` holds no text tokenizer that can be read, or one of the
-    files is a link to another place."""
+    files is a link to another place.
+    """
     load_text_tokenizer(source)
     names = [name for name in FILES if Path(source, name).is_file()]
     for name in names:

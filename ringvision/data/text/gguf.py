@@ -3,7 +3,8 @@ reads text for both.
 
 In: the key-values of a GGUF (`tokenizer.ggml.*`). Out: tokenizer.json, tokenizer_config.json and
 generation_config.json in a folder. Two kinds are known: `gpt2`, byte-level BPE whose merges are listed, and
-`llama`, sentencepiece's BPE whose pieces have scores."""
+`llama`, sentencepiece's BPE whose pieces have scores.
+"""
 
 import json
 import os
@@ -35,7 +36,8 @@ def text_from_gguf(metadata: Mapping[str, Any], folder: str | os.PathLike[str]) 
     """Write the tokenizer that a GGUF's metadata describe into `folder` and read it.
 
     UserError, and nothing written, where the metadata lack something, contradict themselves, or name a kind
-    of vocabulary or a way of splitting text into words that is not known."""
+    of vocabulary or a way of splitting text into words that is not known.
+    """
     tokens, kinds = _tokens(metadata)
     model = metadata.get(MODEL)
     if not isinstance(model, str) or model not in _MODELS:

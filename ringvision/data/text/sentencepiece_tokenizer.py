@@ -37,7 +37,8 @@ class LosslessTokenizer(TextTokenizer):
 
     size: number of ids. bos, eos: the ids that open and close a text. vision_start, vision_end: the ids (a
     tuple each) that enclose a video; `encode` gives them for no text, whatever a question may spell.
-    `decode(encode(text)) == text`."""
+    `decode(encode(text)) == text`.
+    """
 
     bos: int
     eos: int
@@ -82,7 +83,8 @@ class SentencePieceTokenizer(TextTokenizer):
     missing or damaged).
 
     Text is normalised as that model says; `<vision>` is ordinary text to it, of several pieces. What it has
-    neither a piece nor bytes for comes back as U+FFFD."""
+    neither a piece nor bytes for comes back as U+FFFD.
+    """
 
     def __init__(self, model_file: str | os.PathLike[str]) -> None:
         _, self._pieces = _read(Path(model_file))
@@ -104,7 +106,8 @@ def train_text_tokenizer(
 
     The same sentences in the same order give the same file, byte for byte. Of the pieces 361 are spoken for
     (256 bytes, the numbers, four marks and the unknown). UserError where size is smaller than that and the
-    characters of the sentences, or where there are no sentences."""
+    characters of the sentences, or where there are no sentences.
+    """
     lines = [line for sentence in sentences for line in sentence.splitlines() if line.strip()]
     characters = {character for line in lines for character in line}
     least = 3 + 2 + NUMBERS + 256 + len(characters)
@@ -159,7 +162,8 @@ def _read(path: Path) -> tuple[bytes, sentencepiece.SentencePieceProcessor]:
 
 def _check_identity(path: Path) -> None:
     """UserError for a model that changes text before it reads it: none of ours does, and its table for that
-    is one that sentencepiece follows without a look at where it leads."""
+    is one that sentencepiece follows without a look at where it leads.
+    """
     model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     try:
         model.ParseFromString(_content(path))

@@ -3,7 +3,8 @@
 In: text. Out: ids in [0, size). Each id stands for bytes (its surface), so that a character spelt in several
 ids is never cut in two. Special tokens (the beginning, the end, whose turn it is) have ids but no text:
 `encode` makes none of them whatever a user writes, and `encode_marked` makes them of a text that a chat
-template wrote around what the user wrote."""
+template wrote around what the user wrote.
+"""
 
 import codecs
 import re
@@ -25,7 +26,8 @@ class TextTokenizer(ABC):
     size: number of ids. bos, eos: the ids that open and close a text (None where there is none). specials:
     the text of each special token -> its id. surfaces: the bytes of every id, b"" for a special one.
     opens_with_space: `encode` writes a space before the text, which `decode` takes away again. spaced:
-    special tokens that swallow white space around them -> (before, after)."""
+    special tokens that swallow white space around them -> (before, after).
+    """
 
     def __init__(
         self,
@@ -58,7 +60,8 @@ class TextTokenizer(ABC):
 
     def encode_marked(self, text: str, guard: str = "") -> list[int]:
         """As `encode`, but where the text of a special token stands there is its id. `guard`: the character
-        with which `protect` marked what must stay text; it is taken out."""
+        with which `protect` marked what must stay text; it is taken out.
+        """
         check_unicode(text)
         tokens: list[int] = []
         for index, part in enumerate(self._marks.split(text) if self._marks else [text]):
@@ -116,7 +119,8 @@ class TextStream:
     """Decodes ids as they are generated: `push` gives the text that is certain by now, `finish` what is left.
 
     The pieces together equal `decode` of all the ids: a character spelt in several bytes is held back until
-    its last one."""
+    its last one.
+    """
 
     def __init__(self, codec: TextTokenizer) -> None:
         self._codec = codec

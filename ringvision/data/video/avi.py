@@ -1,7 +1,8 @@
 """The header list of an AVI file: how large its pictures are, and whether a track of it can name other files.
 
 Of an AVI's subtitle tracks FFmpeg takes the content for a file of its own and guesses what it is, so that a
-playlist in one would be followed; there is no honest use of them here."""
+playlist in one would be followed; there is no honest use of them here.
+"""
 
 import os
 

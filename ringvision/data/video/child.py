@@ -11,7 +11,8 @@ descriptor RING. As many may lie there as there are slots; the parent says how m
 ("more").
 
 It holds itself to the limits of each request (address space, processor time), opens no network where the
-system lets it say so, and ends itself when its parent is gone, however it went."""
+system lets it say so, and ends itself when its parent is gone, however it went.
+"""
 
 import contextlib
 import ctypes

@@ -7,7 +7,8 @@ they do. `refuse_large` checks what a header says against the limits. All of it 
 the file and starts no process.
 
 decord guesses the kind again by itself, so a file must not look like two kinds: where FFmpeg's own test of
-the first bytes is not sure, neither is the one here."""
+the first bytes is not sure, neither is the one here.
+"""
 
 import os
 import stat

@@ -4,7 +4,8 @@
 decoders choose by the container's clock and give the same frames for the same times, and both pass over what
 lies between distant samples by going on from a key frame; PyAV is the one that reads everything. decord is
 not asked where it is known to give wrong frames without a word: edit lists that hide frames, streams that do
-not begin with a key frame, several video tracks, AVI with B-frames, time stamps that do not increase."""
+not begin with a key frame, several video tracks, AVI with B-frames, time stamps that do not increase.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -143,7 +144,8 @@ class Video:
 
         decord may decode as far ahead of whoever reads as the video goes (1 GB for 50 seconds of 360p, read
         whole), and passes over frames more slowly (10 minutes of 360p at 1 fps: 28 s of processor time, PyAV
-        12): PyAV is for what is long or large."""
+        12): PyAV is for what is long or large.
+        """
         return (
             self.info.num_frames * self.info.width * self.info.height * 3 <= DECORD_BYTES
             and self.demuxer in DECORD_OPENS
@@ -168,7 +170,8 @@ class Video:
 
         Raises Unsuited where decord's own account of the file is not to be trusted, VideoError where nothing
         can be decoded, and where it is to be `steady` Unsteady for a video whose faults several threads would
-        treat as it happens (PyAV alone tells)."""
+        treat as it happens (PyAV alone tells).
+        """
         if decoder == "decord":
             yield from self._by_decord(fps, size, start, end, first, threads)
         else:
@@ -208,7 +211,8 @@ class Video:
 
         Raises Unsuited where some are missing or equal, and where frames that follow a key frame are shown
         before it: decord counts them wrongly after a seek (open groups of pictures, usual for H.265 and
-        MPEG-4)."""
+        MPEG-4).
+        """
         stamps = []
         key = -(1 << 62)
         last = -(1 << 62)

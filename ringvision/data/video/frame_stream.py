@@ -12,7 +12,8 @@ things are saved:
   ahead: it may be sooner than these say, never later.
 
 Where a frame that had to come does not (a decoder that begins later than its key frame, or guesses the order
-of showing), the stream is decoded again from the start, and whole."""
+of showing), the stream is decoded again from the start, and whole.
+"""
 
 import bisect
 import math
@@ -53,7 +54,8 @@ class FrameStream:
         `by_order`: the container keeps no time of showing (AVI), only the order. `usual`: seconds a frame is
         shown where nothing says. `seeks`: whether every packet says when it is shown, and key frames can be
         found by that. `steady`: with more than one thread the first fault raises Unsteady, and the decoder is
-        to hide none."""
+        to hide none.
+        """
         self.steady = steady and threads > 1
         self.opened = opened
         self.threads = threads

@@ -17,7 +17,8 @@ class VideoError(UserError):
 
     `kind` is one word for statistics, of KINDS. Both may come from a process that a video has taken over:
     ValueError where they cannot be what they should, and the message is made one line of printable
-    characters."""
+    characters.
+    """
 
     def __init__(self, message: str, kind: str = "damaged") -> None:
         if not isinstance(message, str) or not isinstance(kind, str) or kind not in KINDS:
@@ -38,7 +39,8 @@ class VideoInfo:
     seconds.
 
     `num_frames` is what the container says, or else duration x fps; `fps` is the average. 0 where nothing is
-    known."""
+    known.
+    """
 
     path: str
     width: int

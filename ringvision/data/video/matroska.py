@@ -2,7 +2,8 @@
 
 How large its pictures are, whether it names other files that should be played with it (segment linking), and
 where it should end. Only the heads of elements are read; a crafted file costs at most MAX_ELEMENTS short
-reads."""
+reads.
+"""
 
 import os
 from collections.abc import Iterator

@@ -2,7 +2,8 @@
 
 Where the file should end (a download cut short lacks its tail), whether it keeps its pictures in other files,
 whether an edit list hides frames (decord then gives the wrong ones), and how the picture is turned. Only
-headers are read; a crafted file costs at most MAX_BOXES short reads."""
+headers are read; a crafted file costs at most MAX_BOXES short reads.
+"""
 
 import os
 from collections.abc import Iterator

@@ -9,7 +9,8 @@ whole group, and the next video gets a new one.
 Pictures come through a file in memory that both ends hold (the ring); the pipe carries only short records
 that say that one more is there. What the child says is not trusted, since a video may have taken it over:
 records have a greatest length, the ring can neither shrink nor grow, and it is read by `pread`, never mapped,
-so that nothing done to it can end this process."""
+so that nothing done to it can end this process.
+"""
 
 import atexit
 import contextlib

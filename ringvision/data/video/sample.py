@@ -5,7 +5,8 @@
         batch.times    # float64 [n], seconds after the first frame
 
 Decoding happens in another process (process.py, child.py), up to two batches ahead of whoever uses them. A
-batch is the caller's own: it was copied out of what is shared with that process."""
+batch is the caller's own: it was copied out of what is shared with that process.
+"""
 
 import itertools
 import json

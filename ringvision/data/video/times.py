@@ -2,7 +2,8 @@
 
 Sample k is taken at k/fps seconds after the first frame appears, and is the last frame whose time stamp is
 not later. Stamps are rounded by containers (Matroska keeps milliseconds), so a frame at most TOLERANCE late
-counts as there."""
+counts as there.
+"""
 
 import math
 

@@ -27,7 +27,7 @@ Append = Callable[[np.ndarray], None]
 
 
 def check_video_output(out: str | os.PathLike[str], frames: int, fps: float) -> None:
-    """UserError where `film` could not write so many frames there: before anything is computed for it."""
+    """UserError where `video_writer` could not write so many frames there: before anything is computed for it."""
     path = Path(out)
     if os.path.isdir(path):
         raise UserError(f"{path} is a folder; give the name of an .mp4 or .png file to write")
@@ -49,13 +49,14 @@ def check_video_output(out: str | os.PathLike[str], frames: int, fps: float) -> 
 
 
 @contextmanager
-def film(out: str | os.PathLike[str], frames: int, fps: float) -> Iterator[Append]:
+def video_writer(out: str | os.PathLike[str], frames: int, fps: float) -> Iterator[Append]:
     """A function that appends frames, uint8 [T, H, W, 3]; `frames` of them are to come, `fps` are shown a
     second.
 
     Small frames are enlarged in a film (to whole pixels, at least 256 of them high: H.264 halves the
     resolution of colours), never in a picture. `out` is renamed into place when the block ends well, and left
-    as it was when not. UserError where it cannot be written."""
+    as it was when not. UserError where it cannot be written.
+    """
     check_video_output(out, frames, fps)
     path = Path(out)
     with (

@@ -2,7 +2,8 @@
 
 Every question names what it asks about so that exactly one answer is right for someone who sees one frame a
 second, at the whole seconds. Answers of a kind are spread as evenly as the world allows: what a model scores
-without seeing the video is reported beside what it scores with it."""
+without seeing the video is reported beside what it scores with it.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -4,7 +4,8 @@ Everything follows from a seed. Time is in seconds. Things appear, change colour
 whole seconds (give or take `JITTER`), so a video sampled once a second sees each event in the same second
 wherever the codec puts its frames. Places are fractions of the picture: x to the right, y down. At whole
 seconds things stand at one of three places a way (give or take `SWAY`), far enough from each other that none
-hides another; what moves is between two of them then, and things pass each other there."""
+hides another; what moves is between two of them then, and things pass each other there.
+"""
 
 from dataclasses import dataclass, field, replace
 
@@ -42,7 +43,8 @@ class Thing:
     `direction` is a key of DIRECTIONS, or None for a thing that stays where it is. What moves is at `start`
     in the first whole second that sees it, a STEP further in the next, and so on as far as `end`, where it
     rests. `changes` is the moment at which its colour turns from `colour` to `later_colour`; None where it
-    never does."""
+    never does.
+    """
 
     shape: str
     colour: str
@@ -130,7 +132,8 @@ class Scene:
         it was.
 
         What is there in the clip's first second appears then; a colour that was seen on one side of its
-        change only never changed, and what was not seen to move has no direction."""
+        change only never changed, and what was not seen to move has no direction.
+        """
         seconds = range(first, first + count)
         things = []
         for thing in self.things:

@@ -11,7 +11,8 @@ All have the same two functions; letters and shapes are those of ops/attention.p
     backward(q, k, v, q_tokens, k_tokens, rule, lse, d_out, delta) -> (dq, dk, dv)
 
 `lse` and `delta` = sum(d_out * out, -1) are over all the keys there are, of this block and of others: then
-the gradients of blocks add up."""
+the gradients of blocks add up.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -40,7 +41,8 @@ Name = Literal["xla", "splash", "cudnn"]
 class Kernel(NamedTuple):
     """`folds`: it wants query heads that share a KV head as rows of one (attention.group). `goes_on`: its
     functions also take `onto`, what other keys gave before, (out, lse) or dq, and give the result over
-    both."""
+    both.
+    """
 
     folds: bool
     goes_on: bool
@@ -112,7 +114,8 @@ def attend(
     and lse [B, N, T], float32.
 
     `scale=None` is H ** -0.5. Scores exist one tile at a time. Not differentiable by itself: `ring_attention`
-    is."""
+    is.
+    """
     mask_spec = MaskSpec(causal, window, q.shape[-1] ** -0.5 if scale is None else scale)
     q_tokens = Tokens(q_positions, q_segment_ids)
     k_tokens = Tokens(k_positions, k_segment_ids)

@@ -18,7 +18,8 @@ xla kernel. Elsewhere it gets what is cut by the end of a document, the edge of 
 two kinds in two rows of a batch, which are one call.
 
 cuDNN gives each part's out, and its gradients, rounded to q's type; they are merged and summed in float32.
-The log-sum-exp is float32."""
+The log-sum-exp is float32.
+"""
 
 from collections.abc import Callable
 from functools import partial, reduce
@@ -128,7 +129,8 @@ def backward(
     an `obstacle`.
 
     `lse` is over all the keys, of this block and of others; `delta` [B, K, G, T] is `sum(d_out * out, -1)`
-    with the out over all of them."""
+    with the out over all of them.
+    """
     _require(q)
 
     def nothing() -> Three:
@@ -226,7 +228,8 @@ def _out_for(delta: jax.Array, d_out: jax.Array) -> jax.Array:
 
     cuDNN's backward pass takes the out over all the keys and makes nothing but delta of it (cudnn-frontend,
     CompositeSDPABackwardNode). This one lies along d_out and is no longer than the real one (Cauchy and
-    Schwarz), so that rounding it costs about as much."""
+    Schwarz), so that rounding it costs about as much.
+    """
     largest = jnp.abs(d_out).max(-1, keepdims=True).astype(jnp.float32)
     largest = jnp.where(largest == 0, 1, largest)
     direction = (
@@ -258,7 +261,8 @@ def _fused_backward(
     """q, out and d_out [B, N, T, H], k and v [B, K, S, H], lse float32 [B, N, T] -> dq, dk, dv in their type.
 
     The primitive, because the public function's gradient would be that of this block's own out and lse, not
-    of those over all the keys."""
+    of those over all the keys.
+    """
     unused = [jnp.zeros(0, q.dtype)] * 7  # bias, lengths, offsets, page tables
     options = {
         "seed": 0,

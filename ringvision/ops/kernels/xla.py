@@ -7,7 +7,8 @@ tiles goes through its FULL ones, without a mask, then through its PARTIAL ones;
 list. The softmax is a running one (Milakov and Gimelshein, 2018), divided once at the end.
 
 Scores are at most one tile's; the rest of what is held is as long as the block. Small problems are one tile
-of everything at once."""
+of everything at once.
+"""
 
 from functools import partial
 from typing import NamedTuple
@@ -36,13 +37,15 @@ ROWS_BACKWARD = 128
 KEYS = 128
 """P and R of a tile. Backward holds three arrays as large as its scores, and devices may share cores and
 their caches: hence smaller. Twice as many scores and XLA's CPU runtime splits a tile's arithmetic among
-threads, and keeps some memory for every tile until the program ends: 20 GB for a million tokens."""
+threads, and keeps some memory for every tile until the program ends: 20 GB for a million tokens.
+"""
 FEWEST_QUERIES = 32
 
 
 class Cut(NamedTuple):
     """A block cut into tiles. For each row of tiles: the numbers of the tiles of keys, FULL ones first and
-    then PARTIAL ones [B, rows, tiles]; where each kind ends [B, rows]."""
+    then PARTIAL ones [B, rows, tiles]; where each kind ends [B, rows].
+    """
 
     q_tile: int
     k_tile: int
@@ -76,7 +79,8 @@ def forward(
     """q [B, K, G, T, H], k and v [B, K, S, H] -> out [B, K, G, T, H] and lse [B, K, G, T], float32.
 
     `onto`: the result over other keys, to go on from: the running softmax starts where that one stopped, and
-    nothing needs merging."""
+    nothing needs merging.
+    """
     groups, length, width = q.shape[2:]
     onto = empty(q) if onto is None else onto
     if q.size // width * k.shape[2] <= SCORES_AT_ONCE:
@@ -153,7 +157,8 @@ def backward(
     `lse` is over all the keys, of this block and of others; `delta` [B, K, G, T] is `sum(d_out * out, -1)`
     with the out over all of them. Queries are gone through once, keys again and again: they are G times
     fewer. In a tile keys stand in the rows: then of its three products for the gradients only dq's reads the
-    tile across."""
+    tile across.
+    """
     groups, length, width = q.shape[2:]
     keys_in_all = k.shape[2]
     onto = jnp.zeros(q.shape, accumulator(q)) if onto is None else onto

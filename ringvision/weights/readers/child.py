@@ -4,7 +4,8 @@ Nothing in a pickle can be run (unpickler.py has no way to), but a hostile one c
 mistake of ours should find nothing to do harm with. So this is a fresh interpreter with the standard library
 alone. It holds one descriptor (of the file, for reading) and limits itself: address space, processor time, no
 core, no written file, no further process (unless it is root's), and no network where the system lets it leave
-that. The places that it names are checked against the file by whoever asked."""
+that. The places that it names are checked against the file by whoever asked.
+"""
 
 import contextlib
 import ctypes
@@ -46,7 +47,8 @@ def table_of(
     kind: "pickle" (arrays lie in the file itself), "torch" (a zip's data.pkl, from `offset` to `end`) or
     "torch-legacy". Returns {"tensors": {name: fields}}; for torch also {"storages": {key: [dtype, count]}};
     for its legacy form "keys" and "end". Raises UserError, for what the process says of the file and for its
-    passing a limit."""
+    passing a limit.
+    """
     memory = max(memory, LEAST_MEMORY)
     end = source.size if end is None else end
     request = {

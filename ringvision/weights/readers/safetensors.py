@@ -2,7 +2,8 @@
 folders of such files.
 
 In goes a path; out come tensors that are read on demand. The header is bounded, its ranges must cover the
-data once without a hole, and an index may name files of its own folder alone."""
+data once without a hole, and an index may name files of its own folder alone.
+"""
 
 import json
 import re

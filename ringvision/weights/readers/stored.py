@@ -2,7 +2,8 @@
 at a time.
 
 A reader hands in a table of entries made from the file's headers; `StoredTensors` checks each against the
-file and reads on demand, so that memory holds one tensor at a time however large the file is."""
+file and reads on demand, so that memory holds one tensor at a time however large the file is.
+"""
 
 import math
 from collections.abc import Mapping
@@ -57,7 +58,8 @@ class Entry:
     """A tensor in a file: the byte ranges (offset, length) that make it up one after another.
 
     strides: in elements, where they lie otherwise than in C order. text: the bytes are written as UTF-8 text
-    of the characters 0 to 255, as pickles of old protocols do."""
+    of the characters 0 to 255, as pickles of old protocols do.
+    """
 
     spec: Spec
     pieces: tuple[tuple[int, int], ...]
@@ -156,7 +158,8 @@ class StoredTensors:
         part of its first axis.
 
         A part takes the memory of a part, where the tensor lies in C order. Raises UserError for a name or
-        rows that are not there."""
+        rows that are not there.
+        """
         entry = self.entry(name)
         first, end = self.rows(name, rows)
         if entry.text or entry.strides is not None:

@@ -114,7 +114,8 @@ def members(source: Source) -> dict[str, tuple[int, int]]:
     """The members of a zip: name -> (offset of its bytes, how many).
 
     Raises UserError for members that are compressed or encrypted, that overlap, come twice, do not lie in the
-    file, or whose name leads out of the zip's folder."""
+    file, or whose name leads out of the zip's folder.
+    """
     offset, count, size = _directory(source)
     end = offset + size
     found = {}

@@ -472,7 +472,8 @@ def leaves(unpickler: Unpickler, root: Any) -> dict[str, Array | Tensor]:
     checkpoint, its "state_dict" alone.
 
     Raises UserError for a tree too deep or too large (one that holds itself is both), and for two of one
-    name."""
+    name.
+    """
     found: dict[str, Array | Tensor] = {}
     waiting: list[tuple[tuple[str, ...], Any]] = [((), _state(unpickler, root))]
     visited = 0

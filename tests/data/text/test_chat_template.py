@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ringvision.data.text import chat_template
 from ringvision.data.text.chat_template import ChatTemplate, load_chat_template
-from ringvision.data.text.sentencepiece_tokenizer import chat_template
 from ringvision.errors import UserError
 
 TURNS = [

@@ -3,7 +3,8 @@
 
 In: the path of a tokenizer.json or of a sentencepiece model. Out: a codec whose ids come from that process,
 within a bounded time, and whose text comes from the table of surfaces that it gave when it was read: nothing
-that a stranger wrote reaches a compiled library here."""
+that a stranger wrote reaches a compiled library here.
+"""
 
 import threading
 from collections.abc import Sequence
@@ -23,7 +24,8 @@ CHARACTERS_A_SECOND = 50_000
 class IsolatedTokenizer(TextTokenizer):
     """The tokenizer in `path`. UserError where it is missing, damaged, of a kind that is not known, or made
     to take time or memory without end; the same from `encode`, `encode_marked` and `protect`, after which the
-    next call reads it anew."""
+    next call reads it anew.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path

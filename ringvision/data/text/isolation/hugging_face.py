@@ -3,7 +3,8 @@ Qwen) and the sentencepiece kind (Llama 2, Mistral).
 
 In: a folder with tokenizer.json and, beside it, tokenizer_config.json that names the special tokens. Out: a
 `TextTokenizer` with the same ids as that package gives, except that special tokens are never made of what a
-user writes."""
+user writes.
+"""
 
 import json
 import os
@@ -158,7 +159,8 @@ def _surface_by(decoder: Mapping[str, Any] | None, path: Path) -> Any:
 @lru_cache(maxsize=1)
 def byte_letters() -> str:
     """The letter that byte-level BPE (Radford et al., 2019) writes for each of the 256 bytes: visible Latin-1
-    characters stand for themselves, the others take the letters from U+0100 onward in turn."""
+    characters stand for themselves, the others take the letters from U+0100 onward in turn.
+    """
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     spare = iter(range(0x100, 0x200))
     return "".join(chr(byte if byte in visible else next(spare)) for byte in range(256))

@@ -3,7 +3,8 @@ strangers' files.
 
 In the parent: `LineProcess(module)`, then `ask(request, seconds)`. In the child: `serve(answer)` behind
 `limit(memory)`. The child opens no file and starts no process once it serves, and its memory and processor
-time are bounded; its answers are bounded in length. It ends when the parent drops it, or ends."""
+time are bounded; its answers are bounded in length. It ends when the parent drops it, or ends.
+"""
 
 import contextlib
 import json

@@ -4,7 +4,8 @@ started by chat_template.py.
 In, on stdin: a line of JSON `{"source": template, "variables": {…}}`. Out, on stdout: a line `{"text": …}` or
 `{"error": …}`. The template runs in Jinja's immutable sandbox (no attribute with an underscore, nothing
 changed), and the process has bounds of its own, set before the first template is read (line_process.py):
-memory, processor time for each request, and no file that it could open."""
+memory, processor time for each request, and no file that it could open.
+"""
 
 import json
 import time

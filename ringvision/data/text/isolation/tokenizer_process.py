@@ -4,7 +4,8 @@ ringvision.data.text.isolation.tokenizer_process`, started by text_apart.py.
 In, on stdin: a line of JSON `{"path": tokenizer.json or tokenizer.model}`, which is read; then lines
 `{"call": name of a TextTokenizer's method, "arguments": […]}`. Out: what the tokenizer is (`describe`), then
 `{"result": …}` each; or `{"error": …}`. The libraries that read these files are large and compiled, and a
-file can make them take all memory, end their process, or search for a pattern without end."""
+file can make them take all memory, end their process, or search for a pattern without end.
+"""
 
 import gc
 from pathlib import Path

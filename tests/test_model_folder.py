@@ -14,8 +14,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ringvision.errors import UserError
-from ringvision.model_folder import ModelReader, ModelWriter, weight_files
-from ringvision.weights import folder as folders
+from ringvision.model_folder import ModelReader, ModelWriter, Spec, weight_files
+from ringvision.model_folder import writer as writers
 
 RANDOM = np.random.default_rng(0)
 ARRAYS = {
@@ -29,7 +29,7 @@ ARRAYS = {
 }
 
 
-def announced(arrays: dict[str, np.ndarray]) -> dict[str, folders.Spec]:
+def announced(arrays: dict[str, np.ndarray]) -> dict[str, Spec]:
     return {name: (array.shape, array.dtype) for name, array in arrays.items()}
 
 
@@ -131,7 +131,7 @@ def test_what_fails_leaves_nothing_behind(
             if what == "error":
                 raise KeyError("some mistake")
             if what == "kill of the config":
-                monkeypatch.setattr(folders, "_write_text", None)
+                monkeypatch.setattr(writers, "_write_text", None)
 
     with pytest.raises({"error": KeyError, "lacking": ValueError, "kill of the config": TypeError}[what]):
         attempt()
