@@ -5,8 +5,8 @@
 DEEPEST deep. A file that would take too much memory is refused before it is parsed: a list that is two
 characters in the file takes sixty bytes in memory.
 
-The parser is Python's own. The bounds are written by hand for security: JSON libraries (orjson, msgspec, ijson)
-do not limit all of size, count of values, depth and numbers.
+The parser is Python's own. The bounds are written by hand for security: JSON libraries (orjson, msgspec,
+ijson) do not limit all of size, count of values, depth and numbers.
 """
 
 import json

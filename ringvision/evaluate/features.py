@@ -113,7 +113,7 @@ def read_weights(
         wanted: the names that a tensor may have -> its shape in the file.
 
     Returns:
-        The tensors, float32 in their shapes, by the first of their names.
+        The tensors by the first of their names: float32 [...], of the shapes wanted.
 
     Raises:
         UserError: names every tensor that is missing or of another shape, before any is read.

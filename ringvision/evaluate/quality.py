@@ -230,7 +230,7 @@ def _similarity(frame: np.ndarray, other: np.ndarray, rows: np.ndarray, columns:
     x, y = (np.moveaxis(each.astype(np.float64), -1, 0) for each in (frame, other))  # (3, H, W)
 
     def blurred(each: np.ndarray) -> np.ndarray:
-        """[3, H, W] -> [3, H - 10, W - 10]: means by the Gaussian window."""
+        """float64 [3, H, W] -> float64 [3, H - 10, W - 10]: means by the Gaussian window."""
         return rows @ each @ columns
 
     mean_x = blurred(x)

@@ -72,11 +72,7 @@ def evaluate_tokenizer(
     """
     began = time.monotonic()
     chosen = _chosen(videos, limit)
-    if tokenizer.size < LEAST:
-        raise UserError(
-            f"the tokenizer's frames are {tokenizer.size} pixels a side; at least {LEAST} are "
-            "needed to measure them"
-        )
+    _check_size(tokenizer)
     networks = _Networks(lpips, inception)
     total = _Sums(tokenizer.num_codes)
     per_video: list[dict[str, Any]] = []
@@ -177,6 +173,14 @@ def _chosen(videos: Sequence[str | os.PathLike[str]], limit: int | None) -> Sequ
     if not videos:
         raise UserError("no video was given; name a folder that holds some")
     return videos[:limit]
+
+
+def _check_size(tokenizer: Tokenizer) -> None:
+    if tokenizer.size < LEAST:
+        raise UserError(
+            f"the tokenizer's frames are {tokenizer.size} pixels a side; at least {LEAST} are "
+            "needed to measure them"
+        )
 
 
 def _report(

@@ -105,16 +105,7 @@ def sample(
         VideoError: at once or later, where the video cannot be read.
         Unsteady: the frames might not be the same another time; see `steady`.
     """
-    if not (math.isfinite(fps) and fps > 0):
-        raise UserError(f"--fps is {fps}; give the frames to read from each second of video, above 0")
-    if not 1 <= size <= MOST_SIZE or batch < 1:
-        raise UserError(
-            f"size {size} and batch {batch} must both be at least 1, and size at most {MOST_SIZE}"
-        )
-    if not (math.isfinite(start) and start >= 0) or (end is not None and not end > start):
-        raise UserError(f"the part from {start} to {end} seconds is empty; give 0 <= start < end")
-    if decoder not in DECODERS:
-        raise UserError(f"decoder {decoder!r} is not known; choose one of {', '.join(DECODERS)}")
+    _check_arguments(fps, size, batch, start, end, decoder)
     limits = limits or Limits()
     slots = max(2, min(AHEAD * batch, AHEAD_BYTES // (3 * size * size)))
     request = _request(
@@ -131,6 +122,22 @@ def sample(
     )
     request["threads"] = threads or request["threads"]
     return _batches(request, batch, limits)
+
+
+def _check_arguments(
+    fps: float, size: int, batch: int, start: float, end: float | None, decoder: str
+) -> None:
+    """UserError for arguments of `sample` that make no sense."""
+    if not (math.isfinite(fps) and fps > 0):
+        raise UserError(f"--fps is {fps}; give the frames to read from each second of video, above 0")
+    if not 1 <= size <= MOST_SIZE or batch < 1:
+        raise UserError(
+            f"size {size} and batch {batch} must both be at least 1, and size at most {MOST_SIZE}"
+        )
+    if not (math.isfinite(start) and start >= 0) or (end is not None and not end > start):
+        raise UserError(f"the part from {start} to {end} seconds is empty; give 0 <= start < end")
+    if decoder not in DECODERS:
+        raise UserError(f"decoder {decoder!r} is not known; choose one of {', '.join(DECODERS)}")
 
 
 def _batches(request: dict[str, Any], batch: int, limits: Limits) -> Generator[FrameBatch, None, None]:
