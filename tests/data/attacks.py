@@ -1,4 +1,4 @@
-"""Files that try to make a video reader open another file or the network, and a watch that notices when one
+"""Files that try to make a video reader open another file or the network, and bait that notices when one
 does.
 """
 
@@ -70,7 +70,15 @@ def attacks(folder: Path, bait: Bait) -> dict[str, tuple[Path, str]]:
 def texts(bait: Bait) -> dict[str, bytes]:
     path = bait.path
     address = bait.address
-    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{path}\n#EXTINF:1,\nhttp://{address}/a.ts\n#EXT-X-ENDLIST\n"
+    playlist = (
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{path}\n"
+        f"#EXTINF:1,\nhttp://{address}/a.ts\n#EXT-X-ENDLIST\n"
+    )
+    encrypted = f'#EXTM3U\n#EXT-X-KEY:METHOD=AES-128,URI="{path}"\n#EXTINF:1,\nhttp://{address}/\n'
+    nested = (
+        f"#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{path}\n#EXT-X-STREAM-INF:BANDWIDTH=2\nhttp://{address}/\n"
+    )
+    protocols = f"#EXTM3U\n#EXTINF:1,\nconcat:{path}|{path}\n#EXTINF:1,\nsubfile,,start,0,end,9,,:{path}\n"
     port = address.split(":")[1]
     session = (
         f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} "
@@ -86,9 +94,9 @@ def texts(bait: Bait) -> dict[str, bytes]:
     packets = [b"G" + playlist.encode()[i : i + 187].ljust(187, b"\n") for i in range(0, 600, 187)]
     return {
         "playlist": playlist.encode(),
-        "playlist with its key elsewhere": f'#EXTM3U\n#EXT-X-KEY:METHOD=AES-128,URI="{path}"\n#EXTINF:1,\nhttp://{address}/\n'.encode(),
-        "playlist of playlists": f"#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{path}\n#EXT-X-STREAM-INF:BANDWIDTH=2\nhttp://{address}/\n".encode(),
-        "playlist with a protocol": f"#EXTM3U\n#EXTINF:1,\nconcat:{path}|{path}\n#EXTINF:1,\nsubfile,,start,0,end,9,,:{path}\n".encode(),
+        "playlist with its key elsewhere": encrypted.encode(),
+        "playlist of playlists": nested.encode(),
+        "playlist with a protocol": protocols.encode(),
         "playlist behind a byte order mark": b"\xef\xbb\xbf" + playlist.encode(),
         "playlist behind blanks": b" \t\r\n\n" + playlist.encode(),
         "playlist in UTF-16": playlist.encode("utf-16"),
