@@ -17,7 +17,7 @@ IN_NONBLOCK = 0o4000
 
 
 class Bait:
-    """A file (`path`) and a listener (`address`, HOST:PORT) that nobody should touch."""
+    """A file (`path`) and a listener (`address`, HOST:PORT) that no reader should touch."""
 
     def __init__(self, folder: Path) -> None:
         self.path = write_clip(folder / "canary.ts", frames=5, container="mpegts")
@@ -116,25 +116,25 @@ def texts(bait: Bait) -> dict[str, bytes]:
 
 def quicktimes(folder: Path, bait: Bait) -> dict[str, bytes]:
     whole = write_clip(folder / "plain.mp4", frames=5).read_bytes()
-    place = str(bait.path).encode()
+    location = str(bait.path).encode()
 
     def entry(kind: bytes, body: bytes, flags: int = 0) -> bytes:
         return struct.pack(">I4sI", 12 + len(body), kind, flags) + body
 
-    padded = place + b"\0" * (len(place) % 2)
+    padded = location + b"\0" * (len(location) % 2)
     alias = bytes(10) + b"\x06canary".ljust(28, b"\0") + bytes(12) + b"\x09canary.ts".ljust(64, b"\0")
     alias += (
         bytes(16)
         + struct.pack(">HH", 1, 1)
         + bytes(16)
-        + struct.pack(">HH", 2, len(place))
+        + struct.pack(">HH", 2, len(location))
         + padded
         + struct.pack(">HH", 0xFFFF, 0)
     )
     inner = b"moovtrakmdiaminfdinfdref"
     names = [inner[i : i + 4] for i in range(0, len(inner), 4)]
     return {
-        "mov, its data at a path": replaced(whole, names, entry(b"url ", b"file://" + place + b"\0")),
+        "mov, its data at a path": replaced(whole, names, entry(b"url ", b"file://" + location + b"\0")),
         "mov, its data on the network": replaced(
             whole, names, entry(b"url ", f"http://{bait.address}/a.mov\0".encode())
         ),
@@ -143,7 +143,7 @@ def quicktimes(folder: Path, bait: Bait) -> dict[str, bytes]:
         "mov, a reference movie": struct.pack(">I4s", 16, b"ftyp")
         + b"qt  "
         + bytes(4)
-        + box(b"moov", box(b"rmra", box(b"rmda", place))),
+        + box(b"moov", box(b"rmra", box(b"rmda", location))),
         "mov, its header compressed": struct.pack(">I4s", 16, b"ftyp")
         + b"qt  "
         + bytes(4)

@@ -148,8 +148,8 @@ def test_limit(clips):
 
 
 def test_lpips_and_rfid(monkeypatch, lpips_weights, clips):
-    """Inception's place is taken by the mean colours of a frame, so that the distance can be told from NumPy
-    alone.
+    """Inception is replaced by the mean colours of a frame, so that NumPy can compute the expected
+    distance.
     """
 
     class Colours:

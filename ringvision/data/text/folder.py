@@ -4,7 +4,7 @@
     tokenizer.json    Hugging Face's   IsolatedTokenizer, which reads the file in a process of its own
     tokenizer.model   sentencepiece    IsolatedTokenizer
 
-All are used through TextTokenizer (tokenizer.py); nobody else needs to know which kind it is.
+All are used through TextTokenizer (tokenizer.py); no other module needs to know which kind it is.
 """
 
 import os

@@ -6,7 +6,7 @@ container.py       the kind of a file, told by its bytes, and the refusal of wha
 mp4.py, matroska.py, avi.py   the header of a file, read before any decoder sees it
 process.py, child.py          the decoding process: the parent's side and the child's
 decode.py          what runs in the child: decord and PyAV
-frame_stream.py    PyAV's frames, with seeks over those that nobody asked for
+frame_stream.py    PyAV's frames; those that no sample needs are skipped
 times.py           which frame is on the screen at which time
 writer.py          frames into a file
 """
