@@ -1,9 +1,9 @@
-"""The one exception that is written for people."""
+"""The exception for mistakes in a request, whose message is written for the user."""
 
 
 class UserError(Exception):
-    """A request that cannot be carried out: says what was given, what was expected and what to do.
+    """A request that cannot be carried out. The message is one line: what was given, what was expected, what
+    to do.
 
-    The command line prints it as one line and exits with status 2; a program catches it like any other
-    exception.
+    The command line prints it and exits with status 2; a program can catch it like any other exception.
     """

@@ -1,9 +1,12 @@
-"""Files of a folder that a stranger made: which of them are its own, and the object in one of JSON.
+"""Files of untrusted folders: JSON read within bounds, and which files belong to a folder.
 
-In: a path. Out of `read_object` comes a dict whose whole numbers have at most 64 bits (larger ones become
-floats, as `model_max_length` of many tokenizers is), whose floats are finite and whose lists are not nested
-without end. What would take more memory than it is worth is refused unread: a list that is two characters in
-the file takes sixty bytes in memory.
+`read_object` gives a dict whose whole numbers have at most 64 bits (larger ones become floats, as
+`model_max_length` of many tokenizers is), whose floats are finite, and whose values are nested at most
+DEEPEST deep. A file that would take too much memory is refused before it is parsed: a list that is two
+characters in the file takes sixty bytes in memory.
+
+The parser is Python's own. The bounds are written by hand for security: JSON libraries (orjson, msgspec,
+ijson) do not limit all of size, count of values, depth and numbers.
 """
 
 import json
@@ -15,8 +18,8 @@ from ringvision.errors import UserError
 
 MOST_BYTES = 16 << 20
 MOST_PARTS = 1 << 21
-"""Values and names that a file may hold, counted by the marks before them; each takes up to a hundred bytes
-in memory.
+"""Values and names in a file, counted by the punctuation before them; each takes up to a hundred bytes in
+memory.
 """
 DEEPEST = 64
 LONGEST_NUMBER = 19
@@ -25,8 +28,19 @@ LONGEST_NUMBER = 19
 def read_object(
     path: str | os.PathLike[str], advice: str, *, most_bytes: int = MOST_BYTES, most_parts: int = MOST_PARTS
 ) -> dict[str, Any]:
-    """The object in a JSON file. UserError, which ends in `advice`, where it cannot be opened, is none, or is
-    more than it may be.
+    """Reads the object in a JSON file.
+
+    Args:
+        path: the file.
+        advice: what to do where the file cannot be read; the end of the message.
+        most_bytes: the largest file to read.
+        most_parts: the largest number of values and names.
+
+    Returns:
+        The object.
+
+    Raises:
+        UserError: the file cannot be opened, holds no object, or is over a bound.
     """
     try:
         if not Path(path).is_file():
@@ -50,14 +64,14 @@ def read_object(
 
 
 def belongs(path: Path, folder: Path) -> bool:
-    """Whether a file of a folder may be copied out of it: it lies there, or, as Hugging Face keeps what it
-    downloads, among the blobs of the same repository. A link to any other place could bring what is private
-    into a folder that is passed on.
+    """Whether a file of a folder may be copied out of it: it is in the folder itself, or among the blobs of
+    the same repository, where Hugging Face keeps its downloads. A link that leads elsewhere could bring a
+    private file into a folder that is passed on.
     """
-    real = path.resolve()
-    home = folder.resolve()
-    return real.is_relative_to(home) or (
-        home.parent.name == "snapshots" and real.parent == home.parent.parent / "blobs"
+    target = path.resolve()
+    root = folder.resolve()
+    return target.is_relative_to(root) or (
+        root.parent.name == "snapshots" and target.parent == root.parent.parent / "blobs"
     )
 
 

@@ -1,11 +1,11 @@
-"""A folder of little videos in several containers and codecs, one in five damaged, for trials of whatever
+"""A folder of small videos in several containers and codecs, one in five of them damaged, to try out what
 reads videos.
 
     python scripts/damaged_library.py FOLDER --videos 300
 
-Damages: cut short, bytes changed, no bytes at all, a text that is called a video, pictures of 8192x8192 (by a
-changed header, or really encoded), and counts of frames or durations that are not true. The same number of
-videos and seed give the same bytes.
+The kinds of damage: cut short, bytes changed, empty, a text named like a video, frames of 8192x8192 (by a
+changed header, or really encoded), and false counts of frames or durations. The same number of videos and
+seed give the same bytes.
 """
 
 import argparse
@@ -53,9 +53,9 @@ KINDS = [
     Kind("ts", "mpegts", "mpeg2video", {}),
     Kind("avi", "avi", "mjpeg", {}),
 ]
-"""What whole videos are of, in turn."""
+"""The kinds of the whole videos, in turn."""
 FORGED = [MP4, MP4, MKV, AVI]
-"""What videos with a changed header are of, in turn."""
+"""The kinds of videos with a changed header, in turn."""
 Random = np.random.Generator
 SIDE = 8192
 HUGE = 0x7FFFFFFF
@@ -67,18 +67,18 @@ def clip(kind: Kind, random: Random, size: tuple[int, int] | None = None) -> byt
     rate = int(random.choice([10, 12, 15]))
     seconds = float(random.uniform(1, 10))
     size = size or (int(random.integers(6, 12)) * 16, int(random.integers(4, 9)) * 16)
-    held = BytesIO()
+    encoded = BytesIO()
     settings = {
         "frames": max(1, round(seconds * rate)),
         "rate": rate,
         "size": size,
         "seed": int(random.integers(1 << 31)),
     }
-    write_clip(held, kind.codec, options=kind.options, container=kind.container, **settings)
-    return held.getvalue()
+    write_clip(encoded, kind.codec, options=kind.options, container=kind.container, **settings)
+    return encoded.getvalue()
 
 
-# Damages: the number of the video of this damage, a generator -> suffix, bytes.
+# Damages: the number of the video among those with this damage, a random generator -> suffix, bytes.
 
 
 def cut_short(number: int, random: Random) -> tuple[str, bytes]:
@@ -90,8 +90,8 @@ def cut_short(number: int, random: Random) -> tuple[str, bytes]:
 def bytes_changed(number: int, random: Random) -> tuple[str, bytes]:
     kind = KINDS[number % len(KINDS)]
     content = np.frombuffer(clip(kind, random), np.uint8).copy()
-    places = random.integers(0, len(content), int(random.integers(1, 100)))
-    content[places] ^= random.integers(1, 256, len(places), np.uint8)
+    positions = random.integers(0, len(content), int(random.integers(1, 100)))
+    content[positions] ^= random.integers(1, 256, len(positions), np.uint8)
     return kind.suffix, content.tobytes()
 
 
@@ -104,14 +104,14 @@ def text(number: int, random: Random) -> tuple[str, bytes]:
 
 
 def huge(number: int, random: Random) -> tuple[str, bytes]:
-    """8192x8192: every third really is, the others only say so."""
+    """Frames of 8192x8192: really so in every third video, only by the header in the others."""
     if number % 3 == 0:
-        held = BytesIO()
+        encoded = BytesIO()
         frames = 1 + number // 3
         kind = [MP4, MKV][number // 3 % 2]
         options = {**FAST, "crf": "51"}
         write_clip(
-            held,
+            encoded,
             "libx264",
             frames=frames,
             rate=1,
@@ -120,7 +120,7 @@ def huge(number: int, random: Random) -> tuple[str, bytes]:
             options=options,
             container=kind.container,
         )
-        return kind.suffix, held.getvalue()
+        return kind.suffix, encoded.getvalue()
     kind = FORGED[number % len(FORGED)]
     content = clip(kind, random, size=(256, 256))
     if kind is MP4:
@@ -133,15 +133,15 @@ def huge(number: int, random: Random) -> tuple[str, bytes]:
 
 
 def forged(number: int, random: Random) -> tuple[str, bytes]:
-    """Headers that promise more frames, or a longer video, than there is."""
+    """Headers that claim more frames, or a longer video, than there is."""
     kind = FORGED[number % len(FORGED)]
     content = clip(kind, random)
     if kind is MKV:
         return kind.suffix, changed(content, b"\x44\x89\x88", 3, struct.pack(">d", 1e12))
     if kind is AVI:
         return kind.suffix, changed(content, b"avih", 24, struct.pack("<I", HUGE))
-    places = [(b"stsz", 12), (b"mvhd", 20), (b"mdhd", 20)]
-    name, behind = places[number // 2 % len(places)]
+    fields = [(b"stsz", 12), (b"mvhd", 20), (b"mdhd", 20)]
+    name, behind = fields[number // 2 % len(fields)]
     return kind.suffix, changed(content, name, behind, struct.pack(">I", HUGE))
 
 
@@ -156,13 +156,23 @@ DAMAGES: dict[str, Callable[[int, Random], tuple[str, bytes]]] = {
 
 
 def changed(content: bytes, name: bytes, behind: int, value: bytes) -> bytes:
-    """`content` with `value` written `behind` bytes after the beginning of the first `name`."""
+    """Overwrites some bytes of a file.
+
+    Args:
+        content: the file.
+        name: bytes to look for.
+        behind: how many bytes after the beginning of the first `name` to write.
+        value: what to write.
+
+    Returns:
+        The changed file.
+    """
     at = content.index(name) + behind
     return content[:at] + value + content[at + len(value) :]
 
 
 def make_library(folder: Path, videos: int, seed: int = 0) -> dict[str, str]:
-    """Writes the videos where they are not there yet; -> {name of the file: its damage, "" where it is
+    """Writes the videos, unless they were written before. -> {name of a file: its damage, "" where it is
     whole}.
     """
     index = folder.with_name(f"{folder.name}.json")
@@ -173,8 +183,8 @@ def make_library(folder: Path, videos: int, seed: int = 0) -> dict[str, str]:
     library: dict[str, str] = {}
     for number in range(videos):
         random = np.random.default_rng([seed, number])
-        place = int(np.random.default_rng([seed, number // 5]).integers(5))
-        if number % 5 == place:
+        damaged = int(np.random.default_rng([seed, number // 5]).integers(5))
+        if number % 5 == damaged:
             turn = number // 5
             damage = names[turn % len(names)]
             suffix, content = DAMAGES[damage](turn // len(names), random)
@@ -186,9 +196,9 @@ def make_library(folder: Path, videos: int, seed: int = 0) -> dict[str, str]:
         name = f"video-{number:03d}.{suffix}"
         (folder / name).write_bytes(content)
         library[name] = damage
-    aside = index.with_suffix(".part")
-    aside.write_text(json.dumps(library, indent=1) + "\n")
-    os.replace(aside, index)
+    partial = index.with_suffix(".part")
+    partial.write_text(json.dumps(library, indent=1) + "\n")
+    os.replace(partial, index)
     return library
 
 

@@ -1,9 +1,10 @@
-"""Videos drawn for trials: a textured ground that slides, with squares that move over it.
+"""Synthetic videos for benchmarks and trials: a textured background that slides, with squares moving over it.
 
     python scripts/drawn_videos.py hour.mp4 --minutes 60
 
-writes one minute of 640x360 at 30 frames a second in H.264 and repeats its packets, with later time stamps,
-as often as asked: decoding the file costs what an hour's costs, and making it what a minute's does.
+encodes one minute of 640x360 at 30 frames a second in H.264 and repeats its packets, with later time stamps,
+for each minute. Decoding the file takes as long as for any hour of video; making it takes as long as for a
+minute.
 """
 
 import argparse
@@ -24,7 +25,17 @@ LONG = {"preset": "veryfast", "crf": "26", "threads": "2"}
 
 
 def pictures(frames: int, rate: int, size: tuple[int, int], seed: int) -> Iterator[np.ndarray]:
-    """uint8 [height, width, 3], one after another."""
+    """Renders the frames of a video.
+
+    Args:
+        frames: how many.
+        rate: frames a second.
+        size: width and height, in pixels.
+        seed: of textures, colours and speeds.
+
+    Returns:
+        uint8 [height, width, 3], one after another.
+    """
     from PIL import Image
 
     width, height = size
@@ -56,13 +67,19 @@ def write_clip(
     options: dict[str, str] | None = None,
     container: str | None = None,
 ) -> None:
-    """A video of these pictures. container: FFmpeg's name of the format, where the name of the file does not
-    say it.
+    """Encodes the frames of `pictures`.
+
+    Args:
+        target: a file, or a buffer in memory.
+        codec: FFmpeg's name of the encoder.
+        frames, rate, size, seed: see `pictures`.
+        options: of the encoder.
+        container: FFmpeg's name of the format, where the name of the file does not tell it.
     """
     import av
 
-    place: Any = str(target) if isinstance(target, Path) else target
-    with av.open(place, "w", format=container, container_options={"fflags": "+bitexact"}) as file:
+    output: Any = str(target) if isinstance(target, Path) else target
+    with av.open(output, "w", format=container, container_options={"fflags": "+bitexact"}) as file:
         stream: Any = file.add_stream(codec, rate=Fraction(rate), options={"threads": "1", **(options or {})})
         stream.width, stream.height = size
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
@@ -72,16 +89,23 @@ def write_clip(
 
 
 def write_long(path: Path, minutes: int, size: tuple[int, int] = SIZE, seconds: int = 60) -> None:
-    """`minutes` times the same `seconds` of video, as an mp4 at `path`; written aside, then renamed."""
+    """Writes an mp4 that repeats the same video. It is written to another name and then renamed.
+
+    Args:
+        path: the file.
+        minutes: how often to repeat it.
+        size: width and height, in pixels.
+        seconds: the length of what is repeated.
+    """
     import av
 
-    held = BytesIO()
+    encoded = BytesIO()
     write_clip(
-        held, "libx264", frames=seconds * RATE, rate=RATE, size=size, seed=0, options=LONG, container="mp4"
+        encoded, "libx264", frames=seconds * RATE, rate=RATE, size=size, seed=0, options=LONG, container="mp4"
     )
-    held.seek(0)
-    aside = path.with_suffix(".part.mp4")
-    with av.open(held) as source, av.open(str(aside), "w", format="mp4") as file:
+    encoded.seek(0)
+    partial = path.with_suffix(".part.mp4")
+    with av.open(encoded) as source, av.open(str(partial), "w", format="mp4") as file:
         stream = source.streams.video[0]
         copied = file.add_stream_from_template(stream)
         packets = [
@@ -100,7 +124,7 @@ def write_long(path: Path, minutes: int, size: tuple[int, int] = SIZE, seconds: 
                 packet.is_keyframe = key
                 packet.stream = copied
                 file.mux(packet)
-    os.replace(aside, path)
+    os.replace(partial, path)
 
 
 def main() -> None:

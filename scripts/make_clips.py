@@ -1,9 +1,8 @@
-"""Writes the sample clips of demos/clips: four held-out scenes of the world, and what to ask about them
-(clips.json).
+"""Writes the sample clips of demos/clips: four held-out scenes, and questions about them (clips.json).
 
     python scripts/make_clips.py demos/clips
 
-Each clip is the first held-out scene of its kind after a seed that no evaluation has begun from.
+Each clip is the first suitable scene from a seed on that no evaluation starts from.
 """
 
 import argparse
@@ -17,6 +16,7 @@ FIRST = HELD_OUT + (1 << 36)
 
 
 def crosses(scene: Scene) -> bool:
+    """Whether two things move in opposite directions at the same time."""
     moving = [thing for thing in scene.things if thing.direction]
     return any(
         {a.direction, b.direction} in ({"left", "right"}, {"up", "down"})
@@ -38,7 +38,9 @@ CLIPS: dict[str, tuple[str, Callable[[Scene], bool]]] = {
 
 
 def find(kind: str, wanted: Callable[[Scene], bool], seed: int) -> tuple[Scene, list[Question]]:
-    """The first scene from `seed` on that is as wanted, and its questions, one of `kind` first."""
+    """The first scene from `seed` on that is `wanted` and has a question of `kind`, and its questions, with
+    those of `kind` first.
+    """
     while True:
         scene = make_scene(seed)
         seed += 1

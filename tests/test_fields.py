@@ -1,4 +1,4 @@
-"""What somebody wrote into a config.json is of its field's type, or all that is not is said at once."""
+"""Values of a config.json are of their fields' types, or one error names all that are not."""
 
 from dataclasses import dataclass
 from typing import Any, Literal

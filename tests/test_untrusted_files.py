@@ -1,4 +1,4 @@
-"""A stranger's JSON is read with finite numbers, in little memory, or is one clear error."""
+"""Untrusted JSON is read in little memory, with finite numbers, or gives one clear error."""
 
 import json
 import os

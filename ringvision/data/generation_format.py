@@ -1,6 +1,7 @@
-"""How a model is asked for pictures: in words before the vision, or by a question afterwards.
+"""How a model is prompted to generate images and videos: by a text before them, or by questions after each
+frame.
 
-In: a model folder's config.json. Out: its `GenerationFormat`; None where it says nothing of that.
+In: a model folder's config.json. Out: its `GenerationFormat`; None where the config has none.
 """
 
 import re
@@ -16,16 +17,16 @@ ARTICLE = re.compile(r"^(an?|the)\s+", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class GenerationFormat:
-    """What a model was taught; "generation" in its config.json.
+    """How a model was trained to be prompted: "generation" in its config.json.
 
-    image: the text before a picture, and before the first frame of a film; holds {prompt} once. video: the
-    text before a film of which there is the first frame already, where a model knows another one for that
-    (None: the same). without: the text in the place of these with which guidance compares. question: for a
-    model that was taught to say what it sees and not to draw what is said, what it is asked after each frame,
-    to which the prompt is the answer; may hold {seconds}. candidates: of how many drafts a frame is then
-    chosen. guidance: how strongly a prompt steers where nobody says. fps: frames of a film that make a
-    second, where the config does not say it. size: a side of what is drawn, in pixels, where the video
-    tokenizer takes any (None: the tokenizer's own).
+    image: the text before an image, and before the first frame of a video; holds {prompt} once. video: the
+    text before a video whose first frame is given, where the model was trained on another one for that (None:
+    as `image`). without: the text that takes their place in the stream that guidance compares with. question:
+    for a model that was trained to describe what it sees and not to generate what is described; it is asked
+    after each frame, and the prompt is scored as its answer. May hold {seconds}. candidates: how many drafts
+    such a model scores for each frame. guidance: its strength where the request does not say. fps: frames a
+    second of a video, where the config does not say. size: side of an image in pixels, where the video
+    tokenizer takes any size (None: the tokenizer's own).
     """
 
     image: str = "{prompt}"
@@ -50,12 +51,12 @@ class GenerationFormat:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "GenerationFormat":
-        """UserError that names the fields that a form does not have, and those of another type."""
+        """UserError names the fields that a format does not have, and those of another type."""
         return GenerationFormat(**fitted("a form of prompts", GenerationFormat, values))
 
     def before(self, prompt: str, begun: bool) -> str:
-        """The text before a first frame, or before those of a film that has `begun`; "" for a model that is
-        asked afterwards.
+        """The text before the frames. begun: whether the first frame is given. "" for a model that is asked
+        after each frame.
         """
         if self.question is not None:
             return ""
@@ -63,18 +64,18 @@ class GenerationFormat:
             "{prompt}", prompt.strip()
         )
 
-    def asked_at(self, moment: float) -> str:
+    def question_at(self, moment: float) -> str:
         """The question after the frame at `moment` seconds."""
         seconds = "1 second" if int(moment) == 1 else f"{int(moment)} seconds"
         return (self.question or "").replace("{seconds}", seconds)
 
 
 def generation_format_of(settings: Mapping[str, Any]) -> GenerationFormat | None:
-    """What a model's config.json says under "generation"; None where it says nothing."""
+    """The format in a model's config.json, under "generation"; None where there is none."""
     return GenerationFormat.from_dict(settings["generation"]) if settings.get("generation") else None
 
 
 def answers(prompt: str) -> tuple[str, ...]:
-    """A prompt as the answer to a question: as it is, and without its article."""
-    said = prompt.strip()
-    return tuple(dict.fromkeys((said, ARTICLE.sub("", said) or said)))
+    """The answers that a prompt stands for: itself, and the same without its article."""
+    answer = prompt.strip()
+    return tuple(dict.fromkeys((answer, ARTICLE.sub("", answer) or answer)))

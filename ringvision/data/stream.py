@@ -1,19 +1,18 @@
-"""Video codes and text, woven into the one stream that the transformer reads.
+"""Video codes and text, joined into the one token stream that the transformer reads.
 
-    bos <vision> 0 59 c c c c eof 1 0 c c c c eov </vision> USER: what? ASSISTANT: this eos USER: and?
-    ASSISTANT: that eos
-                 └ minute, second     └ stamp                └ first turn ────────────────┘ └ second turn ───────────────┘
+    bos <vision> 0 59 c c c c eof 1 0 c c c c eov </vision> USER: what? ASSISTANT: this eos USER: and? …
+                 └──┴ minute, second                        └ first turn ──────────────┘ └ second turn
 
-In: codes [T, h, w], the time of each frame in seconds, turns of question and answer. Out: int32 tokens, and
-for training the weight of each as something to be predicted. The video comes first, so that what was computed
-for it serves every question; the same functions make training examples and prompts, so that the second is a
-prefix of the first.
+In: codes [T, h, w], the time of each frame in seconds, and turns of question and answer. Out: int32 tokens
+[n], and for training the weight of each token in the loss. The video comes before the questions, so that what
+was computed for it serves all of them. Training examples and prompts come from the same functions, so that a
+prompt is a prefix of a training example.
 
-Models of other people's were trained on other streams, which a `StreamFormat` describes:
+Other people's models were trained on other streams, which a `StreamFormat` describes. LWM has the question
+before the video; Emu3 makes every frame a picture of its own:
 
-    bos You are … USER: what?\n <vision> c c c c eof c c c c eov </vision> ASSISTANT:     LWM: the question stands before the video
-    bos You are … USER: <vision> 2*2 <codes> c c / c c / <eof> </vision> what?. ASSISTANT:  Emu3: every frame
-    is a picture by itself
+    LWM    bos You are … USER: what?\\n <vision> c c c c eof c c c c eov </vision> ASSISTANT:
+    Emu3   bos You are … USER: <vision> 2*2 <codes> c c / c c / <eof> </vision> what?. ASSISTANT:
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,10 +32,12 @@ Turn = tuple[str, str]  # (question, answer)
 
 @dataclass(frozen=True)
 class PictureFormat:
-    """How a frame stands alone: vision_start, its size, its codes row by row, vision_end.
+    """How a frame is written as a picture of its own: vision_start, its size, its codes row by row,
+    vision_end.
 
-    size: the text before the codes, in which {height} and {width} stand for rows and columns of them ("":
-    nothing). size_end, row_end, end: ids behind the size, behind every row, and behind the last of them.
+    size: the text before the codes, in which {height} and {width} are replaced by the numbers of rows and
+    columns ("": no text). size_end, row_end, end: token ids after the size, after every row, and after all
+    rows.
     """
 
     size: str = ""
@@ -51,14 +52,15 @@ class PictureFormat:
 
 @dataclass(frozen=True)
 class StreamFormat:
-    """How things stand in the stream; part of a model, because it was trained on it.
+    """The layout of the stream. It belongs to a model, which was trained on it.
 
-    stamps: before each frame the minute and the second at which it is seen, a piece each, so that every frame
-    takes as many tokens as the next. in_step: spaces before a further video let its frames begin where those
-    of the first do, counted in frames. question holds `{question}` once, and `{video}` where the videos stand
-    in it (nowhere: before all of it); the answer stands after one space. Where it spells a special token of
-    the text tokenizer, that token is meant. picture: how a frame stands alone, where it does; without it all
-    frames of a video stand between one vision_start and vision_end, eof between them and eov after the last.
+    stamps: whether each frame is preceded by the minute and the second at which it is shown, one token each,
+    so that all frames take the same number of tokens. in_step: whether spaces are put before a second video,
+    so that its frames begin at the same token, counted modulo the tokens of a frame, as those of the first.
+    question: the text around a question. It holds `{question}` once, and `{video}` where the videos belong
+    (without it they come first); the answer follows after one space. The text of a special token in it means
+    that token. picture: how each frame is written as a picture of its own (None: all frames of a video are
+    between one vision_start and one vision_end, with eof between frames and eov after the last).
     """
 
     stamps: bool = True
@@ -75,13 +77,15 @@ class StreamFormat:
 
     @property
     def parts(self) -> tuple[str, str]:
-        """The question's form before the videos, and after them."""
+        """The text around the question, split into what comes before the videos and what comes after."""
         before, video, after = self.question.partition("{video}")
         return (before, after) if video else ("", self.question)
 
     @property
     def asks_first(self) -> bool:
-        """Whether the question stands before the videos, so that they are read anew for every question."""
+        """Whether the question comes before the videos, so that they must be read again for every
+        question.
+        """
         return "{question}" in self.parts[0]
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,7 +93,7 @@ class StreamFormat:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "StreamFormat":
-        """UserError that names the fields that a format does not have, and those of another type."""
+        """UserError names the fields that a format does not have, and those of another type."""
         return StreamFormat(**fitted("a stream format", StreamFormat, values))
 
 
@@ -97,9 +101,9 @@ class StreamFormat:
 class Example:
     """One document to train on.
 
-    tokens: int32 [n]. loss_mask: float32 [n], how much predicting this very token counts among those of the
-    example (0: not at all). weight: how much the example counts among others. answers: for each turn, the
-    (start, stop) of its answer with the closing eos.
+    tokens: int32 [n]. loss_mask: float32 [n], the weight of predicting each token, among those of the example
+    (0: none). weight: that of the example among others. answers: for each turn the (start, stop) of its
+    answer, the closing eos included.
     """
 
     tokens: np.ndarray
@@ -110,15 +114,15 @@ class Example:
 
 @dataclass(frozen=True)
 class PromptProcessor:
-    """Weaves with one text tokenizer, one vocabulary and one format."""
+    """Builds the stream with one text tokenizer, one vocabulary and one format."""
 
     text: TextTokenizer
     vocabulary: Vocabulary
     format: StreamFormat = StreamFormat()
 
     def video(self, codes: np.ndarray, times: Sequence[float] | np.ndarray) -> np.ndarray:
-        """codes [T, h, w] and times [T] seconds -> int32 [n]: the frames, and what stands before, between and
-        after them.
+        """codes int [T, h, w] and times [T] in seconds -> int32 [n]: the tokens of one video. UserError where
+        there is no frame, or another number of times.
         """
         frames = len(codes)
         end = len(times)
@@ -135,21 +139,21 @@ class PromptProcessor:
 
     @property
     def start(self) -> tuple[int, ...]:
-        """What opens all frames of a video together."""
+        """The tokens before all frames of a video together; none where each frame has its own."""
         return () if self.format.picture else self.vocabulary.vision_start
 
     @property
     def end(self) -> tuple[int, ...]:
-        """What closes them."""
+        """The tokens after all frames of a video together."""
         return () if self.format.picture else self.vocabulary.vision_end
 
     @property
     def row_end(self) -> tuple[int, ...]:
-        """What stands behind each row of a frame's codes."""
+        """The tokens after each row of a frame's codes."""
         return self.format.picture.row_end if self.format.picture else ()
 
     def before(self, grid: tuple[int, ...], seconds: float) -> list[int]:
-        """What stands before the codes of a frame of grid (h, w) that is seen at this time."""
+        """The tokens before the codes of a frame. grid: its (h, w). seconds: when it is shown."""
         stamp = self.stamp(seconds) if self.format.stamps else []
         picture = self.format.picture
         if picture is None:
@@ -158,27 +162,29 @@ class PromptProcessor:
         return [*stamp, *self.vocabulary.vision_start, *self.text.encode(size), *picture.size_end]
 
     def rows(self, codes: np.ndarray) -> np.ndarray:
-        """codes [h, w] of a frame -> int32 [n]: their tokens row by row, each with its end."""
-        tokens = self.vocabulary.codes_to_tokens(np.asarray(codes))
-        ends = np.tile(np.array(self.row_end, np.int32), (len(tokens), 1))
+        """codes int [h, w] of a frame -> int32 [n]: their tokens row by row, each row with its `row_end`."""
+        tokens = self.vocabulary.codes_to_tokens(np.asarray(codes))  # (h, w)
+        ends = np.tile(np.array(self.row_end, np.int32), (len(tokens), 1))  # (h, tokens of row_end)
         return np.concatenate([tokens, ends], axis=1).reshape(-1)
 
     def after(self, *, last: bool) -> list[int]:
-        """What stands behind the codes of a frame. last: no other follows in its video."""
+        """The tokens after the codes of a frame. last: whether it is the last one of its video."""
         picture = self.format.picture
         if picture is None:
             return [self.vocabulary.eov if last else self.vocabulary.eof]
         return [*picture.end, *self.vocabulary.vision_end]
 
     def opening(self, question: str = "") -> np.ndarray:
-        """bos, and what stands before the videos: int32 [n]. question: of which this holds something where
-        the format asks first.
+        """-> int32 [n]: bos, and the text before the videos. question: part of that text where the format
+        asks first, else not used.
         """
         return np.array([self.vocabulary.bos, *self._words(self.format.parts[0], question)], np.int32)
 
     def videos(self, videos: Sequence[Video], question: str = "") -> np.ndarray:
-        """The opening and the videos one after another: all of a prompt that can be prefilled before the
-        question is known, unless the format asks first.
+        """-> int32 [n]: the opening and the videos, one after another. This is all of a prompt that can be
+        prefilled before the question is known, unless the format asks first.
+
+        videos: codes int [T, h, w] and times [T] in seconds of each.
         """
         tokens = self.opening(question)
         for codes, times in videos:
@@ -193,7 +199,9 @@ class PromptProcessor:
         return tokens
 
     def period(self, grid: tuple[int, int], seconds: float = 0.0) -> int:
-        """Tokens from a frame of grid (h, w) that is seen at this time to the next."""
+        """How many tokens a frame takes that is not the last one. grid: its (h, w). seconds: when it is
+        shown.
+        """
         return (
             len(self.before(grid, seconds))
             + grid[0] * (grid[1] + len(self.row_end))
@@ -201,25 +209,30 @@ class PromptProcessor:
         )
 
     def stamp(self, seconds: float) -> list[int]:
-        """The tokens of a time: its minute and its second, always two below 100 minutes."""
+        """The tokens of a time: its minute and its second, always two tokens below 100 minutes."""
         return [token for part in stamp(seconds) for token in self.text.encode(str(part))]
 
     def question(self, question: str) -> np.ndarray:
-        """What follows the videos, or the eos of the answer before: int32 [n]."""
+        """-> int32 [n]: what comes after the videos, or after the eos of the previous answer."""
         return np.array(self._words(self.format.parts[1], question), np.int32)
 
     def _words(self, form: str, question: str) -> list[int]:
-        """The ids of a part of the question's form; what the question spells is text alone."""
-        asked = question.strip()
-        guard = self.text.guard([asked])
-        return self.text.encode_marked(form.replace("{question}", self.text.protect(asked, guard)), guard)
+        """The ids of a part of the format's text with the question in it. Special tokens are made of the
+        format's text alone, never of the question.
+        """
+        content = question.strip()
+        guard = self.text.guard([content])
+        return self.text.encode_marked(form.replace("{question}", self.text.protect(content, guard)), guard)
 
     def answer(self, answer: str) -> np.ndarray:
-        """One space, the answer, eos: int32 [n]."""
+        """-> int32 [n]: one space, the answer, eos."""
         return np.array([*self.text.encode(" " + answer.strip()), self.vocabulary.eos], np.int32)
 
     def prompt(self, videos: Sequence[Video], question: str) -> np.ndarray:
-        """bos, videos, question: int32 [n]; the model goes on with the answer and eos."""
+        """-> int32 [n]: bos, videos, question. The model continues with the answer and eos.
+
+        videos: codes int [T, h, w] and times [T] in seconds of each.
+        """
         return np.concatenate([self.videos(videos, question), self.question(question)])
 
     def example(
@@ -230,12 +243,20 @@ class PromptProcessor:
         vision_weight: float = 0.0,
         question_weight: float = 0.0,
     ) -> Example:
-        """A document of videos and turns. Loss is on answers and their eos; every answer counts 1 however
-        long it is.
+        """A document of videos and turns, to train on. The loss is on answers and their eos.
 
-        vision_weight: how much all codes, eof and eov together count beside one answer. question_weight: how
-        much each question counts beside its answer; what may be asked of a video says much about it.
-        UserError for several turns where the format asks first.
+        Args:
+            videos: codes int [T, h, w] and times [T] in seconds of each.
+            turns: question and answer of each.
+            vision_weight: the weight of all codes, eof and eov together; that of one answer is 1.
+            question_weight: the weight of each question; predicting what is asked about a video teaches
+                about the video, too.
+
+        Returns:
+            The example. Every answer has weight 1 in its loss_mask, spread over its tokens.
+
+        Raises:
+            UserError: there are several turns, and the format puts the question before the video.
         """
         if self.format.asks_first and len(turns) > 1:
             raise UserError(
@@ -258,7 +279,17 @@ class PromptProcessor:
         vision_weight: float = 0.0,
         question_weight: float = 0.0,
     ) -> Example:
-        """The same from parts that `videos`, `question` and `answer` gave."""
+        """The same from parts that `videos`, `question` and `answer` returned.
+
+        Args:
+            videos: int32 [n].
+            turns: question int32 [n] and answer int32 [n] of each.
+            vision_weight: the weight of all codes, eof and eov together.
+            question_weight: the weight of each question.
+
+        Returns:
+            The example.
+        """
         tokens = np.concatenate([videos, *(part for turn in turns for part in turn)])
         loss_mask = np.zeros(len(tokens), np.float32)
         if vision_weight:
@@ -277,8 +308,17 @@ class PromptProcessor:
     def frames_that_fit(
         self, length: int, question: str, *, grid: tuple[int, int], fps: float = 1.0, answer_tokens: int = 0
     ) -> int:
-        """How many frames of grid (h, w), `fps` a second from 0, fit with a question and an answer into
-        `length` tokens; 0 where none.
+        """How many frames fit into `length` tokens, together with a question and its answer.
+
+        Args:
+            length: tokens in all.
+            question: the question.
+            grid: rows and columns of a frame's codes, (h, w).
+            fps: frames a second; the first is at second 0.
+            answer_tokens: how many tokens to keep free for the answer.
+
+        Returns:
+            The number of frames; 0 where none fits.
         """
         fixed = [
             len(self.opening(question)),
@@ -287,14 +327,14 @@ class PromptProcessor:
             len(self.question(question)),
             answer_tokens,
         ]
-        room = length - sum(fixed)
+        free = length - sum(fixed)
         frames = 0
-        while (need := self.period(grid, frames / fps)) <= room:
-            room -= need
+        while (need := self.period(grid, frames / fps)) <= free:
+            free -= need
             frames += 1
         return frames
 
 
 def stamp(seconds: float) -> tuple[int, int]:
-    """A time as the stream writes it: whole minutes, and the whole seconds since."""
+    """A time as the stream writes it: whole minutes, and the whole seconds beyond them."""
     return divmod(max(0, int(seconds + 1e-6)), 60)

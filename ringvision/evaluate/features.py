@@ -1,10 +1,15 @@
-"""Other people's networks for measuring pictures: their weights from a safetensors file, their layers, and
-fixed batches.
+"""What the networks of LPIPS and Inception share: their layers, weights from a safetensors file, fixed
+batches.
 
-A network is a function that asks for each of its layers by name and shape. `layers_of` runs it without
-numbers to learn what it will ask for; `read_weights` reads just that, and says all that is missing or
-misshaped at once. Pickles (.pth, .pt) are not read.
+A network is a function that calls `ask` for each of its layers, by name and shape. `layers_of` traces it
+without computing anything to learn what it asks for; `read_weights` reads just that, and names everything
+that is missing or of another shape at once. Pickles (.pth, .pt) are not read, since loading one can run any
+code.
+
+The networks are written out here because their published implementations (lpips, pytorch-fid) need torch.
 """
+
+# Letters of shapes: N pictures, H height, W width, C channels.
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -19,13 +24,14 @@ from safetensors import SafetensorError, safe_open
 from ringvision.errors import UserError
 
 Shape = tuple[int, ...]
-Layer = tuple[jax.Array, jax.Array]  # kernel [height, width, in, out] and bias [out]
+Layer = tuple[jax.Array, jax.Array]  # kernel float32 [height, width, in, out], bias float32 [out]
 Ask = Callable[[str, Shape], Layer]  # a layer's name and its kernel's shape -> the layer
 
 
 def layers_of(network: Callable[..., object], *inputs: Shape) -> dict[str, Shape]:
-    """The kernels that `network(ask, *inputs)` asks for: name -> [height, width, in, out]. Nothing is
-    computed.
+    """The kernels that a network asks for: name -> [height, width, in, out]. Nothing is computed.
+
+    network: called as network(ask, *arrays). inputs: the shapes of these arrays, which are float32.
     """
     found: dict[str, Shape] = {}
 
@@ -40,11 +46,19 @@ def layers_of(network: Callable[..., object], *inputs: Shape) -> dict[str, Shape
 
 
 def convolve(x: jax.Array, layer: Layer, stride: int = 1, padding: str = "SAME") -> jax.Array:
-    """x [N, H, W, in] -> [N, H', W', out], with a ReLU. Odd kernels at stride 1: "SAME" pads evenly on both
-    sides.
+    """A convolution, its bias and a ReLU.
+
+    Args:
+        x: float32 [N, H, W, in].
+        layer: kernel float32 [height, width, in, out] and bias float32 [out].
+        stride: of both axes.
+        padding: "SAME" or "VALID". At stride 1 "SAME" pads both sides alike for odd kernels, as torch does.
+
+    Returns:
+        float32 [N, H', W', out].
     """
     kernel, bias = layer
-    wide = lax.conv_general_dilated(
+    convolved = lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
@@ -52,16 +66,28 @@ def convolve(x: jax.Array, layer: Layer, stride: int = 1, padding: str = "SAME")
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=lax.Precision.HIGHEST,
     )
-    return jax.nn.relu(wide + bias)
+    return jax.nn.relu(convolved + bias)  # (N, H', W', out)
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: str = "VALID") -> jax.Array:
+    """The maximum in each window.
+
+    Args:
+        x: float32 [N, H, W, C].
+        window: its height and width.
+        stride: of both axes.
+        padding: "VALID" or "SAME".
+
+    Returns:
+        float32 [N, H', W', C].
+    """
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, window, window, 1), (1, stride, stride, 1), padding)
 
 
 def in_batches(batch: int, *arrays: np.ndarray) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """(how many count, the parts): `batch` rows of each array at a time, the last part filled with zeros, so
-    that one shape is compiled.
+    """Splits arrays [n, ...] of any dtype into parts of `batch` rows. The last part is filled up with zeros,
+    so that only one shape is compiled. -> (how many rows are real, the part [batch, ...] of each array), in
+    turn.
     """
     for start in range(0, len(arrays[0]), batch):
         parts = [array[start : start + batch] for array in arrays]
@@ -78,11 +104,19 @@ def in_batches(batch: int, *arrays: np.ndarray) -> Iterator[tuple[int, list[np.n
 def read_weights(
     path: str | os.PathLike[str], what: str, convert: str, wanted: Mapping[tuple[str, ...], Shape]
 ) -> dict[str, np.ndarray]:
-    """The tensors `wanted` of a file, float32, by the first of their names there.
+    """Reads the tensors that a network needs. Others in the file are not read.
 
-    wanted: the names that a tensor may have -> its shape in the file. what: whose weights they are, and
-    convert: how to make such a file; both for messages. Other tensors in the file are left alone. UserError
-    names every tensor that is missing or of another shape, before one is read.
+    Args:
+        path: a safetensors file.
+        what: what the weights are, for messages.
+        convert: how to make such a file, for messages.
+        wanted: the names that a tensor may have -> its shape in the file.
+
+    Returns:
+        The tensors by the first of their names: float32 [...], of the shapes wanted.
+
+    Raises:
+        UserError: names every tensor that is missing or of another shape, before any is read.
     """
     if not Path(path).is_file():
         raise UserError(f"{path} is not a file; give the weights of {what} as a .safetensors file")
@@ -116,5 +150,5 @@ def read_weights(
 
 
 def kernel(tensor: np.ndarray) -> np.ndarray:
-    """torch's [out, in, height, width] -> [height, width, in, out]."""
+    """torch's order [out, in, height, width] -> [height, width, in, out], of the same dtype."""
     return np.ascontiguousarray(tensor.transpose(2, 3, 1, 0))

@@ -1,4 +1,6 @@
-"""How much of a video survives the tokenizer: frames -> codes -> frames, measured and shown side by side."""
+"""The reconstruction of one video by a tokenizer: frames -> codes -> frames, measured and shown side by
+side.
+"""
 
 import os
 import time
@@ -7,7 +9,7 @@ from typing import Any
 from ringvision.data.video import Limits
 from ringvision.evaluate.quality import Quality, Tokenizer
 from ringvision.evaluate.side_by_side import comparison_writer
-from ringvision.evaluate.tokenizer import there_and_back
+from ringvision.evaluate.tokenizer import reconstructed_parts
 
 SHOWN = {
     "frames": "frames",
@@ -27,20 +29,34 @@ def reconstruct(
     batch: int = 16,
     limits: Limits | None = None,
 ) -> dict[str, Any]:
-    """Writes `out`, an H.264 mp4 with the sampled frames on the left and what came back on the right, and
-    measures the difference.
+    """Writes a video with the sampled frames on the left and their reconstructions on the right, and measures
+    the difference.
 
-    Returns {"frames", "psnr", "ssim", "code_usage", "perplexity", "seconds", "out"}; PSNR is in dB over all
-    pixels of all frames, what `evaluate_tokenizer` calls psnr_pooled. `out` appears whole or not at all.
-    Raises VideoError for the video and UserError where `out` cannot be written.
+    Args:
+        video: the video to read.
+        out: the H.264 mp4 to write; it appears whole or not at all.
+        tokenizer: a video tokenizer, or its folder.
+        fps: samples a second.
+        batch: frames that go through the tokenizer at once.
+        limits: what the video may ask for (None: the defaults).
+
+    Returns:
+        {"frames", "psnr", "ssim", "code_usage", "perplexity", "seconds", "out"}. PSNR is in dB, over all
+        pixels of all frames; `evaluate_tokenizer` calls it psnr_pooled.
+
+    Raises:
+        VideoError: the video cannot be read.
+        UserError: `out` cannot be written.
     """
     began = time.monotonic()
-    known = _load(tokenizer)
-    quality = Quality(known.num_codes)
-    with comparison_writer(out, known.size, fps) as show:
-        for frames, again, codes in there_and_back(video, known, fps, batch=batch, limits=limits):
-            quality.add(frames, again, codes)
-            show(frames, again)
+    loaded = _load(tokenizer)
+    quality = Quality(loaded.num_codes)
+    with comparison_writer(out, loaded.size, fps) as append:
+        for frames, reconstructed, codes in reconstructed_parts(
+            video, loaded, fps, batch=batch, limits=limits
+        ):
+            quality.add(frames, reconstructed, codes)
+            append(frames, reconstructed)
     figures = quality.figures()
     return {name: figures[figure] for name, figure in SHOWN.items()} | {
         "seconds": time.monotonic() - began,

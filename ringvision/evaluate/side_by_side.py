@@ -1,5 +1,5 @@
-"""Originals and reconstructions as one film: pairs of frames in, an H.264 mp4 out that appears whole or not
-at all.
+"""Originals and reconstructions as one video: pairs of frames in, an H.264 mp4 out, which appears whole or
+not at all.
 """
 
 import os
@@ -20,25 +20,26 @@ GAP = 8
 def comparison_writer(
     out: str | os.PathLike[str], size: int, fps: float
 ) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
-    """A function that appends frames and what came back, both uint8 [T, size, size, 3], left and right, at
-    `fps` frames a second.
+    """-> a function that appends frames (left) and their reconstructions (right), both uint8 [T, size, size,
+    3]. fps: how many are shown each second.
 
-    `out` is renamed into place when the block ends well, and left as it was when not. UserError where it
-    cannot be written.
+    `out` is renamed into place when the block ends without an error, and left as it was otherwise. UserError
+    where it cannot be written.
     """
     if Path(out).suffix.lower() != ".mp4" and not os.path.isdir(out):
         raise UserError(f"{out} has the suffix {Path(out).suffix!r}; give the name of an .mp4 file to write")
-    with video_writer(out, 1, fps) as append_pictures:
+    with video_writer(out, 1, fps) as append_frames:
 
-        def append(frames: np.ndarray, again: np.ndarray) -> None:
-            append_pictures(np.stack([side_by_side(left, right) for left, right in zip(frames, again)]))
+        def append(frames: np.ndarray, reconstructed: np.ndarray) -> None:
+            """Both uint8 [T, size, size, 3]."""
+            append_frames(np.stack([side_by_side(left, right) for left, right in zip(frames, reconstructed)]))
 
         yield append
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Two frames [S, S, 3] enlarged to whole pixels and put beside each other on white, with even sides as
-    H.264 wants.
+    """Two frames uint8 [S, S, 3] -> uint8 [H, W, 3]: enlarged by a whole factor, next to each other on white.
+    H and W are even, as H.264 requires.
     """
     times = max(1, round(SHOWN_HEIGHT / left.shape[0]))
     left, right = (np.repeat(np.repeat(frame, times, 0), times, 1) for frame in (left, right))

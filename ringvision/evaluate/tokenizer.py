@@ -1,8 +1,23 @@
-"""What a tokenizer keeps of a library of videos: every video through it and back, measured in bounded memory.
+"""What a video tokenizer keeps of a library of videos: every video is encoded and decoded, and the difference
+measured, in bounded memory.
 
-In: paths of videos, a tokenizer; weights of Inception and LPIPS where they are at hand. Out: one dict of
-figures over all frames and for each video. quality.py says what the figures are, frechet.py what rFID is,
-lpips.py what LPIPS is, side_by_side.py what the film shows.
+In: paths of videos, a tokenizer; the weights of Inception and LPIPS where they are available. Out: a dict.
+
+    "videos", "frames"          how many were read
+    "psnr", "psnr_pooled"       in dB
+    "ssim", "l1"                L1 in grey levels
+    "codes_used", "code_usage", "perplexity"
+    "flicker", "still_flicker"  in grey levels
+    "codes_changed", "still", "still_codes_changed"
+    "lpips", "rfid"             where weights were given
+    "seconds", "out"            of this evaluation, and the video it wrote
+    "per_video"                 the same figures, without "rfid", of each video, with its "source"
+    "failed"                    {"source", "kind", "message"} of each video that could not be read to its end
+
+quality.py defines the figures, frechet.py rFID and lpips.py LPIPS; side_by_side.py writes the video. Means
+are over all frames, so a long video weighs more. A video that failed is in no figure; `out` shows it as far
+as it was read. rFID is that of these frames only: for fewer than some thousand frames it is too high, and can
+only be compared with that of as many frames.
 """
 
 import os
@@ -36,90 +51,123 @@ def evaluate_tokenizer(
     progress: TextIO | None = None,
     limits: Limits | None = None,
 ) -> dict[str, Any]:
-    """Sends the frames of `videos`, `fps` a second at the tokenizer's size, through it and back, and measures
-    what is lost.
+    """Reconstructs the frames of `videos`, and measures what is lost.
 
-    limit: look at the first so many videos alone. out: an mp4 to write, originals left, reconstructions
-    right, one video after another. inception, lpips: weights as inception.py and lpips.py describe them.
-    progress: where a line is printed after each video.
+    Args:
+        videos: paths, at least one.
+        tokenizer: the video tokenizer to measure; frames are read at its size.
+        fps: samples a second.
+        limit: how many of the videos to read (None: all).
+        out: an mp4 to write, originals left, reconstructions right, one video after another (None: none).
+        inception, lpips: files of weights, which inception.py and lpips.py describe (None: not measured).
+        progress: where a line is printed after each video.
+        limits: what a video may ask for (None: the defaults).
 
-    Returns {"videos", "frames", "psnr" and "psnr_pooled" (dB), "ssim", "l1" (grey levels), "codes_used",
-    "code_usage", "perplexity", "flicker" and "still_flicker" (grey levels), "codes_changed", "still",
-    "still_codes_changed", "seconds", "out", "per_video", "failed"}, with "lpips" and "rfid" where weights
-    were given; Quality says what each one is. Means are over all frames, so that a long video weighs more;
-    "per_video" has the same figures but "rfid" for each, with its "source". rFID is that of these frames and
-    these alone: below some thousand of them it is too high, and is to be compared with that of as many
-    frames. A video that cannot be read to its end is in "failed" as {"source", "kind", "message"} and in no
-    figure; the film shows it up to where it broke off.
+    Returns:
+        The dict that the head of this file describes.
 
-    UserError where no video can be read, the tokenizer's frames are below 16 pixels a side, a file of weights
-    does not fit, or `out` cannot be written.
+    Raises:
+        UserError: no video can be read, the tokenizer's frames are below 16 pixels a side, a file of weights
+            does not fit, or `out` cannot be written.
     """
     began = time.monotonic()
     chosen = _chosen(videos, limit)
-    if tokenizer.size < LEAST:
-        raise UserError(
-            f"the tokenizer's frames are {tokenizer.size} pixels a side; at least {LEAST} are "
-            "needed to measure them"
-        )
-    distance = Lpips(lpips) if lpips is not None else None
-    features = Inception(inception) if inception is not None else None
-    total = Quality(tokenizer.num_codes)
-    overall = _gaussians(features)
+    _check_size(tokenizer)
+    networks = _Networks(lpips, inception)
+    total = _Sums(tokenizer.num_codes)
     per_video: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
-    with comparison_writer(out, tokenizer.size, fps) if out is not None else nullcontext() as show:
+    with comparison_writer(out, tokenizer.size, fps) if out is not None else nullcontext() as append:
         for number, video in enumerate(chosen, start=1):
-            quality = Quality(tokenizer.num_codes)
-            gaussians = _gaussians(features)
+            sums = _Sums(tokenizer.num_codes)
             try:
-                for frames, again, codes in there_and_back(video, tokenizer, fps, batch=BATCH, limits=limits):
-                    quality.add(
-                        frames, again, codes, **({"lpips": distance(frames, again)} if distance else {})
-                    )
-                    if features is not None:
-                        for gaussian, seen in zip(
-                            gaussians, np.split(features(np.concatenate([frames, again])), 2)
-                        ):
-                            gaussian.add(seen)
-                    if show is not None:
-                        show(frames, again)
+                for part in reconstructed_parts(video, tokenizer, fps, batch=BATCH, limits=limits):
+                    sums.add(*part, networks)
+                    if append is not None:
+                        append(*part[:2])
             except VideoError as error:
                 failed.append({"source": os.fspath(video), "kind": error.kind, "message": str(error)})
             else:
-                total.include(quality)
-                for gaussian, of_video in zip(overall, gaussians):
-                    gaussian.include(of_video)
-                per_video.append({"source": os.fspath(video), **quality.figures()})
-            _report(progress, number, len(chosen), total, failed)
+                total.include(sums)
+                per_video.append({"source": os.fspath(video), **sums.quality.figures()})
+            _report(progress, number, len(chosen), total.quality, failed)
         if not per_video:
             raise UserError(
                 f"none of the {len(chosen)} videos could be read; the first: {failed[0]['message']}"
             )
-        result = {"videos": len(per_video), **total.figures()} | (
-            {"rfid": frechet_distance(*overall)} if features else {}
-        )
+        figures = total.figures(networks)
     shown = os.fspath(out) if out is not None else None
-    return result | {
-        "seconds": time.monotonic() - began,
-        "out": shown,
-        "per_video": per_video,
-        "failed": failed,
-    }
+    results = {"out": shown, "per_video": per_video, "failed": failed}
+    return {"videos": len(per_video), **figures, "seconds": time.monotonic() - began, **results}
 
 
-def there_and_back(
+def reconstructed_parts(
     video: str | os.PathLike[str], tokenizer: Tokenizer, fps: float, *, batch: int, limits: Limits | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(frames, what came back, the codes between) of a video, `batch` frames at a time. Raises VideoError as
-    `sample` does.
+    """Reads a video and sends its frames through the tokenizer and back.
+
+    Args:
+        video: the video.
+        tokenizer: the tokenizer; frames are read at its size S.
+        fps: samples a second.
+        batch: T, how many frames to take at once; the last part may have fewer.
+        limits: what the video may ask for (None: the defaults).
+
+    Returns:
+        For each part: the frames uint8 [T, S, S, 3], their reconstructions uint8 [T, S, S, 3], and their
+        codes int [T, h, w].
+
+    Raises:
+        VideoError: the video cannot be read; see `sample`.
     """
     for part in sample(video, fps=fps, size=tokenizer.size, batch=batch, limits=limits):
         codes = np.asarray(tokenizer.encode(part.frames))
         yield part.frames, np.asarray(tokenizer.decode(codes, dtype=np.uint8)), codes
 
 
+class _Networks:
+    """LPIPS and Inception, where their weights were given."""
+
+    def __init__(
+        self, lpips: str | os.PathLike[str] | None, inception: str | os.PathLike[str] | None
+    ) -> None:
+        self.lpips = Lpips(lpips) if lpips is not None else None
+        self.inception = Inception(inception) if inception is not None else None
+
+
+class _Sums:
+    """What was measured on one video, or on many."""
+
+    def __init__(self, num_codes: int) -> None:
+        self.quality = Quality(num_codes)
+        self.originals = Gaussian(WIDTH)
+        self.reconstructions = Gaussian(WIDTH)
+
+    def add(
+        self, frames: np.ndarray, reconstructed: np.ndarray, codes: np.ndarray, networks: _Networks
+    ) -> None:
+        """The next part of a video: frames and reconstructions uint8 [T, S, S, 3], codes int [T, h, w]."""
+        distances = {"lpips": networks.lpips(frames, reconstructed)} if networks.lpips else {}
+        self.quality.add(frames, reconstructed, codes, **distances)
+        if networks.inception is not None:
+            features = networks.inception(np.concatenate([frames, reconstructed]))  # (2 T, WIDTH)
+            self.originals.add(features[: len(frames)])
+            self.reconstructions.add(features[len(frames) :])
+
+    def include(self, other: "_Sums") -> None:
+        self.quality.include(other.quality)
+        self.originals.include(other.originals)
+        self.reconstructions.include(other.reconstructions)
+
+    def figures(self, networks: _Networks) -> dict[str, Any]:
+        figures = self.quality.figures()
+        if networks.inception is not None:
+            figures["rfid"] = frechet_distance(self.originals, self.reconstructions)
+        return figures
+
+
 def _chosen(videos: Sequence[str | os.PathLike[str]], limit: int | None) -> Sequence[str | os.PathLike[str]]:
+    """The first `limit` videos. UserError where that is none."""
     if limit is not None and limit < 1:
         raise UserError(f"a limit of {limit} videos was given; give at least 1")
     if not videos:
@@ -127,9 +175,12 @@ def _chosen(videos: Sequence[str | os.PathLike[str]], limit: int | None) -> Sequ
     return videos[:limit]
 
 
-def _gaussians(features: Inception | None) -> list[Gaussian]:
-    """Of the originals and of the reconstructions; none where no rFID is asked for."""
-    return [Gaussian(WIDTH), Gaussian(WIDTH)] if features else []
+def _check_size(tokenizer: Tokenizer) -> None:
+    if tokenizer.size < LEAST:
+        raise UserError(
+            f"the tokenizer's frames are {tokenizer.size} pixels a side; at least {LEAST} are "
+            "needed to measure them"
+        )
 
 
 def _report(

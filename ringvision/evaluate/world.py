@@ -1,9 +1,9 @@
-"""How well an assistant answers about worlds it never saw: held-out scenes, as real video files, through its
-own `ask`.
+"""How well an assistant answers questions about held-out scenes, which it gets as real video files through
+its own `ask`.
 
-In: an assistant, a number of examples, a seed. Out: by kind of question, the share answered exactly right,
-beside what even guessing (`chance`) and a model that reads the questions but never sees a video (`blind`)
-would score on the same examples.
+In: an assistant, a number of examples, a seed. Out: by kind of question, the share of exactly right answers,
+and beside it what guessing evenly (`chance`) and a model that never sees a video (`blind`) score on the same
+examples.
 """
 
 import re
@@ -35,14 +35,14 @@ BLIND_SCENES = 4000
 _NAME = re.compile(rf"\b(?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)})\b")
 
 
-class Asked(Protocol):
-    """Something with an `ask` like the assistant's."""
+class QuestionAnswerer(Protocol):
+    """What is evaluated: anything with the assistant's `ask`."""
 
     def ask(self, videos: Any, question: str, fps: float = 1.0) -> Any: ...
 
 
 @dataclass(frozen=True)
-class Example:
+class WorldExample:
     """A question about the video of one held-out scene."""
 
     scene: Scene
@@ -50,7 +50,7 @@ class Example:
 
 
 def evaluate_world(
-    assistant: Asked,
+    assistant: QuestionAnswerer,
     examples: int = 800,
     seed: int = 0,
     *,
@@ -58,32 +58,56 @@ def evaluate_world(
     kinds: Sequence[str] = KINDS,
     blind_scenes: int = BLIND_SCENES,
     progress: TextIO | None = sys.stderr,
-    wrong: list[tuple[Example, str]] | None = None,
+    wrong: list[tuple[WorldExample, str]] | None = None,
 ) -> dict[str, Any]:
-    """-> {"overall": accuracy, "examples", "chance", "blind", "kinds": {kind: {"accuracy", "examples",
-    "chance", "blind"}}}.
+    """Asks the assistant about held-out scenes, and scores its answers.
 
-    Scores are in [0, 1]; "overall" and its neighbours are means over examples, which are spread evenly over
-    `kinds`, at most one of a kind from a scene. A scene is written as H.264 into a temporary folder and asked
-    all its questions in turn. `wrong`, a list, receives each example that was answered wrongly and the answer
-    given. UserError for fewer examples than kinds.
+    A scene is written as H.264 into a temporary folder and asked all its questions in turn.
+
+    Args:
+        assistant: what is evaluated.
+        examples: how many questions to ask, spread evenly over `kinds`, at most one of a kind about a scene.
+        seed: which scenes.
+        fps: frames a second that the assistant is to read.
+        kinds: of questions.
+        blind_scenes: how many scenes of training the blind model learns from.
+        progress: where the score so far is printed (None: nowhere).
+        wrong: a list that receives each example that was answered wrongly, with the answer given.
+
+    Returns:
+        {"overall": accuracy, "examples", "chance", "blind", "kinds": {kind: {"accuracy", "examples",
+        "chance", "blind"}}}. Scores are in [0, 1]; "overall", "chance" and "blind" are means over examples.
+
+    Raises:
+        UserError: there are fewer examples than kinds.
     """
     chosen = choose_examples(examples, seed, kinds)
     blind = BlindModel(question for scene in range(blind_scenes) for question in questions(make_scene(scene)))
     right: dict[str, list[bool]] = defaultdict(list)
     blind_right: dict[str, list[bool]] = defaultdict(list)
     for done, (example, path) in enumerate(_with_files(chosen), start=1):
-        answer = assistant.ask([path], example.question.text, fps=fps).text
-        kind = example.question.kind
-        right[kind].append(normalise(answer) == normalise(example.question.answer))
-        blind_right[kind].append(
-            normalise(blind.answer(example.question)) == normalise(example.question.answer)
-        )
-        if wrong is not None and not right[kind][-1]:
+        question = example.question
+        answer = assistant.ask([path], question.text, fps=fps).text
+        right[question.kind].append(_is_right(answer, question))
+        blind_right[question.kind].append(_is_right(blind.answer(question), question))
+        if wrong is not None and not right[question.kind][-1]:
             wrong.append((example, answer))
         if progress is not None and (done % 50 == 0 or done == len(chosen)):
             score = sum(map(sum, right.values())) / done
             print(f"{done} of {len(chosen)} examples, {score:.1%} right so far", file=progress, flush=True)
+    return _scores(kinds, right, blind_right)
+
+
+def _is_right(answer: str, question: Question) -> bool:
+    return normalise(answer) == normalise(question.answer)
+
+
+def _scores(
+    kinds: Sequence[str], right: dict[str, list[bool]], blind_right: dict[str, list[bool]]
+) -> dict[str, Any]:
+    """The scores of each kind, and their means over examples. right, blind_right: by kind, for each
+    example.
+    """
     scores = {
         kind: {
             "accuracy": _mean(right[kind]),
@@ -93,16 +117,17 @@ def evaluate_world(
         }
         for kind in kinds
     }
+    examples = sum(len(answers) for answers in right.values())
     accuracy, even, blindly = (
-        sum(score[name] * score["examples"] for score in scores.values()) / len(chosen)
+        sum(score[name] * score["examples"] for score in scores.values()) / examples
         for name in ("accuracy", "chance", "blind")
     )
-    return {"overall": accuracy, "examples": len(chosen), "chance": even, "blind": blindly, "kinds": scores}
+    return {"overall": accuracy, "examples": examples, "chance": even, "blind": blindly, "kinds": scores}
 
 
-def choose_examples(examples: int, seed: int, kinds: Sequence[str] = KINDS) -> list[Example]:
-    """`examples` questions about held-out scenes, spread evenly over `kinds`, scene by scene. Another seed
-    gives other scenes.
+def choose_examples(examples: int, seed: int, kinds: Sequence[str] = KINDS) -> list[WorldExample]:
+    """Chooses `examples` questions about held-out scenes, spread evenly over `kinds`, scene by scene. Another
+    seed gives other scenes. UserError for fewer examples than kinds, or a negative seed.
     """
     if examples < len(kinds):
         raise UserError(
@@ -113,7 +138,7 @@ def choose_examples(examples: int, seed: int, kinds: Sequence[str] = KINDS) -> l
     wanted = {
         kind: examples // len(kinds) + (index < examples % len(kinds)) for index, kind in enumerate(kinds)
     }
-    chosen: list[Example] = []
+    chosen: list[WorldExample] = []
     number = HELD_OUT + seed * SEED_STRIDE
     while any(wanted.values()):
         scene = make_scene(number)
@@ -123,19 +148,19 @@ def choose_examples(examples: int, seed: int, kinds: Sequence[str] = KINDS) -> l
             if wanted.get(question.kind, 0) and question.kind not in seen:
                 seen.add(question.kind)
                 wanted[question.kind] -= 1
-                chosen.append(Example(scene, question))
+                chosen.append(WorldExample(scene, question))
     return chosen
 
 
 class BlindModel:
-    """Answers without a video: by the most frequent answer to the same words, to words of the same form, or
-    to the same kind.
+    """Answers without a video: by the most frequent answer to the same text, else to the same form of text,
+    else to the same kind of question.
 
-    A form is a question with its names masked ("Which came first, {0} or {1}?"), and its answers may be one
-    of those names by place, so that "always the first one named" is learned where it pays.
+    A form is a question in which names are replaced by their numbers ("Which came first, {0} or {1}?"). Names
+    in its answers are replaced in the same way, so that "always the first one named" can be learned.
     """
 
-    LEAST = 5  # answers to the same words that outweigh those to the same form
+    LEAST = 5  # answers to the same text, from which on those are used rather than answers to the same form
 
     def __init__(self, seen: Iterable[Question]) -> None:
         self._by_text: dict[str, Counter[str]] = defaultdict(Counter)
@@ -154,25 +179,26 @@ class BlindModel:
         names = _NAME.findall(question.text)
         alike = self._by_form.get(_mask(question.text, names)) or self._by_kind.get(question.kind)
         answer = alike.most_common(1)[0][0] if alike else ""
-        for place, name in enumerate(names):
-            answer = answer.replace(f"{{{place}}}", name)
+        for number, name in enumerate(names):
+            answer = answer.replace(f"{{{number}}}", name)
         return answer
 
 
 def normalise(answer: str) -> str:
-    """Case, spaces and a closing full stop do not make an answer wrong."""
+    """The answer without what does not make it wrong: upper case, extra spaces and a full stop at the end."""
     return " ".join(answer.casefold().split()).removesuffix(".").rstrip()
 
 
 def _mask(text: str, names: Sequence[str]) -> str:
-    for place, name in enumerate(names):
-        text = text.replace(name, f"{{{place}}}")
+    """The text with each name replaced by {its number}."""
+    for number, name in enumerate(names):
+        text = text.replace(name, f"{{{number}}}")
     return text
 
 
-def _with_files(chosen: Sequence[Example]) -> Iterator[tuple[Example, Path]]:
-    """Each example with its scene's file; the next scene's is written meanwhile, and a file is gone once its
-    examples are.
+def _with_files(chosen: Sequence[WorldExample]) -> Iterator[tuple[WorldExample, Path]]:
+    """Each example with the video of its scene. The next scene's is written meanwhile, and a video is deleted
+    after its last example.
     """
     scenes = list(dict.fromkeys(example.scene.seed for example in chosen))
     by_scene = {seed: [example for example in chosen if example.scene.seed == seed] for seed in scenes}

@@ -256,7 +256,7 @@ class Drawing:
         """What ends the video here, and asks what is to be seen at this moment."""
         processor = self.generator.processor
         return np.concatenate(
-            [processor.after(last=True), processor.end, processor.question(self.form.asked_at(moment))]
+            [processor.after(last=True), processor.end, processor.question(self.form.question_at(moment))]
         ).astype(np.int32)
 
     def _answers(self) -> list[np.ndarray]:

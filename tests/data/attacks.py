@@ -1,4 +1,4 @@
-"""Files that try to make a video reader open another file or the network, and a watch that notices when one
+"""Files that try to make a video reader open another file or the network, and bait that notices when one
 does.
 """
 
@@ -17,7 +17,7 @@ IN_NONBLOCK = 0o4000
 
 
 class Bait:
-    """A file (`path`) and a listener (`address`, HOST:PORT) that nobody should touch."""
+    """A file (`path`) and a listener (`address`, HOST:PORT) that no reader should touch."""
 
     def __init__(self, folder: Path) -> None:
         self.path = write_clip(folder / "canary.ts", frames=5, container="mpegts")
@@ -70,7 +70,15 @@ def attacks(folder: Path, bait: Bait) -> dict[str, tuple[Path, str]]:
 def texts(bait: Bait) -> dict[str, bytes]:
     path = bait.path
     address = bait.address
-    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{path}\n#EXTINF:1,\nhttp://{address}/a.ts\n#EXT-X-ENDLIST\n"
+    playlist = (
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{path}\n"
+        f"#EXTINF:1,\nhttp://{address}/a.ts\n#EXT-X-ENDLIST\n"
+    )
+    encrypted = f'#EXTM3U\n#EXT-X-KEY:METHOD=AES-128,URI="{path}"\n#EXTINF:1,\nhttp://{address}/\n'
+    nested = (
+        f"#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{path}\n#EXT-X-STREAM-INF:BANDWIDTH=2\nhttp://{address}/\n"
+    )
+    protocols = f"#EXTM3U\n#EXTINF:1,\nconcat:{path}|{path}\n#EXTINF:1,\nsubfile,,start,0,end,9,,:{path}\n"
     port = address.split(":")[1]
     session = (
         f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} "
@@ -86,9 +94,9 @@ def texts(bait: Bait) -> dict[str, bytes]:
     packets = [b"G" + playlist.encode()[i : i + 187].ljust(187, b"\n") for i in range(0, 600, 187)]
     return {
         "playlist": playlist.encode(),
-        "playlist with its key elsewhere": f'#EXTM3U\n#EXT-X-KEY:METHOD=AES-128,URI="{path}"\n#EXTINF:1,\nhttp://{address}/\n'.encode(),
-        "playlist of playlists": f"#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{path}\n#EXT-X-STREAM-INF:BANDWIDTH=2\nhttp://{address}/\n".encode(),
-        "playlist with a protocol": f"#EXTM3U\n#EXTINF:1,\nconcat:{path}|{path}\n#EXTINF:1,\nsubfile,,start,0,end,9,,:{path}\n".encode(),
+        "playlist with its key elsewhere": encrypted.encode(),
+        "playlist of playlists": nested.encode(),
+        "playlist with a protocol": protocols.encode(),
         "playlist behind a byte order mark": b"\xef\xbb\xbf" + playlist.encode(),
         "playlist behind blanks": b" \t\r\n\n" + playlist.encode(),
         "playlist in UTF-16": playlist.encode("utf-16"),
@@ -108,25 +116,25 @@ def texts(bait: Bait) -> dict[str, bytes]:
 
 def quicktimes(folder: Path, bait: Bait) -> dict[str, bytes]:
     whole = write_clip(folder / "plain.mp4", frames=5).read_bytes()
-    place = str(bait.path).encode()
+    location = str(bait.path).encode()
 
     def entry(kind: bytes, body: bytes, flags: int = 0) -> bytes:
         return struct.pack(">I4sI", 12 + len(body), kind, flags) + body
 
-    padded = place + b"\0" * (len(place) % 2)
+    padded = location + b"\0" * (len(location) % 2)
     alias = bytes(10) + b"\x06canary".ljust(28, b"\0") + bytes(12) + b"\x09canary.ts".ljust(64, b"\0")
     alias += (
         bytes(16)
         + struct.pack(">HH", 1, 1)
         + bytes(16)
-        + struct.pack(">HH", 2, len(place))
+        + struct.pack(">HH", 2, len(location))
         + padded
         + struct.pack(">HH", 0xFFFF, 0)
     )
     inner = b"moovtrakmdiaminfdinfdref"
     names = [inner[i : i + 4] for i in range(0, len(inner), 4)]
     return {
-        "mov, its data at a path": replaced(whole, names, entry(b"url ", b"file://" + place + b"\0")),
+        "mov, its data at a path": replaced(whole, names, entry(b"url ", b"file://" + location + b"\0")),
         "mov, its data on the network": replaced(
             whole, names, entry(b"url ", f"http://{bait.address}/a.mov\0".encode())
         ),
@@ -135,7 +143,7 @@ def quicktimes(folder: Path, bait: Bait) -> dict[str, bytes]:
         "mov, a reference movie": struct.pack(">I4s", 16, b"ftyp")
         + b"qt  "
         + bytes(4)
-        + box(b"moov", box(b"rmra", box(b"rmda", place))),
+        + box(b"moov", box(b"rmra", box(b"rmda", location))),
         "mov, its header compressed": struct.pack(">I4s", 16, b"ftyp")
         + b"qt  "
         + bytes(4)

@@ -1,5 +1,5 @@
-"""A text tokenizer of the world's words, a weaver of 2x2 codes, and shards of a few dozen of the world's
-scenes, drawn by nobody.
+"""A text tokenizer of the world's words, a prompt processor for 2x2 codes, and shards of random codes as long
+as a few dozen of the world's scenes.
 """
 
 from pathlib import Path

@@ -173,7 +173,7 @@ def test_a_stamp_is_a_minute_and_a_second_of_one_piece_each(processor: PromptPro
 
 
 def test_frames_of_every_video_begin_in_step(processor: PromptProcessor) -> None:
-    """A token's position modulo the period tells its place in the frame, in the second video as in the
+    """A token's position modulo the period tells its position in the frame, in the second video as in the
     first.
     """
     v = processor.vocabulary

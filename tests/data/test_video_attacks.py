@@ -1,5 +1,5 @@
-"""Files made to have others read, under the names of videos: none is followed, and each is refused at once,
-without a process.
+"""Files named like videos that try to have other files read: each is refused at once, before a process is
+started, and none is followed.
 """
 
 import contextlib
@@ -45,9 +45,7 @@ def test_the_watch_notices(bait):
 
 
 def test_decord_alone_would_follow_a_playlist(bait, tmp_path):
-    """So that the tests below are tests of something: what decord does with a path that nobody looked into
-    first.
-    """
+    """The attacks are real: what decord does with a file that was not checked first."""
     path = tmp_path / "clip.mp4"
     path.write_bytes(texts(bait)["playlist"])
     command = [sys.executable, "-c", "import decord, sys; decord.VideoReader(sys.argv[1])", str(path)]
@@ -73,7 +71,7 @@ def test_each_is_refused_at_once_and_nothing_is_started(bait, corpus, monkeypatc
 
 @pytest.mark.parametrize("decoder", ["decord", "av"])
 def test_nor_does_the_decoding_process_follow_any(bait, corpus, monkeypatch, decoder):
-    """The second wall: what happens where a file passes the first one, said to be an ordinary MP4, MKV or
+    """The second line of defence: the checks are passed by, and the file is called an ordinary MP4, MKV or
     AVI.
     """
     monkeypatch.setattr(sys.modules[MODULE], "refuse_large", lambda *_: None)

@@ -53,7 +53,7 @@ def read(monkeypatch):
                 patch.setattr(decode, "SEEKS_BY_TIME", set())
             demuxer = "mov" if path.suffix == ".mp4" else "matroska"
             video = Video(str(path), path.name, demuxer, Limits())
-            frames = np.stack(list(video.pictures("av", fps, 32, start, end, 0, 2)))
+            frames = np.stack(list(video.frames("av", fps, 32, start, end, 0, 2)))
         return frames, max(decoded)
 
     return run
@@ -114,13 +114,13 @@ def test_where_a_seek_lands_too_late_all_is_decoded(folder, read, monkeypatch):
     )
     again = []
     monkeypatch.setattr(
-        FrameStream, "_again", lambda self, usual=FrameStream._again: (again.append(1), usual(self))
+        FrameStream, "_restart", lambda self, usual=FrameStream._restart: (again.append(1), usual(self))
     )
     for fps in (0.25, 0.15, 0.29, 0.31):
         np.testing.assert_array_equal(read(path, fps)[0], read(path, fps, jumps=False)[0])
-    land = FrameStream._land
+    land = FrameStream._seek
     monkeypatch.setattr(
-        FrameStream, "_land", lambda self, aim, key, wanted: land(self, aim, key, wanted) and False
+        FrameStream, "_seek", lambda self, aim, key, wanted: land(self, aim, key, wanted) and False
     )
     again.clear()
     np.testing.assert_array_equal(
@@ -160,7 +160,7 @@ def test_a_frame_that_is_lost_on_the_way_brings_all_back(folder, read, monkeypat
     whole = FrameStream._decoded
     again = []
     monkeypatch.setattr(
-        FrameStream, "_again", lambda self, usual=FrameStream._again: (again.append(1), usual(self))
+        FrameStream, "_restart", lambda self, usual=FrameStream._restart: (again.append(1), usual(self))
     )
 
     def forgetful(self):

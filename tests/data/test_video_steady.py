@@ -24,8 +24,8 @@ def damaged(whole, seed):
     data = bytearray(whole.read_bytes())
     random = np.random.default_rng(seed)
     start = data.index(b"mdat") + 2000
-    for place in random.integers(start, start + (len(data) - start) // 2, 40):
-        data[place] ^= int(random.integers(1, 256))
+    for position in random.integers(start, start + (len(data) - start) // 2, 40):
+        data[position] ^= int(random.integers(1, 256))
     path = whole.with_name(f"{whole.stem}-{seed}.mp4")
     path.write_bytes(data)
     return path

@@ -27,8 +27,8 @@ def _write(out: Path, frames: np.ndarray, fps: float = 4.0, at_once: int = 3) ->
 @pytest.mark.parametrize(("size", "shown"), [(16, 256), (15, 256), (301, 302)])
 def test_a_film_shows_every_frame_in_its_time(tmp_path: Path, size: int, shown: int) -> None:
     frames = _frames(7, size)
-    _write(tmp_path / "film.mp4", frames)
-    with av.open(str(tmp_path / "film.mp4")) as container:
+    _write(tmp_path / "clip.mp4", frames)
+    with av.open(str(tmp_path / "clip.mp4")) as container:
         assert container.streams.video[0].average_rate == 4
         back = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     assert back.shape == (7, shown, shown, 3)
@@ -54,7 +54,7 @@ def test_several_frames_stand_in_rows_of_eight(tmp_path: Path) -> None:
     assert (sheet[step:, 2 * step :] == 255).all()
 
 
-@pytest.mark.parametrize("name", ["film.mp4", "sheet.png"])
+@pytest.mark.parametrize("name", ["clip.mp4", "sheet.png"])
 def test_what_fails_leaves_what_was_there(tmp_path: Path, name: str) -> None:
     out = tmp_path / name
     out.write_bytes(b"before")
@@ -73,13 +73,13 @@ def test_what_fails_leaves_what_was_there(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "frames", "fps", "said"),
     [
-        ("film.gif", 1, 1.0, r"suffix '\.gif'; give the name of an \.mp4"),
-        ("film", 1, 1.0, "suffix ''"),
-        ("absent/film.mp4", 1, 1.0, "is not a folder; make it first"),
+        ("clip.gif", 1, 1.0, r"suffix '\.gif'; give the name of an \.mp4"),
+        ("clip", 1, 1.0, "suffix ''"),
+        ("absent/clip.mp4", 1, 1.0, "is not a folder; make it first"),
         ("folder.mp4", 1, 1.0, "is a folder"),
         ("sheet.png", MOST_ON_A_SHEET + 1, 1.0, r"at most 64: write an \.mp4"),
-        ("film.mp4", 1, 0.0, "--fps 0 was given"),
-        ("film.mp4", 1, float("nan"), "--fps nan was given"),
+        ("clip.mp4", 1, 0.0, "--fps 0 was given"),
+        ("clip.mp4", 1, float("nan"), "--fps nan was given"),
     ],
 )
 def test_what_cannot_be_written_is_said_before_any_frame(

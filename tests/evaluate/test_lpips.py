@@ -5,21 +5,22 @@ from safetensors.numpy import load_file, save_file
 from ringvision.errors import UserError
 from ringvision.evaluate.lpips import Lpips, wanted
 
-from .drawn_networks import EXPECTED, pictures, write_weights
+from .random_networks import EXPECTED, pictures, write_weights
 
 
-def test_distances_are_those_of_another_implementation(tmp_path):
+def test_distances_are_those_of_another_implementation(tmp_path, lpips_weights):
     frames, others = pictures()
-    for name, path in enumerate((tmp_path / "torchvision.safetensors", tmp_path / "lpips.safetensors")):
-        distances = Lpips(write_weights(path, wanted(), name))(frames, others)
+    own_names = write_weights(tmp_path / "lpips.safetensors", wanted(), 1)
+    for name, path in enumerate((lpips_weights, own_names)):
+        distances = Lpips(path)(frames, others)
         np.testing.assert_allclose(distances, EXPECTED["lpips"], rtol=1e-4)
         assert ("net.slice5.28.bias" in load_file(path)) == (name == 1)
     assert abs(np.diff(EXPECTED["lpips"])[0]) > 1e-3 * EXPECTED["lpips"][0]
 
 
-def test_equal_pictures_are_at_no_distance(tmp_path):
+def test_equal_pictures_are_at_no_distance(lpips_weights):
     frames, others = pictures()
-    network = Lpips(write_weights(tmp_path / "lpips.safetensors", wanted()))
+    network = Lpips(lpips_weights)
     assert (network(frames, frames) == 0).all()
     five = np.concatenate([frames, frames, frames[:1]])  # more than one batch, the last not full
     again = np.concatenate([others, frames, others[:1]])
@@ -29,9 +30,9 @@ def test_equal_pictures_are_at_no_distance(tmp_path):
     assert (distances[2:4] == 0).all()
 
 
-def test_a_head_of_another_network_is_refused(tmp_path):
-    path = write_weights(tmp_path / "lpips.safetensors", wanted())
-    tensors = load_file(path) | {"lin1.model.1.weight": np.zeros((1, 192, 1, 1), np.float32)}
+def test_a_head_of_another_network_is_refused(tmp_path, lpips_weights):
+    path = tmp_path / "lpips.safetensors"
+    tensors = load_file(lpips_weights) | {"lin1.model.1.weight": np.zeros((1, 192, 1, 1), np.float32)}
     del tensors["features.28.bias"]
     save_file(tensors, str(path))
     with pytest.raises(

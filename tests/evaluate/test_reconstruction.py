@@ -47,7 +47,7 @@ def test_reconstruct(tmp_path, clip):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["both.mp4", "clip.mp4"]
 
 
-def test_a_film_of_very_few_frames_a_second(tmp_path):
+def test_a_video_of_very_few_frames_a_second(tmp_path):
     frames = np.zeros((2, 32, 32, 3), np.uint8)
     with comparison_writer(tmp_path / "slow.mp4", 32, 1e-5) as show:
         show(frames, frames)

@@ -10,7 +10,6 @@ from ringvision.evaluate import inception, lpips, tokenizer
 from ringvision.evaluate.quality import l1, psnr, ssim
 from ringvision.evaluate.tokenizer import evaluate_tokenizer
 
-from .drawn_networks import write_weights
 from .mean_colour import MeanColour, colours, write_clip
 
 
@@ -22,7 +21,7 @@ def clips(tmp_path):
     ]
 
 
-def there_and_back(path, fps):
+def reconstructed(path, fps):
     frames = np.concatenate([part.frames for part in sample(path, fps=fps, size=32)])
     codes = MeanColour().encode(frames)
     return frames, MeanColour().decode(codes, dtype=np.uint8), codes
@@ -31,7 +30,7 @@ def there_and_back(path, fps):
 def test_every_frame_counts_once(clips):
     result = evaluate_tokenizer(clips, tokenizer=MeanColour(), fps=4.0)
     frames, again, codes = (
-        np.concatenate(both) for both in zip(*(there_and_back(path, 4.0) for path in clips))
+        np.concatenate(both) for both in zip(*(reconstructed(path, 4.0) for path in clips))
     )
     assert (result["videos"], result["frames"], result["failed"]) == (2, 28, [])
     assert result["psnr"] == pytest.approx(psnr(frames, again).mean())
@@ -112,8 +111,8 @@ def test_what_was_seen_before_a_video_broke_off_is_in_no_figure(monkeypatch, cli
         assert result[name] == pytest.approx(alone[name])
 
 
-def test_the_film_shows_all_videos_in_turn(tmp_path, clips):
-    out = tmp_path / "film.mp4"
+def test_the_written_video_shows_all_videos_in_turn(tmp_path, clips):
+    out = tmp_path / "shown.mp4"
     result = evaluate_tokenizer(clips, tokenizer=MeanColour(), fps=4.0, out=out)
     assert result["out"] == str(out)
     info = probe(out)
@@ -122,7 +121,7 @@ def test_the_film_shows_all_videos_in_turn(tmp_path, clips):
 
 def test_requests_that_make_no_sense(tmp_path, clips):
     missing = [tmp_path / "none.mp4", tmp_path / "neither.mp4"]
-    out = tmp_path / "film.mp4"
+    out = tmp_path / "shown.mp4"
     with pytest.raises(UserError, match="none of the 2 videos could be read; the first: .*none.mp4"):
         evaluate_tokenizer(missing, tokenizer=MeanColour(), out=out)
     with pytest.raises(UserError, match="no video was given"):
@@ -148,9 +147,9 @@ def test_limit(clips):
     ] == [str(clips[0])]
 
 
-def test_lpips_and_rfid(monkeypatch, tmp_path, clips):
-    """Inception's place is taken by the mean colours of a frame, so that the distance can be told from NumPy
-    alone.
+def test_lpips_and_rfid(monkeypatch, lpips_weights, clips):
+    """Inception is replaced by the mean colours of a frame, so that NumPy can compute the expected
+    distance.
     """
 
     class Colours:
@@ -162,11 +161,10 @@ def test_lpips_and_rfid(monkeypatch, tmp_path, clips):
 
     monkeypatch.setattr(tokenizer, "Inception", Colours)
     monkeypatch.setattr(tokenizer, "WIDTH", 3)
-    weights = write_weights(tmp_path / "lpips.safetensors", lpips.wanted())
     result = evaluate_tokenizer(
-        clips, tokenizer=MeanColour(), inception="inception.safetensors", lpips=weights
+        clips, tokenizer=MeanColour(), inception="inception.safetensors", lpips=lpips_weights
     )
-    frames, again, _ = (np.concatenate(both) for both in zip(*(there_and_back(path, 1.0) for path in clips)))
+    frames, again, _ = (np.concatenate(both) for both in zip(*(reconstructed(path, 1.0) for path in clips)))
     one = frames.mean((1, 2))
     other = again.mean((1, 2))
     c1 = np.cov(one.T)
@@ -174,9 +172,8 @@ def test_lpips_and_rfid(monkeypatch, tmp_path, clips):
     root = np.sqrt(np.linalg.eigvals(c1 @ c2).real).sum()
     expected = ((one.mean(0) - other.mean(0)) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * root
     assert result["rfid"] == pytest.approx(expected, rel=1e-6)
-    assert result["lpips"] == pytest.approx(lpips.Lpips(weights)(frames, again).mean(), rel=1e-4)
-    assert result["per_video"][1]["lpips"] == pytest.approx(
-        lpips.Lpips(weights)(frames[-2:], again[-2:]).mean(), rel=1e-4
-    )
+    distances = lpips.Lpips(lpips_weights)(frames, again)
+    assert result["lpips"] == pytest.approx(distances.mean(), rel=1e-4)
+    assert result["per_video"][1]["lpips"] == pytest.approx(distances[-2:].mean(), rel=1e-4)
     assert all("rfid" not in video for video in result["per_video"])
     assert inception.WIDTH == 2048

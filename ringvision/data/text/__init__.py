@@ -1,3 +1,10 @@
-"""Text <-> token ids, and the chat templates around them. isolation/ is where other people's files are read,
-in a process of their own.
+"""Text <-> token ids, and the chat templates around conversations.
+
+folder.py                    opens the text tokenizer of a model folder, whichever kind it holds
+tokenizer.py                 TextTokenizer: what every text tokenizer does
+sentencepiece_tokenizer.py   ours, which loses nothing, and other people's sentencepiece models
+settings.py                  the files beside a tokenizer, and what they say
+chat_template.py             messages -> the text that a model continues
+gguf.py                      the vocabulary of a GGUF -> a tokenizer.json
+isolation/                   the processes in which other people's tokenizers and templates are read
 """

@@ -1,10 +1,12 @@
-"""Chat templates: messages -> the one text that a model was trained to go on from.
+"""Chat templates: messages -> the text that a model was trained to continue.
 
-In: a template in Jinja's language, which comes with a model and may have been written by anybody, and
-messages `{"role": "user", "content": "…"}`. Out: text in which special tokens stand as text
-(`TextTokenizer.encode_marked` reads them). A template is run by a process of its own (template_process.py) in
-Jinja's sandbox, with bounds on time, memory and output, and no way to open a file: one that loops without end
-or fills memory is an error like any other.
+In: a Jinja template, which comes with a model and may have been written by anybody, and messages `{"role":
+"user", "content": "…"}`. Out: text in which special tokens are written as text (`TextTokenizer.encode_marked`
+turns them into ids).
+
+A template runs in a process of its own (isolation/template_process.py), in Jinja's sandbox, with bounds on
+time, memory and output and without access to files, so that a template that never ends or fills the memory is
+an error like any other. transformers' `apply_chat_template` runs it in the calling process, without bounds.
 """
 
 import os
@@ -19,17 +21,13 @@ from ringvision.errors import UserError
 
 TEMPLATE_FILE = "chat_template.jinja"
 SECONDS = 6.0
-"""What a rendering may take; a usual one takes a thousandth of a second, the first of a process the half of
-one.
-"""
+"""The longest time for one rendering. A usual one takes 1 ms, the first one of a process half a second."""
 MOST_CHARACTERS = 1 << 20
-"""Of a template."""
+"""The longest template."""
 
 
 class ChatTemplate:
-    """One template. bos, eos: the text of these special tokens; variables: whatever else it may name.
-    seconds: of one rendering.
-    """
+    """One template, ready to be rendered."""
 
     def __init__(
         self,
@@ -40,6 +38,16 @@ class ChatTemplate:
         variables: Mapping[str, Any] | None = None,
         seconds: float = SECONDS,
     ) -> None:
+        """
+        Args:
+            source: the template.
+            bos, eos: the text of these special tokens.
+            variables: whatever else the template may name.
+            seconds: the longest time for one rendering.
+
+        Raises:
+            UserError: the template is too long.
+        """
         if len(source) > MOST_CHARACTERS:
             raise UserError(
                 f"the chat template has {len(source)} characters; expected at most {MOST_CHARACTERS}"
@@ -51,10 +59,11 @@ class ChatTemplate:
         self._lock = threading.Lock()
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
-        """The text of a conversation. add_generation_prompt: it ends where an answer is to begin.
+        """-> the text of a conversation. add_generation_prompt: whether it ends with the beginning of the
+        assistant's turn.
 
-        UserError where the template is damaged, refuses these messages (many want user and assistant to take
-        turns), does what it must not, or takes too much time or memory.
+        UserError where the template is damaged, refuses these messages (many require user and assistant to
+        take turns), does something forbidden, or takes too much time or memory.
         """
         variables = {
             **self._variables,
@@ -83,7 +92,7 @@ class ChatTemplate:
 
 
 def load_chat_template(folder: str | os.PathLike[str]) -> ChatTemplate:
-    """The template of a model folder: chat_template.jinja, or what tokenizer_config.json says. UserError
+    """The template of a model folder: chat_template.jinja, or the one in tokenizer_config.json. UserError
     where there is none.
     """
     settings = read_settings(folder)
@@ -92,7 +101,7 @@ def load_chat_template(folder: str | os.PathLike[str]) -> ChatTemplate:
     if path.is_file():
         with path.open(encoding="utf-8", errors="replace") as file:
             source = file.read(MOST_CHARACTERS + 1)
-    if isinstance(source, list):  # several, each under a name
+    if isinstance(source, list):  # several templates, each with a name
         named = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, Mapping)}
         source = named.get("default")
     if not isinstance(source, str):
@@ -108,5 +117,6 @@ def load_chat_template(folder: str | os.PathLike[str]) -> ChatTemplate:
 
 
 def _content(token: Any) -> str | None:
+    """The text of a special token, which is written as itself or as an object with a `content`."""
     token = token.get("content") if isinstance(token, Mapping) else token
     return token if isinstance(token, str) else None

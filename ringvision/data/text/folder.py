@@ -1,8 +1,10 @@
 """The text tokenizer of a model folder, whichever kind it holds.
 
-A model folder holds its text tokenizer as `text.model` (our own), `tokenizer.json` (Hugging Face's) or
-`tokenizer.model` (other people's sentencepiece). Our own is read here; other people's files are read by a
-process of their own (isolation/).
+    text.model        ours             LosslessTokenizer, in this process
+    tokenizer.json    Hugging Face's   IsolatedTokenizer, which reads the file in a process of its own
+    tokenizer.model   sentencepiece    IsolatedTokenizer
+
+All are used through TextTokenizer (tokenizer.py); no other module needs to know which kind it is.
 """
 
 import os
@@ -18,28 +20,28 @@ from ringvision.untrusted_files import belongs
 
 
 def load_text_tokenizer(folder: str | os.PathLike[str]) -> TextTokenizer:
-    """The text tokenizer of a model folder. UserError where there is none, or it is damaged or of a kind that
-    is not known.
+    """The text tokenizer of a model folder. UserError where there is none, or it is damaged or of an unknown
+    kind.
     """
-    place = Path(folder)
-    if (place / OWN_FILE).is_file():
-        return LosslessTokenizer(place / OWN_FILE)
-    if (place / TOKENIZER_FILE).is_file():
-        return IsolatedTokenizer(place / TOKENIZER_FILE)
-    if (place / SENTENCEPIECE_FILE).is_file():
-        return IsolatedTokenizer(place / SENTENCEPIECE_FILE)
+    folder = Path(folder)
+    if (folder / OWN_FILE).is_file():
+        return LosslessTokenizer(folder / OWN_FILE)
+    if (folder / TOKENIZER_FILE).is_file():
+        return IsolatedTokenizer(folder / TOKENIZER_FILE)
+    if (folder / SENTENCEPIECE_FILE).is_file():
+        return IsolatedTokenizer(folder / SENTENCEPIECE_FILE)
     raise UserError(
-        f"{place} holds no text tokenizer; expected {OWN_FILE}, {TOKENIZER_FILE} or "
+        f"{folder} holds no text tokenizer; expected {OWN_FILE}, {TOKENIZER_FILE} or "
         f"{SENTENCEPIECE_FILE}: copy one into it"
     )
 
 
 def save_text_tokenizer(source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[str]:
-    """Copy the text tokenizer of one folder into another, byte for byte, with its settings; -> the names of
-    the files copied.
+    """Copies the text tokenizer of folder `source` into another, byte for byte, with its settings. -> the
+    names of the files copied.
 
-    UserError, and nothing copied, where `source` holds no text tokenizer that can be read, or one of the
-    files is a link to another place.
+    UserError, and nothing is copied, where `source` holds no text tokenizer that can be read, or one of the
+    files is a link that leads elsewhere.
     """
     load_text_tokenizer(source)
     names = [name for name in FILES if Path(source, name).is_file()]

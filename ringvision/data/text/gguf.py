@@ -1,9 +1,12 @@
-"""The vocabulary in a GGUF's metadata -> a tokenizer.json and its settings, so that one kind of tokenizer
-reads text for both.
+"""The vocabulary in a GGUF's metadata -> a tokenizer.json and its settings, so that the same code reads text
+for both kinds of model.
 
 In: the key-values of a GGUF (`tokenizer.ggml.*`). Out: tokenizer.json, tokenizer_config.json and
-generation_config.json in a folder. Two kinds are known: `gpt2`, byte-level BPE whose merges are listed, and
+generation_config.json in a folder. Two kinds are known: `gpt2`, byte-level BPE with a list of merges, and
 `llama`, sentencepiece's BPE whose pieces have scores.
+
+Written by hand because the library that does this, transformers, reads the untrusted metadata in the calling
+process and without bounds. The tokenizer that results is read by Hugging Face's `tokenizers`, in isolation.
 """
 
 import json
@@ -24,7 +27,9 @@ USER_DEFINED = 4
 MODEL = "tokenizer.ggml.model"
 TEMPLATE = "tokenizer.chat_template"
 LONGEST_TOKEN = 4096
+"""Characters of one token."""
 MOST_CHARACTERS = 1 << 23
+"""Characters of all tokens together."""
 _SPACE = "\u2581"
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -33,10 +38,10 @@ END_OF_TURN = ("eos", "eot", "eom")
 
 
 def text_from_gguf(metadata: Mapping[str, Any], folder: str | os.PathLike[str]) -> IsolatedTokenizer:
-    """Write the tokenizer that a GGUF's metadata describe into `folder` and read it.
+    """Writes the tokenizer that a GGUF's metadata describe into `folder`, and opens it.
 
-    UserError, and nothing written, where the metadata lack something, contradict themselves, or name a kind
-    of vocabulary or a way of splitting text into words that is not known.
+    UserError, and nothing is written, where the metadata lack something, contradict themselves, or name an
+    unknown kind of vocabulary or an unknown way of splitting text into words.
     """
     tokens, kinds = _tokens(metadata)
     model = metadata.get(MODEL)
@@ -60,22 +65,22 @@ def text_from_gguf(metadata: Mapping[str, Any], folder: str | os.PathLike[str]) 
         SETTINGS_FILE: settings,
         "generation_config.json": {"eos_token_id": ends},
     }
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place, prefix=".writing-") as aside:
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
         for name, value in files.items():
-            Path(aside, name).write_text(
+            Path(temporary, name).write_text(
                 json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
             )
-        text = IsolatedTokenizer(Path(aside, TOKENIZER_FILE))
+        text = IsolatedTokenizer(Path(temporary, TOKENIZER_FILE))
         for name in files:
-            os.replace(Path(aside, name), place / name)
-    text.path = place / TOKENIZER_FILE
+            os.replace(Path(temporary, name), folder / name)
+    text.path = folder / TOKENIZER_FILE
     return text
 
 
 def _tokens(metadata: Mapping[str, Any]) -> tuple[list[str], list[int]]:
-    """The pieces and the kind of each."""
+    """-> the text of every token, and its kind."""
     tokens = _list(metadata, "tokens", str)
     kinds = (
         _list(metadata, "token_type", int) if "tokenizer.ggml.token_type" in metadata else [1] * len(tokens)
@@ -94,7 +99,7 @@ def _tokens(metadata: Mapping[str, Any]) -> tuple[list[str], list[int]]:
 
 
 def _list(metadata: Mapping[str, Any], name: str, kind: type) -> list[Any]:
-    """The list `tokenizer.ggml.NAME`, a plain one or numpy's."""
+    """The list `tokenizer.ggml.NAME`, which may be a NumPy array in the metadata."""
     values: Any = metadata.get(f"tokenizer.ggml.{name}")
     listed = values.tolist() if hasattr(values, "tolist") else values
     if not isinstance(listed, list) or not all(isinstance(value, kind) for value in listed):
@@ -107,7 +112,7 @@ def _list(metadata: Mapping[str, Any], name: str, kind: type) -> list[Any]:
 
 
 def _added(tokens: list[str], kinds: list[int]) -> list[dict[str, Any]]:
-    """Tokens found whole in the text: control tokens and those that somebody defined."""
+    """Tokens that are found in a text before it is split: unknown, control and user-defined ones."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return [
         {"id": token, "content": content, **flags, "special": kind != USER_DEFINED}
@@ -120,6 +125,7 @@ def _added(tokens: list[str], kinds: list[int]) -> list[dict[str, Any]]:
 
 
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str], kinds: list[int]) -> dict[str, Any]:
+    """The parts of tokenizer.json for a vocabulary of kind `gpt2`."""
     split = metadata.get("tokenizer.ggml.pre", "default")
     if not isinstance(split, str) or split not in _SPLITS:
         known = ", ".join(_SPLITS)
@@ -168,8 +174,8 @@ _SPLITS: dict[str, list[dict[str, Any]]] = {
     "llama-bpe": _by_pattern(f"{_CONTRACTIONS}|{_WORDS}|\\p{{N}}{{1,3}}|{_REST}"),
     "qwen2": _by_pattern(f"{_CONTRACTIONS}|{_WORDS}|\\p{{N}}|{_REST}"),
 }
-"""How text falls into words before it is spelt in pieces; numbers one digit at a time (smollm, qwen2), three
-(llama-bpe) or whole.
+"""How text is split into words, by the GGUF's name for it. A number is split into single digits (smollm,
+qwen2) or groups of three (llama-bpe), or not at all.
 """
 
 
@@ -177,6 +183,7 @@ _SPLITS: dict[str, list[dict[str, Any]]] = {
 
 
 def _scored(metadata: Mapping[str, Any], tokens: list[str], kinds: list[int]) -> dict[str, Any]:
+    """The parts of tokenizer.json for a vocabulary of kind `llama`."""
     scores = _list(metadata, "scores", float)
     if len(scores) != len(tokens):
         raise UserError(
@@ -208,7 +215,7 @@ def _scored(metadata: Mapping[str, Any], tokens: list[str], kinds: list[int]) ->
 
 
 def _merges(tokens: list[str], kinds: list[int], scores: list[float]) -> list[list[str]]:
-    """The pairs of pieces that make a piece, the pair that sentencepiece would join first at the front."""
+    """The pairs of pieces that make up a piece, in the order in which sentencepiece would merge them."""
     ordinary = {
         content: score
         for content, kind, score in zip(tokens, kinds, scores)

@@ -1,9 +1,9 @@
-"""Text <-> token ids, by sentencepiece models: our own, which lose nothing, and other people's.
+"""Text <-> token ids by sentencepiece models: ours, which lose nothing, and other people's.
 
-In: text. Out: ids in [0, size), the first rows of the vocabulary. By our own models whatever the text holds
-comes back from its ids: nothing is normalised, spaces stay where they are, and what has no piece of its own
-is spelt in bytes. `<vision>`, `</vision>` and the whole numbers 0 to 99 are single pieces wherever they
-stand, so that "12" in a time stamp, a question and an answer is one and the same id.
+In: text. Out: ids in [0, size), the first rows of the vocabulary. With our models every text comes back
+exactly from its ids: nothing is normalised, spaces are kept, and what has no piece of its own is spelt in
+bytes. `<vision>`, `</vision>` and the whole numbers 0 to 99 are single pieces everywhere, so that "12" has
+the same id in a time stamp, a question and an answer.
 
 folder.py opens whichever text tokenizer a model folder holds.
 """
@@ -32,12 +32,13 @@ _BREAKS = re.compile(rf"(?<=<)(?=/?vision>)|({_SPACE})")
 
 
 class LosslessTokenizer(TextTokenizer):
-    """Reads the sentencepiece model in `model_file` (UserError where it is missing, damaged, without byte
-    fallback, or changes text).
+    """Ours: `decode(encode(text)) == text` for every text.
 
     size: number of ids. bos, eos: the ids that open and close a text. vision_start, vision_end: the ids (a
-    tuple each) that enclose a video; `encode` gives them for no text, whatever a question may spell.
-    `decode(encode(text)) == text`.
+    tuple each) before and after a video; `encode` never returns them, whatever the text says.
+
+    UserError where the sentencepiece model in `model_file` is missing, damaged, without byte fallback, or
+    normalises text.
     """
 
     bos: int
@@ -79,11 +80,11 @@ class LosslessTokenizer(TextTokenizer):
 
 
 class SentencePieceTokenizer(TextTokenizer):
-    """Reads a sentencepiece model of other people's making, such as Llama 2's or LWM's (UserError where it is
-    missing or damaged).
+    """Other people's sentencepiece models, such as Llama 2's or LWM's. UserError where the file is missing or
+    damaged.
 
-    Text is normalised as that model says; `<vision>` is ordinary text to it, of several pieces. What it has
-    neither a piece nor bytes for comes back as U+FFFD.
+    Text is normalised as the model says. `<vision>` is ordinary text of several pieces. Characters for which
+    the model has neither a piece nor bytes come back as U+FFFD.
     """
 
     def __init__(self, model_file: str | os.PathLike[str]) -> None:
@@ -101,11 +102,11 @@ class SentencePieceTokenizer(TextTokenizer):
 def train_text_tokenizer(
     sentences: Iterable[str], path: str | os.PathLike[str], size: int
 ) -> LosslessTokenizer:
-    """Train a sentencepiece model (byte pair encoding) of at most `size` pieces on `sentences` and write it
-    to `path` (atomically).
+    """Trains a sentencepiece model (byte pair encoding) of at most `size` pieces on `sentences`, and writes
+    it to `path` atomically.
 
-    The same sentences in the same order give the same file, byte for byte. Of the pieces 361 are spoken for
-    (256 bytes, the numbers, four marks and the unknown). UserError where size is smaller than that and the
+    The same sentences in the same order give the same file, byte for byte. 361 pieces are always there: 256
+    bytes, 100 numbers, four marks and the unknown. UserError where `size` is too small for these and the
     characters of the sentences, or where there are no sentences.
     """
     lines = [line for sentence in sentences for line in sentence.splitlines() if line.strip()]
@@ -135,9 +136,9 @@ def train_text_tokenizer(
     )
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(target.name + ".partial")
-    aside.write_bytes(model.getvalue())
-    os.replace(aside, target)
+    partial = target.with_name(target.name + ".partial")
+    partial.write_bytes(model.getvalue())
+    os.replace(partial, target)
     return LosslessTokenizer(target)
 
 
@@ -146,7 +147,7 @@ def _numbers() -> Sequence[str]:
 
 
 def _read(path: Path) -> tuple[bytes, sentencepiece.SentencePieceProcessor]:
-    """The bytes of a sentencepiece model, and what reads text by it."""
+    """-> the bytes of a sentencepiece model, and the processor that was loaded from them."""
     serialized = _content(path)
     pieces = sentencepiece.SentencePieceProcessor()
     try:
@@ -161,8 +162,8 @@ def _read(path: Path) -> tuple[bytes, sentencepiece.SentencePieceProcessor]:
 
 
 def _check_identity(path: Path) -> None:
-    """UserError for a model that changes text before it reads it: none of ours does, and its table for that
-    is one that sentencepiece follows without a look at where it leads.
+    """UserError for a model that normalises text. None of ours does, and sentencepiece follows the offsets in
+    the table for that without checking them.
     """
     model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     try:
@@ -179,7 +180,7 @@ def _check_identity(path: Path) -> None:
 
 
 def _content(path: Path) -> bytes:
-    """The bytes of a model's file. UserError where there is none, or it is larger than any."""
+    """The bytes of a model's file. UserError where it is missing, or larger than any real one."""
     if not path.is_file():
         raise UserError(f"{path}: no text model here; give a sentencepiece .model file")
     if path.stat().st_size > MOST_BYTES:
@@ -191,7 +192,7 @@ def _content(path: Path) -> bytes:
 
 
 def _surfaces(pieces: sentencepiece.SentencePieceProcessor, unknown: bytes) -> list[bytes]:
-    """The bytes of every piece; none for control pieces."""
+    """The bytes of every piece; b"" for control pieces."""
 
     def surface(token: int) -> bytes:
         if pieces.IsUnknown(token):

@@ -1,5 +1,4 @@
-"""The settings beside a text tokenizer: the names of the files that a model folder may hold, and what they
-say.
+"""The settings beside a text tokenizer: the names of their files in a model folder, and what they say.
 
 In: a model folder, which anybody may have written. Out: its special tokens and chat template, as JSON values.
 """
@@ -23,14 +22,14 @@ FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
-"""What a folder may hold that says how text is read and when an answer ends."""
+"""The files that say how text is tokenized and when an answer ends."""
 MOST_BYTES = 128 << 20
 ADVICE = "download it again"
 
 
 def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """tokenizer_config.json, and what special_tokens_map.json says beside it; {} where there is neither.
-    UserError where one is damaged.
+    """What tokenizer_config.json says, and special_tokens_map.json where the first says nothing; {} where
+    there is neither. UserError where one is damaged.
     """
     paths = (Path(folder, name) for name in ("special_tokens_map.json", SETTINGS_FILE))
     return {

@@ -1,9 +1,9 @@
-"""What every text tokenizer does, whatever made it: text -> ids, ids -> text, and ids -> text one at a time.
+"""What every text tokenizer does: text -> ids, ids -> text, and ids -> text one id at a time.
 
-In: text. Out: ids in [0, size). Each id stands for bytes (its surface), so that a character spelt in several
-ids is never cut in two. Special tokens (the beginning, the end, whose turn it is) have ids but no text:
-`encode` makes none of them whatever a user writes, and `encode_marked` makes them of a text that a chat
-template wrote around what the user wrote.
+In: text. Out: ids in [0, size). Each id stands for bytes (its surface), so that a character that takes
+several ids is never cut in two. Special tokens (the beginning, the end, whose turn it is) have ids but no
+surface. `encode` never returns them, whatever a user writes. `encode_marked` does: it is for the text that a
+chat template wrote, in which what the user wrote was protected (`guard`, `protect`).
 """
 
 import codecs
@@ -15,8 +15,8 @@ from itertools import chain
 from ringvision.errors import UserError
 
 GUARDS = [chr(code) for code in chain(range(0xFDD0, 0xFDF0), range(0xE000, 0xE100))]
-"""Characters that stand in no text: Unicode keeps the first for a program's own use, the others for private
-agreements.
+"""Characters that no ordinary text contains: the first are noncharacters, which Unicode leaves to a program's
+internal use, the others are for private use.
 """
 
 
@@ -24,9 +24,7 @@ class TextTokenizer(ABC):
     """A text tokenizer.
 
     size: number of ids. bos, eos: the ids that open and close a text (None where there is none). specials:
-    the text of each special token -> its id. surfaces: the bytes of every id, b"" for a special one.
-    opens_with_space: `encode` writes a space before the text, which `decode` takes away again. spaced:
-    special tokens that swallow white space around them -> (before, after).
+    the text of each special token -> its id.
     """
 
     def __init__(
@@ -39,6 +37,14 @@ class TextTokenizer(ABC):
         opens_with_space: bool = False,
         spaced: Mapping[str, tuple[bool, bool]] | None = None,
     ) -> None:
+        """
+        Args:
+            surfaces: the bytes of every id; b"" for a special one.
+            specials: the text of each special token -> its id.
+            bos, eos: the ids that open and close a text (None where there is none).
+            opens_with_space: whether `encode` puts a space before the text, which `decode` removes again.
+            spaced: special tokens that take in white space around them -> (before, after).
+        """
         self.size = len(surfaces)
         self.bos = bos
         self.eos = eos
@@ -49,18 +55,18 @@ class TextTokenizer(ABC):
 
     @abstractmethod
     def _ids(self, text: str, first: bool) -> Sequence[int]:
-        """The ids of a text (not empty) without special tokens; `first`: nothing stands before it."""
+        """The ids of a text that is not empty, without special tokens. first: whether nothing precedes it."""
 
     def encode(self, text: str) -> list[int]:
-        """Text -> ids, with neither bos nor eos; no id of a special token, whatever the text. UserError on
-        half of a surrogate pair.
+        """Text -> ids, without bos, eos and other special tokens, whatever the text. UserError on half of a
+        surrogate pair.
         """
         check_unicode(text)
         return list(self._ids(text, True)) if text else []
 
     def encode_marked(self, text: str, guard: str = "") -> list[int]:
-        """As `encode`, but where the text of a special token stands there is its id. `guard`: the character
-        with which `protect` marked what must stay text; it is taken out.
+        """As `encode`, but the text of a special token becomes its id. guard: the character with which
+        `protect` marked what must remain text; it is removed.
         """
         check_unicode(text)
         tokens: list[int] = []
@@ -72,9 +78,7 @@ class TextTokenizer(ABC):
         return tokens
 
     def guard(self, texts: Iterable[str]) -> str:
-        """A character that stands in none of the texts. UserError where they hold all that there are for
-        this.
-        """
+        """A character of GUARDS that is in none of the texts. UserError where they contain all of them."""
         used = set().union(*map(set, texts))
         for guard in GUARDS:
             if guard not in used:
@@ -84,8 +88,8 @@ class TextTokenizer(ABC):
         )
 
     def protect(self, text: str, guard: str) -> str:
-        """The text with `guard` wherever it, or it and its surroundings, would otherwise be read as a special
-        token.
+        """The text with `guard` put in wherever it would otherwise be read as a special token, by itself or
+        together with the text around it.
         """
         if self._marks:
             text = self._marks.sub(lambda found: _break(found[0], guard), text)
@@ -100,40 +104,40 @@ class TextTokenizer(ABC):
         return text
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Ids -> text. Ids that stand for no text (special tokens, codes of a video) give none; bytes that
-        are no UTF-8 give U+FFFD.
+        """Ids -> text. Ids without a surface (special tokens, codes of a video) give nothing; bytes that are
+        not UTF-8 give U+FFFD.
         """
         text = b"".join(map(self.surface, tokens)).decode("utf-8", errors="replace")
         return text.removeprefix(" ") if self.opens_with_space else text
 
     def stream(self) -> "TextStream":
-        """A decoder to be fed one id at a time."""
+        """A decoder that takes one id at a time."""
         return TextStream(self)
 
     def surface(self, token: int) -> bytes:
-        """The bytes that one id stands for."""
+        """The bytes of one id; b"" for one that this tokenizer does not have."""
         return self._surfaces[token] if 0 <= token < self.size else b""
 
 
 class TextStream:
-    """Decodes ids as they are generated: `push` gives the text that is certain by now, `finish` what is left.
+    """Decodes ids as they are generated: `push` returns the text that is complete by then, `finish` the rest.
 
-    The pieces together equal `decode` of all the ids: a character spelt in several bytes is held back until
-    its last one.
+    The pieces together equal `decode` of all ids: a character of several bytes is held back until its last
+    one.
     """
 
-    def __init__(self, codec: TextTokenizer) -> None:
-        self._codec = codec
-        self._opening = codec.opens_with_space
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._opening = tokenizer.opens_with_space  # whether a space at the front is still to be removed
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
-        return self._opened(self._decoder.decode(self._codec.surface(token)))
+        return self._without_opening_space(self._decoder.decode(self._tokenizer.surface(token)))
 
     def finish(self) -> str:
-        return self._opened(self._decoder.decode(b"", final=True))
+        return self._without_opening_space(self._decoder.decode(b"", final=True))
 
-    def _opened(self, piece: str) -> str:
+    def _without_opening_space(self, piece: str) -> str:
         if self._opening and piece:
             self._opening = False
             return piece.removeprefix(" ")
@@ -141,7 +145,7 @@ class TextStream:
 
 
 def check_unicode(text: str) -> None:
-    """UserError on half of a surrogate pair, which no bytes spell."""
+    """UserError on half of a surrogate pair, which UTF-8 cannot encode."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -151,7 +155,7 @@ def check_unicode(text: str) -> None:
 
 
 def _any_of(specials: Iterable[str], spaced: Mapping[str, tuple[bool, bool]]) -> re.Pattern[str] | None:
-    """Finds the longest special token at a place, as the one group of the pattern."""
+    """A pattern that finds special tokens, the longest where several match, as its one group."""
     forms = []
     for special in sorted(filter(None, specials), key=len, reverse=True):
         before, after = spaced.get(special, (False, False))
@@ -160,8 +164,6 @@ def _any_of(specials: Iterable[str], spaced: Mapping[str, tuple[bool, bool]]) ->
 
 
 def _break(special: str, guard: str) -> str:
-    """The text of a special token with the guard behind its first letter; the white space around it stays
-    where it is.
-    """
+    """The text of a special token with the guard after its first letter. White space around it is kept."""
     start = len(special) - len(special.lstrip()) + 1
     return special[:start] + guard + special[start:]

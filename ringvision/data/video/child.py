@@ -1,17 +1,22 @@
 """The decoding process: `python -m ringvision.data.video.child PARENT RING`, started by process.py and kept
 for many videos.
 
-Requests come in on stdin, one JSON object a line. Answers go out on stdout as records of KIND (1 byte),
-length (4 bytes, little-endian) and that many bytes: I a header (JSON), F one more picture, D the end of the
-video, S stopped as asked, U decord is unsuited (JSON), E an error (JSON). Never pickle: what is decoded here
-may have been made to take this process over.
+Requests come on stdin, one JSON object a line. Answers go to stdout as records: a KIND (1 byte), a length (4
+bytes, little-endian) and that many bytes. The kinds:
 
-Picture n of a request is written (uint8 [size, size, 3]) into slot n mod `slots` of the file behind the
-descriptor RING. As many may lie there as there are slots; the parent says how many it has copied out
+    I  the video's header (JSON)        S  stopped, as was requested
+    F  one more frame is in the ring    U  decord is unsuited, or the result would not be repeatable (JSON)
+    D  the end of the video             E  an error (JSON)
+
+The records are never pickles: a video may be made to take this process over, and unpickling what it sends
+would let it take over the parent, too.
+
+Frame n of a request is written (uint8 [size, size, 3]) into slot n mod `slots` of the file behind the
+descriptor RING. When all slots are full the child waits until the parent says how many it has copied out
 ("more").
 
-It holds itself to the limits of each request (address space, processor time), opens no network where the
-system lets it say so, and ends itself when its parent is gone, however it went.
+The process keeps itself within the limits of each request (address space, processor time), gives up network
+access where the system allows that, and ends itself when its parent has ended for whatever reason.
 """
 
 import contextlib
@@ -38,14 +43,14 @@ def main() -> None:
     os.dup2(nowhere, 2)
     _leave_network()
     parent = int(sys.argv[1])
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     serve(Requests(0), out, int(sys.argv[2]))
 
 
 def serve(requests: "Requests", out: int, ring: int) -> None:
-    """Answers requests until stdin ends."""
+    """Answers requests until stdin ends. out: the descriptor of the answers. ring: that of the ring."""
     from ringvision.data.video.info import VideoError
 
     while (request := requests.wait()) is not None:
@@ -74,12 +79,12 @@ def serve(requests: "Requests", out: int, ring: int) -> None:
 
 
 def _answer(request: dict[str, Any], requests: "Requests", out: int, ring: int) -> None:
-    from ringvision.data.video.decode import Unsuited, Video
-    from ringvision.data.video.info import Limits, Unsteady
+    from ringvision.data.video.decode import Video
+    from ringvision.data.video.info import DecordUnsuited, Limits, Unsteady
 
     limits = Limits(**request["limits"])
     threads = request["threads"]
-    _allow(limits, threads)
+    _renew_limits(limits, threads)
     video = Video(request["path"], request["name"], request["demuxer"], limits)
     _send(out, b"I", _json(video.info.to_dict()))
     if request["fps"] is None:
@@ -90,25 +95,25 @@ def _answer(request: dict[str, Any], requests: "Requests", out: int, ring: int) 
     if decoder == "auto":
         decoder = "decord" if video.suits_decord() and not steady else "av"
     end = float("inf") if request["end"] is None else request["end"]
-    pictures = video.pictures(
+    frames = video.frames(
         decoder, request["fps"], request["size"], request["start"], end, request["first"], threads, steady
     )
     free = request["slots"]
     slots = request["slots"]
     try:
-        for n, picture in enumerate(pictures):
+        for n, frame in enumerate(frames):
             while free == 0 or requests.ready():
                 message = requests.wait()
                 if message is None or "stop" in message:
                     _send(out, b"S")
                     return
                 free += message["more"]
-            os.pwrite(ring, picture.data, n % slots * picture.nbytes)
+            os.pwrite(ring, frame.data, n % slots * frame.nbytes)
             _send(out, b"F")
             free -= 1
-            _allow(limits, threads)
+            _renew_limits(limits, threads)
         _send(out, b"D")
-    except (Unsuited, Unsteady) as reason:
+    except (DecordUnsuited, Unsteady) as reason:
         _send(out, b"U", _json({"message": str(reason), "kind": "damaged"}))
 
 
@@ -144,8 +149,8 @@ def _json(value: dict[str, Any]) -> bytes:
     return json.dumps(value).encode()
 
 
-def _allow(limits: Any, threads: int) -> None:
-    """Renews the allowance: so much address space, and so much processor time until the next picture."""
+def _renew_limits(limits: Any, threads: int) -> None:
+    """Sets the limits anew: of the address space, and of the processor time until the next frame."""
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (limits.memory, resource.getrlimit(resource.RLIMIT_AS)[1]))
         until = int(time.process_time() + limits.seconds_a_frame * threads) + 2
@@ -153,8 +158,8 @@ def _allow(limits: Any, threads: int) -> None:
 
 
 def _leave_network() -> None:
-    """A network namespace of its own, with nothing in it, where the system allows that; goes on without
-    otherwise.
+    """Moves to a network namespace of its own, which is empty. Where the system does not allow that, the
+    process goes on with the network it has.
     """
     with contextlib.suppress(Exception):
         unshare = ctypes.CDLL(None, use_errno=True).unshare
@@ -162,7 +167,8 @@ def _leave_network() -> None:
             unshare(CLONE_NEWUSER | CLONE_NEWNET)
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent(parent: int) -> None:
+    """Watches the parent, and kills this process's group once it is gone."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os.killpg(0, signal.SIGKILL)

@@ -1,13 +1,13 @@
-"""What kind of file this is, told by its first bytes and never by its name.
+"""The kind of a video file, told by its first bytes and never by its name.
 
-A path goes in; the name of the one FFmpeg demuxer that may read it comes out. Playlists, session descriptions
-and concat scripts (which would make FFmpeg open other files or the network) have none, and are refused here,
-as are files of a known kind that refer to others, and those whose own header says that they end later than
-they do. `refuse_large` checks what a header says against the limits. All of it reads a few short pieces of
-the file and starts no process.
+In: a path. Out: the name of the one FFmpeg demuxer that may read it. Refused are: playlists, session
+descriptions and concat scripts, which would make FFmpeg open other files or the network; videos that refer to
+other files; and files that are shorter than their own header says. `refuse_large` checks a header against the
+limits. All of this reads a few short pieces of the file and starts no process.
 
-decord guesses the kind again by itself, so a file must not look like two kinds: where FFmpeg's own test of
-the first bytes is not sure, neither is the one here.
+Written by hand for security: libraries that guess a file's kind (libmagic, FFmpeg's own probing) name a
+plausible kind for almost anything. decord guesses again by itself, so a file must not look like two kinds:
+where FFmpeg's test of the first bytes would not be sure, this one refuses.
 """
 
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 from ringvision.data.video.avi import avi_header
 from ringvision.data.video.info import Limits, VideoError, VideoInfo
 from ringvision.data.video.matroska import matroska_header
-from ringvision.data.video.mp4 import complaint, top_level_end, video_track
+from ringvision.data.video.mp4 import find_fault, top_level_end, video_track
 
 QUICKTIME_FIRST = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
@@ -48,7 +48,7 @@ ACCEPTED = "MP4, MOV, MKV, WebM, AVI, MPEG-TS, MPEG, FLV, Ogg, ASF/WMV or GIF"
 
 
 def identify(path: str | os.PathLike[str]) -> str:
-    """FFmpeg's name of the demuxer for the video at `path`; VideoError where it is no whole video file."""
+    """-> FFmpeg's name of the demuxer for the video at `path`. VideoError where it is no whole video file."""
     name = Path(path).name or str(path)
     try:
         status = os.stat(path)
@@ -71,12 +71,11 @@ def identify(path: str | os.PathLike[str]) -> str:
         raise VideoError(
             f"{name} cannot be read: {error.strerror}; check its permissions", "missing"
         ) from None
-    demuxer = (
-        None if all(8 < byte < 127 for byte in head[:188]) else _demuxer(head)
-    )  # text is no video, whatever it begins with
+    is_text = all(8 < byte < 127 for byte in head[:188])  # no video, whatever the text begins with
+    demuxer = None if is_text else _demuxer(head)
     if demuxer is None:
         raise _refusal(name, head)
-    announced = _whole(path, name, demuxer, head, status.st_size)
+    announced = _announced_size(path, name, demuxer, head, status.st_size)
     if announced is not None and announced > status.st_size:
         raise VideoError(
             f"{name} is cut short: its header announces {announced} bytes and it has "
@@ -110,15 +109,17 @@ def _demuxer(head: bytes) -> str | None:
     return None
 
 
-def _whole(path: str | os.PathLike[str], name: str, demuxer: str, head: bytes, size: int) -> int | None:
-    """Where the header says the file ends, in bytes; None where it does not say. Raises VideoError where it
-    refers to other files.
+def _announced_size(
+    path: str | os.PathLike[str], name: str, demuxer: str, head: bytes, size: int
+) -> int | None:
+    """The size of the file in bytes as its header says; None where it does not say. VideoError where the file
+    refers to others, or its tables do not fit into it.
     """
     wrong: tuple[str, str] | None = None
     announced = None
     if demuxer == "mov":
         announced = top_level_end(path, size)
-        wrong = complaint(path, size)
+        wrong = find_fault(path, size)
     elif demuxer == "matroska":
         header = matroska_header(path)
         announced = header.ends
@@ -140,7 +141,7 @@ def _whole(path: str | os.PathLike[str], name: str, demuxer: str, head: bytes, s
 
 
 def refuse_large(path: str | os.PathLike[str], demuxer: str, limits: Limits) -> None:
-    """Raises VideoError where the header of a file that `identify` passed says that it is over `limits`."""
+    """VideoError where the header says that the file is over `limits`. demuxer: what `identify` gave."""
     width = height = frames = 0
     duration = 0.0
     if demuxer == "mov" and (track := video_track(path)) is not None:

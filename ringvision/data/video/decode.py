@@ -1,13 +1,14 @@
-"""Files to sampled square pictures: runs in the decoding child only (see child.py), with decord or with PyAV.
+"""Video files -> sampled square frames, by decord or PyAV. Runs in the decoding child only (child.py).
 
-`Video(path, ...).info` is its header; `pictures(...)` yields uint8 [size, size, 3] for sample 0, 1, ... Both
-decoders choose by the container's clock and give the same frames for the same times, and both pass over what
-lies between distant samples by going on from a key frame; PyAV is the one that reads everything. decord is
-not asked where it is known to give wrong frames without a word: edit lists that hide frames, streams that do
-not begin with a key frame, several video tracks, AVI with B-frames, time stamps that do not increase.
+`Video(path, ...).info` is the header; `frames(...)` yields uint8 [size, size, 3] for sample 0, 1, ... Both
+decoders choose frames by the container's time stamps, give the same frames for the same times, and skip what
+lies between distant samples by seeking to a key frame. PyAV reads every kind of file. decord is not used
+where it is known to give wrong frames without an error: edit lists that hide frames, streams that do not
+begin with a key frame, several video tracks, AVI with B-frames, time stamps that do not increase.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import av
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ringvision.data.video.frame_stream import FrameStream
-from ringvision.data.video.info import Limits, VideoError, VideoInfo
+from ringvision.data.video.info import DecordUnsuited, Limits, VideoError, VideoInfo
 from ringvision.data.video.mp4 import Track, video_track
 from ringvision.data.video.times import TOLERANCE, end_slack, sample_times, shown_at
 
@@ -26,23 +27,27 @@ DECORD_OPENS = {"mov", "matroska", "avi", "flv"}
 SEEKS_BY_TIME = {"mov", "matroska"}
 
 
-class Unsuited(Exception):
-    """decord cannot be trusted with this file; PyAV reads it."""
-
-
 class Video:
-    """One opened file: its header, and the pictures in it."""
+    """One opened file: its header, and its frames."""
 
     def __init__(self, path: str, name: str, demuxer: str, limits: Limits) -> None:
-        """Opens the header and checks it against `limits`; `name` is how messages call the file. Raises
-        VideoError.
+        """Opens the file, reads its header and checks it against the limits.
+
+        Args:
+            path: the file.
+            name: what messages call it.
+            demuxer: FFmpeg's name of its kind, which `container.identify` gave.
+            limits: what it may ask for.
+
+        Raises:
+            VideoError: the file is damaged, holds no video, or is over a limit.
         """
         self.path = path
         self.name = name
         self.demuxer = demuxer
         self.limits = limits
-        # A decoder counts whole blocks of up to 64 pixels, and sizes may change on the way: this is asked
-        # before each allocation.
+        # FFmpeg checks this before each allocation, since the size of frames may change within a video.
+        # It counts whole blocks of up to 64 pixels, so the bound leaves 64 more pixels to each side.
         self.bounds = {"max_pixels": str(limits.max_pixels + 128 * limits.max_side)}
         self.track = (video_track(path) if demuxer == "mov" else None) or Track()
         if (
@@ -60,7 +65,7 @@ class Video:
             self.begins_with_key = self._begins_with_key(container, stream)
 
     def _open(self) -> Any:
-        # PyAV 19 dropped this setting: it escapes what is not UTF-8 by itself.
+        # PyAV 19 dropped this setting: it escapes what is not UTF-8 anyway.
         tolerant: dict[str, Any] = (
             {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
         )
@@ -98,9 +103,8 @@ class Video:
             duration = float(stream.duration * stream.time_base)
         elif container.duration:
             duration = container.duration / av.time_base
-            if (
-                self.demuxer == "matroska" and stream.start_time
-            ):  # its Duration is the last stamp, whatever the first
+            # Matroska's Duration is the last time stamp, even where the first one is above 0.
+            if self.demuxer == "matroska" and stream.start_time:
                 duration -= float(stream.start_time * stream.time_base)
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         frames = stream.frames or round(duration * fps)
@@ -139,12 +143,11 @@ class Video:
         raise VideoError(f"{self.name} holds no frames; record or download it again", "damaged")
 
     def suits_decord(self) -> bool:
-        """Whether decord is the one to ask: where it reads the file rightly, and all its pictures fit into
-        DECORD_BYTES.
+        """Whether to use decord: it reads the file correctly, and all frames together fit into DECORD_BYTES.
 
-        decord may decode as far ahead of whoever reads as the video goes (1 GB for 50 seconds of 360p, read
-        whole), and passes over frames more slowly (10 minutes of 360p at 1 fps: 28 s of processor time, PyAV
-        12): PyAV is for what is long or large.
+        PyAV is for what is long or large. decord may decode ahead of its reader to the end of the video (1 GB
+        for 50 seconds of 360p), and is slower at skipping frames (10 minutes of 360p at 1 fps take 28 s of
+        processor time; PyAV takes 12).
         """
         return (
             self.info.num_frames * self.info.width * self.info.height * 3 <= DECORD_BYTES
@@ -155,7 +158,7 @@ class Video:
             and self.begins_with_key
         )
 
-    def pictures(
+    def frames(
         self,
         decoder: str,
         fps: float,
@@ -166,11 +169,25 @@ class Video:
         threads: int,
         steady: bool = False,
     ) -> Iterator[np.ndarray]:
-        """Samples k = first, first+1, ... at start + k/fps seconds, before `end`; `decoder` is decord or av.
+        """Decodes samples first, first + 1, ... of which sample k is the frame at start + k/fps seconds.
 
-        Raises Unsuited where decord's own account of the file is not to be trusted, VideoError where nothing
-        can be decoded, and where it is to be `steady` Unsteady for a video whose faults several threads would
-        treat as it happens (PyAV alone tells).
+        Args:
+            decoder: "decord" or "av".
+            fps: samples a second.
+            size: side of a frame, in pixels.
+            start, end: the part of the video to read, in seconds; `end` may be infinite.
+            first: the number of the first sample to yield.
+            threads: of the decoder.
+            steady: whether the frames must be the same every time, also for a damaged video. PyAV alone
+                can tell that they might not be.
+
+        Returns:
+            uint8 [size, size, 3], one after another.
+
+        Raises:
+            DecordUnsuited: decord's account of the file cannot be trusted.
+            VideoError: nothing can be decoded, or the video is longer than its limits allow.
+            Unsteady: steady frames are wanted, several threads decode, and the video has faults.
         """
         if decoder == "decord":
             yield from self._by_decord(fps, size, start, end, first, threads)
@@ -185,33 +202,36 @@ class Video:
         starts, length = self._starts()
         try:
             reader = decord.VideoReader(self.path, ctx=decord.cpu(0), num_threads=threads)
-            told = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))), np.float64)[:, 0]
+            decord_starts = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))), np.float64)[:, 0]
         except Exception as error:  # whatever decord cannot open, PyAV may
-            raise Unsuited(str(error)) from None
+            raise DecordUnsuited(str(error)) from None
+        # decord keeps time stamps in float32 (2e-7 of the time); containers round them to milliseconds.
+        tolerance = 2e-3 + 2e-7 * starts  # (n,)
         if (
-            len(told) != len(starts) or not (np.abs(told - told[0] - starts) < 2e-3 + 2e-7 * starts).all()
-        ):  # float32 in decord
-            raise Unsuited("it sees other time stamps")
+            len(decord_starts) != len(starts)
+            or not (np.abs(decord_starts - decord_starts[0] - starts) < tolerance).all()
+        ):
+            raise DecordUnsuited("it sees other time stamps")
         self._check_length(len(starts), length)
         times = sample_times(min(length, end) - start, fps) + start if start < length else np.zeros(0)
-        held = -1
+        last = -1
         picture = np.zeros(0, np.uint8)
         for index in shown_at(starts, times).tolist()[first:]:
-            if index != held:
+            if index != last:
                 try:
                     picture = square(reader[index].asnumpy(), size)
-                    held = index
+                    last = index
                 except Exception as error:
-                    raise Unsuited(str(error)) from None
+                    raise DecordUnsuited(str(error)) from None
             yield picture
 
     def _starts(self) -> tuple[np.ndarray, float]:
-        """When each frame is shown (float64 [n] seconds, the first 0, increasing) and when the last one ends,
-        by the packets alone.
+        """-> when each frame is shown (float64 [n] seconds, increasing from 0), and when the last one ends.
+        Read from the packets; nothing is decoded.
 
-        Raises Unsuited where some are missing or equal, and where frames that follow a key frame are shown
-        before it: decord counts them wrongly after a seek (open groups of pictures, usual for H.265 and
-        MPEG-4).
+        DecordUnsuited where time stamps are missing or equal, and where frames that follow a key frame are
+        shown before it (open groups of pictures, usual for H.265 and MPEG-4): decord counts those wrongly
+        after a seek.
         """
         stamps = []
         key = -(1 << 62)
@@ -224,7 +244,7 @@ class Video:
                 if packet.size == 0:
                     continue
                 if stamp is None or stamp < key:
-                    raise Unsuited(
+                    raise DecordUnsuited(
                         "no time stamps" if stamp is None else "groups of pictures that refer to one another"
                     )
                 key = stamp if packet.is_keyframe else key
@@ -235,47 +255,47 @@ class Video:
             base = float(stream.time_base)
         ordered = np.sort(np.asarray(stamps))
         if len(ordered) == 0 or (np.diff(ordered) <= 0).any():
-            raise Unsuited("time stamps that do not increase")
+            raise DecordUnsuited("time stamps that do not increase")
         starts = (ordered - ordered[0]) * base
-        return starts, float(starts[-1]) + (ends * base or self._usual())
+        return starts, float(starts[-1]) + (ends * base or self._usual_seconds())
 
     def _by_av(
         self, fps: float, size: int, start: float, end: float, first: int, threads: int, steady: bool
     ) -> Iterator[np.ndarray]:
         k = first
         end = end - end_slack(fps)
-        held: Any = None
-        seeks = self.demuxer in SEEKS_BY_TIME
-        by_order = self.demuxer == "avi"
-        reading: dict[str, Any] = {
-            "threads": threads,
-            "by_order": by_order,
-            "usual": self._usual(),
-            "seeks": seeks,
-            "steady": steady,
-        }
-        with FrameStream(self._opened, (start, fps), **reading) as reel:
-            for count, (now, frame) in enumerate(reel, 1):
+        shown: Any = None  # the frame on the screen until the next one
+        stream = FrameStream(
+            self._opened,
+            (start, fps),
+            threads=threads,
+            by_order=self.demuxer == "avi",
+            usual_seconds=self._usual_seconds(),
+            seeks=self.demuxer in SEEKS_BY_TIME,
+            steady=steady,
+        )
+        with stream:
+            for count, (now, frame) in enumerate(stream, 1):
                 self._check_length(count, now)
-                if held is not None:
+                if shown is not None:
                     picture = None
                     while start + k / fps < min(now - TOLERANCE, end):
-                        picture = _rgb(held, size) if picture is None else picture
+                        picture = _rgb(shown, size) if picture is None else picture
                         yield picture
                         k += 1
-                held = frame
+                shown = frame
                 if start + k / fps >= end:
                     return
-                reel.jump(start + k / fps)
-            if held is None:
+                stream.jump(start + k / fps)
+            if shown is None:
                 raise VideoError(
                     f"{self.name}: none of its frames can be decoded; it is damaged: copy or download it "
                     "again"
                 )
-            self._check_length(0, reel.until)
+            self._check_length(0, stream.until)
             picture = None
-            while start + k / fps < min(reel.until - end_slack(fps), end) or (k == 0 and start == 0):
-                picture = _rgb(held, size) if picture is None else picture
+            while start + k / fps < min(stream.until - end_slack(fps), end) or (k == 0 and start == 0):
+                picture = _rgb(shown, size) if picture is None else picture
                 yield picture
                 k += 1
 
@@ -283,31 +303,19 @@ class Video:
         container = self._open()
         return container, self._stream(container)
 
-    def _usual(self) -> float:
-        """How long a frame is shown, in seconds, where nothing says."""
+    def _usual_seconds(self) -> float:
+        """How long a frame is shown where the file does not say."""
         return 1 / self.info.fps if self.info.fps else 0.04
 
     def _check_length(self, frames: int, duration: float) -> None:
-        """The header may lie: what is really there is held to the same limits."""
+        """Holds what was really found to the limits, since the header may lie."""
         if frames > self.limits.max_frames or duration > self.limits.max_duration:
-            info = self.info
-            real = VideoInfo(
-                info.path,
-                info.width,
-                info.height,
-                frames,
-                duration,
-                info.fps,
-                info.rotation,
-                info.codec,
-                info.container,
-            )
-            self.limits.check(self.name, real)
+            self.limits.check(self.name, replace(self.info, num_frames=frames, duration=duration))
 
 
 def square(picture: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [H, W, 3] -> [size, size, 3]: the middle square, averaged down (each new pixel the mean of what
-    it covers) or blown up.
+    """uint8 [H, W, 3] -> uint8 [size, size, 3]: the middle square, reduced (each new pixel is the mean of
+    those it covers) or enlarged.
     """
     height, width = picture.shape[:2]
     side = min(height, width)
@@ -321,6 +329,7 @@ def square(picture: np.ndarray, size: int) -> np.ndarray:
 
 
 def _rgb(frame: Any, size: int) -> np.ndarray:
+    """A frame of PyAV's, rotated as the file says -> uint8 [size, size, 3]."""
     picture = frame.to_ndarray(format="rgb24")
     turns = round(frame.rotation / 90) % 4
     return square(np.rot90(picture, turns) if turns else picture, size)

@@ -1,7 +1,6 @@
-"""What is known of a video before it is decoded, what is allowed, and the error that says why one is not
-read.
+"""What is known of a video before it is decoded (VideoInfo), what it may ask for (Limits), and the errors.
 
-Imports nothing heavy: the decoding child and the process that asks for frames share it.
+Shared by the decoding child and the process that reads frames from it, so it imports nothing heavy.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -15,9 +14,9 @@ KINDS = {"missing", "empty", "truncated", "not-video", "refused", "limit", "dama
 class VideoError(UserError):
     """A video that is not read: one line that names it, says what is wrong and what to do.
 
-    `kind` is one word for statistics, of KINDS. Both may come from a process that a video has taken over:
-    ValueError where they cannot be what they should, and the message is made one line of printable
-    characters.
+    message: made one line of printable characters. kind: one word of KINDS, for statistics. ValueError where
+    they are of other types or the kind is not known: both may come from a decoding process that a video has
+    taken over.
     """
 
     def __init__(self, message: str, kind: str = "damaged") -> None:
@@ -28,18 +27,22 @@ class VideoError(UserError):
 
 
 class Unsteady(Exception):
-    """A video with faults was read by several threads, and what they make of those depends on which is first:
-    read it again by one.
+    """A damaged video was decoded by several threads, and their result depends on which of them is first:
+    decode it again with one thread, which always gives the same frames.
     """
+
+
+class DecordUnsuited(Exception):
+    """decord cannot be trusted with this video; PyAV reads it."""
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """A video's header: `width` and `height` in pixels as shown (after `rotation`, in degrees), `duration` in
-    seconds.
+    """A video's header.
 
-    `num_frames` is what the container says, or else duration x fps; `fps` is the average. 0 where nothing is
-    known.
+    width, height: in pixels as shown, that is after the rotation. num_frames: what the container says, or
+    else duration x fps. duration: in seconds. fps: the average. rotation: in degrees. Numbers are 0 where
+    the header does not tell them.
     """
 
     path: str
@@ -57,7 +60,7 @@ class VideoInfo:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "VideoInfo":
-        """Undoes `to_dict`; ValueError where `values` are not of the right names and types."""
+        """The reverse of `to_dict`. ValueError where names or types are not those of the fields."""
         if {name: type(value) for name, value in values.items()} != {
             field.name: field.type for field in fields(cls)
         }:
@@ -69,8 +72,9 @@ class VideoInfo:
 class Limits:
     """What a video may ask for. A file over a limit is refused before anything of it is decoded.
 
-    `seconds_a_frame` is the longest wait for one more sampled frame, after which the decoder is killed;
-    `memory` is the decoding process's address space in bytes.
+    max_side, max_pixels: of a frame. max_frames, max_duration (seconds): of the video. seconds_a_frame: the
+    longest wait for one more sampled frame, after which the decoder is killed. memory: the address space of
+    the decoding process, in bytes.
     """
 
     max_side: int = 8192
@@ -86,7 +90,7 @@ class Limits:
                 raise UserError(f"Limits: {name} is {value}; give a number above 0")
 
     def check(self, name: str, info: VideoInfo) -> None:
-        """Raises VideoError where `info` is over a limit; `name` is how the file is called in the message."""
+        """VideoError, which calls the file `name`, where `info` is over a limit."""
         width = info.width
         height = info.height
         if max(width, height) > self.max_side or width * height > self.max_pixels:

@@ -1,8 +1,9 @@
-"""The few elements of a Matroska or WebM file that must be known before a decoder sees it.
+"""The few elements of a Matroska or WebM file that must be known before a decoder sees it: the size of its
+pictures, whether it names other files that are to be played with it (segment linking), and where it should
+end.
 
-How large its pictures are, whether it names other files that should be played with it (segment linking), and
-where it should end. Only the heads of elements are read; a crafted file costs at most MAX_ELEMENTS short
-reads.
+Written by hand for security: a general parser builds the whole tree of elements and reads their contents,
+however many a crafted file holds. Here only the heads of elements are read, MAX_ELEMENTS of them at most.
 """
 
 import os
@@ -19,11 +20,12 @@ NESTING = {
     INFO,
     TRACKS,
     CHAPTERS,
-    0xAE,
-    0xE0,
-    0x45B9,
-    0xB6,
-}  # and TrackEntry, Video, EditionEntry, ChapterAtom
+    0xAE,  # TrackEntry
+    0xE0,  # Video
+    0x45B9,  # EditionEntry
+    0xB6,  # ChapterAtom
+}
+"""Elements whose children are looked at, too."""
 PIXEL_WIDTH = 0xB0
 PIXEL_HEIGHT = 0xBA
 LINKS = {
@@ -33,13 +35,13 @@ LINKS = {
     0x3E83BB: "the file after it",
 }
 LINKS[0x6E67] = "the file of a chapter"
-Element = tuple[int, int, int]
+Element = tuple[int, int, int]  # kind, first byte of its content, end
 
 
 @dataclass(frozen=True)
-class Header:
-    """`width` and `height` of the largest picture of any track; what it `links` to, "" for nothing; the byte
-    where its Segment `ends`.
+class MatroskaHeader:
+    """width, height: of the largest picture of any track. links: what other file it names, "" for none. ends:
+    the byte where its Segment ends (None where the file does not say).
     """
 
     width: int = 0
@@ -48,14 +50,14 @@ class Header:
     ends: int | None = None
 
 
-def matroska_header(path: str | os.PathLike[str]) -> Header:
-    """What the file says of itself, as far as its elements can be followed."""
+def matroska_header(path: str | os.PathLike[str]) -> MatroskaHeader:
+    """The header of the file at `path`, as far as its elements can be followed."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         first = next(_elements(file, 0, size), None)
         segment = next(_elements(file, first[2], size), None) if first else None
         if segment is None or segment[0] != SEGMENT:
-            return Header()
+            return MatroskaHeader()
         _, start, end = segment
         width = height = 0
         links = ""
@@ -63,16 +65,17 @@ def matroska_header(path: str | os.PathLike[str]) -> Header:
             if kind in (PIXEL_WIDTH, PIXEL_HEIGHT):
                 file.seek(inside)
                 value = int.from_bytes(file.read(min(8, stop - inside)), "big")
-                width, height = (
-                    (max(width, value), height) if kind == PIXEL_WIDTH else (width, max(height, value))
-                )
+                if kind == PIXEL_WIDTH:
+                    width = max(width, value)
+                else:
+                    height = max(height, value)
             elif kind in LINKS:
                 links = links or LINKS[kind]
-        return Header(width, height, links, None if end > 1 << 60 else end)
+        return MatroskaHeader(width, height, links, None if end > 1 << 60 else end)
 
 
 def _walk(file: BinaryIO, start: int, end: int) -> Iterator[Element]:
-    """The elements between two bytes and those in NESTING ones, MAX_ELEMENTS at most."""
+    """The elements between two bytes, and those inside elements of NESTING; MAX_ELEMENTS at most."""
     waiting = [(start, end)]
     left = MAX_ELEMENTS
     while waiting:
@@ -86,8 +89,8 @@ def _walk(file: BinaryIO, start: int, end: int) -> Iterator[Element]:
 
 
 def _elements(file: BinaryIO, start: int, end: int) -> Iterator[Element]:
-    """(kind, first byte inside, end) of one element after another; one of unknown size reaches beyond all,
-    and is the last.
+    """The elements between two bytes, without their children. An element of unknown size ends at 1 << 62, so
+    that it is the last one.
     """
     while start < end:
         file.seek(start)

@@ -1,8 +1,9 @@
-"""The few boxes of an MP4 or MOV file that must be known before a decoder sees it.
+"""The few boxes of an MP4 or MOV file that must be known before a decoder sees it: where the file should end
+(a download that was cut short lacks its tail), whether it keeps its pictures in other files, whether an edit
+list hides frames (decord then gives the wrong ones), and how the picture is rotated.
 
-Where the file should end (a download cut short lacks its tail), whether it keeps its pictures in other files,
-whether an edit list hides frames (decord then gives the wrong ones), and how the picture is turned. Only
-headers are read; a crafted file costs at most MAX_BOXES short reads.
+Written by hand for security: a general parser loads whole tables, however large a crafted file says they are.
+Here only headers are read, MAX_BOXES of them at most.
 """
 
 import os
@@ -26,12 +27,14 @@ NESTING = {
     b"sinf",
     b"wave",
 }
-Box = tuple[bytes, int, int]
+Box = tuple[bytes, int, int]  # kind, first byte of its content, end
 
 
 @dataclass(frozen=True)
 class Track:
-    """The first video track: `hides_frames` when its edit list does more than start at the first picture."""
+    """The first video track. rotation: in degrees. hides_frames: whether its edit list does more than begin
+    at the first picture. samples: its number of frames. duration: in seconds.
+    """
 
     width: int = 0
     height: int = 0
@@ -42,8 +45,8 @@ class Track:
 
 
 def top_level_end(path: str | os.PathLike[str], size: int) -> int | None:
-    """The byte where the last box ends, by its own word (more than `size` where the file is cut short); None
-    if unclear.
+    """The byte where the last box says that it ends: more than `size`, the length of the file, where the file
+    is cut short. None where there is no box.
     """
     end = 0
     with open(path, "rb") as file:
@@ -52,11 +55,11 @@ def top_level_end(path: str | os.PathLike[str], size: int) -> int | None:
     return end or None
 
 
-def complaint(path: str | os.PathLike[str], size: int) -> tuple[str, str] | None:
-    """(what is wrong, kind of VideoError) with a file that refers to others or whose tables do not fit into
-    it; else None.
+def find_fault(path: str | os.PathLike[str], size: int) -> tuple[str, str] | None:
+    """-> (what is wrong, kind of VideoError) for a file that refers to others, or whose tables do not fit
+    into it; else None.
 
-    A decoder finds a box by its name wherever it lies, so this looks into all that may hold others.
+    A decoder finds a box by its name wherever it lies, so this looks into every box that may hold others.
     """
     with open(path, "rb") as file:
         known = False
@@ -94,7 +97,7 @@ def _all_boxes(file: BinaryIO, size: int) -> Iterator[Box]:
 
 
 def _leads_outside(table: bytes) -> bool:
-    """Whether any entry of a data reference box names something; one that means the file itself has a flag
+    """Whether an entry of a data reference box names anything: an entry that means the file itself has a flag
     and nothing else.
     """
     if len(table) > MOST_REFERENCES:
@@ -111,7 +114,7 @@ def _leads_outside(table: bytes) -> bool:
 
 
 def video_track(path: str | os.PathLike[str]) -> Track | None:
-    """What the first video track says; None where there is no `moov` or no video track."""
+    """The header of the first video track; None where there is no `moov` or no video track."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         movie = _find(file, (0, size), b"moov")
@@ -153,7 +156,9 @@ def _track(file: BinaryIO, track: tuple[int, int], movie_scale: int) -> Track:
 
 
 def _media_length(file: BinaryIO, track: tuple[int, int]) -> tuple[int, int]:
-    """Ticks a second, and how many the track lasts; "not known" (all ones) is 0."""
+    """-> ticks a second, and how many of them the track lasts (0 where the header says "not known", by all
+    ones).
+    """
     media = _read(file, _find(file, track, b"mdia", b"mdhd"))
     wide = media[:1] == b"\x01"
     length = _number(media, 24 if wide else 16, 8 if wide else 4)
@@ -163,6 +168,7 @@ def _media_length(file: BinaryIO, track: tuple[int, int]) -> tuple[int, int]:
 def _hides_frames(
     file: BinaryIO, track: tuple[int, int], table: tuple[int, int] | None, movie_scale: int
 ) -> bool:
+    """Whether the track's edit list does more than begin at the first frame that is shown."""
     edits = _read(file, _find(file, track, b"edts", b"elst"), 1 << 12)
     if not edits:
         return False
@@ -184,8 +190,8 @@ def _hides_frames(
 
 
 def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[Box]:
-    """(kind, start of what is inside, end) of the boxes from `start` to `end`, the last one's end as it says,
-    however far.
+    """The boxes from `start` to `end`, without those inside them. The end of the last one is what it says,
+    even beyond `end`.
     """
     for _ in range(MAX_BOXES):
         if end - start < 8:
@@ -208,7 +214,9 @@ def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[Box]:
 
 
 def _find(file: BinaryIO, within: tuple[int, int] | None, *kinds: bytes) -> tuple[int, int] | None:
-    """Start and end of the first box of kinds[0], in it kinds[1], and so on."""
+    """-> start and end of the content of the first box of kind kinds[0], in that of kinds[1], and so on; None
+    where one is not there.
+    """
     for kind in kinds:
         if within is None:
             return None
@@ -217,6 +225,7 @@ def _find(file: BinaryIO, within: tuple[int, int] | None, *kinds: bytes) -> tupl
 
 
 def _read(file: BinaryIO, box: tuple[int, int] | None, most: int = 128) -> bytes:
+    """The first `most` bytes of a box's content."""
     if box is None:
         return b""
     file.seek(box[0])

@@ -1,15 +1,15 @@
-"""The parent's side of the decoding process: started once, lent to one video at a time, killed when it is
-late.
+"""The parent's side of the decoding process, which serves one video at a time and is killed when it is late.
 
-A started process is kept for the next video (800 short clips cost one start, not 800). It is a fresh
-interpreter, never a fork: decord hangs after one. Its stderr goes nowhere, so FFmpeg's chatter reaches
-nobody. A process that crashed, missed its deadline or was left in the middle of a record is killed with its
-whole group, and the next video gets a new one.
+A process is kept for the next video, so that 800 short clips cost one start. It is a fresh interpreter, never
+a fork, after which decord hangs. Its stderr, with FFmpeg's messages, goes to /dev/null. A process that
+crashed, missed its deadline or stopped in the middle of a record is killed with its whole group, and the next
+video gets a new one.
 
-Pictures come through a file in memory that both ends hold (the ring); the pipe carries only short records
-that say that one more is there. What the child says is not trusted, since a video may have taken it over:
-records have a greatest length, the ring can neither shrink nor grow, and it is read by `pread`, never mapped,
-so that nothing done to it can end this process.
+Frames come through a file in memory that both processes hold (the ring); the pipe carries only short records
+that say that one more is there. The child is not trusted, since a video may have taken it over: records have
+a greatest length, the ring can neither shrink nor grow, and it is read by `pread`, never mapped, so that
+nothing done to it can end this process. That is why this is written by hand: multiprocessing and the
+libraries built on it (concurrent.futures, pebble, loky) unpickle what a child sends.
 """
 
 import atexit
@@ -40,16 +40,16 @@ KINDS = b"IFDSUE"
 UNEXPECTED = "it sent what was not expected"
 
 
-class Late(Exception):
+class DecodeTimeout(Exception):
     """The decoding process sent nothing in time."""
 
 
-class Gone(Exception):
+class DecodeProcessDied(Exception):
     """The decoding process ended; the message says how."""
 
 
 class DecodeProcess:
-    """One child: `send` it a request, `receive` its records, `copy` pictures out of the ring."""
+    """One child: `send` it a request, `receive` its records, `copy` frames out of the ring."""
 
     def __init__(self, module: str = "ringvision.data.video.child") -> None:
         root = str(Path(__file__).resolve().parents[3])
@@ -90,56 +90,56 @@ class DecodeProcess:
         return self.child.poll() is None
 
     def send(self, request: dict[str, Any]) -> None:
-        """Raises Gone where the child has ended, or leaves requests unread."""
+        """DecodeProcessDied where the child has ended, or leaves requests unread."""
         rest = json.dumps(request).encode() + b"\n"
         try:
             while rest:
                 rest = rest[os.write(self.requests, rest) :]
         except BrokenPipeError:
-            raise Gone(self._how()) from None
+            raise DecodeProcessDied(self._end_reason()) from None
         except BlockingIOError:
-            raise Gone("it stopped listening") from None
+            raise DecodeProcessDied("it stopped listening") from None
 
     def receive(self, seconds: float) -> tuple[bytes, bytes]:
-        """The next record's kind and body. Raises Late after `seconds`, Gone where the child has ended or
-        says nonsense.
+        """-> kind and body of the next record. DecodeTimeout after `seconds`; DecodeProcessDied where the
+        child has ended or sends anything else.
         """
         until = time.monotonic() + seconds
         head = self._take(5, until)
         kind = head[:1]
         length = struct.unpack("<I", head[1:])[0]
         if kind not in KINDS or length > RECORD_BYTES:
-            raise Gone(UNEXPECTED)
+            raise DecodeProcessDied(UNEXPECTED)
         return kind, self._take(length, until)
 
-    def copy(self, slot: int, picture: np.ndarray) -> None:
-        """Fills `picture` (contiguous uint8) with the one in `slot` of the ring, whose slots are as large as
-        it.
+    def copy(self, slot: int, frame: np.ndarray) -> None:
+        """Fills `frame`, uint8 [size, size, 3] and contiguous, from a slot of the ring. Slots are as large as
+        the frame.
         """
-        if os.preadv(self.ring, [picture.data.cast("B")], slot * picture.nbytes) != picture.nbytes:
-            raise Gone(UNEXPECTED)
+        if os.preadv(self.ring, [frame.data.cast("B")], slot * frame.nbytes) != frame.nbytes:
+            raise DecodeProcessDied(UNEXPECTED)
 
     def _take(self, count: int, until: float) -> bytes:
         while len(self.buffer) < count:
             if not self.waiting.poll(max(0.0, until - time.monotonic()) * 1000):
-                raise Late
+                raise DecodeTimeout
             data = os.read(self.answers, RECORD_BYTES)
             if not data:
-                raise Gone(self._how())
+                raise DecodeProcessDied(self._end_reason())
             self.buffer += data
         taken = self.buffer[:count]
         self.buffer = self.buffer[count:]
         return taken
 
     def stop(self, seconds: float) -> bool:
-        """Ends the video in hand early; whether the child is ready for another one."""
+        """Ends the current video early. -> whether the child is ready for another one."""
         until = time.monotonic() + seconds
         try:
             self.send({"stop": True})
             while self.receive(until - time.monotonic())[0] != b"S":
                 pass
             return True
-        except (Late, Gone):
+        except (DecodeTimeout, DecodeProcessDied):
             return False
 
     def kill(self) -> None:
@@ -154,7 +154,7 @@ class DecodeProcess:
             os.close(self.ring)
             self.ring = -1
 
-    def _how(self) -> str:
+    def _end_reason(self) -> str:
         try:
             status = self.child.wait(5)
         except subprocess.TimeoutExpired:
@@ -167,8 +167,8 @@ class DecodeProcess:
 
 
 def _ring() -> int:
-    """A file of RING_BYTES that takes memory only where it was written: in memory where the system has such
-    files.
+    """-> the descriptor of a file of RING_BYTES, which takes memory only where it was written; in memory
+    where the system has such files, else in the folder for temporary ones.
     """
     if not hasattr(os, "memfd_create"):
         with tempfile.TemporaryFile() as file:
@@ -181,17 +181,18 @@ def _ring() -> int:
 
 
 class Pool:
-    """Idle children, ready for the next video."""
+    """Idle decoding processes, ready for the next video."""
 
     def __init__(self) -> None:
         self.idle: list[DecodeProcess] = []
         self.lock = threading.Lock()
         self.owner = os.getpid()
-        self.others: list[DecodeProcess] = []
+        self.others: list[DecodeProcess] = []  # those of the process that this one was forked from
 
     def take(self) -> DecodeProcess:
+        """An idle process, or a new one. VideoError where none can be started."""
         with self.lock:
-            if self.owner != os.getpid():  # this process is a fork: those children are its parent's
+            if self.owner != os.getpid():  # this process is a fork, and the children are its parent's
                 self.others = self.idle
                 self.idle = []
                 self.owner = os.getpid()
@@ -210,8 +211,8 @@ class Pool:
             raise VideoError(message, "crash") from None
 
     def give(self, process: DecodeProcess) -> None:
-        """Takes back a child that is ready for another video. decord loses a little memory with each, so a
-        child serves MOST_VIDEOS.
+        """Takes back a process that is ready for another video, until it has served MOST_VIDEOS: decord leaks
+        a little memory with each.
         """
         process.videos += 1
         with self.lock:
@@ -221,7 +222,7 @@ class Pool:
         process.kill()
 
     def close(self) -> None:
-        """Ends every idle child."""
+        """Ends every idle process."""
         with self.lock:
             idle, self.idle = (self.idle, []) if self.owner == os.getpid() else ([], [])
         for process in idle:

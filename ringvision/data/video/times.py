@@ -1,8 +1,8 @@
-"""Which frame is on the screen at a sample time: by the clock of the container, never by counting frames.
+"""Which frame is on the screen at a time: told by the container's time stamps, never by counting frames.
 
-Sample k is taken at k/fps seconds after the first frame appears, and is the last frame whose time stamp is
-not later. Stamps are rounded by containers (Matroska keeps milliseconds), so a frame at most TOLERANCE late
-counts as there.
+Sample k is the frame on the screen k/fps seconds after the first one: the last frame whose time stamp is not
+later. Containers round time stamps (Matroska keeps milliseconds), so a frame that is at most TOLERANCE
+seconds late counts as shown.
 """
 
 import math
@@ -13,17 +13,17 @@ TOLERANCE = 6e-4
 
 
 def end_slack(fps: float) -> float:
-    """How close to the end, in seconds, a sample may no longer be: durations are rounded too."""
+    """Samples less than this many seconds before the end are left out: containers round durations, too."""
     return min(0.005, 0.5 / fps)
 
 
 def sample_times(duration: float, fps: float) -> np.ndarray:
-    """The times float64 [n] in seconds, 0, 1/fps, 2/fps, ... before `duration`; at least one."""
+    """-> float64 [n]: 0, 1/fps, 2/fps, ... seconds, as far as they come before `duration`; at least one."""
     return np.arange(max(1, math.ceil((duration - end_slack(fps)) * fps - 1e-9))) / fps
 
 
 def shown_at(starts: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """The index int64 [n] of the frame shown at each of `times` [n], given when each frame starts (float64
-    [m], increasing).
+    """starts float64 [m], increasing: when each frame appears; times float64 [n] -> int64 [n]: the index of
+    the frame shown at each of the times.
     """
     return np.maximum(np.searchsorted(starts, times + TOLERANCE, side="right") - 1, 0)

@@ -1,5 +1,5 @@
-"""Frames into a file, as they come: an H.264 film (.mp4), or a picture (.png) in which several frames stand
-in rows, as on a contact sheet.
+"""Frames into a file, as they come: an H.264 video (.mp4), or a picture (.png) that shows all of them in
+rows.
 
 In: frames uint8 [T, H, W, 3], a few at a time. Out: the file, which appears whole or not at all.
 """
@@ -19,15 +19,20 @@ from ringvision.errors import UserError
 
 SUFFIXES = (".mp4", ".png")
 SHOWN_HEIGHT = 256
+"""Pixels: the height to which small frames of a video are enlarged."""
 MOST_ON_A_SHEET = 64
 ACROSS = 8
+"""Frames in a row of a picture."""
 GAP = 4
+"""Pixels between them."""
 
 Append = Callable[[np.ndarray], None]
 
 
 def check_video_output(out: str | os.PathLike[str], frames: int, fps: float) -> None:
-    """UserError where `video_writer` could not write so many frames there: before anything is computed for it."""
+    """UserError where `video_writer` could not write so many frames to `out`. Called before the frames are
+    computed.
+    """
     path = Path(out)
     if os.path.isdir(path):
         raise UserError(f"{path} is a folder; give the name of an .mp4 or .png file to write")
@@ -50,25 +55,25 @@ def check_video_output(out: str | os.PathLike[str], frames: int, fps: float) -> 
 
 @contextmanager
 def video_writer(out: str | os.PathLike[str], frames: int, fps: float) -> Iterator[Append]:
-    """A function that appends frames, uint8 [T, H, W, 3]; `frames` of them are to come, `fps` are shown a
-    second.
+    """-> a function that appends frames, uint8 [T, H, W, 3]. frames: how many there will be; fps: how many
+    are shown each second.
 
-    Small frames are enlarged in a film (to whole pixels, at least 256 of them high: H.264 halves the
-    resolution of colours), never in a picture. `out` is renamed into place when the block ends well, and left
-    as it was when not. UserError where it cannot be written.
+    In a video small frames are enlarged by a whole factor to a height of about 256 pixels, since H.264 halves
+    the resolution of colours; in a picture they are not. `out` is renamed into place when the block ends
+    without an error, and left as it was otherwise. UserError where it cannot be written.
     """
     check_video_output(out, frames, fps)
     path = Path(out)
     with (
         _aside(path) as partial,
-        _movie(partial, fps) if path.suffix.lower() == ".mp4" else _sheet(partial, frames) as append,
+        _video(partial, fps) if path.suffix.lower() == ".mp4" else _sheet(partial, frames) as append,
     ):
         yield append
 
 
 @contextmanager
 def _aside(out: Path) -> Iterator[Path]:
-    """A path to write to, renamed to `out` when all went well and removed when not."""
+    """A path to write to, renamed to `out` when the block ends without an error and removed otherwise."""
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         partial.touch()
@@ -82,7 +87,7 @@ def _aside(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _movie(path: Path, fps: float) -> Iterator[Append]:
+def _video(path: Path, fps: float) -> Iterator[Append]:
     import av
 
     rate = max(Fraction(fps).limit_denominator(1001), Fraction(1, 1001))
@@ -91,6 +96,7 @@ def _movie(path: Path, fps: float) -> Iterator[Append]:
         stream.pix_fmt = "yuv420p"
 
         def append(frames: np.ndarray) -> None:
+            """frames uint8 [T, H, W, 3]."""
             for frame in frames:
                 times = max(1, round(SHOWN_HEIGHT / len(frame)))
                 shown = np.repeat(np.repeat(frame, times, 0), times, 1)
@@ -110,6 +116,7 @@ def _sheet(path: Path, frames: int) -> Iterator[Append]:
     at = 0
 
     def append(more: np.ndarray) -> None:
+        """more uint8 [T, H, W, 3]."""
         nonlocal sheet, at
         height, width = more.shape[1:3]
         if sheet is None:

@@ -1,8 +1,11 @@
-"""A small world that draws its own videos and knows the answers to questions about them.
+"""Synthetic videos of a small world of coloured shapes, with questions whose answers are known.
 
-A seed becomes a `Scene` (what is shown and when), a scene becomes frames or an H.264 file, and the same scene
-becomes questions with answers. Training draws seeds below `HELD_OUT`, evaluation draws them from there on, so
-that no scene is ever on both sides.
+    scene.py        a seed -> a `Scene`: what is shown, and when
+    draw.py         a scene -> frames
+    video.py        a scene -> an H.264 file, or the frames that a reader of such a file gets
+    questions.py    a scene -> questions and answers
+
+Training uses seeds below `HELD_OUT` and evaluation those from there on, so that no scene is in both.
 """
 
 from ringvision.data.world.draw import render

@@ -1,5 +1,5 @@
-"""Draws a scene: signed distances to each outline, softened over a pixel, laid over a textured background
-with noise.
+"""A scene -> frames. Each shape is drawn by the signed distance to its outline, softened over a pixel, on a
+textured background; noise is added to every frame.
 """
 
 from functools import lru_cache
@@ -27,8 +27,8 @@ _STROKES: dict[int, tuple[tuple[float, float, float, float], ...]] = {
 
 
 def render(scene: Scene, times: np.ndarray | list[float], size: int = 64) -> np.ndarray:
-    """Frames of `scene` at `times` (seconds): uint8 [T, size, size, 3]. The same seed, times and size give
-    the same pixels.
+    """Frames of a scene. times: T of them, in seconds -> uint8 [T, size, size, 3]. The same seed, times and
+    size give the same pixels.
     """
     frames = np.empty((len(times), size, size, 3), np.uint8)
     for index, t in enumerate(times):
@@ -37,6 +37,7 @@ def render(scene: Scene, times: np.ndarray | list[float], size: int = 64) -> np.
 
 
 def _render_one(scene: Scene, t: float, size: int) -> np.ndarray:
+    """-> uint8 [size, size, 3]."""
     card = next((card for card in scene.cards if card.visible(t)), None)
     if card is not None:
         picture = _draw_card(card, size)
@@ -53,19 +54,19 @@ def _render_one(scene: Scene, t: float, size: int) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel centres as fractions of the picture: x [1, size], y [size, 1]."""
-    line = (np.arange(size, dtype=np.float32) + 0.5) / size
+    """Pixel centres as fractions of the picture: x float32 [1, size], y float32 [size, 1]."""
+    line = (np.arange(size, dtype=np.float32) + 0.5) / size  # (size,)
     return line[None, :], line[:, None]
 
 
 @lru_cache(maxsize=64)
 def _background(shot: Shot, size: int) -> np.ndarray:
-    """float32 [size, size, 3]; dull, so that what matters stands out."""
+    """-> float32 [size, size, 3], in dull colours, so that shapes stand out."""
     random = np.random.default_rng(shot.texture_seed)
     x, y = _grid(size)
     angle = float(random.uniform(0, 2 * np.pi))
     strength = float(random.uniform(8, 18))
-    along = x * np.cos(angle) + y * np.sin(angle)
+    along = x * np.cos(angle) + y * np.sin(angle)  # (size, size)
     if shot.texture == "gradient":
         shade = (along - along.mean()) * 2 * strength
     elif shot.texture == "stripes":
@@ -89,23 +90,25 @@ def _background(shot: Shot, size: int) -> np.ndarray:
 
 
 def _paint(picture: np.ndarray, distance: np.ndarray, colour: tuple[int, int, int], size: int) -> None:
-    """Lays `colour` over `picture` where the signed distance (fractions of the picture) is negative."""
-    cover = np.clip(0.5 - distance * size, 0, 1).astype(np.float32)[..., None]
+    """Paints `colour` on `picture`, float32 [size, size, 3], where `distance`, [size, size] in fractions of
+    the picture, is negative.
+    """
+    cover = np.clip(0.5 - distance * size, 0, 1).astype(np.float32)[..., None]  # (size, size, 1), 0 to 1
     picture *= 1 - cover
     picture += cover * np.asarray(colour, np.float32)
 
 
 def _draw_thing(picture: np.ndarray, thing: Thing, t: float, size: int) -> None:
     x, y = _grid(size)
-    cx, cy = thing.place(t)
+    cx, cy = thing.centre(t)
     _paint(
         picture, _shape_distance(thing.shape, x - cx, y - cy, thing.radius), COLOURS[thing.colour_at(t)], size
     )
 
 
 def _shape_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Signed distance to the outline of a shape of `radius` about the origin: [size, size], negative
-    inside.
+    """x [1, size], y [size, 1] from the centre of a shape -> [size, size]: the signed distance to its
+    outline, negative inside.
     """
     if shape == "circle":
         return np.sqrt(x * x + y * y) - radius
@@ -125,6 +128,7 @@ def _shape_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> 
 
 
 def _draw_card(card: Card, size: int) -> np.ndarray:
+    """-> float32 [size, size, 3]: a digit of strokes on a plain card."""
     x, y = _grid(size)
     picture = np.broadcast_to(np.asarray(COLOURS[card.colour], np.float32), (size, size, 3)).copy()
     unit = 0.175
@@ -136,8 +140,9 @@ def _draw_card(card: Card, size: int) -> np.ndarray:
         ay = top + unit * y0
         bx = left + unit * x1
         by = top + unit * y1
-        length = (bx - ax) ** 2 + (by - ay) ** 2
-        along = np.clip(((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / length, 0, 1)
+        # The nearest point of the stroke, as a fraction of the way from a to b: (size, size).
+        squared_length = (bx - ax) ** 2 + (by - ay) ** 2
+        along = np.clip(((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / squared_length, 0, 1)
         distance = np.minimum(distance, np.hypot(x - ax - along * (bx - ax), y - ay - along * (by - ay)))
     _paint(picture, distance - 0.06, (12, 12, 12), size)
     return picture

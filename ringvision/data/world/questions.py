@@ -1,8 +1,8 @@
-"""Questions about a scene, with answers read off the scene itself.
+"""Questions about a scene, with answers that follow from the scene itself.
 
-Every question names what it asks about so that exactly one answer is right for someone who sees one frame a
-second, at the whole seconds. Answers of a kind are spread as evenly as the world allows: what a model scores
-without seeing the video is reported beside what it scores with it.
+Every question has exactly one right answer for a viewer who sees one frame a second, at whole seconds. The
+answers of a kind are spread as evenly as the world allows, so that a model that answers without seeing the
+video scores low; evaluation reports that score beside the model's own.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,12 +22,12 @@ class Question:
     answer: str
 
 
-Generator = Iterator[tuple[str, str]]
+Pairs = Iterator[tuple[str, str]]  # question and answer
 
 
 def questions(scene: Scene) -> list[Question]:
-    """All that is asked about `scene`, at most a few of a kind, in the order of KINDS; the same seed asks the
-    same.
+    """The questions about a scene, at most a few of a kind, in the order of KINDS. The same seed gives the
+    same questions.
     """
     asked = []
     for position, (kind, (ask, most)) in enumerate({**_ASKERS, **_AUXILIARY_ASKERS}.items()):
@@ -41,7 +41,7 @@ def questions(scene: Scene) -> list[Question]:
 
 
 def chance(kind: str) -> float:
-    """The score of choosing evenly among the answers that a question of `kind` can have."""
+    """The score of guessing evenly among the answers that a question of `kind` can have."""
     return 1.0 / _ANSWERS[kind]
 
 
@@ -53,7 +53,7 @@ def _choose(random: np.random.Generator, *wordings: str) -> str:
     return wordings[int(random.integers(len(wordings)))]
 
 
-def _colour(scene: Scene, random: np.random.Generator) -> Generator:
+def _colour(scene: Scene, random: np.random.Generator) -> Pairs:
     for shape in SHAPES:
         alike = [thing for thing in scene.things if thing.shape == shape]
         if len(alike) == 1 and alike[0].changes is None:
@@ -63,7 +63,7 @@ def _colour(scene: Scene, random: np.random.Generator) -> Generator:
             )
 
 
-def _shape(scene: Scene, random: np.random.Generator) -> Generator:
+def _shape(scene: Scene, random: np.random.Generator) -> Pairs:
     for colour in COLOURS:
         alike = [thing for thing in scene.things if colour in (thing.colour, thing.later_colour)]
         if len(alike) == 1:
@@ -75,11 +75,13 @@ def _shape(scene: Scene, random: np.random.Generator) -> Generator:
             )
 
 
-# How often each number of things can be asked about is far from even: the common ones are asked less.
 _COUNT_KEPT = {0: 0.34, 1: 0.19, 2: 0.22, 3: 0.85}
+"""The share of questions that is kept, by their answer: scenes have far more of some counts than of
+others.
+"""
 
 
-def _count(scene: Scene, random: np.random.Generator) -> Generator:
+def _count(scene: Scene, random: np.random.Generator) -> Pairs:
     seconds: dict[int, list[int]] = {}
     for second in scene.seconds:
         if not any(card.visible(second) for card in scene.cards):
@@ -97,7 +99,7 @@ def _count(scene: Scene, random: np.random.Generator) -> Generator:
             )
 
 
-def _direction(scene: Scene, random: np.random.Generator) -> Generator:
+def _direction(scene: Scene, random: np.random.Generator) -> Pairs:
     for thing in scene.things:
         if thing.direction:
             yield (
@@ -110,7 +112,7 @@ def _direction(scene: Scene, random: np.random.Generator) -> Generator:
             )
 
 
-def _order(scene: Scene, random: np.random.Generator) -> Generator:
+def _order(scene: Scene, random: np.random.Generator) -> Pairs:
     things = list(scene.things)
     if len(things) < 2:
         return
@@ -131,11 +133,13 @@ def _order(scene: Scene, random: np.random.Generator) -> Generator:
         )
 
 
-# Short videos have only early seconds, so these would be right too often.
 _SECOND_KEPT = {0: 0.12, 1: 0.45, 2: 0.45, 3: 0.4, 4: 0.5, 5: 0.55, 6: 0.7}
+"""The same, by the second that is the answer: every video has early seconds, so they would be right too
+often.
+"""
 
 
-def _time(scene: Scene, random: np.random.Generator) -> Generator:
+def _time(scene: Scene, random: np.random.Generator) -> Pairs:
     for thing in scene.things:
         second = scene.first_seen(thing)
         if random.random() < _SECOND_KEPT.get(second - scene.first, 1.0):
@@ -156,13 +160,13 @@ def _time(scene: Scene, random: np.random.Generator) -> Generator:
             )
 
 
-def _after(scene: Scene, random: np.random.Generator) -> Generator:
+def _after(scene: Scene, random: np.random.Generator) -> Pairs:
     things = sorted(scene.things, key=lambda thing: thing.appears)
     for thing in things:
-        came = [other for other in things if scene.first_seen(other) > scene.first_seen(thing)]
-        if not came:
+        after = [other for other in things if scene.first_seen(other) > scene.first_seen(thing)]
+        if not after:
             continue
-        later = came[0]
+        later = after[0]
         yield (
             _choose(
                 random,
@@ -173,7 +177,7 @@ def _after(scene: Scene, random: np.random.Generator) -> Generator:
         )
 
 
-def _needle(scene: Scene, random: np.random.Generator) -> Generator:
+def _needle(scene: Scene, random: np.random.Generator) -> Pairs:
     if len(scene.cards) == 1:
         yield (
             _choose(random, "Which digit was on the card?", "What number did the card show?"),
@@ -191,7 +195,7 @@ def _needle(scene: Scene, random: np.random.Generator) -> Generator:
             )
 
 
-def _change(scene: Scene, random: np.random.Generator) -> Generator:
+def _change(scene: Scene, random: np.random.Generator) -> Pairs:
     for thing in scene.things:
         if thing.changes is not None and thing.later_colour is not None:
             yield (
@@ -204,7 +208,7 @@ def _change(scene: Scene, random: np.random.Generator) -> Generator:
             )
 
 
-def _glance(scene: Scene, random: np.random.Generator) -> Generator:
+def _glance(scene: Scene, random: np.random.Generator) -> Pairs:
     for second in scene.seconds:
         card = next((card for card in scene.cards if card.visible(second)), None)
         if card is not None:
@@ -217,7 +221,7 @@ def _glance(scene: Scene, random: np.random.Generator) -> Generator:
         yield f"What was there at {_seconds(second)}?", answer
 
 
-def _events(scene: Scene, random: np.random.Generator) -> Generator:
+def _events(scene: Scene, random: np.random.Generator) -> Pairs:
     happened = [(scene.first_seen(thing), thing.name) for thing in scene.things]
     happened += [(scene.first_seen(card), f"{card.colour} card") for card in scene.cards]
     yield (
@@ -226,7 +230,7 @@ def _events(scene: Scene, random: np.random.Generator) -> Generator:
     )
 
 
-Asker = Callable[[Scene, np.random.Generator], Generator]
+Asker = Callable[[Scene, np.random.Generator], Pairs]
 
 _ASKERS: dict[str, tuple[Asker, int]] = {
     "colour": (_colour, 2),
@@ -248,6 +252,6 @@ _ANSWERS = {
 }  # fmt: skip
 
 KINDS = tuple(_ASKERS)
-"""The kinds that are measured."""
+"""The kinds of question that are evaluated."""
 AUXILIARY = tuple(_AUXILIARY_ASKERS)
-"""Kinds that teach a model to read single frames; asked in training, not measured."""
+"""Kinds that teach a model to read single frames: used in training, not evaluated."""

@@ -1,10 +1,11 @@
 """What a world video shows, and when: shots, the things in them, and cards with a digit.
 
-Everything follows from a seed. Time is in seconds. Things appear, change colour and leave half-way between
-whole seconds (give or take `JITTER`), so a video sampled once a second sees each event in the same second
-wherever the codec puts its frames. Places are fractions of the picture: x to the right, y down. At whole
-seconds things stand at one of three places a way (give or take `SWAY`), far enough from each other that none
-hides another; what moves is between two of them then, and things pass each other there.
+Everything follows from a seed. Times are in seconds. Things appear, change colour and leave half-way between
+whole seconds (give or take `JITTER`), so that a video sampled once a second shows each event in the same
+second, wherever the codec puts its frames. Positions are fractions of the picture: x to the right, y down. At
+whole seconds each coordinate of a thing is one of `COORDINATES` (give or take `SWAY`), and things are far
+enough from each other that none hides another. A thing that moves is between two such positions in between,
+and that is when things pass each other.
 """
 
 from dataclasses import dataclass, field, replace
@@ -29,8 +30,8 @@ MIN_SECONDS = 5
 MAX_SECONDS = 12
 MAX_TOGETHER = 3
 JITTER = 0.2
-PLACES = (0.25, 0.5, 0.75)
-STEP = PLACES[1] - PLACES[0]
+COORDINATES = (0.25, 0.5, 0.75)
+STEP = COORDINATES[1] - COORDINATES[0]
 SWAY = 0.012
 RADII = ((0.15, 0.17), (0.21, 0.23))
 """Small things and large ones: from, to."""
@@ -38,12 +39,11 @@ RADII = ((0.15, 0.17), (0.21, 0.23))
 
 @dataclass(frozen=True)
 class Thing:
-    """A shape that is there while `appears <= t < leaves`.
+    """A shape that is visible while `appears <= t < leaves`.
 
-    `direction` is a key of DIRECTIONS, or None for a thing that stays where it is. What moves is at `start`
-    in the first whole second that sees it, a STEP further in the next, and so on as far as `end`, where it
-    rests. `changes` is the moment at which its colour turns from `colour` to `later_colour`; None where it
-    never does.
+    direction: a key of DIRECTIONS, or None for a thing that does not move. start, end: its centre in the
+    first whole second that shows it, and where it comes to rest; it moves a STEP each second. changes: when
+    its colour turns from `colour` to `later_colour` (None: never).
     """
 
     shape: str
@@ -64,12 +64,12 @@ class Thing:
     def visible(self, t: float) -> bool:
         return self.appears <= t < self.leaves
 
-    def place(self, t: float) -> tuple[float, float]:
-        """Centre at time `t`."""
+    def centre(self, t: float) -> tuple[float, float]:
+        """Its centre (x, y) at time `t`."""
         dx, dy = DIRECTIONS[self.direction] if self.direction else (0, 0)
-        way = max(abs(self.end[0] - self.start[0]), abs(self.end[1] - self.start[1]))
-        gone = min(STEP * (t - np.ceil(self.appears)), way)
-        return self.start[0] + dx * gone, self.start[1] + dy * gone
+        whole_way = max(abs(self.end[0] - self.start[0]), abs(self.end[1] - self.start[1]))
+        moved = min(STEP * (t - np.ceil(self.appears)), whole_way)
+        return self.start[0] + dx * moved, self.start[1] + dy * moved
 
     def colour_at(self, t: float) -> str:
         if self.changes is not None and self.later_colour is not None and t >= self.changes:
@@ -79,7 +79,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Card:
-    """A digit on a plain card that fills the picture while `appears <= t < leaves`."""
+    """A plain card with a digit, which fills the picture while `appears <= t < leaves`."""
 
     digit: int
     colour: str
@@ -92,7 +92,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Shot:
-    """What lies behind the things between two cuts."""
+    """The background between two cuts."""
 
     begins: float
     ends: float
@@ -103,8 +103,8 @@ class Shot:
 
 @dataclass(frozen=True)
 class Scene:
-    """A video: its seed, the second at which it ends, and what happens in it. `first` is above 0 in a clip
-    cut from a longer one.
+    """A video: its seed, the second at which it ends, and what happens in it. first: the second at which it
+    begins, above 0 in a clip of a longer scene.
     """
 
     seed: int
@@ -116,23 +116,23 @@ class Scene:
 
     @property
     def seconds(self) -> range:
-        """The whole seconds at which it is looked at."""
+        """The whole seconds at which the video is sampled."""
         return range(self.first, int(self.duration))
 
     def things_at(self, t: float) -> list[Thing]:
-        """The things that can be seen at `t`, from left to right; none while a card is up."""
+        """The things that are visible at `t`, from left to right; none while a card is shown."""
         if any(card.visible(t) for card in self.cards):
             return []
         return sorted(
-            (thing for thing in self.things if thing.visible(t)), key=lambda thing: thing.place(t)[0]
+            (thing for thing in self.things if thing.visible(t)), key=lambda thing: thing.centre(t)[0]
         )
 
     def clip(self, first: int, count: int) -> "Scene":
-        """What someone knows of it who sees only `count` whole seconds from `first` on; the clock goes on as
-        it was.
+        """The scene as far as `count` whole seconds from `first` on show it. Times stay those of the whole
+        scene.
 
-        What is there in the clip's first second appears then; a colour that was seen on one side of its
-        change only never changed, and what was not seen to move has no direction.
+        A thing that is visible in the clip's first second counts as appearing then. A colour change that is
+        not in the clip is left out, and a thing that does not move within it has no direction.
         """
         seconds = range(first, first + count)
         things = []
@@ -143,14 +143,15 @@ class Scene:
             colours = (thing.colour_at(seen[0]), thing.colour_at(seen[-1]))
             if colours[0] == colours[1]:
                 thing = replace(thing, colour=colours[0], later_colour=None, changes=None)
-            if thing.direction and thing.place(seen[0]) == thing.place(seen[-1]):
-                thing = replace(thing, direction=None, start=thing.place(seen[0]), end=thing.place(seen[0]))
+            if thing.direction and thing.centre(seen[0]) == thing.centre(seen[-1]):
+                rests = thing.centre(seen[0])
+                thing = replace(thing, direction=None, start=rests, end=rests)
             things.append(thing)
         cards = tuple(card for card in self.cards if any(card.visible(second) for second in seconds))
         return replace(self, first=first, duration=float(first + count), things=tuple(things), cards=cards)
 
     def first_seen(self, what: Thing | Card) -> int:
-        """The first whole second that sees it."""
+        """The first whole second that shows it."""
         return max(self.first, int(np.ceil(what.appears)))
 
     def shot_at(self, t: float) -> Shot:
@@ -179,19 +180,19 @@ def make_scene(seed: int) -> Scene:
             cards.append(Card(digit, str(card_colours.pop()), begins if index else 0.0, ends))
         else:
             things.extend(_make_things(random, first, last, names, appearing))
-    # An event before the first frame would never be seen to happen: the first shot simply begins at zero.
+    # Nothing is shown before the first frame, so the first shot begins at zero.
     return Scene(seed, float(seconds), tuple(shots), tuple(things), tuple(cards))
 
 
 def _edge(random: np.random.Generator, second: int) -> float:
-    """A moment between whole second `second - 1` and `second`: at `second` what happens there has
-    happened.
-    """
+    """When an event happens that whole second `second` is the first to show: about half a second before."""
     return max(0.0, second - 0.5 + float(random.uniform(-JITTER, JITTER)))
 
 
 def _spans(random: np.random.Generator, seconds: int) -> list[tuple[int, int]]:
-    """Cuts the video into shots of at least three seconds (or the whole): [first, last) in whole seconds."""
+    """-> shots as [first, last) in whole seconds, of at least three seconds each (a short video is one
+    shot).
+    """
     spans = []
     first = 0
     while seconds - first >= 7 and random.random() < 0.75:
@@ -203,19 +204,19 @@ def _spans(random: np.random.Generator, seconds: int) -> list[tuple[int, int]]:
 
 
 def _choose_card_spans(random: np.random.Generator, spans: list[tuple[int, int]]) -> set[int]:
-    """Splits one or two seconds off some shots for cards (in place) and says which spans are cards."""
+    """Splits one or two seconds off some shots for cards, by changing `spans`. -> which of them are cards."""
     for _ in range(int(random.choice([0, 1, 2], p=[0.15, 0.6, 0.25]))):
-        roomy = [i for i, (first, last) in enumerate(spans) if last - first >= 4]
-        if not roomy:
+        long_enough = [i for i, (first, last) in enumerate(spans) if last - first >= 4]
+        if not long_enough:
             break
-        index = int(random.choice(roomy))
+        index = int(random.choice(long_enough))
         first, last = spans[index]
         length = int(random.integers(1, 3))
         if random.random() < 0.5:
             spans[index : index + 1] = [(first, first + length), (first + length, last)]
         else:
             spans[index : index + 1] = [(first, last - length), (last - length, last)]
-    # Cards are the spans shorter than a shot can be; two that touch would read as one.
+    # Cards are the spans shorter than a shot can be. Two in succession would look like one.
     chosen: set[int] = set()
     for index, (first, last) in enumerate(spans):
         if last - first <= 2 and index - 1 not in chosen:
@@ -233,8 +234,9 @@ def _make_shot(random: np.random.Generator, begins: float, ends: float) -> Shot:
 def _make_things(
     random: np.random.Generator, first: int, last: int, names: list[tuple[str, str]], appearing: set[int]
 ) -> list[Thing]:
-    """Things of one shot. No two of a video share a name or appear in the same second; at most three are seen
-    at once.
+    """Things of one shot. No two of a video have the same name or appear in the same second; at most
+    MAX_TOGETHER are visible at once. names: those that are still free, changed here. appearing: the seconds
+    in which things of the video appear, changed here.
     """
     made: list[Thing] = []
     together = np.zeros(last - first, int)
@@ -266,11 +268,18 @@ def _make_things(
 
 
 def _make_thing(
-    random: np.random.Generator, colour: str, shape: str, enter: int, leave: int, shot_end: int, names: list[tuple[str, str]],
-    others: list[Thing], crossing: bool,
-) -> Thing | None:  # fmt: skip
-    """A thing that whole seconds from `enter` to `leave` - 1 see; None where there is no way that is free of
-    the others.
+    random: np.random.Generator,
+    colour: str,
+    shape: str,
+    enter: int,
+    leave: int,
+    shot_end: int,
+    names: list[tuple[str, str]],
+    others: list[Thing],
+    crossing: bool,
+) -> Thing | None:
+    """A thing that is visible in whole seconds `enter` to `leave` - 1; None where no path is free of the
+    other things of the shot. crossing: whether it moves against the first of them.
     """
     appears = _edge(random, enter)
     leaves = leave - 0.3 if leave == shot_end else _edge(random, leave)
@@ -306,18 +315,20 @@ def _make_thing(
 def _path(
     random: np.random.Generator, direction: str | None, sway: np.ndarray
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """A random way through the picture, from one side to the other where there is a direction."""
-    x, y = (float(random.choice(PLACES)) for _ in range(2))
+    """-> start and end of a random path through the picture: from one side to the other where there is a
+    direction, else a single position.
+    """
+    x, y = (float(random.choice(COORDINATES)) for _ in range(2))
     dx, dy = DIRECTIONS[direction] if direction else (0, 0)
     start = (0.5 - dx * STEP if dx else x) + float(sway[0]), (0.5 - dy * STEP if dy else y) + float(sway[1])
     return start, (start[0] + 2 * dx * STEP, start[1] + 2 * dy * STEP)
 
 
 def _meet(one: Thing, other: Thing, seconds: range) -> bool:
-    """Whether the two touch, or nearly, in a whole second that sees both."""
+    """Whether the two touch, or nearly, in a whole second that shows both."""
     for second in seconds:
         if one.visible(second) and other.visible(second):
-            apart = np.subtract(one.place(second), other.place(second))
+            apart = np.subtract(one.centre(second), other.centre(second))
             if np.abs(apart).max() < 1.5 * STEP:
                 return True
     return False

@@ -1,4 +1,4 @@
-"""A scene as a real video: H.264 in MP4, written through PyAV, to a file or to memory and back."""
+"""A scene -> H.264 in MP4, written by PyAV to a file, or to memory and read back."""
 
 import io
 import os
@@ -15,27 +15,40 @@ from ringvision.data.world.scene import Scene
 def write_video(
     scene: Scene, path: str | os.PathLike[str], *, fps: int = 8, size: int = 128, crf: int = 20
 ) -> None:
-    """Renders `scene` at `fps` frames a second and `size` x `size` pixels (even) into an H.264 file at
-    `path`.
+    """Renders a scene into an H.264 file.
+
+    Args:
+        scene: the scene.
+        path: the file to write.
+        fps: frames a second.
+        size: side of a frame in pixels, even.
+        crf: x264's constant rate factor; larger means smaller files of lower quality.
     """
     _encode(scene, str(Path(path)), fps, size, crf)
 
 
-def encoded_frames(scene: Scene, *, size: int = 64, film_size: int = 128, crf: int = 20) -> np.ndarray:
-    """What a reader of the scene's video sees once a second: uint8 [int(duration), size, size, 3].
+def encoded_frames(scene: Scene, *, size: int = 64, video_size: int = 128, crf: int = 20) -> np.ndarray:
+    """The frames that `data/video` would read from the scene's H.264 file, one a second. Nothing is written
+    to disk; training sets are made this way.
 
-    The frames go through H.264 in memory at `film_size` (a multiple of `size`) and are averaged down, as
-    `data/video` would read them from a file; training sets are made this way, without a file for each video.
+    Args:
+        scene: the scene.
+        size: side of a frame of the result, in pixels.
+        video_size: side of a frame of the video, in pixels; a multiple of `size`. Frames are averaged down.
+        crf: x264's constant rate factor.
+
+    Returns:
+        uint8 [int(scene.duration), size, size, 3].
     """
     import av
 
-    held = io.BytesIO()
-    _encode(scene, held, 1, film_size, crf)
-    held.seek(0)
-    step = film_size // size
-    with av.open(held, "r") as container:
-        pictures = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-    means = pictures.reshape(len(pictures), size, step, size, step, 3).mean((2, 4), dtype=np.float32)
+    encoded = io.BytesIO()
+    _encode(scene, encoded, 1, video_size, crf)
+    encoded.seek(0)
+    step = video_size // size
+    with av.open(encoded, "r") as container:
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    means = frames.reshape(len(frames), size, step, size, step, 3).mean((2, 4), dtype=np.float32)
     return (means + 0.5).astype(np.uint8)
 
 

@@ -22,7 +22,7 @@ FIXTURE = Path(__file__).parents[1] / "fixtures" / "smollm2"
 
 
 def bytes_with_merges(**more: Any) -> dict[str, Any]:
-    """Byte-level BPE in GGUF's words: two control tokens, one that somebody defined, 256 bytes and some
+    """Byte-level BPE in GGUF's words: two control tokens, a user-defined one, 256 bytes and some
     merges.
     """
     merges = ["l l", "e ll", "h ell", "hell o", "1 2", "12 3", "Ġ hello", "é l"]

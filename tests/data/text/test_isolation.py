@@ -56,9 +56,9 @@ def sequence(steps: list[dict[str, Any]]) -> dict[str, Any]:
     return {"type": "Sequence", "normalizers": steps}
 
 
-def folder_of(place: Path, described: Any) -> Path:
-    (place / "tokenizer.json").write_text(json.dumps(described))
-    return place
+def folder_of(folder: Path, described: Any) -> Path:
+    (folder / "tokenizer.json").write_text(json.dumps(described))
+    return folder
 
 
 WITHOUT_END = "does not come to an end within 1 s"
@@ -177,7 +177,7 @@ def test_the_process_is_bounded_and_ends_with_the_tokenizer(tmp_path: Path) -> N
     assert child.poll() is not None
 
 
-@pytest.mark.parametrize("link", [lambda place: "/etc/passwd", lambda place: str(place / "private")])
+@pytest.mark.parametrize("link", [lambda folder: "/etc/passwd", lambda folder: str(folder / "private")])
 def test_a_link_to_what_is_private_is_not_copied(link: Callable[[Path], str], tmp_path: Path) -> None:
     (tmp_path / "private").write_text("{}")
     (tmp_path / "model").mkdir()

@@ -59,7 +59,7 @@ def test_moving_things_cross_most_of_the_picture_in_their_direction(scenes):
             assert thing.start == thing.end
             continue
         seconds = range(int(np.ceil(thing.appears)), int(np.ceil(thing.leaves)))
-        moved = np.subtract(thing.place(seconds[-1]), thing.place(seconds[0]))
+        moved = np.subtract(thing.centre(seconds[-1]), thing.centre(seconds[0]))
         assert np.dot(moved, DIRECTIONS[thing.direction]) >= 2 * STEP - 1e-9
 
 

@@ -1,9 +1,9 @@
-"""Other people's text tokenizers, read by a process of their own (text_process.py), used as any
+"""Other people's text tokenizers: read in a process of their own (tokenizer_process.py), used like any
 `TextTokenizer`.
 
-In: the path of a tokenizer.json or of a sentencepiece model. Out: a codec whose ids come from that process,
-within a bounded time, and whose text comes from the table of surfaces that it gave when it was read: nothing
-that a stranger wrote reaches a compiled library here.
+In: the path of a tokenizer.json or of a sentencepiece model. Out: a tokenizer whose ids come from that
+process within a bounded time. Ids become text here, by the table of surfaces that the process returned at the
+start, so no compiled library in this process reads anything from the file.
 """
 
 import threading
@@ -16,15 +16,16 @@ from ringvision.data.text.tokenizer import TextTokenizer, check_unicode
 from ringvision.errors import UserError
 
 SECONDS_TO_READ = 30.0
+"""The longest time for reading a file."""
 SECONDS = 5.0
 CHARACTERS_A_SECOND = 50_000
-"""What encoding a text may take: a usual tokenizer does twenty times as much."""
+"""Encoding a text may take SECONDS, and more by its length; usual tokenizers are twenty times as fast."""
 
 
 class IsolatedTokenizer(TextTokenizer):
-    """The tokenizer in `path`. UserError where it is missing, damaged, of a kind that is not known, or made
-    to take time or memory without end; the same from `encode`, `encode_marked` and `protect`, after which the
-    next call reads it anew.
+    """The tokenizer in `path`. UserError where it is missing, damaged or of an unknown kind, or takes too
+    much time or memory. `encode`, `encode_marked` and `protect` raise it, too; the next call then reads the
+    file again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,9 +36,8 @@ class IsolatedTokenizer(TextTokenizer):
             found = self._start()
         surfaces = [surface.encode("latin-1") for surface in found["surfaces"]]
         super().__init__(surfaces, {}, found["bos"], found["eos"], opens_with_space=found["opens_with_space"])
-        self.specials = found[
-            "specials"
-        ]  # looked for in the process, where a pattern of many cannot take all time
+        # Not given to the constructor: the process looks for them, where a costly pattern is cut off in time.
+        self.specials = found["specials"]
 
     def _ids(self, text: str, first: bool) -> Sequence[int]:
         return list(self._call("_ids", text, first))
@@ -69,8 +69,8 @@ class IsolatedTokenizer(TextTokenizer):
             answer = {"error": f"does not come to an end within {seconds:.0f} s"}
         except EOFError:
             answer = {"error": "ended the process that reads it"}
-        if "said" in answer:
-            raise UserError(answer["said"])
+        if "message" in answer:
+            raise UserError(answer["message"])
         if "error" in answer:
             raise UserError(
                 f"{self.path} is a text tokenizer that {answer['error']}; take the file that came "

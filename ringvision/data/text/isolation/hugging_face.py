@@ -1,9 +1,9 @@
-"""Text <-> token ids, by a tokenizer.json of Hugging Face's `tokenizers`: byte-level BPE (Llama 3, SmolLM2,
+"""Text <-> token ids by a tokenizer.json of Hugging Face's `tokenizers`: byte-level BPE (Llama 3, SmolLM2,
 Qwen) and the sentencepiece kind (Llama 2, Mistral).
 
-In: a folder with tokenizer.json and, beside it, tokenizer_config.json that names the special tokens. Out: a
-`TextTokenizer` with the same ids as that package gives, except that special tokens are never made of what a
-user writes.
+In: a folder with tokenizer.json and a tokenizer_config.json that names the special tokens. Out: a
+`TextTokenizer` with the ids that the package `tokenizers` gives, except that a user's text never becomes
+special tokens.
 """
 
 import json
@@ -62,8 +62,7 @@ class HuggingFaceTokenizer(TextTokenizer):
         ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
         if self._special_ids.isdisjoint(ids):
             return ids
-        # A vocabulary may hold the text of a special token as an ordinary word: cut the word, and nothing is
-        # left to find.
+        # A vocabulary may have the text of a special token as an ordinary word. Cut in two, it is not found.
         cut = (
             [half for part in self._marks.split(text) for half in (part[:1], part[1:]) if half]
             if self._marks
@@ -76,12 +75,14 @@ class HuggingFaceTokenizer(TextTokenizer):
         return [token for half in halves for token in half if token not in self._special_ids]
 
     def _named(self, settings: Mapping[str, Any], name: str) -> int | None:
+        """The id of the special token that the settings name; None where they name none."""
         content = settings.get(name)
         content = content.get("content") if isinstance(content, Mapping) else content
         token: int | None = self._tokenizer.token_to_id(content) if isinstance(content, str) else None
         return token
 
     def _all_surfaces(self, path: Path, described: Mapping[str, Any]) -> list[bytes]:
+        """The bytes of every id. UserError where there are none, or too many."""
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         size = max(vocabulary.values(), default=-1) + 1
         if not 0 < size <= MOST_IDS:
@@ -100,6 +101,7 @@ class HuggingFaceTokenizer(TextTokenizer):
 
 
 def _parse(path: Path, text: str) -> Tokenizer:
+    """The tokenizer in the JSON `text`, without truncation and padding. path: for the message."""
     try:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the package raises nothing narrower
@@ -112,22 +114,22 @@ def _parse(path: Path, text: str) -> Tokenizer:
     return tokenizer
 
 
-def _kinds(decoder: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A decoder's steps."""
+def _steps(decoder: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The steps of a decoder."""
     return list(decoder.get("decoders") or []) if decoder.get("type") == "Sequence" else [decoder]
 
 
 def _strips(decoder: Mapping[str, Any]) -> bool:
-    """Whether a space that opens the text is taken away."""
+    """Whether the decoder removes a space at the front of the text."""
     return any(
         (step.get("type") == "Strip" and step.get("content") == " " and step.get("start"))
         or (step.get("type") == "Metaspace" and step.get("prepend_scheme", "always") != "never")
-        for step in _kinds(decoder)
+        for step in _steps(decoder)
     )
 
 
 def _unknown(described: Mapping[str, Any]) -> str:
-    """The text of the token for what has none; "" where there is no such token."""
+    """The text of the token for unknown characters; "" where there is none."""
     model = described["model"]
     unknown = model.get("unk_token") or ""
     if isinstance(number := model.get("unk_id"), int) and 0 <= number < len(model["vocab"]):
@@ -136,8 +138,10 @@ def _unknown(described: Mapping[str, Any]) -> str:
 
 
 def _surface_by(decoder: Mapping[str, Any] | None, path: Path) -> Any:
-    """piece -> the bytes it stands for, by the kind of decoder."""
-    kinds = {str(step.get("type")) for step in _kinds(decoder or {})}
+    """-> a function that gives the bytes of a piece, by the kind of decoder. UserError for an unknown
+    kind.
+    """
+    kinds = {str(step.get("type")) for step in _steps(decoder or {})}
     if "ByteLevel" in kinds:
         letters = byte_letters()
         values = {letter: byte for byte, letter in enumerate(letters)}
@@ -145,7 +149,7 @@ def _surface_by(decoder: Mapping[str, Any] | None, path: Path) -> Any:
             bytes([values[letter]]) if letter in values else letter.encode() for letter in piece
         )
     if kinds & {"ByteFallback", "Metaspace"} or any(
-        step.get("type") == "Replace" for step in _kinds(decoder or {})
+        step.get("type") == "Replace" for step in _steps(decoder or {})
     ):
         bytes_of = {f"<0x{byte:02X}>": bytes([byte]) for byte in range(256)}
         return lambda piece: bytes_of.get(piece) or piece.replace(_SPACE, " ").encode()
@@ -158,8 +162,8 @@ def _surface_by(decoder: Mapping[str, Any] | None, path: Path) -> Any:
 
 @lru_cache(maxsize=1)
 def byte_letters() -> str:
-    """The letter that byte-level BPE (Radford et al., 2019) writes for each of the 256 bytes: visible Latin-1
-    characters stand for themselves, the others take the letters from U+0100 onward in turn.
+    """The letter with which byte-level BPE (Radford et al., 2019) writes each of the 256 bytes: visible
+    Latin-1 characters are written as themselves, the others as the letters from U+0100 on, in turn.
     """
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     spare = iter(range(0x100, 0x200))

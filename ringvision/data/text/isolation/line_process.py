@@ -1,9 +1,11 @@
-"""A process of its own that answers requests, a line of JSON each: there runs what is written, or read, for
-strangers' files.
+"""A process that handles untrusted files: requests and answers are lines of JSON.
 
-In the parent: `LineProcess(module)`, then `ask(request, seconds)`. In the child: `serve(answer)` behind
-`limit(memory)`. The child opens no file and starts no process once it serves, and its memory and processor
-time are bounded; its answers are bounded in length. It ends when the parent drops it, or ends.
+In the parent: `LineProcess(module)`, then `ask(request, seconds)`. In the child: `limit(memory)`, then
+`serve(answer)`. Memory and processor time of the child are bounded, and the length of its answers; once it
+serves it opens no file and starts no process. It ends when the parent drops the object, or ends.
+
+Written by hand for security: multiprocessing, concurrent.futures and pebble unpickle what a child sends, and
+an untrusted file may have taken the child over.
 """
 
 import contextlib
@@ -20,14 +22,15 @@ from pathlib import Path
 from typing import Any
 
 MOST_ANSWER = 64 << 20
+"""Bytes of an answer."""
 PROCESSOR_SECONDS = 60
-"""Of one request: where a parent was killed, nobody is there to keep time."""
+"""Of the child for one request. It matters where the parent was killed and no longer watches the time."""
 _PIECE = 1 << 16
 
 
 class LineProcess:
-    """Runs `python -m module`, which serves. `alive` until it ended, or was ended by an answer that was late
-    or none.
+    """Runs `python -m module`, which serves. It is `alive` until it ends, or is ended because an answer was
+    late or was no answer.
     """
 
     def __init__(self, module: str) -> None:
@@ -39,7 +42,7 @@ class LineProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=dict(os.environ, PYTHONPATH=paths, TOKENIZERS_PARALLELISM="false", MALLOC_ARENA_MAX="1"),
-            start_new_session=True,  # an interrupt from the terminal is not for it
+            start_new_session=True,  # so that an interrupt from the terminal does not reach it
             bufsize=0,
         )
         self._end = weakref.finalize(self, _end, self._child)
@@ -49,8 +52,8 @@ class LineProcess:
         return self._end.alive and self._child.poll() is None
 
     def ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-        """The answer to a request. TimeoutError where it is late, EOFError where it is too long, is none, or
-        the process has ended.
+        """The answer to a request. TimeoutError where it is late; EOFError where it is too long or no answer,
+        or the process has ended.
         """
         try:
             answer = json.loads(
@@ -63,7 +66,7 @@ class LineProcess:
             self._end()
             raise EOFError(str(error)) from None
         except BaseException:
-            self._end()  # interrupted: its answer would be taken for that of the next request
+            self._end()  # interrupted: this answer would be taken for that of the next request
             raise
         if not isinstance(answer, dict):
             raise EOFError("no answer")
@@ -101,8 +104,8 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def limit(memory: int) -> None:
-    """Bounds the memory of this process, and takes from it core dumps, writing, and starting others (unless
-    it is root's).
+    """Bounds the memory of this process, and forbids it core dumps, writing files, and (unless root runs it)
+    starting processes.
     """
     limits = {
         resource.RLIMIT_AS: memory,
@@ -116,12 +119,12 @@ def limit(memory: int) -> None:
 
 
 def close_files() -> None:
-    """No further file can be opened in this process."""
+    """Forbids this process to open any further file."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
 
 
 def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Answers each line of stdin by a line on stdout, until there are no more."""
+    """Answers each line of stdin with a line on stdout, until stdin ends."""
     for line in sys.stdin:
         used = resource.getrusage(resource.RUSAGE_SELF)
         _, most = resource.getrlimit(resource.RLIMIT_CPU)

@@ -2,9 +2,9 @@
 started by chat_template.py.
 
 In, on stdin: a line of JSON `{"source": template, "variables": {…}}`. Out, on stdout: a line `{"text": …}` or
-`{"error": …}`. The template runs in Jinja's immutable sandbox (no attribute with an underscore, nothing
-changed), and the process has bounds of its own, set before the first template is read (line_process.py):
-memory, processor time for each request, and no file that it could open.
+`{"error": …}`. The template runs in Jinja's immutable sandbox, which forbids attributes that begin with an
+underscore and any change of a value. The process itself is bounded before the first template is read
+(line_process.py): memory, processor time for each request, and no file can be opened.
 """
 
 import json
@@ -21,9 +21,9 @@ from ringvision.data.text.isolation.line_process import close_files, limit, serv
 
 MEMORY = 512 << 20
 MOST_CHARACTERS = 1 << 22
-"""Of what a template writes."""
-MOST_SAID = 200
-"""Of what it says where it refuses."""
+"""The longest text that a template may write."""
+MOST_MESSAGE = 200
+"""The longest message with which it may refuse."""
 
 WARM_UP = (
     "{{ 'a\\n' | pprint | urlize ~ strftime_now('%c') }}",
@@ -31,16 +31,16 @@ WARM_UP = (
     "{% if %}",
     "{{ ''.__class__ }}",
 )
-"""Templates that make Python read the modules and files that it reads when they are first needed."""
+"""Templates that make Python load the modules and files that are read only when first needed."""
 
 
 class Refused(jinja2.TemplateError):
-    """What a template raises by `raise_exception`."""
+    """Raised by a template that calls `raise_exception`."""
 
 
 class Generation(jinja2.ext.Extension):
-    """`{% generation %} … {% endgeneration %}`, which marks what a model is trained on: here it is only what
-    stands inside.
+    """`{% generation %} … {% endgeneration %}` marks what a model is trained on. Here it gives what is
+    inside.
     """
 
     tags = {"generation"}  # noqa: RUF012 (as the base class has it)
@@ -51,7 +51,7 @@ class Generation(jinja2.ext.Extension):
 
 
 def environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
-    """Jinja as chat templates expect it."""
+    """Jinja with the functions and settings that chat templates expect."""
     extensions = [jinja2.ext.loopcontrols, Generation]
     jinja = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=extensions
@@ -63,7 +63,7 @@ def environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
 
 
 def render(jinja: jinja2.Environment, source: str, variables: dict[str, Any]) -> dict[str, str]:
-    """{"text": …}, or {"error": what is wrong, to stand after "the chat template"}."""
+    """-> {"text": …}, or {"error": …}, which continues a sentence that begins with "the chat template"."""
     try:
         pieces = []
         length = 0
@@ -97,12 +97,12 @@ def main() -> None:
 
 
 def _shown(error: Exception) -> str:
-    """What a template may say in an error: a line that a terminal can show."""
-    return "".join(letter if letter.isprintable() else " " for letter in str(error)[:MOST_SAID])
+    """The message of an error, made one line that a terminal can show."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(error)[:MOST_MESSAGE])
 
 
 def _raise(message: object = "") -> None:
-    raise Refused(str(message)[:MOST_SAID])
+    raise Refused(str(message)[:MOST_MESSAGE])
 
 
 def _now(form: str) -> str:
@@ -116,7 +116,7 @@ def _json(
     sort_keys: bool = False,
     separators: Any = None,
 ) -> str:
-    """JSON as it is, where Jinja's own filter would write &lt; for <."""
+    """Plain JSON. Jinja's own filter would write &lt; for <."""
     return json.dumps(
         value, indent=indent, ensure_ascii=ensure_ascii, sort_keys=sort_keys, separators=separators
     )

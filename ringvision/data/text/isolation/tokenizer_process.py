@@ -1,10 +1,11 @@
 """The process that reads other people's text tokenizers: `python -m
-ringvision.data.text.isolation.tokenizer_process`, started by text_apart.py.
+ringvision.data.text.isolation.tokenizer_process`, started by client.py.
 
-In, on stdin: a line of JSON `{"path": tokenizer.json or tokenizer.model}`, which is read; then lines
-`{"call": name of a TextTokenizer's method, "arguments": […]}`. Out: what the tokenizer is (`describe`), then
-`{"result": …}` each; or `{"error": …}`. The libraries that read these files are large and compiled, and a
-file can make them take all memory, end their process, or search for a pattern without end.
+In, on stdin: a line of JSON `{"path": tokenizer.json or tokenizer.model}`, then lines `{"call": name of a
+TextTokenizer's method, "arguments": […]}`. Out: the tokenizer's description (`describe`), then `{"result":
+…}` for each call. Failures are `{"message": …}`, the whole message of a UserError, or `{"error": …}`. The
+libraries that read these files are large and compiled, and a file can make them fill the memory, crash, or
+search for a pattern without end.
 """
 
 import gc
@@ -23,25 +24,25 @@ CALLS = ("_ids", "encode_marked", "protect")
 
 
 class Reader:
-    """Answers requests: the first names the file, and no file can be opened after it."""
+    """Answers requests. The first names the file; after it no other file can be opened."""
 
-    codec: TextTokenizer | None = None
+    tokenizer: TextTokenizer | None = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to one request; whatever goes wrong is an answer, too."""
+        """The answer to one request; failures are answers, too."""
         try:
-            if self.codec is None:
-                self.codec = read(Path(request["path"]))
+            if self.tokenizer is None:
+                self.tokenizer = read(Path(request["path"]))
                 close_files()
-                return describe(self.codec)
+                return describe(self.tokenizer)
             if request["call"] not in CALLS:
                 return {"error": f"has no {request['call']}"}
-            return {"result": getattr(self.codec, request["call"])(*request["arguments"])}
+            return {"result": getattr(self.tokenizer, request["call"])(*request["arguments"])}
         except UserError as error:
-            return {"said": str(error)}
+            return {"message": str(error)}
         except MemoryError:
             return {"error": f"needs more than {MEMORY >> 20} MB"}
-        except BaseException as error:  # what Rust panics with is no Exception
+        except BaseException as error:  # a panic in Rust is no Exception
             return {"error": f"fails ({type(error).__name__}: {str(error)[:200]})"}
 
 
@@ -50,18 +51,18 @@ def read(path: Path) -> TextTokenizer:
     return HuggingFaceTokenizer(path.parent) if path.name == TOKENIZER_FILE else SentencePieceTokenizer(path)
 
 
-def describe(codec: TextTokenizer) -> dict[str, Any]:
-    """What a `TextTokenizer` consists of, in JSON; the bytes of each surface as the characters 0 to 255."""
+def describe(tokenizer: TextTokenizer) -> dict[str, Any]:
+    """The parts of a TextTokenizer as JSON, in which the bytes of a surface are the characters 0 to 255."""
     return {
-        "surfaces": [codec.surface(token).decode("latin-1") for token in range(codec.size)],
-        "specials": codec.specials,
-        "bos": codec.bos,
-        "eos": codec.eos,
-        "opens_with_space": codec.opens_with_space,
+        "surfaces": [tokenizer.surface(token).decode("latin-1") for token in range(tokenizer.size)],
+        "specials": tokenizer.specials,
+        "bos": tokenizer.bos,
+        "eos": tokenizer.eos,
+        "opens_with_space": tokenizer.opens_with_space,
     }
 
 
 if __name__ == "__main__":
-    gc.disable()  # what is read stays; looking for what does not would take most of the time
+    gc.disable()  # nothing that is read becomes garbage, and looking for it would take most of the time
     limit(MEMORY)
     serve(Reader().answer)

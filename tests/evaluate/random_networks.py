@@ -1,5 +1,5 @@
-"""Weights and pictures that tests/fixtures/evaluate_networks was made with: drawn from names and a seed, the
-same on every machine.
+"""The random weights and pictures with which tests/fixtures/evaluate_networks was made: they follow from
+names and a seed, and are the same on every machine.
 """
 
 import zlib
@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 EXPECTED = np.load(Path(__file__).parents[1] / "fixtures" / "evaluate_networks" / "expected.npz")
 
 
-def drawn(name, shape):
+def random_tensor(name, shape):
     random = np.random.default_rng(zlib.crc32(name.encode()))
     if len(shape) == 4 and name.startswith("lin"):
         return random.uniform(0, 1, shape).astype(np.float32)
@@ -33,9 +33,12 @@ def pictures():
 
 
 def write_weights(path, wanted, name=0):
-    """The file that a network wants, under the first of the names it may have for a tensor, or another."""
+    """The file that a network needs. name: which of the names that a tensor may have to write it under."""
     save_file(
-        {names[name if len(names) > name else 0]: drawn(names[0], shape) for names, shape in wanted.items()},
+        {
+            names[name if len(names) > name else 0]: random_tensor(names[0], shape)
+            for names, shape in wanted.items()
+        },
         str(path),
     )
     return path
