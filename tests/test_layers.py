@@ -76,11 +76,7 @@ def complaints(graph: dict[str, set[str]]) -> list[str]:
         for target in sorted(targets):
             above = layer(module)
             below = layer(target)
-            if (
-                target == "ringvision.__init__"
-                and module != "ringvision.__main__"
-                and thing(module) != "cli"
-            ):
+            if target == "ringvision.__init__" and module != "ringvision.__main__" and thing(module) != "cli":
                 wrong.append(f"{module} imports the public face, which stands above it")
             elif below > above:
                 wrong.append(f"{module} (layer {above}) imports {target} (layer {below}): upward")

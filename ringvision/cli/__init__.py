@@ -27,53 +27,53 @@ RESUMABLE = ("train", "train-tokenizer", "tokenize")
 ABOUT = "Ask a video: it is read once, whole, by a transformer on a ring of devices."
 
 
-class Entry(NamedTuple):
+class CommandEntry(NamedTuple):
     """A command: what it does, and where its dataclass is (MODULE:CLASS). Or several behind one word."""
 
     summary: str
     where: str = ""
-    commands: Mapping[str, "Entry"] = {}
+    commands: Mapping[str, "CommandEntry"] = {}
 
 
 COMMANDS = {
-    "ask": Entry("answer a question about a video", "ask:Ask"),
-    "chat": Entry("hold a conversation with a text model, such as an imported one", "chat:Chat"),
-    "generate": Entry("generate frames: a picture, or a video", "generate:Generate"),
-    "import": Entry("somebody else's weights -> a model or tokenizer folder", "weights:Import"),
-    "export": Entry(
+    "ask": CommandEntry("answer a question about a video", "ask:Ask"),
+    "chat": CommandEntry("hold a conversation with a text model, such as an imported one", "chat:StartChat"),
+    "generate": CommandEntry("generate frames: a picture, or a video", "generate:Generate"),
+    "import": CommandEntry("somebody else's weights -> a model or tokenizer folder", "weights:Import"),
+    "export": CommandEntry(
         "write a model or video tokenizer for transformers or diffusers, or for LWM", "weights:Export"
     ),
-    "tokenize": Entry("turn videos into codes on disk; goes on where it stopped", "tokenize:Tokenize"),
-    "tokens": Entry(
+    "tokenize": CommandEntry("turn videos into codes on disk; goes on where it stopped", "tokenize:Tokenize"),
+    "tokens": CommandEntry(
         "look at codes on disk",
         commands={
-            "inspect": Entry(
+            "inspect": CommandEntry(
                 "counts, lengths, which codes are used, and a sheet of pictures", "tokenize:InspectTokens"
             )
         },
     ),
-    "reconstruct": Entry(
+    "reconstruct": CommandEntry(
         "a video through the tokenizer and back, side by side, with PSNR and SSIM", "evaluate:Reconstruct"
     ),
-    "train": Entry("train the transformer; goes on from its last checkpoint", "train:Train"),
-    "train-tokenizer": Entry(
+    "train": CommandEntry("train the transformer; goes on from its last checkpoint", "train:Train"),
+    "train-tokenizer": CommandEntry(
         "train a video tokenizer; goes on from its last checkpoint", "train:TrainTokenizer"
     ),
-    "evaluate": Entry(
+    "evaluate": CommandEntry(
         "score the model, or a tokenizer",
         commands={
-            "world": Entry(
+            "world": CommandEntry(
                 "questions about held-out scenes of the drawn world, through real files",
                 "evaluate:EvaluateWorld",
             ),
-            "tokenizer": Entry(
+            "tokenizer": CommandEntry(
                 "how well a tokenizer keeps videos: PSNR, SSIM, flicker, which codes are used",
                 "evaluate:EvaluateTokenizer",
             ),
         },
     ),
-    "demo": Entry("open the web page, on this machine alone", "demo:Demo"),
-    "doctor": Entry(
+    "demo": CommandEntry("open the web page, on this machine alone", "demo:Demo"),
+    "doctor": CommandEntry(
         "say what is installed, which devices there are, and what does not work", "doctor:Doctor"
     ),
 }
@@ -116,7 +116,7 @@ def read(args: Sequence[str]) -> "Command":
         SystemExit: when --help or --version has been printed.
     """
     prog = "ringvision"
-    entries: Mapping[str, Entry] = COMMANDS
+    entries: Mapping[str, CommandEntry] = COMMANDS
     about = ABOUT
     rest = list(args)
     while True:
@@ -137,7 +137,7 @@ def read(args: Sequence[str]) -> "Command":
         about = entry.summary
 
 
-def _find(word: str, entries: Mapping[str, Entry], prog: str) -> Entry:
+def _find(word: str, entries: Mapping[str, CommandEntry], prog: str) -> CommandEntry:
     if word in entries:
         return entries[word]
     from ringvision.options import closest
@@ -145,11 +145,13 @@ def _find(word: str, entries: Mapping[str, Entry], prog: str) -> Entry:
     if not word:
         what = "COMMAND" if entries is COMMANDS else "WHAT"
         raise UserError(f"the following arguments are required: {what} (see {prog} --help)")
+    if word.startswith("-"):
+        raise UserError(f"a command comes first, not {word!r} (see {prog} --help)")
     hint = closest(word, list(entries)) or f"there are {', '.join(entries)}"
     raise UserError(f"no command {word!r}: {hint} (see {prog} --help)")
 
 
-def _print_help(prog: str, about: str, entries: Mapping[str, Entry]) -> None:
+def _print_help(prog: str, about: str, entries: Mapping[str, CommandEntry]) -> None:
     """The commands behind `prog`; each command's own --help is tyro's."""
     print(f"usage: {prog} [-h]{' [--version]' * (entries is COMMANDS)} COMMAND ...\n\n{about}\n\ncommands:")
     for name, entry in entries.items():

@@ -13,7 +13,7 @@ from ringvision.cli.parsing import Command, option
 
 
 @dataclasses.dataclass(frozen=True)
-class Chat(Command):
+class StartChat(Command):
     folder: Annotated[str, Positional, option("a model folder", "MODEL")]
     system: Annotated[str | None, option("what the model is told before the conversation", "TEXT")] = None
     max_tokens: MaxTokens = 512

@@ -294,7 +294,7 @@ class _Arrangement:
                 break
             values.append(queue.popleft())
         if not values:
-            self._refuse(f"argument {name}: expected {'at least one value' if known.several else 'a value'}")
+            self._refuse(f"argument {name}: expected {'at least one' if known.several else 'one'} argument")
         self.given[name] = [f"{name}={values[0]}", *values[1:]]
 
     def _check(self) -> None:
