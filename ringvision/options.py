@@ -82,13 +82,16 @@ def call_tyro(kind: type[Options], args: Sequence[str], **settings: Any) -> Opti
 
 
 def closest(given: str, names: Sequence[str], *, prefix: str = "", cutoff: float = 0.6) -> str:
-    """A question whether the name that `given` resembles most was meant; "" where it resembles none.
+    """Asks whether another name was meant than the one that was given.
 
     Args:
         given: a misspelt name.
         names: the names that there are.
         prefix: what is written before the name in the question.
         cutoff: how much they must have in common, from 0 to 1.
+
+    Returns:
+        A question with the name that `given` resembles most; "" where it resembles none.
     """
     close = difflib.get_close_matches(given, names, n=1, cutoff=cutoff)
     return f"did you mean {prefix}{close[0]}?" if close else ""

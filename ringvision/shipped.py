@@ -80,6 +80,9 @@ def tokenizer_of(
             `tokenizer` takes.
         given: a name or path that is taken in the place of that.
 
+    Returns:
+        Its path.
+
     Raises:
         UserError: where none is named, or none is there.
     """

@@ -63,6 +63,9 @@ def value_type(
         read: makes the value of a text; ValueError for one that is none.
         metavar: what --help writes for the value.
         choices: every text that is a value, where they are few.
+
+    Returns:
+        What stands in a field's annotation, for tyro and for `Options`.
     """
 
     def read_or_keep(texts: list[str]) -> Any:
@@ -171,6 +174,9 @@ def read_command(kind: type[AnyCommand], args: Sequence[str], *, prog: str, summ
         args: the words behind the command's name.
         prog: the program's and the command's name.
         summary: what --help says that the command does.
+
+    Returns:
+        The value of `kind`.
 
     Raises:
         UserError: for anything in `args` that the command does not take, and for what it lacks.
