@@ -1,5 +1,5 @@
-"""Ask a video: an hour of it as one token stream, read whole by a transformer whose attention is spread
-around a ring of devices.
+"""Ask a video: an hour of it becomes one stream of tokens, and a transformer whose attention runs round a
+ring of devices reads it whole.
 
     import ringvision as rv
     assistant = rv.load()                                        # the shipped model
@@ -7,8 +7,8 @@ around a ring of devices.
     for piece in reply:                                          # the answer as it is generated
         print(piece, end="", flush=True)
 
-Each name below is imported when it is first used: `import ringvision` itself brings in neither jax nor a
-model.
+Each name of `__all__` is imported when it is first used: `import ringvision` itself imports neither jax nor
+numpy.
 """
 
 import importlib
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["UserError", "load", "load_model", "load_video_tokenizer", "ring_attention"]
 
-_HOMES = {
+_MODULES = {
     "load": "ringvision.infer.assistant",
     "load_model": "ringvision.infer.model",
     "load_video_tokenizer": "ringvision.video_tokenizer",
@@ -34,9 +34,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'ringvision' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    value = getattr(importlib.import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 

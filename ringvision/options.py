@@ -2,7 +2,8 @@
 
     kind (a dataclass), ["--lr", "1e-3", "--model.num-layers", "4"]  --parse_options-->  a value of that kind
 
-A misspelt name is answered with the nearest one; `--help` prints every name with its type and default, and exits.
+A misspelt name is answered with the nearest one; `--help` prints every name with its type and default, and
+exits. `ringvision.cli.parsing` reads the commands themselves, whose words may stand in any order.
 """
 
 import contextlib
@@ -35,26 +36,65 @@ def parse_options(
         default: the value whose fields the arguments replace.
         renamed: old option names (without dashes in front) and what they are called now.
 
+    Returns:
+        A new value; `default` stays as it is.
+
     Raises:
         UserError: for a name that is no option, and for a value of another type than its field's.
+        SystemExit: when --help has been printed.
     """
     import tyro
 
     _check_names(option_names(default), args, renamed or {})
+    try:
+        return call_tyro(
+            kind,
+            args,
+            prog=prog,
+            default=default,
+            config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
+        )
+    except TyroError as error:
+        raise UserError(f"{error}; see --help for what each option takes") from None
+
+
+class TyroError(UserError):
+    """What tyro refuses, in one line."""
+
+
+def call_tyro(kind: type[Options], args: Sequence[str], **settings: Any) -> Options:
+    """`tyro.cli(kind, args=args, **settings)`, but that what it refuses is raised and not printed.
+
+    Raises:
+        TyroError: with the first sentence of what tyro would have printed.
+        SystemExit: when --help has been printed.
+    """
+    import tyro
+
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                kind,
-                args=list(args),
-                default=default,
-                prog=prog,
-                config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
-            )
+            return tyro.cli(kind, args=list(args), **settings)
     except SystemExit as exit:
         if not exit.code:
             raise
-        raise UserError(f"{first_sentence(said.getvalue())}; see --help for what each option takes") from None
+        raise TyroError(first_sentence(said.getvalue())) from None
+
+
+def closest(given: str, names: Sequence[str], *, prefix: str = "", cutoff: float = 0.6) -> str:
+    """Asks whether another name was meant than the one that was given.
+
+    Args:
+        given: a misspelt name.
+        names: the names that there are.
+        prefix: what is written before the name in the question.
+        cutoff: how much they must have in common, from 0 to 1.
+
+    Returns:
+        A question with the name that `given` resembles most; "" where it resembles none.
+    """
+    close = difflib.get_close_matches(given, names, n=1, cutoff=cutoff)
+    return f"did you mean {prefix}{close[0]}?" if close else ""
 
 
 def _check_names(names: Sequence[str], args: Sequence[str], renamed: Mapping[str, str]) -> None:
@@ -67,12 +107,8 @@ def _check_names(names: Sequence[str], args: Sequence[str], renamed: Mapping[str
             continue
         if name in renamed:
             raise UserError(f"no option {given}: it is called --{renamed[name]} now")
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = (
-            f"did you mean --{close[0]}?"
-            if close
-            else f"there are --{', --'.join(names[:8])} and more: see --help"
-        )
+        shown = ", ".join(f"--{known}" for known in names[:8])
+        hint = closest(name, names, prefix="--", cutoff=0.5) or f"there are {shown} and more: see --help"
         raise UserError(f"no option {given}: {hint}")
 
 

@@ -113,7 +113,7 @@ def test_a_wheel_holds_what_is_shipped_and_gives_the_command(tmp_path):
     )
     for name in tracked.stdout.split():
         assert f"ringvision/_shipped/{name}" in held
-    assert {"ringvision/cli.py", "ringvision/ops/ring.py"} <= held
+    assert {"ringvision/cli/__init__.py", "ringvision/cli/ask.py", "ringvision/ops/ring.py"} <= held
     assert not [name for name in held if name.startswith(("tests/", "runs/")) or "__pycache__" in name]
     assert wheel.stat().st_size < 64 * 2**20
 

@@ -1,9 +1,11 @@
-"""What this installation has and whether it works: versions, devices, codecs, memory, shipped files.
+"""`ringvision doctor`: what this installation has and whether it works: versions, devices, codecs, memory,
+shipped files.
 
-`examine() -> dict` (what `ringvision doctor --json` prints), `describe(report) -> str` for people. "problems"
-lists what would keep `ringvision ask` from working; nothing here raises.
+`examine() -> dict` is what --json prints, `describe(report) -> str` is for people. "problems" lists what
+would keep `ringvision ask` from working; nothing here raises.
 """
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import os
@@ -16,6 +18,9 @@ from typing import Any
 import numpy as np
 
 from ringvision import shipped
+from ringvision.cli.devices import start_jax
+from ringvision.cli.output import print_result
+from ringvision.cli.parsing import Command, Json
 from ringvision.errors import UserError
 
 PACKAGES = (
@@ -24,11 +29,22 @@ PACKAGES = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Doctor(Command):
+    json: Json = False
+
+    def run(self) -> int:
+        start_jax()
+        report = examine()
+        print_result(report, describe(report), as_json=self.json)
+        return 1 if report["problems"] else 0
+
+
 def examine() -> dict[str, Any]:
     """{"python", "platform", "packages", "devices", "memory", "codecs", "shipped", "problems"}."""
     problems: list[str] = []
 
-    def tried(what: str, look: Callable[[], Any]) -> Any:
+    def try_to(what: str, look: Callable[[], Any]) -> Any:
         try:
             return look()
         except Exception as error:
@@ -39,23 +55,20 @@ def examine() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "devices": tried("devices", _devices),
-        "memory": tried("memory", _memory),
+        "devices": try_to("devices", _devices),
+        "memory": try_to("memory", _memory),
         "codecs": {
-            decoder: tried(decoder, look)
+            decoder: try_to(decoder, look)
             for decoder, look in (("decord", _decord), ("av", _av), ("h264", _round_trip))
         },
-        "shipped": tried("shipped files", _shipped) or [],
+        "shipped": try_to("shipped files", _shipped) or [],
     }
-    if not any(
-        Path(file["file"]).name == "model.safetensors" and Path(file["file"]).parts[0] == "demos"
-        for file in report["shipped"]
-    ):
+    files = [Path(file["file"]) for file in report["shipped"]]
+    if not any(file.name == "model.safetensors" and file.parts[0] == "demos" for file in files):
         problems.append("shipped files: there is no model under demos/model; give your own with --model DIR")
     if report["codecs"]["av"] and not report["codecs"]["decord"]:
-        problems = [
-            problem for problem in problems if not problem.startswith("decord")
-        ]  # PyAV reads everything, only slower
+        # PyAV reads everything, only slower
+        problems = [problem for problem in problems if not problem.startswith("decord")]
     return {**report, "problems": problems}
 
 
@@ -72,11 +85,13 @@ def describe(report: dict[str, Any]) -> str:
         f"{os.cpu_count()} cores",
         f"memory      {memory.get('available_gib', 0):.1f} of {memory.get('total_gib', 0):.1f} GiB available",
     ]
-    h264 = report["codecs"]["h264"]
+    codecs = report["codecs"]
+    error = codecs["h264"]
+    h264 = "does not work" if error is None else f"written and read back, mean error {error:.1f} of 255"
     lines += [
-        f"decord      {report['codecs']['decord'] or 'missing: PyAV decodes instead, more slowly'}",
-        f"PyAV        {report['codecs']['av'] or 'missing'}",
-        f"H.264       {f'written and read back, mean error {h264:.1f} of 255' if h264 is not None else 'does not work'}",
+        f"decord      {codecs['decord'] or 'missing: PyAV decodes instead, more slowly'}",
+        f"PyAV        {codecs['av'] or 'missing'}",
+        f"H.264       {h264}",
     ]
     for file in report["shipped"]:
         lines.append(
@@ -127,8 +142,8 @@ def _av() -> str:
 
 
 def _round_trip() -> float:
-    """Write two seconds of H.264, read them by the path that `ask` takes; -> the mean difference of the
-    pixels.
+    """Write two seconds of H.264 and read them as `ask` reads a video; -> the mean difference of the pixels,
+    of 255.
     """
     import av
 
@@ -138,14 +153,14 @@ def _round_trip() -> float:
     frames = np.stack([np.full((64, 64, 3), shade, np.uint8) for shade in shades])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "trial.mp4")
-        with av.open(str(path), "w") as film:
-            stream = film.add_stream("libx264", rate=8)
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=8)
             stream.width = 64
             stream.height = 64
             stream.pix_fmt = "yuv420p"
             for frame in frames:
-                film.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            film.mux(stream.encode())
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
         read = np.concatenate([batch.frames for batch in sample(path, fps=8, size=64)])
     if len(read) != len(frames):
         raise UserError(f"{len(frames)} frames were written and {len(read)} read")
@@ -155,15 +170,14 @@ def _round_trip() -> float:
 def _shipped() -> list[dict[str, Any]]:
     found = []
     for name in ("tokenizers", "demos"):
-        place = shipped.folder(name)
-        for path in sorted(
-            (*place.rglob("*.safetensors"), *place.rglob("config.json"), *place.rglob("text.model"))
-        ):
+        folder = shipped.folder(name)
+        wanted = ("*.safetensors", "config.json", "text.model")
+        for path in sorted(path for pattern in wanted for path in folder.rglob(pattern)):
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             found.append(
                 {
-                    "file": path.relative_to(place.parent).as_posix(),
+                    "file": path.relative_to(folder.parent).as_posix(),
                     "bytes": path.stat().st_size,
                     "sha256": digest,
                 }

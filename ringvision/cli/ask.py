@@ -1,0 +1,74 @@
+"""`ringvision ask VIDEO… QUESTION`: the answer as it is generated, or with --json all that is known of it."""
+
+import dataclasses
+import time
+from typing import Annotated
+
+from tyro.conf import Positional
+
+from ringvision.cli.devices import Mesh, MeshOptions, describe_mesh
+from ringvision.cli.options import FramesASecond, MaxTokens, Model, SamplerOptions, Sampling
+from ringvision.cli.output import counted, print_result, progress_line, say
+from ringvision.cli.parsing import Command, Json, option
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask(Command):
+    videos: Annotated[
+        tuple[str, ...],
+        Positional,
+        option("a video file; several are read one after another", "VIDEO [VIDEO ...]"),
+    ]
+    question: Annotated[str, Positional, option("what is asked about them", "QUESTION")]
+    model: Model = None
+    tokenizer: Annotated[
+        str | None,
+        option("what turns the video into codes", "NAME|DIR", default="the one that the model names"),
+    ] = None
+    fps: FramesASecond = 1.0
+    max_tokens: MaxTokens = 128
+    json: Json = False
+    mesh: Mesh = dataclasses.field(default_factory=MeshOptions)
+    sampler: Sampling = dataclasses.field(default_factory=SamplerOptions)
+
+    def run(self) -> int:
+        started = time.perf_counter()
+        mesh = self.mesh.make()
+        from ringvision.data.video import probe
+        from ringvision.infer.assistant import load
+
+        sampler = self.sampler.make()
+        for video in self.videos:
+            probe(video)  # a file that is no video is refused before a model is loaded for it
+        assistant = load(self.model, mesh=mesh, tokenizer=self.tokenizer, dtype=self.mesh.dtype)
+        loaded = time.perf_counter() - started
+        say(f"model ready on {describe_mesh(mesh)} after {loaded:.1f} s")
+        reply = assistant.ask(
+            list(self.videos),
+            self.question,
+            fps=self.fps,
+            sampler=sampler,
+            max_tokens=self.max_tokens,
+            progress=progress_line(),
+        )
+        read = time.perf_counter() - started - loaded
+        say(
+            f"read {counted(reply.frames, 'frame')} at {self.fps:g} a second: "
+            f"{counted(reply.video_tokens, 'token')} of video, {read:.1f} s"
+        )
+        for piece in reply:
+            if not self.json:
+                print(piece, end="", flush=True)
+        seconds = {"load": loaded, **reply.timings, "total": time.perf_counter() - started}
+        answer = {
+            "answer": reply.text,
+            "tokens": reply.tokens,
+            "frames": reply.frames,
+            "video_tokens": reply.video_tokens,
+            "devices": reply.devices,
+            "seconds": seconds,
+        }
+        print_result(answer, "", as_json=self.json)  # the text stands there already: its line ends
+        if not self.json:
+            say(", ".join(f"{name} {spent:.2f} s" for name, spent in seconds.items()))
+        return 0
