@@ -99,7 +99,8 @@ def forward_ring(q: jax.Array, q_tokens: Tokens, own: KVBlock, spec: AttentionSp
     kernel = kernels.load(spec.kernel, spec.mesh)
 
     def attend(q: jax.Array, block: KVBlock, initial: Partial | None = None) -> Partial:
-        inputs = AttentionInputs(q, *block.kv, q_tokens, block.tokens)
+        k, v = block.kv
+        inputs = AttentionInputs(q, k, v, q_tokens, block.tokens)
         return kernel.forward(inputs, spec.mask, **kernel.starting_from(initial))
 
     if spec.devices == 1 or spec.hops == 0:
@@ -166,7 +167,8 @@ def _block_gradients(
 ) -> tuple[jax.Array, jax.Array]:
     """dq [B, K, G, T, H], started from `initial` where the kernel can, and dk and dv [2, B, K, S, H]."""
     kernel = kernels.load(spec.kernel, spec.mesh)
-    inputs = AttentionInputs(q, *block.kv, q_tokens, block.tokens)
+    k, v = block.kv
+    inputs = AttentionInputs(q, k, v, q_tokens, block.tokens)
     dq, dk, dv = kernel.backward(inputs, gradient, spec.mask, **kernel.starting_from(initial))
     return dq, jnp.stack([dk, dv])
 
@@ -271,9 +273,9 @@ class _BackwardHops:
 
 
 def _schedule_together(arrays: Any) -> Any:
-    """An optimization barrier: nothing that uses any of these arrays comes before all of them. A compiler that
-    fills the time of a permute then has only the kernel to do it with, also where it takes the permute for so
-    short that less would do.
+    """An optimization barrier: nothing that uses any of these arrays comes before all of them. A compiler
+    that fills the time of a permute then has only the kernel to do it with, also where it takes the permute
+    for so short that less would do.
     """
     return jax.lax.optimization_barrier(arrays)
 

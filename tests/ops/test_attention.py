@@ -9,9 +9,18 @@ import pytest
 from dense import Problem, dense_attention, make_problem, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quick import quick_jit
 
 from ringvision.ops import attention
-from ringvision.ops.attention import Tokens, group, heads_first, merge, ungroup
+from ringvision.ops.attention import (
+    AttentionInputs,
+    OutputGradient,
+    Tokens,
+    group,
+    heads_first,
+    merge,
+    ungroup,
+)
 from ringvision.ops.kernels import attend, xla
 
 
@@ -24,7 +33,7 @@ def run(p: Problem, **options):
     tokens = {
         name: getattr(p, name) for name in ("q_positions", "k_positions", "q_segment_ids", "k_segment_ids")
     }
-    return jax.jit(partial(attend, **options))(p.q, p.k, p.v, **tokens)
+    return quick_jit(partial(attend, **options))(p.q, p.k, p.v, **tokens)
 
 
 @pytest.fixture
@@ -84,16 +93,14 @@ def test_tiles_that_do_not_divide_the_block(small_tiles, causal, keys):
     assert np.abs(out - expected["out"]).max() < 2e-6
     assert np.array_equal(np.isneginf(lse), np.isneginf(expected["lse"]))
 
-    @jax.jit
+    @quick_jit
     def backward(out, lse):
         q, d_out, out = (group(x, 2) for x in (problem.q, problem.d_out, out))
         q_tokens = Tokens(problem.q_positions, problem.q_segment_ids)
         k_tokens = Tokens(problem.k_positions, problem.k_segment_ids)
-        mask_spec = attention.MaskSpec(causal, None, 0.25)
-        k = heads_first(problem.k)
-        v = heads_first(problem.v)
-        lse = lse.reshape(q.shape[:-1])
-        dq, dk, dv = xla.backward(q, k, v, q_tokens, k_tokens, mask_spec, lse, d_out, (d_out * out).sum(-1))
+        inputs = AttentionInputs(q, heads_first(problem.k), heads_first(problem.v), q_tokens, k_tokens)
+        gradient = OutputGradient(lse.reshape(q.shape[:-1]), d_out, (d_out * out).sum(-1))
+        dq, dk, dv = xla.backward(inputs, gradient, attention.MaskSpec(causal, None, 0.25))
         return {"dq": ungroup(dq), "dk": heads_first(dk), "dv": heads_first(dv)}
 
     for name, array in backward(out, lse).items():

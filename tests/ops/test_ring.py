@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.extend.core import Jaxpr
 from jax.sharding import PartitionSpec
+from quick import quick_jit
 
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
@@ -19,6 +20,7 @@ from ringvision.ops.kernels import xla
 from ringvision.ops.layout import inverse, order
 from ringvision.ops.ring import ring_attention, ring_attention_with_lse
 from ringvision.ops.route import make_route
+from ringvision.ops.spec import AttentionSpec
 
 
 @cache
@@ -33,6 +35,7 @@ def ring(
     exchange=None,
     kernel=None,
     layout=None,
+    as_users_compile_it=False,
 ):
     """(problem's arrays) -> (out, dq, dk, dv), compiled once for each shape. With `layout` positions are not
     given but follow from it.
@@ -42,7 +45,7 @@ def ring(
         data=data, tensor=tensor, context=devices, ulysses=ulysses, devices=jax.devices()[:count]
     )
 
-    @jax.jit
+    @(jax.jit if as_users_compile_it else quick_jit)
     def run(q, k, v, d_out, positions, segment_ids):
         def attend(q, k, v):
             known = {"layout": layout} if layout else {"positions": positions, "segment_ids": segment_ids}
@@ -199,7 +202,8 @@ def test_any_tokens_in_any_order(data):
 
 def test_every_mesh_axis_at_once():
     problem = make_problem(segments=True)
-    check(run(problem, 2, data=2, tensor=2), dense_attention(problem), "data=2, tensor=2, context=2")
+    actual = run(problem, 2, data=2, tensor=2, as_users_compile_it=True)
+    check(actual, dense_attention(problem), "data=2, tensor=2, context=2")
 
 
 @pytest.mark.parametrize("devices", [1, 4])
@@ -218,7 +222,7 @@ def test_rows_of_padding_are_zero_and_take_no_gradient(devices):
 def test_scores_far_apart_do_not_overflow():
     problem = make_problem()
     problem.q *= 60
-    actual = run(problem, 4)
+    actual = run(problem, 4, as_users_compile_it=True)
     assert np.abs(actual["out"] - dense_attention(problem)["out"]).max() < 2e-5
     assert all(np.isfinite(x).all() for x in actual.values())
 
@@ -227,7 +231,7 @@ def test_half_precision_in_and_out_and_float32_between():
     problem = make_problem()
     for name in ("q", "k", "v", "d_out"):
         setattr(problem, name, np.asarray(getattr(problem, name), jnp.bfloat16))
-    actual = run(problem, 4)
+    actual = run(problem, 4, as_users_compile_it=True)
     expected = dense_attention(problem)
     for name, array in actual.items():
         assert array.dtype == jnp.bfloat16
@@ -251,7 +255,7 @@ def test_half_precision_costs_no_more_than_in_one_dense_attention(devices, layou
     out, pull_back = jax.vjp(dense, *(jnp.asarray(x) for x in (problem.q, problem.k, problem.v)))
     theirs = dict(zip(("out", "dq", "dk", "dv"), (out, *pull_back(jnp.asarray(problem.d_out)))))
     laid_out = order(256, devices, layout)
-    ours = run(problem.ordered(laid_out), devices)
+    ours = run(problem.ordered(laid_out), devices, as_users_compile_it=True)
     expected = dense_attention(problem)
     for name in theirs:
         back = ours[name][:, inverse(laid_out)].astype(np.float32)
@@ -336,7 +340,7 @@ def test_only_kv_heads_travel_and_n_minus_one_times(devices):
     p = make_problem()
     for name in ("q", "k", "v", "d_out"):
         setattr(p, name, np.asarray(getattr(p, name), jnp.bfloat16))
-    traced = jax.make_jaxpr(ring(devices, layout="zigzag"))(
+    traced = jax.make_jaxpr(ring(devices, layout="zigzag", as_users_compile_it=True))(
         p.q, p.k, p.v, p.d_out, p.q_positions, p.q_segment_ids
     )
     sent = hops(traced.jaxpr)
@@ -356,9 +360,8 @@ def test_hops_on_which_nobody_sees_anything_are_not_run():
     """
     p = make_problem()
     for window, expected in ((8, 1), (9, 1), (10, 2)):
-        traced = jax.make_jaxpr(ring(8, layout="contiguous", window=window))(
-            p.q, p.k, p.v, p.d_out, p.q_positions, p.q_segment_ids
-        )
+        program = ring(8, layout="contiguous", window=window, as_users_compile_it=True)
+        traced = jax.make_jaxpr(program)(p.q, p.k, p.v, p.d_out, p.q_positions, p.q_segment_ids)
         sent = [times for times, shape, _ in hops(traced.jaxpr) if len(shape) == 5]
         # keys and values go so many hops forward and so many backward, and their gradients as many and home
         # again
@@ -388,11 +391,12 @@ def test_which_hops_are_run(layout, options, documents, expected):
     segment_ids[1] = 0  # padding asks for nothing
     positions = np.tile(np.arange(64), (2, 1))
     tokens = Tokens(*(jnp.asarray(x[:, laid_out], jnp.int32) for x in (positions, segment_ids)))
-    mask_spec = MaskSpec(**({"causal": True, "window": None, "scale": 1.0} | options))
+    mask = MaskSpec(**({"causal": True, "window": None, "scale": 1.0} | options))
+    spec = AttentionSpec(mask, mesh, kernel="xla", exchange="ring")
 
     def local(tokens):
-        way = make_route(tokens, mask_spec, mesh, None, both_ways=False)
-        return way.hops, way.following, way.preceding
+        route = make_route(tokens, spec)
+        return route.hops, route.following, route.preceding
 
     token_spec = PartitionSpec(None, "context")
     run = jax.shard_map(local, mesh=mesh, in_specs=token_spec, out_specs=PartitionSpec(), check_vma=False)
