@@ -29,11 +29,14 @@ def keys_of(problem: Problem, part: slice) -> Problem:
     return Problem(**(vars(problem) | changes))
 
 
-def run(p: Problem, **options):
-    tokens = {
+def tokens_of(p: Problem) -> dict[str, np.ndarray]:
+    return {
         name: getattr(p, name) for name in ("q_positions", "k_positions", "q_segment_ids", "k_segment_ids")
     }
-    return quick_jit(partial(attend, **options))(p.q, p.k, p.v, **tokens)
+
+
+def run(p: Problem, **options):
+    return quick_jit(partial(attend, **options))(p.q, p.k, p.v, **tokens_of(p))
 
 
 @pytest.fixture
@@ -72,12 +75,12 @@ def test_the_rows_of_the_docstring():
     rows = attention.attention_mask(
         Tokens(positions, segments), Tokens(positions, segments), attention.MaskSpec(True, 2, 1.0)
     )[0]
-    drawn = [
+    written = [
         line.split()
         for line in attention.attention_mask.__doc__.splitlines()
         if line.strip() and set(line.strip()) <= set("01 ")
     ]
-    assert np.array_equal(rows, np.array(drawn) == "1")
+    assert np.array_equal(rows, np.array(written) == "1")
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -109,7 +112,8 @@ def test_tiles_that_do_not_divide_the_block(small_tiles, causal, keys):
 
 def test_the_scores_never_exist_as_a_whole():
     problem = make_problem(batch=1, length=4096, heads=1, kv_heads=1, width=2)
-    traced = str(jax.make_jaxpr(lambda: run(problem))())
+    p = problem
+    traced = str(jax.make_jaxpr(lambda q: attend(q, p.k, p.v, **tokens_of(p)))(p.q))
     assert "256,128" in traced
     assert "4096,4096" not in traced
 
