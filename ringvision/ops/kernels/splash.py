@@ -38,7 +38,7 @@ from ringvision.ops.attention import (
     Tokens,
     finite,
 )
-from ringvision.ops.kernels.splash_kernels import LOG2_E, dk_dv_kernel, dq_kernel, forward_kernel
+from ringvision.ops.kernels.splash_kernels import LOG2_E, TileList, dk_dv_kernel, dq_kernel, forward_kernel
 from ringvision.ops.kernels.splash_work import (
     LANES,
     Sizes,
@@ -288,8 +288,12 @@ def _run(
     specs, arrays = zip(*inputs)
     out_specs, shapes = zip(*outputs)
     batch, kv_heads = shapes[0][:2]
+
+    def on_tile(entries: Any, counts: Any, *refs: Any) -> None:
+        kernel(call.mask_spec, TileList(entries, counts, work.most), refs)
+
     return pl.pallas_call(
-        partial(kernel, call.mask_spec, work.most),
+        on_tile,
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
             grid=(batch, kv_heads, work.longest),

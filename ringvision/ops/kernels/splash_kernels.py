@@ -73,15 +73,9 @@ class BackwardRefs(NamedTuple):
     delta: Any
 
 
-def forward_kernel(mask_spec: MaskSpec, most: int, entries: Any, counts: Any, *refs: Any) -> None:
-    """The running softmax, one tile of keys [R, H] after another for a tile of queries [G, Q, H].
-
-    Args:
-        mask_spec: which positions a query attends to.
-        most: `Work.most`.
-        entries: reference to `Work.tiles`.
-        counts: reference to `Work.counts`.
-        *refs: the fields of ForwardRefs.
+def forward_kernel(mask_spec: MaskSpec, work: TileList, refs: tuple) -> None:
+    """The running softmax, one tile of keys [R, H] after another for a tile of queries [G, Q, H]. `refs`: the
+    fields of ForwardRefs.
     """
     r = ForwardRefs(*refs)
 
@@ -111,19 +105,12 @@ def forward_kernel(mask_spec: MaskSpec, most: int, entries: Any, counts: Any, *r
             row = slice(g, g + 1)
             r.out[g] = jnp.where(seen[row], r.out_sum[g] / divisor[row], 0).T
 
-    mask = partial(_mask, r.q_tokens, r.k_tokens, mask_spec)
-    _on_tile(TileList(entries, counts, most), start, add, finish, mask)
+    _on_tile(work, start, add, finish, partial(_mask, r.q_tokens, r.k_tokens, mask_spec))
 
 
-def dq_kernel(mask_spec: MaskSpec, most: int, entries: Any, counts: Any, *refs: Any) -> None:
-    """The gradient of queries [G, Q, H], summed along the keys.
-
-    Args:
-        mask_spec: which positions a query attends to.
-        most: `Work.most`.
-        entries: reference to `Work.tiles`.
-        counts: reference to `Work.counts`.
-        *refs: the fields of BackwardRefs; the output dq [G, Q, H]; scratch for the row's sum [G, H, Q].
+def dq_kernel(mask_spec: MaskSpec, work: TileList, refs: tuple) -> None:
+    """The gradient of queries [G, Q, H], summed along the keys. `refs`: the fields of BackwardRefs, the
+    output dq [G, Q, H], and scratch for the row's sum [G, H, Q].
     """
     *inputs, dq, dq_sum = refs
     r = BackwardRefs(*inputs)
@@ -141,19 +128,12 @@ def dq_kernel(mask_spec: MaskSpec, most: int, entries: Any, counts: Any, *refs: 
         for g in range(r.q.shape[0]):
             dq[g] = (dq_sum[g] * mask_spec.scale).T
 
-    mask = partial(_mask, r.q_tokens, r.k_tokens, mask_spec)
-    _on_tile(TileList(entries, counts, most), start, add, finish, mask)
+    _on_tile(work, start, add, finish, partial(_mask, r.q_tokens, r.k_tokens, mask_spec))
 
 
-def dk_dv_kernel(mask_spec: MaskSpec, most: int, entries: Any, counts: Any, *refs: Any) -> None:
+def dk_dv_kernel(mask_spec: MaskSpec, work: TileList, refs: tuple) -> None:
     """The gradients of keys and values [R, H], summed along the queries: a row of tiles is one of keys.
-
-    Args:
-        mask_spec: which positions a query attends to.
-        most: `Work.most`.
-        entries: reference to `Work.tiles`.
-        counts: reference to `Work.counts`.
-        *refs: the fields of BackwardRefs; the outputs dk and dv [R, H], in which the sums stay.
+    `refs`: the fields of BackwardRefs, and the outputs dk and dv [R, H], in which the sums stay.
     """
     *inputs, dk, dv = refs
     r = BackwardRefs(*inputs)
@@ -171,8 +151,7 @@ def dk_dv_kernel(mask_spec: MaskSpec, most: int, entries: Any, counts: Any, *ref
     def finish() -> None:
         dk[...] *= mask_spec.scale
 
-    mask = partial(_mask, r.q_tokens, r.k_tokens, mask_spec)
-    _on_tile(TileList(entries, counts, most), start, add, finish, mask)
+    _on_tile(work, start, add, finish, partial(_mask, r.q_tokens, r.k_tokens, mask_spec))
 
 
 def _on_tile(

@@ -1,8 +1,8 @@
 """`quick_jit`: jax.jit for tests that compile many programs and run each of them once.
 
 XLA compiles five times as fast without LLVM's optimizations and its newer emitter of fused loops. The program
-is the same up to the generation of machine code; what is compiled as users compile it is tested beside this
-in tests/ops (the tests that call ring_attention outside jit, or say so) and in tests/models.
+is the same up to the generation of machine code, so bounds need not be looser; beside the tests that use this
+stand others of the same functions, compiled as users compile them.
 """
 
 from functools import partial
