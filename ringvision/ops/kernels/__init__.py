@@ -76,10 +76,9 @@ def load(name: Name, mesh: Mesh | AbstractMesh | None = None) -> Kernel:
     """
     module = import_module(f"{__name__}.{name}")
     options = {"interpret": platform_of(mesh) != "tpu"} if name == "splash" else {}
-    accumulates = name == "xla"
     return Kernel(
         folds=name == "xla",
-        accumulates=accumulates,
+        accumulates=name == "xla",
         forward=partial(module.forward, **options),
         backward=partial(module.backward, **options),
     )
@@ -107,7 +106,7 @@ def choose(name: Name | None, mesh: Mesh | AbstractMesh, q: jax.Array) -> Name:
 
 
 def platform_of(mesh: Mesh | AbstractMesh | None) -> str:
-    """ "cpu", "tpu", "gpu" …, as JAX calls the mesh's devices."""
+    """What JAX calls the kind of the mesh's devices (None: of the default ones): "cpu", "tpu", "gpu" …"""
     return mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else jax.default_backend()
 
 
