@@ -65,6 +65,13 @@ def run(problem: Problem, devices: int, **options) -> dict[str, np.ndarray]:
     return dict(zip(("out", "dq", "dk", "dv"), map(np.asarray, results)))
 
 
+def run_laid_out(problem: Problem, devices: int, arrangement: str, **options) -> dict[str, np.ndarray]:
+    """`run` with the tokens in a layout; the results are in the problem's own order."""
+    laid_out = order(problem.q.shape[1], devices, arrangement)
+    results = run(problem.ordered(laid_out), devices, **options)
+    return {name: array[:, inverse(laid_out)] for name, array in results.items()}
+
+
 def check(
     actual: dict[str, np.ndarray], expected: dict[str, np.ndarray], case: object, *, alone: bool = False
 ) -> None:
@@ -92,10 +99,7 @@ def test_ring_is_dense_attention(devices, causal, kv_heads):
         problem = make_problem(kv_heads=kv_heads, segments=segments)
         expected = dense_attention(problem, causal=causal)
         for layout in ("contiguous", "zigzag", "striped"):
-            laid_out = order(64, devices, layout)
-            actual = run(problem.ordered(laid_out), devices, causal=causal)
-            back = {name: array[:, inverse(laid_out)] for name, array in actual.items()}
-            check(back, expected, (layout, segments))
+            check(run_laid_out(problem, devices, layout, causal=causal), expected, (layout, segments))
 
 
 @pytest.mark.parametrize("exchange", ["two_way", "gather"])
@@ -105,9 +109,7 @@ def test_other_ways_for_keys_to_arrive(devices, kv_heads, exchange):
     problem = make_problem(kv_heads=kv_heads, segments=True)
     expected = dense_attention(problem)
     for layout in ("contiguous", "zigzag", "striped"):
-        laid_out = order(64, devices, layout)
-        actual = run(problem.ordered(laid_out), devices, exchange=exchange)
-        check({name: array[:, inverse(laid_out)] for name, array in actual.items()}, expected, layout)
+        check(run_laid_out(problem, devices, layout, exchange=exchange), expected, layout)
 
 
 @pytest.mark.parametrize("window", [1, 5, 40])
@@ -118,19 +120,15 @@ def test_window(devices, causal, window):
     problem = make_problem(segments=True)
     expected = dense_attention(problem, causal=causal, window=window)
     for layout in ("contiguous", "zigzag", "striped"):
-        laid_out = order(64, devices, layout)
-        actual = run(problem.ordered(laid_out), devices, causal=causal, window=window)
-        check({n: x[:, inverse(laid_out)] for n, x in actual.items()}, expected, layout, alone=window == 1)
+        actual = run_laid_out(problem, devices, layout, causal=causal, window=window)
+        check(actual, expected, layout, alone=window == 1)
 
 
 @pytest.mark.parametrize("exchange", ["two_way", "gather"])
 def test_window_with_other_ways(exchange):
     problem = make_problem(segments=True)
-    laid_out = order(64, 8, "zigzag")
-    actual = run(problem.ordered(laid_out), 8, exchange=exchange, window=5)
-    check(
-        {n: x[:, inverse(laid_out)] for n, x in actual.items()}, dense_attention(problem, window=5), exchange
-    )
+    actual = run_laid_out(problem, 8, "zigzag", exchange=exchange, window=5)
+    check(actual, dense_attention(problem, window=5), exchange)
 
 
 @pytest.mark.parametrize(
@@ -140,14 +138,9 @@ def test_window_with_other_ways(exchange):
 @pytest.mark.parametrize("layout", ["contiguous", "zigzag", "striped"])
 def test_positions_that_follow_from_the_layout(layout, options):
     problem = make_problem()
-    laid_out = order(64, 4, layout)
-    actual = run(problem.ordered(laid_out), 4, layout=layout, **options)
+    actual = run_laid_out(problem, 4, layout, layout=layout, **options)
     masking = {name: value for name, value in options.items() if name != "exchange"}
-    check(
-        {n: x[:, inverse(laid_out)] for n, x in actual.items()},
-        dense_attention(problem, **masking),
-        (layout, options),
-    )
+    check(actual, dense_attention(problem, **masking), (layout, options))
 
 
 @pytest.mark.parametrize(
@@ -157,16 +150,11 @@ def test_positions_that_follow_from_the_layout(layout, options):
 def test_ulysses_inside_the_ring(context, ulysses, tensor, heads, kv_heads):
     """Also with fewer KV heads than devices that exchange, and beside a split of the heads."""
     problem = make_problem(heads=heads, kv_heads=kv_heads, segments=True)
-    laid_out = order(64, context, "zigzag")
     for exchange in ("ring", "two_way", "gather") if (context, ulysses) == (2, 2) else ("ring",):
         for window in (None, 7):
             options = {"ulysses": ulysses, "tensor": tensor, "exchange": exchange, "window": window}
-            actual = run(problem.ordered(laid_out), context, **options)
-            check(
-                {n: x[:, inverse(laid_out)] for n, x in actual.items()},
-                dense_attention(problem, window=window),
-                options,
-            )
+            actual = run_laid_out(problem, context, "zigzag", **options)
+            check(actual, dense_attention(problem, window=window), options)
 
 
 @pytest.mark.parametrize("exchange", ["ring", "two_way"])
@@ -175,13 +163,10 @@ def test_tiles_in_the_ring(monkeypatch, exchange):
     monkeypatch.setattr(xla, "SCORES_AT_ONCE", 0)
     monkeypatch.setattr(xla, "tile_sizes", lambda groups, length, keys, rows: (5, 8))
     problem = make_problem(length=160, segments=True)
-    laid_out = order(160, 4, "zigzag")
     ring.cache_clear()
-    actual = run(problem.ordered(laid_out), 4, exchange=exchange, window=60)
+    actual = run_laid_out(problem, 4, "zigzag", exchange=exchange, window=60)
     ring.cache_clear()
-    check(
-        {n: x[:, inverse(laid_out)] for n, x in actual.items()}, dense_attention(problem, window=60), exchange
-    )
+    check(actual, dense_attention(problem, window=60), exchange)
 
 
 @settings(max_examples=40, deadline=None)
@@ -254,23 +239,19 @@ def test_half_precision_costs_no_more_than_in_one_dense_attention(devices, layou
 
     out, pull_back = jax.vjp(dense, *(jnp.asarray(x) for x in (problem.q, problem.k, problem.v)))
     theirs = dict(zip(("out", "dq", "dk", "dv"), (out, *pull_back(jnp.asarray(problem.d_out)))))
-    laid_out = order(256, devices, layout)
-    ours = run(problem.ordered(laid_out), devices, as_users_compile_it=True)
+    ours = run_laid_out(problem, devices, layout, as_users_compile_it=True)
     expected = dense_attention(problem)
     for name in theirs:
-        back = ours[name][:, inverse(laid_out)].astype(np.float32)
-        assert relative(back, expected[name]) <= 1.01 * relative(
-            theirs[name].astype(jnp.float32), expected[name]
-        ), name
+        error = relative(ours[name].astype(np.float32), expected[name])
+        assert error <= 1.01 * relative(theirs[name].astype(jnp.float32), expected[name]), name
 
 
 @pytest.mark.parametrize("exchange", ["ring", "two_way"])
 def test_the_tpu_kernel_in_the_ring(exchange):
     """Interpreted, and beside a split of the heads by Ulysses."""
     problem = make_problem(segments=True)
-    laid_out = order(64, 2, "zigzag")
-    actual = run(problem.ordered(laid_out), 2, kernel="splash", exchange=exchange, ulysses=2)
-    check({n: x[:, inverse(laid_out)] for n, x in actual.items()}, dense_attention(problem), exchange)
+    actual = run_laid_out(problem, 2, "zigzag", kernel="splash", exchange=exchange, ulysses=2)
+    check(actual, dense_attention(problem), exchange)
 
 
 def test_a_kernel_that_cannot_is_refused():
@@ -344,10 +325,10 @@ def test_only_kv_heads_travel_and_n_minus_one_times(devices):
         p.q, p.k, p.v, p.d_out, p.q_positions, p.q_segment_ids
     )
     sent = hops(traced.jaxpr)
-    share = (2, 2, 2, 64 // devices, 16)  # k and v, batch, KV heads, positions, width
-    whose = (2, 2, 64 // devices)  # positions and segment ids
+    share = (2, 2, 2, 64 // devices, 16)  # k and v, batch, KV heads, tokens, width
+    tokens = (2, 2, 64 // devices)  # positions and segment ids
     assert {shape for _, shape, kind in sent if kind != jnp.int32} == {share}
-    assert {shape for _, shape, kind in sent if kind == jnp.int32} == {whose}
+    assert {shape for _, shape, kind in sent if kind == jnp.int32} == {tokens}
     forward_and_backward = sum(times for times, _, kind in sent if kind == jnp.bfloat16)
     gradients = sum(times for times, _, kind in sent if kind == jnp.float32)
     assert forward_and_backward == 2 * (devices - 1)
