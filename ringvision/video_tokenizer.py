@@ -47,11 +47,20 @@ def load_video_tokenizer(
     size: int | tuple[int, int] | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> "VideoTokenizer":
-    """Open a tokenizer's folder. UserError where it is not one, or where its weights do not fit its config.
+    """Open a tokenizer's folder.
 
-    batch: frames that go through the network at once. size: of the frames, one number or (height, width), for
-    a network that is to work at another than its own. devices: whose turn it is (None: the first one's
-    alone).
+    Args:
+        folder: with config.json and model.safetensors.
+        batch: frames that go through the network at once.
+        size: of the frames in pixels, one number or (height, width), where the network is to work at another
+            than its own.
+        devices: that take turns with the batches; None: the first one alone.
+
+    Returns:
+        The tokenizer, with its weights on the devices.
+
+    Raises:
+        UserError: it is not such a folder, or its weights do not fit its config.
     """
     settings = read_config(folder)
     kind = settings.get("kind")
@@ -66,21 +75,22 @@ def load_video_tokenizer(
             f"{folder}/config.json lacks {' and '.join(missing) or 'an object'} ({kind}); copy "
             "the tokenizer's folder again"
         )
-    describe, network = NETWORKS[kind]
-    config = describe.from_dict(settings[kind])
+    config_class, network = NETWORKS[kind]
+    config = config_class.from_dict(settings[kind])
     if settings["size"] != config.resolution:
         raise UserError(
             f"{folder}/config.json has size {settings['size']} but a {kind} of resolution "
             f"{config.resolution}; they must agree"
         )
-    here = config.resized(size) if isinstance(size, int) else config
-    graph, like = nnx.split(nnx.eval_shape(lambda: network(here, rngs=nnx.Rngs(0))))
+    resized = config.resized(size) if isinstance(size, int) else config
+    graph, like = nnx.split(nnx.eval_shape(lambda: network(resized, rngs=nnx.Rngs(0))))
     arrays = load_model(folder, specs(like))
     params = unflatten(arrays, like)
     hash = hash_of(config, arrays)
-    opened = CausalVideoTokenizer if kind == "emu3" else VideoTokenizer
+    tokenizer_class = CausalVideoTokenizer if kind == "emu3" else VideoTokenizer
     frame = size if isinstance(size, tuple) else None
-    return opened(str(settings.get("name", "unnamed")), here, graph, params, hash, batch, devices, frame)
+    name = str(settings.get("name", "unnamed"))
+    return tokenizer_class(name, resized, graph, params, hash, batch, devices, frame)
 
 
 class VideoTokenizer:
@@ -146,6 +156,7 @@ class VideoTokenizer:
 
     @property
     def codes_per_frame(self) -> int:
+        """h * w."""
         return self.grid[0] * self.grid[1]
 
     @property
@@ -175,12 +186,12 @@ class VideoTokenizer:
         )
 
     def embed(self, codes: np.ndarray) -> np.ndarray:
-        """codes [T, h, w] -> their rows of the codebook, float32 [T, h, w, C]."""
+        """codes int [T, h, w] -> their rows of the codebook, float32 [T, h, w, C]."""
         return self.codebook[self._checked(codes)]
 
     def decode(self, codes: np.ndarray, dtype: Any = np.float32) -> np.ndarray:
-        """codes [T, h, w] -> frames [T, size, size, 3]: float32 in the network's range, or pixels where dtype
-        is uint8.
+        """codes int [T, h, w] -> frames [T, size, size, 3]: float32 in the network's range, or pixels where
+        dtype is uint8.
         """
         codes = self._checked(codes)
         if np.dtype(dtype) == np.uint8:
@@ -242,6 +253,9 @@ class VideoTokenizer:
         dtype: Any,
         finish: Callable[[jax.Array], np.ndarray] = np.asarray,
     ) -> np.ndarray:
+        """items [T, ...] through a compiled function, batch by batch -> [T, *shape] of `dtype`. `finish`
+        makes a batch's result a numpy array on the host.
+        """
         results = np.empty((len(items), *shape), dtype)
         running: deque[tuple[int, jax.Array]] = deque()
 
@@ -257,17 +271,18 @@ class VideoTokenizer:
             padded = np.concatenate(
                 [chunk, np.zeros((self.batch - len(chunk), *chunk.shape[1:]), chunk.dtype)]
             )
-            at = turn % len(self._devices)
-            running.append((start, function(self._params[at], jax.device_put(padded, self._devices[at]))))
+            device = turn % len(self._devices)
+            on_device = jax.device_put(padded, self._devices[device])
+            running.append((start, function(self._params[device], on_device)))
         while running:
             collect()
         return results
 
 
 class CausalVideoTokenizer(VideoTokenizer):
-    """Emu3's tokenizer: `encode` and `decode` take each frame for an image, as every VideoTokenizer does, so
+    """Emu3's tokenizer. `encode` and `decode` take each frame for an image, as every VideoTokenizer does, so
     that its codes depend on no other frame; `encode_video` and `decode_video` make one grid of codes of
-    `temporal_factor` frames that follow each other.
+    `temporal_factor` consecutive frames.
     """
 
     any_size = True
@@ -289,7 +304,7 @@ class CausalVideoTokenizer(VideoTokenizer):
 
     @property
     def temporal_factor(self) -> int:
-        """Frames that `encode_video` makes one grid of codes of."""
+        """Frames of which `encode_video` makes one grid of codes."""
         assert isinstance(self.config, Emu3TokenizerConfig)
         return self.config.temporal_factor
 
@@ -314,8 +329,8 @@ class CausalVideoTokenizer(VideoTokenizer):
         return np.asarray(self._encode_time(self._params[0], latents[None])[0])
 
     def decode_video(self, codes: np.ndarray, dtype: Any = np.float32) -> np.ndarray:
-        """codes [t, h, w] -> frames [t*temporal_factor, H, W, 3]: float32 in the network's range, or pixels
-        where dtype is uint8.
+        """codes int [t, h, w] -> frames [t*temporal_factor, H, W, 3]: float32 in the network's range, or
+        pixels where dtype is uint8.
         """
         codes = self._checked(codes)
         latents = np.asarray(self._decode_time(self._params[0], codes[None])[0])
@@ -324,22 +339,22 @@ class CausalVideoTokenizer(VideoTokenizer):
 
 
 def in_range(images: jax.Array, pixel_range: tuple[float, float] = (-1.0, 1.0)) -> jax.Array:
-    """uint8 pixels -> float32, black and white as pixel_range says; floats pass as they are."""
+    """uint8 [...] -> float32 [...], black and white as pixel_range says; floats pass as they are."""
     black, white = pixel_range
-    return (
-        images.astype(jnp.float32) / (255 / (white - black)) + black if images.dtype == jnp.uint8 else images
-    )
+    if images.dtype != jnp.uint8:
+        return images
+    return images.astype(jnp.float32) / (255 / (white - black)) + black
 
 
 def to_pixels(images: jax.Array, pixel_range: tuple[float, float] = (-1.0, 1.0)) -> np.ndarray:
-    """float images in the pixel_range -> uint8, rounded, what lies outside cut off."""
+    """float [...] in the pixel_range -> uint8 [...], rounded; values outside are clipped."""
     black, white = pixel_range
     return np.clip(np.rint((np.asarray(images) - black) * (255 / (white - black))), 0, 255).astype(np.uint8)
 
 
 def hash_of(config: Config, arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over the config and every array with its name, in the names' order: the same however the file
-    is laid out.
+    """SHA-256 over the config and every array [...] with its name, dtype and shape, in the names' order: the
+    same however the file is laid out.
     """
     digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
     for name in sorted(arrays):

@@ -1,11 +1,12 @@
 """One id space for everything the transformer reads: text pieces, then codes, then end-of-frame,
 end-of-vision.
 
-    0 … text_size-1                         text pieces (bos, eos and the two vision markers are among them)
-    text_size … text_size+num_codes-1       codes of the video tokenizer
-    text_size+num_codes                     eof, after every frame but the last
-    text_size+num_codes+1                   eov, after the last frame
-    … up to size-1                          padding of the vision table, where there is any (LWM: 8448 rows for 8194)
+    0 … text_size-1                      text pieces (bos, eos and the two vision markers are among them)
+    text_size … text_size+num_codes-1    codes of the video tokenizer
+    text_size+num_codes                  eof, after every frame but the last
+    text_size+num_codes+1                eov, after the last frame
+    … up to size-1                       padding of the vision table, where there is any (LWM: 8448 rows for
+                                         8194)
 
 In: the sizes of the two tables and the ids of the special pieces. Out: ids, and the way from codes to tokens
 and back.
@@ -26,7 +27,12 @@ Array = TypeVar("Array", np.ndarray, jax.Array)
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Which id means what. `vision_start` and `vision_end` are tuples: in LWM a marker is several pieces."""
+    """Which id means what.
+
+    text_size: text pieces. num_codes: codes of the video tokenizer. bos, eos: ids of pieces. vision_start,
+    vision_end: ids of the pieces around a video; in LWM a marker is several. vision_size: rows of the vision
+    table; None: num_codes + 2.
+    """
 
     text_size: int
     num_codes: int

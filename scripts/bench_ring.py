@@ -7,11 +7,15 @@ Prints the machine and a Markdown table of forward and forward+backward: wall se
 ringvision's they are, CPU seconds of all processes, memory, and the error against dense attention in float64.
 All are causal, float32, on CPUs:
 
-    ringvision               ring_attention on a ring of `--devices` CPU devices, zigzag layout, grouped queries
+    ringvision               ring_attention on a ring of `--devices` CPU devices, zigzag layout, grouped
+                             queries
     ringvision-one           the same function on one device
-    ringattention            PyPI's `ringattention` (its blockwise CPU path) on the same ring; KV heads repeated, it knows no groups
-    ring-attention-pytorch   PyPI's `ring-attention-pytorch`, as many gloo processes of one thread each; it groups queries itself
-    sdpa                     torch's scaled_dot_product_attention, one process, a thread a core: no ring, the floor
+    ringattention            PyPI's `ringattention` (its blockwise CPU path) on the same ring; KV heads
+                             repeated, for it knows no groups
+    ring-attention-pytorch   PyPI's `ring-attention-pytorch`, as many gloo processes of one thread each; it
+                             groups queries itself
+    sdpa                     torch's scaled_dot_product_attention, one process, a thread a core: no ring, the
+                             least that the work takes
 
 A peer that is not installed is skipped and named; one that fails says why. To have them all: pip install
 ringattention ring-attention-pytorch torch. Of ring-attention-pytorch 0.5.20 the CPU path's dk and dv are
@@ -102,8 +106,9 @@ class Reference:
     def rows_of(
         own: list[np.ndarray], rows: np.ndarray, keys: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Weights, output and the scores' gradient of these queries of one head, ascending; the first and
-        last at `keys`, if given.
+        """Weights [rows, keys], output [rows, H] and the scores' gradient [rows, keys] of some queries of one
+        head, float64; own: its q, k, v and d_out [T, H]; rows: int, ascending; keys: int, None for all up to
+        the last row.
         """
         q, k, v, d_out = own
         seen = np.arange(rows[-1] + 1)
@@ -125,6 +130,7 @@ class Reference:
         )
 
     def errors(self, result: list[np.ndarray]) -> dict[str, float]:
+        """out and dq [B, T, N, H], dk and dv [B, T, K, H] -> the largest error of each."""
         out, dq, dk, dv = result
         pairs = {"out": (out[:, self.rows], self.out), "dq": (dq[:, self.rows], self.dq)}
         pairs |= {"dk": (dk[:, self.keys, -1], self.dk), "dv": (dv[:, self.keys, -1], self.dv)}
@@ -153,8 +159,16 @@ def tune(name: str, work: Work) -> Any:
 
 
 def compare(work: Work, settings: dict[str, Any], repeats: int, million: bool) -> list[dict[str, Any]]:
-    """One length: every contender once to warm up and to see its memory, then all of them in turn, `repeats`
-    times.
+    """One length: every contender once to warm up and to see its memory, then all of them in turn.
+
+    Args:
+        work: the length and the other sizes.
+        settings: of each contender, by its name.
+        repeats: how often each is measured.
+        million: only forward+backward, only the first time.
+
+    Returns:
+        A report of each contender, as it goes into the JSON.
     """
     inputs = work.inputs()
     passes = list(PASSES)[million:]
@@ -276,7 +290,7 @@ def plot(results: list[dict[str, Any]], path: Path, million: bool) -> None:
     figure.savefig(path, dpi=160)
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -308,7 +322,11 @@ def main() -> None:
             "expected at least 1 repeat, KV heads that divide the heads, and lengths that are "
             "multiples of twice the devices"
         )
+    return args
 
+
+def main() -> None:
+    args = arguments()
     wanted = ["ringvision"] if args.million else args.only or list(NEEDS)
     lacks = {
         name: [module for module in NEEDS[name] if not importlib.util.find_spec(module)] for name in wanted

@@ -84,6 +84,7 @@ def jax_runs(attend: Callable, arrays: list, tokens: tuple = ()) -> Runs:
 
 
 def ringvision(work: Work, devices: int, arrays: list[np.ndarray]) -> Runs:
+    """arrays: q, k, v and d_out, float32 [B, T, heads, H], in zigzag order."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")
@@ -93,18 +94,19 @@ def ringvision(work: Work, devices: int, arrays: list[np.ndarray]) -> Runs:
     from ringvision.ops.layout import order
 
     mesh = make_mesh(context=devices)
-    place = sharding(mesh, "batch", "length")
-    placed = [jax.device_put(x, place) for x in arrays]
+    by_length = sharding(mesh, "batch", "length")
+    sharded = [jax.device_put(x, by_length) for x in arrays]
     positions = np.broadcast_to(order(work.length, devices, "zigzag"), (work.batch, work.length))
-    tokens = () if devices == 1 else (jax.device_put(positions, place),)
+    tokens = () if devices == 1 else (jax.device_put(positions, by_length),)
     return jax_runs(
         lambda q, k, v, *tokens: ring_attention(q, k, v, mesh=mesh, positions=tokens[0] if tokens else None),
-        placed,
+        sharded,
         tokens,
     )
 
 
 def ringattention(work: Work, chunks: tuple[int, int], arrays: list[np.ndarray]) -> Runs:
+    """arrays: q, k, v and d_out, float32 [B, T, heads, H]. chunks: tokens of a tile's queries and keys."""
     import jax
     import jax.extend
     import jax.numpy as jnp
@@ -112,9 +114,8 @@ def ringattention(work: Work, chunks: tuple[int, int], arrays: list[np.ndarray])
 
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", work.devices)
-    if not hasattr(
-        jax.lib, "xla_bridge"
-    ):  # gone from jax 0.10; the package asks it for the platform when it is imported
+    # Gone from jax 0.10; the package asks it for the platform when it is imported.
+    if not hasattr(jax.lib, "xla_bridge"):
         jax.lib.xla_bridge = SimpleNamespace(get_backend=jax.extend.backend.get_backend)
     import ringattention as package
 
@@ -138,12 +139,23 @@ def ringattention(work: Work, chunks: tuple[int, int], arrays: list[np.ndarray])
         )  # no bias, segments or cache; float32 logits
 
     mesh = jax.make_mesh((work.devices,), ("ring",))
-    spread = PartitionSpec(None, "ring")
-    attend = jax.shard_map(local, mesh=mesh, in_specs=(spread,) * 3, out_specs=spread, check_vma=False)
-    return jax_runs(attend, [jax.device_put(x, NamedSharding(mesh, spread)) for x in arrays])
+    by_length = PartitionSpec(None, "ring")
+    attend = jax.shard_map(local, mesh=mesh, in_specs=(by_length,) * 3, out_specs=by_length, check_vma=False)
+    return jax_runs(attend, [jax.device_put(x, NamedSharding(mesh, by_length)) for x in arrays])
 
 
 def torch_runs(attend: Callable, arrays: list, to_numpy: Callable, axis: int) -> Runs:
+    """The two passes of a torch function.
+
+    Args:
+        attend: q, k, v -> out.
+        arrays: tensors q, k, v and d_out, float32, in attend's layout.
+        to_numpy: a tensor of that layout -> float32 [B, T, heads, H].
+        axis: which axis has the tokens.
+
+    Returns:
+        The passes.
+    """
     import torch
 
     q, k, v = (x.contiguous().requires_grad_() for x in arrays[:3])
@@ -165,6 +177,7 @@ def torch_runs(attend: Callable, arrays: list, to_numpy: Callable, axis: int) ->
 
 
 def sdpa(arrays: list[np.ndarray]) -> Runs:
+    """arrays: q, k, v and d_out, float32 [B, T, heads, H]."""
     import torch
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -174,6 +187,18 @@ def sdpa(arrays: list[np.ndarray]) -> Runs:
 
 
 def ring_attention_pytorch(work: Work, bucket: int, rank: int, store: str, arrays: list[np.ndarray]) -> Runs:
+    """One process of the ring.
+
+    Args:
+        work: the sizes.
+        bucket: tokens of a tile.
+        rank: number of this process.
+        store: path of the file by which the processes find each other.
+        arrays: this process' share of q, k, v and d_out, float32 [B, T / devices, heads, H].
+
+    Returns:
+        The passes.
+    """
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     import torch
     import torch.distributed
@@ -204,6 +229,14 @@ def ring_attention_pytorch(work: Work, bucket: int, rank: int, store: str, array
 def serve(name: str, work: Work, setting: Any, rank: int, store: str, pipe: Connection) -> None:
     """One process of a contender. Says what it did or what went wrong, in answer to `forward`, `both` and
     `result`.
+
+    Args:
+        name: which contender.
+        work: the sizes.
+        setting: its tile sizes, if it takes any.
+        rank: number of this process.
+        store: path of the file by which a contender's processes find each other.
+        pipe: to the process that measures; first q, k, v and d_out come, float32 [B, T, heads, H].
     """
     try:
         arrays = pipe.recv()
@@ -262,6 +295,7 @@ class Contender:
         self.folder = tempfile.TemporaryDirectory()
 
     def start(self, inputs: list[np.ndarray]) -> None:
+        """inputs: q, k, v and d_out, float32 [B, T, heads, H], in their own order."""
         if self.name == "ringvision":
             from ringvision.ops.layout import order
 

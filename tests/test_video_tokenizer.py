@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from quick import quick_jit
 
 import ringvision as rv
 from ringvision.errors import UserError
@@ -32,10 +33,14 @@ def settings(**changes) -> dict:
 
 
 @pytest.fixture(scope="module")
-def weights() -> dict[str, np.ndarray]:
-    return {
-        name: np.asarray(array) for name, array in flatten(nnx.state(VQGAN(CONFIG, rngs=nnx.Rngs(0)))).items()
-    }
+def network() -> VQGAN:
+    graph = nnx.split(nnx.eval_shape(lambda: VQGAN(CONFIG, rngs=nnx.Rngs(0))))[0]
+    return nnx.merge(graph, quick_jit(lambda: nnx.state(VQGAN(CONFIG, rngs=nnx.Rngs(0))))())
+
+
+@pytest.fixture(scope="module")
+def weights(network) -> dict[str, np.ndarray]:
+    return {name: np.asarray(array) for name, array in flatten(nnx.state(network)).items()}
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +68,9 @@ def test_says_what_it_is(tokenizer) -> None:
     assert tokenizer.name == "tiny" and len(tokenizer.hash) == 64
 
 
-def test_encodes_as_the_network_does(tokenizer, folder, frames) -> None:
+def test_encodes_as_the_network_does(tokenizer, network, folder, frames) -> None:
     codes = tokenizer.encode(frames)
     assert codes.shape == (7, 4, 4) and codes.dtype == np.int32 and len(np.unique(codes)) > 1
-    network = VQGAN(CONFIG, rngs=nnx.Rngs(0))
     np.testing.assert_array_equal(codes, jax.jit(lambda x: network.encode(x))(frames / np.float32(127.5) - 1))
     np.testing.assert_array_equal(codes, rv.load_video_tokenizer(folder).encode(frames))
 

@@ -1,8 +1,11 @@
 """The parts that the VQGAN and its discriminator are built from: convolution, group normalisation (also one
-that a second map steers), residual block, attention over a feature map, and the two changes of resolution.
+conditioned on a second map), residual block, attention over a feature map, and the two changes of resolution.
 
 In and out: feature maps [N, H, W, C], channels last, the layout in which XLA's convolutions are fast on CPUs
 and TPUs. Weights are laid out as Flax lays them out: kernels [rows, columns, C in, C out].
+
+Axes: N images, H W rows and columns of a map, C channels, Z channels of a conditioning map z [N, h, w, Z],
+each of whose cells covers a square of x's.
 """
 
 import jax
@@ -21,22 +24,20 @@ class Convolution(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(c_out))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        if (
-            x.shape[1:3] == (1, 1) and self.padding == "SAME"
-        ):  # a single place: zeros all round it, and only the kernel's middle counts
+        """x [N, H, W, C in] -> [N, H', W', C out]."""
+        if x.shape[1:3] == (1, 1) and self.padding == "SAME":
+            # A single cell has zeros all round it: only the kernel's middle counts.
             middle = self.kernel.shape[0] // 2
             return x @ self.kernel[...][middle, middle] + self.bias[...]
         strides = (self.stride,) * 2
         names = ("NHWC", "HWIO", "NHWC")
-        return (
-            jax.lax.conv_general_dilated(x, self.kernel[...], strides, self.padding, dimension_numbers=names)
-            + self.bias[...]
-        )
+        y = jax.lax.conv_general_dilated(x, self.kernel[...], strides, self.padding, dimension_numbers=names)
+        return y + self.bias[...]
 
 
 class GroupNorm(nnx.Module):
-    """Wu and He, "Group Normalization" (ECCV 2018): mean and variance over a group of channels and all places
-    of an image.
+    """Wu and He, "Group Normalization" (ECCV 2018): mean and variance over a group of channels and all cells
+    of a map.
     """
 
     def __init__(self, channels: int, *, groups: int, eps: float, rngs: nnx.Rngs):
@@ -46,24 +47,25 @@ class GroupNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(channels))
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] -> [N, H, W, C]."""
         n, _, _, c = x.shape
 
-        def by_group(values: jax.Array) -> jax.Array:  # [N, C] -> [N, C]: each channel gets its group's mean
+        def by_group(values: jax.Array) -> jax.Array:
+            """[N, C] -> [N, C]: each channel gets its group's mean."""
             means = values.reshape(n, self.groups, c // self.groups).mean(axis=-1, keepdims=True)
             return jnp.broadcast_to(means, (n, self.groups, c // self.groups)).reshape(n, c)
 
-        # Sums over places first, then over a group's channels: the large array is read in order and touched
-        # twice.
-        mean = by_group(x.mean(axis=(1, 2)))
+        # Sums over cells first, then over a group's channels: the large array is read in order and touched
+        # twice. The mean of squares less the squared mean may come out below 0 by rounding.
+        mean = by_group(x.mean(axis=(1, 2)))  # (N, C)
         variance = jnp.maximum(by_group(jnp.mean(x * x, axis=(1, 2))) - mean * mean, 0)
-        factor = self.scale[...] * jax.lax.rsqrt(variance + self.eps)
+        factor = self.scale[...] * jax.lax.rsqrt(variance + self.eps)  # (N, C)
         return x * factor[:, None, None] + (self.bias[...] - mean * factor)[:, None, None]
 
 
-class SteeredNorm(nnx.Module):
-    """GroupNorm(x) * factor(z) + shift(z): a second map z [N, h, w, condition], each of whose places lies
-    over a whole square of x's, says place by place how (Zheng et al., "MoVQ: Modulating Quantized Vectors for
-    High-Fidelity Image Generation", NeurIPS 2022).
+class SpatialNorm(nnx.Module):
+    """GroupNorm(x) * factor(z) + shift(z): scale and shift come from a second map, cell by cell (Zheng et
+    al., "MoVQ: Modulating Quantized Vectors for High-Fidelity Image Generation", NeurIPS 2022).
     """
 
     def __init__(self, channels: int, condition: int, *, groups: int, eps: float, rngs: nnx.Rngs):
@@ -72,25 +74,34 @@ class SteeredNorm(nnx.Module):
         self.shift = Convolution(condition, channels, 1, rngs=rngs)
 
     def __call__(self, x: jax.Array, z: jax.Array) -> jax.Array:
-        times = (
-            x.shape[1] // z.shape[1]
-        )  # convolving each place alone and repeating it come to the same in either order
+        """x [N, H, W, C], z [N, h, w, Z] -> [N, H, W, C]."""
+        times = x.shape[1] // z.shape[1]
+        # A convolution of single cells and repeating them give the same in either order: first the smaller.
         return self.norm(x) * repeat(self.factor(z), times) + repeat(self.shift(z), times)
 
 
 def make_norm(channels: int, *, groups: int, eps: float, condition: int | None, rngs: nnx.Rngs) -> nnx.Module:
-    """A GroupNorm, or where a map of `condition` channels steers it, a SteeredNorm."""
+    """A normalisation over groups of channels.
+
+    Args:
+        channels: C of the map.
+        groups: that the channels are divided into.
+        eps: added to the variance.
+        condition: Z, the channels of the map that conditions it; None: there is none.
+        rngs: for the weights.
+
+    Returns:
+        A GroupNorm, called with x; or with a condition a SpatialNorm, called with x and z.
+    """
     if condition is None:
         return GroupNorm(channels, groups=groups, eps=eps, rngs=rngs)
-    return SteeredNorm(channels, condition, groups=groups, eps=eps, rngs=rngs)
+    return SpatialNorm(channels, condition, groups=groups, eps=eps, rngs=rngs)
 
 
 class ResidualBlock(nnx.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1x1 convolution on the short way where the width
-    changes.
+    """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1x1 convolution of x where the width changes.
 
-    Called with x, and with the map z that steers its norms where it was made with a `condition`: z's
-    channels.
+    Called with x, and where it was made with a `condition`, the channels of z, also with z.
     """
 
     def __init__(
@@ -103,16 +114,17 @@ class ResidualBlock(nnx.Module):
         self.shortcut = Convolution(c_in, c_out, 1, rngs=rngs) if c_in != c_out else None
 
     def __call__(self, x: jax.Array, *z: jax.Array) -> jax.Array:
+        """x [N, H, W, C in], z [N, h, w, Z] -> [N, H, W, C out]."""
         y = self.conv1(jax.nn.silu(self.norm1(x, *z)))
         y = self.conv2(jax.nn.silu(self.norm2(y, *z)))
         return y + (x if self.shortcut is None else self.shortcut(x))
 
 
-class Attention2D(nnx.Module):
-    """x + attention among all places of a feature map: `heads` of C/heads channels each, scaled by the root
-    of that width.
+class SpatialAttention(nnx.Module):
+    """x + attention among all cells of a feature map: `heads` of C/heads channels each, scaled by the root of
+    that width.
 
-    Called with x, and with the map z that steers its norm where it was made with a `condition`: z's channels.
+    Called with x, and where it was made with a `condition`, the channels of z, also with z.
     """
 
     def __init__(
@@ -133,17 +145,19 @@ class Attention2D(nnx.Module):
         self.out = Convolution(channels, channels, 1, rngs=rngs)
 
     def __call__(self, x: jax.Array, *z: jax.Array) -> jax.Array:
+        """x [N, H, W, C], z [N, h, w, Z] -> [N, H, W, C]."""
         n, h, w, c = x.shape
         width = c // self.heads
         y = self.norm(x, *z)
 
-        def split(part: jax.Array) -> jax.Array:  # [N, H, W, C] -> [N*heads, H*W, C/heads]
-            return (
-                part.reshape(n, h * w, self.heads, width).swapaxes(1, 2).reshape(n * self.heads, h * w, width)
-            )
+        def split(part: jax.Array) -> jax.Array:
+            """[N, H, W, C] -> [N*heads, H*W, C/heads]."""
+            by_head = part.reshape(n, h * w, self.heads, width).swapaxes(1, 2)  # (N, heads, H*W, C/heads)
+            return by_head.reshape(n * self.heads, h * w, width)
 
         q, k, v = (split(project(y)) for project in (self.query, self.key, self.value))
-        weights = jax.nn.softmax(jnp.einsum("nqc,nkc->nqk", q, k) * width**-0.5, axis=-1)
+        scores = jnp.einsum("nqc,nkc->nqk", q, k) * width**-0.5  # (N*heads, H*W, H*W)
+        weights = jax.nn.softmax(scores, axis=-1)
         joined = jnp.einsum("nqk,nkc->nqc", weights, v).reshape(n, self.heads, h * w, width).swapaxes(1, 2)
         return x + self.out(joined.reshape(n, h, w, c))
 
@@ -163,6 +177,7 @@ class Downsample(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] -> [N, H/2, W/2, C]."""
         if self.conv is not None:
             return self.conv(x)
         n, h, w, c = x.shape
@@ -176,13 +191,13 @@ class Upsample(nnx.Module):
         self.conv = Convolution(channels, channels, 3, rngs=rngs) if learned else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] -> [N, 2*H, 2*W, C]."""
         x = repeat(x, 2)
         return x if self.conv is None else self.conv(x)
 
 
 def repeat(x: jax.Array, times: int) -> jax.Array:
-    """[N, H, W, C] -> [N, times*H, times*W, C]: every place becomes a square of equal ones."""
+    """[N, H, W, C] -> [N, times*H, times*W, C]: every cell becomes a square of equal ones."""
     n, h, w, c = x.shape
-    return jnp.broadcast_to(x[:, :, None, :, None], (n, h, times, w, times, c)).reshape(
-        n, times * h, times * w, c
-    )
+    cells = jnp.broadcast_to(x[:, :, None, :, None], (n, h, times, w, times, c))
+    return cells.reshape(n, times * h, times * w, c)

@@ -1,6 +1,6 @@
-"""The discriminator of the tokenizer's training: does a piece of an image look drawn or reconstructed?
+"""The discriminator of the tokenizer's training: is a patch of an image real or reconstructed?
 
-images float32 [N, H, W, 3] in [-1, 1] -> logits [N, h, w], one a piece; high means drawn (PatchGAN: Isola et
+images float32 [N, H, W, 3] in [-1, 1] -> logits [N, h, w], one a patch; high means real (PatchGAN: Isola et
 al., "Image-to-Image Translation with Conditional Adversarial Networks", CVPR 2017). It takes 4x4 pixels at a
 time for the same reason as the shipped tokenizer does: at full resolution it would cost more than the network
 that it judges.
@@ -28,12 +28,13 @@ class Discriminator(nnx.Module):
         self.conv_out = Convolution(4 * channels, 1, 1, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
+        """float32 [N, H, W, 3] in [-1, 1] -> logits float32 [N, H/8, W/8]."""
         x = jax.nn.leaky_relu(self.conv_in(images), 0.2)
         x = jax.nn.leaky_relu(self.norm1(self.conv1(x)), 0.2)
         x = jax.nn.leaky_relu(self.norm2(self.conv2(x)), 0.2)
         return self.conv_out(x)[..., 0]
 
 
-def hinge_loss(drawn: jax.Array, reconstructed: jax.Array) -> jax.Array:
-    """What the discriminator minimises, from its logits of either kind: a scalar."""
-    return 0.5 * (jnp.mean(jax.nn.relu(1 - drawn)) + jnp.mean(jax.nn.relu(1 + reconstructed)))
+def hinge_loss(real: jax.Array, reconstructed: jax.Array) -> jax.Array:
+    """What the discriminator minimises, a scalar, from its logits [N, h, w] for either kind of image."""
+    return 0.5 * (jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + reconstructed)))

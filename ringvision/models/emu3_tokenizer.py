@@ -1,10 +1,11 @@
 """Emu3's video tokenizer: a VQGAN frame by frame, with a stack that runs along time between its two halves
 and the codes.
 
-    video [N, T, H, W, 3] -> encoder, each frame alone [N, T, h, w, z] -> along time [N, T/4, h, w, C] ->
-    codes int32 [N, T/4, h, w] codes -> rows of the codebook [N, T/4, h, w, C] -> along time, twice: as what
-    is decoded, and as what steers the decoder's norms
-          -> decoder, each frame alone -> video [N, T, H, W, 3]
+    video [N, T, H, W, 3] -> encoder, each frame alone [N, T, h, w, z]
+      -> along time [N, T/4, h, w, C] -> codes int32 [N, T/4, h, w]
+    codes -> rows of the codebook [N, T/4, h, w, C]
+      -> along time, twice: what is decoded, and what conditions the decoder's norms
+      -> decoder, each frame alone -> video [N, T, H, W, 3]
 
 Time is causal: before a video there are zeros, and no moment sees a later one. An image is a video of one
 moment: it is repeated as often as frames go into one moment, and of the frames decoded from it the first is
@@ -14,7 +15,7 @@ Wang et al., "Emu3: Next-Token Prediction is All You Need" (2024). The encoder a
 batch normalisation uses the statistics that are stored with the weights, always.
 
 Axes: N videos, T frames, t moments (of `temporal_factor` frames), H W pixels, h w codes, C channels of
-whatever is meant.
+whatever is meant; z and C of latents and codes are the same number.
 """
 
 from collections.abc import Mapping
@@ -27,16 +28,17 @@ from flax import nnx
 
 from ringvision.errors import UserError
 from ringvision.fields import fitted
-from ringvision.models.vqgan import Decoder, Encoder, Quantizer, VQGANConfig
+from ringvision.models.vqgan import Quantizer, VQGANConfig, VQGANDecoder, VQGANEncoder
 
 SPACE_TIME = ("NDHWC", "DHWIO", "NDHWC")
 
 
 @dataclass(frozen=True)
 class Emu3TokenizerConfig:
-    """Shape of the tokenizer. frames: what a VQGAN for single frames would have; temporal_factor: frames that
-    go into one grid of codes, 1 or a power of 2. Codes of other sizes than `frames.resolution` are made by
-    the same weights.
+    """Shape of the tokenizer. Frames of other sizes than `frames.resolution` go through the same weights.
+
+    frames: the shape of a VQGAN for single frames. temporal_factor: frames that go into one grid of codes, 1
+    or a power of 2. batch_norm_eps: added to variances.
     """
 
     frames: VQGANConfig
@@ -57,26 +59,32 @@ class Emu3TokenizerConfig:
 
     @property
     def resolution(self) -> int:
+        """Height and width of a frame, in pixels."""
         return self.frames.resolution
 
     @property
     def grid(self) -> tuple[int, int]:
+        """(h, w): the codes of one moment."""
         return self.frames.grid
 
     @property
     def pixels_per_code(self) -> int:
+        """Side of the square of pixels that a code covers."""
         return self.frames.pixels_per_code
 
     @property
     def in_channels(self) -> int:
+        """Channels of a frame."""
         return self.frames.in_channels
 
     @property
     def codebook_size(self) -> int:
+        """Different codes."""
         return self.frames.codebook_size
 
     @property
     def pixel_range(self) -> tuple[float, float]:
+        """The values of black and white in the network."""
         return self.frames.pixel_range
 
     @property
@@ -85,6 +93,7 @@ class Emu3TokenizerConfig:
         return self.temporal_factor.bit_length() - 1
 
     def resized(self, resolution: int) -> "Emu3TokenizerConfig":
+        """The same network for frames of another size."""
         return replace(self, frames=self.frames.resized(resolution))
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,6 +123,7 @@ class CausalConvolution(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(c_out))
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, T, h, w, C in] -> [N, T / stride, h, w, C out]."""
         y = jax.lax.conv_general_dilated(
             x, self.kernel[...], self.strides, self.padding, dimension_numbers=SPACE_TIME
         )
@@ -133,9 +143,9 @@ class BatchNorm(nnx.Module):
         self.variance = nnx.BatchStat(jnp.ones(channels))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return (x - self.mean[...]) * jax.lax.rsqrt(self.variance[...] + self.eps) * self.scale[
-            ...
-        ] + self.bias[...]
+        """[N, T, h, w, C] -> [N, T, h, w, C]."""
+        normed = (x - self.mean[...]) * jax.lax.rsqrt(self.variance[...] + self.eps)
+        return normed * self.scale[...] + self.bias[...]
 
 
 class TemporalBlock(nnx.Module):
@@ -148,6 +158,7 @@ class TemporalBlock(nnx.Module):
         self.conv2 = CausalConvolution(channels, channels, (3, 3, 3), rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, T, h, w, C] -> [N, T, h, w, C]."""
         y = self.conv1(jax.nn.silu(self.norm1(x)))
         return x + self.conv2(jax.nn.silu(self.norm2(y)))
 
@@ -171,6 +182,7 @@ class TemporalEncoder(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """float32 [N, T, h, w, z] -> float32 [N, T/temporal_factor, h, w, z]."""
         for conv in self.halve:
             x = jax.nn.silu(conv(x))
         for block in self.blocks:
@@ -194,6 +206,7 @@ class TemporalDecoder(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """float32 [N, t, h, w, z] -> float32 [N, t*temporal_factor, h, w, z]."""
         for block in self.blocks:
             x = block(x)
         for conv in self.double:
@@ -217,16 +230,16 @@ class Emu3Tokenizer(Quantizer):
                 f"z_channels={frames.z_channels}: expected as many, "
                 "since codes and latents go through one stack along time"
             )
-        self.encoder = Encoder(frames, rngs)
+        self.encoder = VQGANEncoder(frames, rngs)
         self.temporal_encoder = TemporalEncoder(config, rngs)
         self.quant_conv = CausalConvolution(frames.z_channels, width, (3, 1, 1), rngs=rngs)
         self.codebook = nnx.Param(jax.random.normal(rngs.params(), (frames.codebook_size, width)))
         self.post_quant_conv = CausalConvolution(width, frames.z_channels, (3, 1, 1), rngs=rngs)
         self.temporal_decoder = TemporalDecoder(config, rngs)
-        self.decoder = Decoder(frames, rngs, condition=width)
+        self.decoder = VQGANDecoder(frames, rngs, condition=width)
 
     def encode_frames(self, frames: jax.Array) -> jax.Array:
-        """frames float32 [N, H, W, 3] -> [N, h, w, z], each from its own frame alone."""
+        """frames float32 [N, H, W, 3] -> float32 [N, h, w, z], each from its own frame alone."""
         return self.encoder(frames)
 
     def encode_time(self, latents: jax.Array) -> jax.Array:
@@ -236,31 +249,27 @@ class Emu3Tokenizer(Quantizer):
         return self.quant_conv(self.temporal_encoder(latents))
 
     def decode_time(self, z_q: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """z_q [N, t, h, w, C] -> (what is decoded, what steers the norms), both [N, t*temporal_factor, h, w,
-        z].
+        """z_q [N, t, h, w, C] -> (what is decoded, what conditions the norms), both [N, t*temporal_factor, h,
+        w, z].
         """
         return self.temporal_decoder(self.post_quant_conv(z_q)), self.temporal_decoder(z_q)
 
-    def decode_frames(self, z: jax.Array, steering: jax.Array, *, clip: bool | None = None) -> jax.Array:
+    def decode_frames(self, z: jax.Array, condition: jax.Array, *, clip: bool | None = None) -> jax.Array:
         """Both [N, h, w, z] -> frames float32 [N, H, W, 3]; clipped to the pixel_range where `clip`, by
         default as the config says.
         """
-        frames = self.decoder(z, steering)
-        return (
-            jnp.clip(frames, *self.config.pixel_range)
-            if (self.config.frames.clip if clip is None else clip)
-            else frames
-        )
+        frames = self.decoder(z, condition)
+        clip = self.config.frames.clip if clip is None else clip
+        return jnp.clip(frames, *self.config.pixel_range) if clip else frames
 
     def latents(self, images: jax.Array) -> jax.Array:
         """images float32 [N, H, W, 3] in the pixel_range -> what is about to be quantized, [N, h, w, C]."""
-        return self.encode_time(
-            jnp.repeat(self.encode_frames(images)[:, None], self.config.temporal_factor, axis=1)
-        )[:, 0]
+        latents = self.encode_frames(images)[:, None]  # (N, 1, h, w, z)
+        return self.encode_time(jnp.repeat(latents, self.config.temporal_factor, axis=1))[:, 0]
 
     def decode(self, z_q: jax.Array, *, clip: bool | None = None) -> jax.Array:
         """z_q of images [N, h, w, C] -> images float32 [N, H, W, 3]: the first frame of the moment that each
         is.
         """
-        z, steering = self.decode_time(z_q[:, None])
-        return self.decode_frames(z[:, 0], steering[:, 0], clip=clip)
+        z, condition = self.decode_time(z_q[:, None])
+        return self.decode_frames(z[:, 0], condition[:, 0], clip=clip)

@@ -25,11 +25,11 @@ from flax import nnx
 from ringvision.errors import UserError
 from ringvision.fields import fitted
 from ringvision.models.convolution import (
-    Attention2D,
     Convolution,
     Downsample,
     GroupNorm,
     ResidualBlock,
+    SpatialAttention,
     Upsample,
     make_norm,
 )
@@ -57,13 +57,14 @@ class VQGANConfig:
 
     The encoder has `num_res_blocks` residual blocks a level and the decoder one more; between levels the map
     is halved (doubled), so a code covers `patch_size * 2 ** (len(channel_mults) - 1)` pixels on a side.
-    `clip`: decode() clips to [-1, 1]. `local_codes`: the encoder sees each code's own pixels alone, so that a
+
+    clip: decode() clips to pixel_range. local_codes: the encoder sees each code's own pixels alone, so that a
     thing has the same codes whatever is elsewhere in the picture; the decoder sees all of them.
-    `attention_heads`: of every attention. `pixel_range`: as what black and white enter and leave the network.
-    `encoder_only`: there is no decoder, and codes cannot be made pixels again (Chameleon's is published so).
-    `entry_channels`: what the encoder's first convolution makes of pixels, where that is not as wide as the
-    first level (Taming Transformers' with a first multiple above 1). `learned_resampling`: maps are halved
-    and doubled by convolutions; else by means and repetition.
+    attention_heads: of every attention. pixel_range: the values of black and white in the network.
+    encoder_only: there is no decoder, and codes cannot be made pixels again (Chameleon's is published so).
+    entry_channels: of the encoder's first convolution, where that is not as wide as the first level (Taming
+    Transformers' with a first multiple above 1). learned_resampling: maps are halved and doubled by
+    convolutions; else by means and repetition.
     """
 
     resolution: int = 64
@@ -137,6 +138,7 @@ class VQGANConfig:
 
     @property
     def pixels_per_code(self) -> int:
+        """Side of the square of pixels that a code covers."""
         return self.patch_size * 2 ** (len(self.channel_mults) - 1)
 
     @property
@@ -148,17 +150,17 @@ class VQGANConfig:
         """The same network for images of another size: attention stays on the levels where it was."""
         if self.resolution == resolution:
             return self
-        places = [place * resolution / self.resolution for place in self.attention_resolutions]
+        scaled = [rows * resolution / self.resolution for rows in self.attention_resolutions]
         return replace(
             self,
             resolution=resolution,
-            attention_resolutions=tuple(int(place) for place in places if place.is_integer()),
+            attention_resolutions=tuple(int(rows) for rows in scaled if rows.is_integer()),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold. What came to be later (LATER) is left out where it is as it always
-        was, so that the hash of a tokenizer, which its videos' codes carry, does not change with this
-        file.
+        """Plain values that JSON can hold. Options that were added later (LATER) are left out where they have
+        their default, so that the hash of a tokenizer, which its videos' codes carry, does not change when
+        this class gets a new option.
         """
         values = asdict(self)
         same = [name for name in LATER if values[name] == type(self).__dataclass_fields__[name].default]
@@ -170,6 +172,7 @@ class VQGANConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "VQGANConfig":
+        """The inverse of `to_dict`. UserError that names what is unknown or missing."""
         return cls(**fitted("a VQGAN's config", cls, values))
 
 
@@ -195,11 +198,18 @@ class Level(nnx.Module):
         }
         self.blocks = nnx.List([ResidualBlock(before, after, **norm) for before, after in pairwise(widths)])
         self.attentions = nnx.List(
-            [Attention2D(after, heads=config.attention_heads, **norm) for after in widths[1:] if attention]
+            [
+                SpatialAttention(after, heads=config.attention_heads, **norm)
+                for after in widths[1:]
+                if attention
+            ]
         )
         self.resample = resample
 
     def __call__(self, x: jax.Array, *condition: jax.Array) -> jax.Array:
+        """[N, H, W, C] -> [N, H', W', C'], with twice or half as many rows and columns where it resamples;
+        condition [N, h, w, Z].
+        """
         for index, block in enumerate(self.blocks):
             x = block(x, *condition)
             if self.attentions:
@@ -219,16 +229,17 @@ class Middle(nnx.Module):
         }
         self.block1 = ResidualBlock(width, width, **norm)
         self.attention = (
-            Attention2D(width, heads=config.attention_heads, **norm) if config.mid_attention else None
+            SpatialAttention(width, heads=config.attention_heads, **norm) if config.mid_attention else None
         )
         self.block2 = ResidualBlock(width, width, **norm)
 
     def __call__(self, x: jax.Array, *condition: jax.Array) -> jax.Array:
+        """[N, h, w, C] -> [N, h, w, C]; condition [N, h, w, Z]."""
         x = self.block1(x, *condition)
         return self.block2(x if self.attention is None else self.attention(x, *condition), *condition)
 
 
-class Encoder(nnx.Module):
+class VQGANEncoder(nnx.Module):
     """images [N, H, W, 3] -> [N, h, w, z_channels]. `levels` run from the highest resolution to the
     lowest.
     """
@@ -257,17 +268,18 @@ class Encoder(nnx.Module):
         self.conv_out = Convolution(before, config.z_channels, 3, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        x = self.conv_in(space_to_depth(images, self.patch_size))
+        """float32 [N, H, W, 3] -> [N, h, w, z_channels]."""
+        x = self.conv_in(space_to_depth(images, self.patch_size))  # (N, H/patch, W/patch, C)
         for level in self.levels:
-            x = level(x)
+            x = level(x)  # half as many rows and columns, but for the last
         return self.conv_out(jax.nn.silu(self.norm_out(self.middle(x))))
 
 
-class Decoder(nnx.Module):
+class VQGANDecoder(nnx.Module):
     """[N, h, w, z_channels] -> images [N, H, W, 3]. `levels` run from the lowest resolution to the highest.
 
-    Made with a `condition`, it is also called with a map [N, h, w, condition] that steers all its norms
-    (Emu3).
+    Made with a `condition`, the channels Z of a map [N, h, w, Z], it is also called with that map, which
+    conditions all its norms (Emu3).
     """
 
     def __init__(self, config: VQGANConfig, rngs: nnx.Rngs, condition: int | None = None):
@@ -295,14 +307,17 @@ class Decoder(nnx.Module):
         self.conv_out = Convolution(before, config.in_channels * config.patch_size**2, 3, rngs=rngs)
 
     def __call__(self, z: jax.Array, *condition: jax.Array) -> jax.Array:
-        x = self.middle(self.conv_in(z), *condition)
+        """z [N, h, w, z_channels], condition [N, h, w, Z] -> float32 [N, H, W, 3]."""
+        x = self.middle(self.conv_in(z), *condition)  # (N, h, w, C)
         for level in self.levels:
-            x = level(x, *condition)
+            x = level(x, *condition)  # twice as many rows and columns, but for the last
         return depth_to_space(self.conv_out(jax.nn.silu(self.norm_out(x, *condition))), self.patch_size)
 
 
 class Quantizer(nnx.Module):
-    """What a network with a codebook [K, C] does between its two halves; `latents` is each one's own."""
+    """What networks with a codebook [K, C] have in common: from latents to codes and back. `latents` is each
+    one's own.
+    """
 
     codebook: nnx.Param
 
@@ -333,25 +348,24 @@ class VQGAN(Quantizer):
 
     def __init__(self, config: VQGANConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.encoder = Encoder(config, rngs)
+        self.encoder = VQGANEncoder(config, rngs)
         self.quant_conv = Convolution(config.z_channels, config.embed_dim, 1, rngs=rngs)
         self.codebook = nnx.Param(jax.random.normal(rngs.params(), (config.codebook_size, config.embed_dim)))
         self.post_quant_conv = Convolution(config.embed_dim, config.z_channels, 1, rngs=rngs)
-        self.decoder = None if config.encoder_only else Decoder(config, rngs)
+        self.decoder = None if config.encoder_only else VQGANDecoder(config, rngs)
 
     def latents(self, images: jax.Array) -> jax.Array:
-        """images float32 [N, H, W, 3] in [-1, 1] -> what is about to be quantized, [N, h, w, C]."""
+        """images float32 [N, H, W, 3] in the pixel_range -> what is about to be quantized, [N, h, w, C]."""
         if not self.config.local_codes:
             return self.quant_conv(self.encoder(images))
         size = self.config.pixels_per_code
         n = images.shape[0]
         h = images.shape[1] // size
         w = images.shape[2] // size
-        tiles = (
-            images.reshape(n, h, size, w, size, -1)
-            .transpose(0, 1, 3, 2, 4, 5)
-            .reshape(n * h * w, size, size, -1)
-        )
+        tiles = images.reshape(n, h, size, w, size, -1).transpose(
+            0, 1, 3, 2, 4, 5
+        )  # (N, h, w, size, size, 3)
+        tiles = tiles.reshape(n * h * w, size, size, -1)
         return self.quant_conv(self.encoder(tiles)).reshape(n, h, w, -1)
 
     def decode(self, z_q: jax.Array, *, clip: bool | None = None) -> jax.Array:
@@ -364,18 +378,15 @@ class VQGAN(Quantizer):
                 "weights hold a decoder"
             )
         images = self.decoder(self.post_quant_conv(z_q))
-        return (
-            jnp.clip(images, *self.config.pixel_range)
-            if (self.config.clip if clip is None else clip)
-            else images
-        )
+        clip = self.config.clip if clip is None else clip
+        return jnp.clip(images, *self.config.pixel_range) if clip else images
 
 
 def nearest(z: jax.Array, codebook: jax.Array) -> jax.Array:
-    """z [..., C], codebook [K, C] -> int32 [...]: the nearest row, the first of equals. |z|^2 is the same for
-    all rows: left out.
+    """z [..., C], codebook [K, C] -> int32 [...]: the nearest row, the first of equals. Of the squared
+    distance |z|^2 - 2 z c + |c|^2 the first term is the same for all rows: left out.
     """
-    products = jnp.einsum("...c,kc->...k", z, codebook, precision=jax.lax.Precision.HIGHEST)
+    products = jnp.einsum("...c,kc->...k", z, codebook, precision=jax.lax.Precision.HIGHEST)  # (..., K)
     return jnp.argmin(jnp.sum(codebook**2, axis=-1) - 2 * products, axis=-1).astype(jnp.int32)
 
 
@@ -389,7 +400,7 @@ def space_to_depth(images: jax.Array, size: int) -> jax.Array:
 
 
 def depth_to_space(cells: jax.Array, size: int) -> jax.Array:
-    """The inverse of space_to_depth."""
+    """The inverse of `space_to_depth`: [N, H/size, W/size, size*size*C] -> [N, H, W, C]."""
     if size == 1:
         return cells
     n, h, w, c = cells.shape

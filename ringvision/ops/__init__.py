@@ -1,3 +1,13 @@
-"""The arithmetic under the model: attention round the ring, rotary positions, losses. Arrays in, arrays
-out.
+"""The arithmetic under the model: attention round the ring, rotary positions, losses. Arrays in, arrays out.
+
+ring, ring_hops         ring attention: the public functions, and the hops on each device
+cached                  attention of new tokens to a cache that is spread over the ring
+attention               the attention mask (MaskSpec), and how results over different keys merge
+spec, inputs            all of a call that is fixed when compiling; its arguments, checked
+route, exchange         which hops are run; in which way keys come to the queries
+ulysses                 heads instead of tokens shared out, inside the ring
+tiles                   which tiles of the score matrix are empty, full or need a mask
+kernels/                one block of attention on one device: xla, splash (TPU), cudnn (GPU)
+layout, layout_choice   which device has which tokens, and which layout fits a batch
+rope, losses            rotary positions; cross-entropy by chunks
 """

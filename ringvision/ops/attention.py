@@ -1,4 +1,4 @@
-"""What every part of attention has in common: who sees whom, and the log-sum-exp by which results over
+"""What every part of attention has in common: the attention mask, and the log-sum-exp by which results over
 different keys are merged.
 
 In: queries, keys, values, and for every token its position and segment id (0 is padding): nothing is inferred
@@ -16,36 +16,114 @@ tiles of queries and of keys. Inside, heads come first: queries [B, K, G, T, H],
 lse [B, K, G, T].
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+Mask = TypeVar("Mask", jax.Array, np.ndarray)
 
 
 class Tokens(NamedTuple):
-    """What decides who sees whom: int32 [B, T] each. Segment 0 is padding."""
+    """What the attention mask is made from: int32 [B, T] each. Segment 0 is padding."""
 
     positions: jax.Array
     segment_ids: jax.Array
 
 
+class Range(NamedTuple):
+    """Lowest and highest position of some tokens, int32 of one shape."""
+
+    low: jax.Array | np.ndarray
+    high: jax.Array | np.ndarray
+
+
 class MaskSpec(NamedTuple):
-    """Who sees whom and how scores are scaled; fixed when compiling. `window`: only positions less than this
-    apart.
+    """Which positions a query attends to within its own segment, and how scores are scaled; fixed when
+    compiling. `window`: only positions less than this apart.
+
+    The rule stands here alone: `restrict` applies it to pairs of tokens (`attention_mask`, the splash
+    kernel), `judge` to ranges of positions (ops/tiles.py, by which tiles and whole hops are left out).
+    `has_horizon` says whether distance alone can leave a hop without work.
     """
 
     causal: bool
     window: int | None
     scale: float
 
+    @property
+    def has_horizon(self) -> bool:
+        """Whether keys that come before a query can be too far away for it."""
+        return self.window is not None
+
+    def restrict(self, mask: Mask, q_positions: Mask, k_positions: Mask) -> Mask:
+        """`mask` without the pairs that the rule forbids. All that is broadcast to one shape: mask bool and
+        positions int32, as [B, T, S], [B, T, 1] and [B, 1, S].
+        """
+        if self.causal:
+            mask = mask & (q_positions >= k_positions)
+        if self.window is not None:
+            mask = mask & (abs(q_positions - k_positions) < self.window)
+        return mask
+
+    def judge(self, empty: Mask, full: Mask, q: Range, k: Range) -> tuple[Mask, Mask]:
+        """The same for whole tiles, of whose positions the ranges are known.
+
+        Args:
+            empty: bool [B, tiles of queries, tiles of keys]: no query attends to any key, for other reasons.
+            full: bool, the same shape: every query attends to every key, as far as other reasons go.
+            q: range of the queries' positions, int32 [B, tiles of queries, tiles of keys].
+            k: range of the keys' positions, likewise.
+
+        Returns:
+            empty and full with the rule taken into account. Both are certain where they are true.
+        """
+        if self.causal:
+            empty = empty | (q.high < k.low)
+            full = full & (q.low >= k.high)
+        if self.window is not None:
+            empty = empty | (q.low - k.high >= self.window) | (k.low - q.high >= self.window)
+            full = full & (q.high - k.low < self.window) & (k.high - q.low < self.window)
+        return empty, full
+
+
+class AttentionInputs(NamedTuple):
+    """One block of queries and the block of keys that they attend to, as kernels take them.
+
+    q [B, K, G, T, H], k and v [B, K, S, H], all of one floating-point type; q_tokens int32 [B, T] and
+    k_tokens int32 [B, S] each. A kernel that folds groups gets q [B, K, 1, T G, H] and q_tokens [B, T G].
+    """
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    q_tokens: Tokens
+    k_tokens: Tokens
+
+
+class OutputGradient(NamedTuple):
+    """What the backward pass knows of each query, over *all* keys, of this block and of others.
+
+    lse float32 [B, K, G, T]; d_out [B, K, G, T, H], the gradient of the loss by the output; delta float32
+    [B, K, G, T], which is `sum(d_out * out, -1)`.
+    """
+
+    lse: jax.Array
+    d_out: jax.Array
+    delta: jax.Array
+
 
 Partial = tuple[jax.Array, jax.Array]
 """(out, lse) over some of the keys."""
+KernelGradients = tuple[jax.Array, jax.Array, jax.Array]
+"""float32 dq [B, K, G, T, H], dk and dv [B, K, S, H]."""
 
 
 def attention_mask(q_tokens: Tokens, k_tokens: Tokens, mask_spec: MaskSpec) -> jax.Array:
-    """bool [B, T, S]. Causal, positions 0 1 0 1 2 0, segments 1 1 2 2 2 0 (two documents and padding), window
-    2:
+    """q_tokens int32 [B, T], k_tokens int32 [B, S] -> bool [B, T, S]: True where a query attends to a key.
+
+    Causal, window 2, positions 0 1 0 1 2 0, segments 1 1 2 2 2 0 (two documents and padding):
 
     1 0 0 0 0 0
     1 1 0 0 0 0
@@ -54,19 +132,14 @@ def attention_mask(q_tokens: Tokens, k_tokens: Tokens, mask_spec: MaskSpec) -> j
     0 0 0 1 1 0
     0 0 0 0 0 0
     """
-    q_segments = q_tokens.segment_ids[:, :, None]
-    k_segments = k_tokens.segment_ids[:, None, :]
-    mask = (q_segments == k_segments) & (k_segments != 0)
-    distance = q_tokens.positions[:, :, None] - k_tokens.positions[:, None, :]
-    if mask_spec.causal:
-        mask &= distance >= 0
-    if mask_spec.window is not None:
-        mask &= jnp.abs(distance) < mask_spec.window
-    return mask
+    q_segments = q_tokens.segment_ids[:, :, None]  # (B, T, 1)
+    k_segments = k_tokens.segment_ids[:, None, :]  # (B, 1, S)
+    mask = (q_segments == k_segments) & (k_segments != 0)  # (B, T, S)
+    return mask_spec.restrict(mask, q_tokens.positions[:, :, None], k_tokens.positions[:, None, :])
 
 
 def heads_first(x: jax.Array) -> jax.Array:
-    """[B, S, K, H] -> [B, K, S, H]."""
+    """[B, S, K, H] -> [B, K, S, H], and back."""
     return jnp.swapaxes(x, 1, 2)
 
 
@@ -76,38 +149,48 @@ def group(x: jax.Array, kv_heads: int, fold: bool = False) -> jax.Array:
     tokens without a transpose.
     """
     batch, length, heads, *rest = x.shape
-    by_token = jnp.swapaxes(x.reshape(batch, length, kv_heads, heads // kv_heads, *rest), 1, 2)
+    by_kv_head = x.reshape(batch, length, kv_heads, heads // kv_heads, *rest)  # (B, T, K, G, ...)
+    by_token = jnp.swapaxes(by_kv_head, 1, 2)  # (B, K, T, G, ...)
     return by_token.reshape(batch, kv_heads, 1, -1, *rest) if fold else jnp.swapaxes(by_token, 2, 3)
 
 
 def ungroup(x: jax.Array, length: int | None = None) -> jax.Array:
-    """The inverse of `group`; of what may have been folded, say the `length` T."""
+    """The inverse of `group`: [B, K, G, T, ...] -> [B, T, N, ...]. Of what may have been folded, [B, K, 1,
+    T G, ...], give the `length` T.
+    """
     batch, kv_heads, _, rows, *rest = x.shape
     folded = length is not None and rows != length
     by_token = x.reshape(batch, kv_heads, length, -1, *rest) if folded else jnp.swapaxes(x, 2, 3)
     return jnp.swapaxes(by_token, 1, 2).reshape(batch, by_token.shape[2], -1, *rest)
 
 
-def rows_of(tokens: Tokens, groups: int, fold: bool) -> Tokens:
-    """Whose the rows of grouped queries are."""
+def repeat_tokens(tokens: Tokens, groups: int, fold: bool) -> Tokens:
+    """The tokens of the rows that `group` makes: int32 [B, T] as they are, or with `fold` each repeated for
+    its `groups` rows, [B, T G].
+    """
     return Tokens(*(jnp.repeat(x, groups, axis=1) for x in tokens)) if fold and groups > 1 else tokens
 
 
 def merge(a: Partial, b: Partial) -> Partial:
-    """Two results over different keys -> the result over both. out [B, T, N, H], lse [B, N, T]."""
-    lse, weight_a, weight_b = _weights(a[1], b[1])
-    return a[0] * jnp.swapaxes(weight_a, 1, 2)[..., None] + b[0] * jnp.swapaxes(weight_b, 1, 2)[
-        ..., None
-    ], lse
+    """Two results over different keys -> the result over both: out float32 [B, T, N, H], lse float32 [B, N,
+    T].
+    """
+    lse, weight_a, weight_b = _weights(a[1], b[1])  # (B, N, T) each
+    out_a = a[0] * jnp.swapaxes(weight_a, 1, 2)[..., None]  # (B, T, N, H)
+    out_b = b[0] * jnp.swapaxes(weight_b, 1, 2)[..., None]
+    return out_a + out_b, lse
 
 
 def merge_grouped(a: Partial, b: Partial) -> Partial:
-    """`merge` for out [B, K, G, T, H] and lse [B, K, G, T]."""
+    """`merge` for out float32 [B, K, G, T, H] and lse float32 [B, K, G, T]."""
     lse, weight_a, weight_b = _weights(a[1], b[1])
     return a[0] * weight_a[..., None] + b[0] * weight_b[..., None], lse
 
 
 def _weights(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The lse of both, and the shares of a and b in the sum. Both exponents are at most 0, so neither
+    overflows; the larger one is 0 unless both lse are -inf, and then both shares are 0.
+    """
     largest = finite(jnp.maximum(a, b))
     part_a = jnp.exp(a - largest)
     part_b = jnp.exp(b - largest)
@@ -117,16 +200,18 @@ def _weights(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Arra
 
 
 def finite(lse: jax.Array) -> jax.Array:
-    """-inf (nothing seen) becomes 0, so that differences to it are never inf - inf."""
+    """float32 [...] -> [...]: -inf (no key) becomes 0, so that differences to it are never inf - inf."""
     return jnp.where(lse == -jnp.inf, 0, lse)
 
 
 def empty(q: jax.Array) -> Partial:
-    """The result over no keys at all, for grouped queries."""
+    """The result over no keys at all, for grouped queries: out zeros like q [B, K, G, T, H], lse -inf [B, K,
+    G, T], float32.
+    """
     wide = accumulator(q)
     return jnp.zeros(q.shape, wide), jnp.full(q.shape[:-1], -jnp.inf, wide)
 
 
 def accumulator(x: jax.Array) -> jnp.dtype:
-    """float32, or float64 for float64."""
+    """The type in which products of x [...] are summed: float32, or float64 for float64."""
     return jnp.promote_types(x.dtype, jnp.float32)

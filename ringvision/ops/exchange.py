@@ -1,11 +1,11 @@
-"""How keys should come to the queries: which way of the ring suits a chip and a chunk.
+"""How keys should come to the queries: which exchange suits a chip and a chunk.
 
 A hop is hidden if attending to a chunk of c tokens takes longer than sending one (in bfloat16):
 
-    4 c^2 Hq D / (2 if causal and balanced) / F  >=  4 c Hkv D / W          F: FLOP/s of a chip, W: bytes/s of a link, one way
+    4 c^2 Hq D / (2 if causal and balanced) / F  >=  4 c Hkv D / W
 
-so c >= (F / W) (Hkv / Hq) (2 if causal); with both directions of the ring half of that is enough. Shorter
-chunks are gathered at once.
+with F FLOP/s of a chip and W bytes/s of a link, one way; so c >= (F / W) (Hkv / Hq) (2 if causal). With both
+directions of the ring half of that is enough. Shorter chunks are gathered at once.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ CHIPS = {
     "H100": Chip(989e12, 450e9),
     "H200": Chip(989e12, 450e9),
 }
-"""By what `jax.Device.device_kind` begins with or, for GPUs, holds."""
+"""Key: what `jax.Device.device_kind` contains."""
 GATHERED_AT_MOST = 2**30
 """Bytes of keys and values that a device may hold at once instead of letting them pass."""
 
@@ -53,17 +53,37 @@ def chip_of(mesh: Mesh | AbstractMesh) -> Chip | None:
 
 
 def hiding_chunk(chip: Chip, num_heads: int, num_kv_heads: int, *, causal: bool) -> float:
-    """Tokens a device from which on a one-way hop is hidden, forward. Backward takes 1.2 times as many."""
+    """The fewest tokens a device at which a one-way hop is hidden, forward. Backward takes 1.2 times as many.
+
+    Args:
+        chip: the devices of the ring.
+        num_heads: query heads.
+        num_kv_heads: KV heads, which are what travels.
+        causal: half of the scores are then not computed, so that a hop takes half as long.
+
+    Returns:
+        A number of tokens, not rounded.
+    """
     return chip.flops / chip.link * num_kv_heads / num_heads * (2 if causal else 1)
 
 
 def choose_exchange(
     exchange: Exchange | None, mesh: Mesh | AbstractMesh, q: jax.Array, k: jax.Array, mask_spec: MaskSpec
 ) -> Exchange:
-    """`exchange`, checked; or for None what hides the hops on this mesh's chips. q [B, T, N, H] and k [B, T,
-    K, H], global.
+    """`exchange`, checked; or for None what hides the hops on this mesh's chips.
 
-    Where the chip is not known, such as on CPUs, that is "ring".
+    Args:
+        exchange: what the caller asked for, or None.
+        mesh: the devices; where their chip is not in CHIPS, such as CPUs, the choice is "ring".
+        q: global queries [B, T, N, H]; only its shape is looked at.
+        k: global keys [B, T, K, H]; only its shape and dtype are looked at.
+        mask_spec: whether it is causal decides how long a hop takes.
+
+    Returns:
+        "ring", "two_way" or "gather".
+
+    Raises:
+        UserError: `exchange` is none of them.
     """
     if exchange is not None:
         if exchange not in get_args(Exchange):

@@ -1,6 +1,10 @@
 """What an attention call is given, checked before anything is compiled, so that a mistake is named in the
 caller's own words.
+
+In: the arguments of ring_attention (or cached_attention). Out: `Tokens` and an `AttentionSpec`.
 """
+
+from typing import TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +13,68 @@ from jax.sharding import AbstractMesh, Mesh
 
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh, num_shards
+from ringvision.ops import kernels
 from ringvision.ops import layout as layouts
 from ringvision.ops.attention import MaskSpec, Tokens
+from ringvision.ops.exchange import Exchange, choose_exchange
 from ringvision.ops.layout import Layout
+from ringvision.ops.route import count_hops
+from ringvision.ops.spec import AXIS, AttentionSpec
+
+
+class RingOptions(TypedDict, total=False):
+    """The keyword arguments of `ring_attention`, which says what each means."""
+
+    mesh: Mesh | AbstractMesh | None
+    positions: jax.Array | None
+    segment_ids: jax.Array | None
+    causal: bool
+    window: int | None
+    scale: float | None
+    layout: Layout | None
+    exchange: Exchange | None
+    kernel: kernels.Name | None
+
+
+def prepare(
+    q: jax.Array, k: jax.Array, v: jax.Array, **options: Unpack[RingOptions]
+) -> tuple[Tokens, AttentionSpec]:
+    """The arguments of a ring attention call -> its tokens, and all of it that is fixed when compiling.
+
+    Args:
+        q: [B, T, N, H], of any floating-point type.
+        k: [B, T, K, H], of q's type.
+        v: [B, T, K, H], of q's type.
+        **options: as `ring_attention` takes them.
+
+    Returns:
+        Tokens, int32 [B, T] each, and the spec.
+
+    Raises:
+        UserError: shapes, types, a mesh or names that do not fit.
+    """
+    positions = options.get("positions")
+    segment_ids = options.get("segment_ids")
+    layout = options.get("layout")
+    mesh = resolve_mesh(options.get("mesh"))
+    check_heads(q, k, v, mesh)
+    if k.shape[1] != q.shape[1]:
+        raise UserError(
+            f"k of length {k.shape[1]}: expected q's, {q.shape[1]}; cached_attention takes keys "
+            "of another length"
+        )
+    check_length("q", q.shape[1], mesh)
+    mask = make_mask_spec(q, options.get("causal", True), options.get("window"), options.get("scale"))
+    devices = mesh.shape[AXIS]
+    check_layout(layout, positions, segment_ids, q.shape[:2], devices)
+    exchange = choose_exchange(options.get("exchange"), mesh, q, k, mask)
+    hops = None
+    if segment_ids is None and not mask.has_horizon:
+        hops = devices - 1  # the last position attends to all the others
+    elif segment_ids is None and positions is None and exchange == "ring":
+        hops = count_hops(q.shape[1], devices, layout, mask)
+    tokens = make_tokens("", positions, segment_ids, q.shape[:2], layout, devices)
+    return tokens, AttentionSpec(mask, mesh, kernels.choose(options.get("kernel"), mesh, q), exchange, hops)
 
 
 def resolve_mesh(mesh: Mesh | AbstractMesh | None) -> Mesh | AbstractMesh:
@@ -30,7 +93,20 @@ def resolve_mesh(mesh: Mesh | AbstractMesh | None) -> Mesh | AbstractMesh:
 
 
 def make_mask_spec(q: jax.Array, causal: bool, window: int | None, scale: float | None) -> MaskSpec:
-    """The masking rule. UserError where the window is empty."""
+    """The rule of the attention mask.
+
+    Args:
+        q: queries [..., H]; only the head width H is looked at.
+        causal: a query attends to positions up to its own only.
+        window: it attends to positions less than this far away only; None: to any.
+        scale: of the scores; None: H ** -0.5.
+
+    Returns:
+        The same in one value, as plain Python numbers.
+
+    Raises:
+        UserError: the window is empty.
+    """
     if window is not None and window < 1:
         raise UserError(f"window={window}: expected at least 1 (a token sees itself), or None for no window")
     return MaskSpec(
@@ -41,8 +117,17 @@ def make_mask_spec(q: jax.Array, causal: bool, window: int | None, scale: float 
 
 
 def check_heads(q: jax.Array, k: jax.Array, v: jax.Array, mesh: Mesh | AbstractMesh) -> None:
-    """UserError where q [B, T, N, H] and k, v [B, S, K, H] do not fit each other or the mesh axes of batch
-    and heads.
+    """Whether q, k and v fit each other and the mesh axes of batch and heads.
+
+    Args:
+        q: [B, T, N, H], of any floating-point type.
+        k: [B, S, K, H], of q's type.
+        v: [B, S, K, H], of q's type.
+        mesh: data x fsdp divides B, tensor divides K, and on a device ulysses divides the query heads and
+            divides the KV heads or is a multiple of them.
+
+    Raises:
+        UserError: one of these does not hold.
     """
     for name, array in (("q", q), ("k", k), ("v", v)):
         if array.ndim != 4:
@@ -68,10 +153,8 @@ def check_heads(q: jax.Array, k: jax.Array, v: jax.Array, mesh: Mesh | AbstractM
         )
     _check_split("q", "batch", q.shape[0], num_shards(mesh, "batch"), "data x fsdp")
     _check_split("k", "key/value heads", k.shape[2], num_shards(mesh, "kv_heads"), "tensor")
-    group, heads, kv_heads = (
-        mesh.shape.get("ulysses", 1),
-        *(x.shape[2] // num_shards(mesh, "heads") for x in (q, k)),
-    )
+    group = mesh.shape.get("ulysses", 1)
+    heads, kv_heads = (x.shape[2] // num_shards(mesh, "heads") for x in (q, k))
     if heads % group or max(kv_heads, group) % min(kv_heads, group):
         raise UserError(
             f"{heads} query heads and {kv_heads} key/value heads on a device: expected the mesh's "
@@ -81,7 +164,7 @@ def check_heads(q: jax.Array, k: jax.Array, v: jax.Array, mesh: Mesh | AbstractM
 
 
 def check_length(name: str, length: int, mesh: Mesh | AbstractMesh) -> None:
-    """UserError where the ring does not divide a length."""
+    """UserError where the mesh's context x ulysses does not divide the length of the array `name`."""
     devices = num_shards(mesh, "length")
     if length % devices:
         padded = -(-length // devices) * devices
@@ -99,8 +182,17 @@ def check_layout(
     shape: tuple[int, ...],
     devices: int,
 ) -> None:
-    """UserError where a layout is none, cannot be had with this length, or is contradicted by positions that
-    are known already.
+    """Whether tokens can be in the layout that the caller named.
+
+    Args:
+        layout: the name, or None, which is always right.
+        positions: int [B, T], or None: they follow from the layout. Looked at outside jit only.
+        segment_ids: int [B, T], or None: all 1.
+        shape: (B, T).
+        devices: of the ring.
+
+    Raises:
+        UserError: there is no such layout, this length cannot be in it, or the positions contradict it.
     """
     if layout is None:
         return
@@ -120,8 +212,21 @@ def make_tokens(
     layout: Layout | None = None,
     devices: int = 1,
 ) -> Tokens:
-    """int32 positions (None: 0, 1, 2, ... in the order of `layout`) and segment ids (None: all 1) of `shape`
-    (B, T). UserError for other shapes and types.
+    """Positions and segment ids, checked, with defaults for what is not given.
+
+    Args:
+        name: what goes before the arrays' names in an error, such as "q_".
+        positions: int [B, T]; None: 0, 1, 2, ... in the order of `layout`.
+        segment_ids: int [B, T]; None: all 1.
+        shape: (B, T).
+        layout: the order of default positions; None: as they stand.
+        devices: of the ring, which a layout depends on.
+
+    Returns:
+        int32 [B, T] each.
+
+    Raises:
+        UserError: an array of another shape or type.
     """
     if positions is None:
         positions = jnp.broadcast_to(
@@ -138,5 +243,6 @@ def make_tokens(
 
 
 def _check_split(name: str, what: str, size: int, devices: int, axes: str) -> None:
+    """UserError where the mesh axes `axes` do not divide an axis of an array."""
     if size % devices:
         raise UserError(f"{name} with {what} of {size}: expected a multiple of the mesh's {axes}, {devices}")

@@ -5,12 +5,19 @@ In: a length, how many devices share it and, for the layouts that look at docume
 the row's segment ids. Out: the order in which tokens are laid out; device i holds the i-th share of the
 result. Eight chunks or sixteen tokens on four devices:
 
-    contiguous       0 1 2 3 | 4 5 6 7 | 8 9 . . | . . . .   as it came: under a causal mask the last device does most of the work
-    zigzag           0 7 | 1 6 | 2 5 | 3 4                   in chunks: every device does the same work; for one long document
-    striped          0 4 8 12 | 1 5 9 13 | 2 6 10 14 | ...   in tokens (Brandon et al., 2023)
-    document_zigzag  A0 A7 B0 B7 | A1 A6 B1 B6 | ...         every document by itself in zigzag
-    snake            A0 A7 B0 | A1 A6 B1 | A2 A5 B2 | ...    every document in tiles, dealt to and fro: for packed long documents
-    whole            A E | B H | C G | D F                   every document on one device: for clips, which then stay off the ring
+    contiguous       0 1 2 3 | 4 5 6 7 | 8 9 . . | . . . .
+    zigzag           0 7 | 1 6 | 2 5 | 3 4
+    striped          0 4 8 12 | 1 5 9 13 | 2 6 10 14 | ...
+    document_zigzag  A0 A7 B0 B7 | A1 A6 B1 B6 | ...
+    snake            A0 A7 B0 | A1 A6 B1 | A2 A5 B2 | ...
+    whole            A E | B H | C G | D F
+
+    contiguous       as it came: under a causal mask the last device does most of the work
+    zigzag           in chunks: every device does the same work; for one long document
+    striped          in tokens (Brandon et al., 2023)
+    document_zigzag  every document by itself in zigzag
+    snake            every document in tiles, dealt to and fro: for packed long documents
+    whole            every document on one device: for clips, which then need no hops
 
 What a tile costs is why `snake` and `whole` are as they are. A tile is computed if one pair in it is visible,
 so a document that starts inside a tile, or is cut there, pays for tiles that it fills in part. Both therefore
@@ -54,11 +61,23 @@ class Documents(NamedTuple):
 def order(
     length: int, devices: int, kind: Layout, segment_ids: np.ndarray | None = None, tile: int = TILE
 ) -> np.ndarray:
-    """int32 [length]: `x[:, order]` is the laid-out array, `x[:, order][:, inverse(order)]` is x again.
+    """The order of a row's tokens in a layout: `x[:, order]` is the laid-out array, and
+    `x[:, order][:, inverse(order)]` is x again.
 
-    `segment_ids` [length]: None is one document without padding. `tile`: what the kernel computes at a time;
-    if it does not divide a share, the largest divisor below it does. UserError where `kind` is not a layout,
-    or the devices (for zigzag twice the devices) do not divide the length.
+    Args:
+        length: of the row, in tokens.
+        devices: that share it.
+        kind: the layout.
+        segment_ids: int [length]; None: one document without padding.
+        tile: side of the tiles that the kernel computes; if it does not divide a device's share, the largest
+            divisor below it is taken.
+
+    Returns:
+        int32 [length].
+
+    Raises:
+        UserError: `kind` is not a layout, segment_ids has another shape, or the devices (for zigzag twice the
+            devices) do not divide the length.
     """
     if kind not in get_args(Layout):
         raise UserError(f"layout {kind!r}: expected one of {', '.join(get_args(Layout))}")
@@ -95,16 +114,25 @@ def order(
 
 
 def orders(segment_ids: np.ndarray, devices: int, kind: Layout, tile: int = TILE) -> np.ndarray:
-    """segment_ids [B, T] -> int32 [B, T], every row's own `order`: `np.take_along_axis(x, orders, 1)` is the
-    laid-out batch.
+    """Every row's own `order`: `np.take_along_axis(x, orders, 1)` is the laid-out batch.
+
+    Args:
+        segment_ids: int [B, T].
+        devices: that share a row.
+        kind: the layout.
+        tile: side of the tiles that the kernel computes.
+
+    Returns:
+        int32 [B, T].
+
+    Raises:
+        UserError: as in `order`, or for other axes.
     """
     if segment_ids.ndim != 2:
         raise UserError(f"segment_ids of shape {segment_ids.shape}: expected [B, T]")
-    return (
-        np.stack([order(len(row), devices, kind, row, tile) for row in segment_ids])
-        if len(segment_ids)
-        else segment_ids.astype(np.int32)
-    )
+    if not len(segment_ids):
+        return segment_ids.astype(np.int32)
+    return np.stack([order(len(row), devices, kind, row, tile) for row in segment_ids])
 
 
 def inverse(order: np.ndarray) -> np.ndarray:
@@ -113,25 +141,32 @@ def inverse(order: np.ndarray) -> np.ndarray:
 
 
 def check(positions: np.ndarray, segment_ids: np.ndarray, devices: int, kind: Layout) -> None:
-    """UserError if a laid-out row, int [T] each, cannot be in the layout that is named; names the first token
-    that tells.
+    """Whether a laid-out row can be in the layout that is named.
 
     What a name promises: in all layouts that a document's positions ascend within a share. In contiguous,
     zigzag and striped also that, with the permutation undone, every document is one run in which positions
     ascend, by one at a time if it is the only one. In whole that a document no longer than a share is on one
     device, or its beginning there and its end on the next.
+
+    Args:
+        positions: int [T].
+        segment_ids: int [T].
+        devices: that share the row.
+        kind: the layout.
+
+    Raises:
+        UserError: it cannot; the first token that shows this is named.
     """
     length = len(positions)
     positions = np.asarray(positions).astype(np.int64)
     segment_ids = np.asarray(segment_ids)
     by_length = kind in ("contiguous", "zigzag", "striped")
-    undo = inverse(
-        order(length, devices, "contiguous" if kind in ("document_zigzag", "snake", "whole") else kind)
-    )
+    needs_documents = kind in ("document_zigzag", "snake", "whole")
+    undo = inverse(order(length, devices, "contiguous" if needs_documents else kind))
     device = np.arange(length) // max(1, length // devices)
     if kind == "whole":
         _check_whole(positions, segment_ids, device, devices)
-    # by document (and share), as they come: stable
+    # By document (and share), in the order of the row, for the sort is stable.
     keys = (segment_ids[undo],) if by_length else (segment_ids, device)
     grouped = undo[np.lexsort(keys[::-1])]
     here = grouped[1:]
@@ -140,8 +175,8 @@ def check(positions: np.ndarray, segment_ids: np.ndarray, devices: int, kind: La
     step = positions[here] - positions[before]
     if by_length:
         only = len(np.unique(segment_ids[segment_ids != 0])) == 1
-        place = inverse(undo)
-        apart = place[here] != place[before] + 1
+        index = inverse(undo)
+        apart = index[here] != index[before] + 1
         wrong = same & (apart | (step != 1 if only else step <= 0))
     else:
         wrong = same & (device[here] == device[before]) & (step <= 0)
@@ -158,13 +193,14 @@ def check(positions: np.ndarray, segment_ids: np.ndarray, devices: int, kind: La
 
 
 def _check_whole(positions: np.ndarray, segment_ids: np.ndarray, device: np.ndarray, devices: int) -> None:
+    """`check` for what `whole` promises beside; device int [T] is where each token is."""
     share = len(positions) // devices
     real = np.flatnonzero(segment_ids)
     by_position = real[np.lexsort((positions[real], segment_ids[real]))]
     starts = np.flatnonzero(np.diff(segment_ids[by_position], prepend=0))
     lengths = np.diff(np.append(starts, len(by_position)))
-    home = np.repeat(device[by_position[starts]], lengths)
-    far = ((device[by_position] - home) % devices > 1) & (np.repeat(lengths, lengths) <= share)
+    first = np.repeat(device[by_position[starts]], lengths)  # the device of the document's first token
+    far = ((device[by_position] - first) % devices > 1) & (np.repeat(lengths, lengths) <= share)
     if far.any():
         token = by_position[far].min()
         _contradict(
@@ -189,6 +225,7 @@ def _block(share: int, tile: int) -> int:
 
 
 def _documents(segment_ids: np.ndarray) -> Documents:
+    """Of a row's segment ids [T]."""
     starts = np.flatnonzero(np.diff(segment_ids, prepend=segment_ids[0] - 1))
     real = segment_ids[starts] != 0
     return Documents(
@@ -242,9 +279,9 @@ def _snake(documents: Documents, devices: int, share: int, tile: int) -> np.ndar
     rounds = full // devices - (full >= 8 * devices)
     document = np.repeat(np.arange(len(full)), full)
     index = _spans(np.zeros_like(full), full)
-    turn, place = np.divmod(index, devices)
+    turn, in_round = np.divmod(index, devices)
     backward = (turn + (np.cumsum(rounds) - rounds)[document]) % 2 == 1
-    owner = np.where(turn < rounds[document], np.where(backward, devices - 1 - place, place), -1)
+    owner = np.where(turn < rounds[document], np.where(backward, devices - 1 - in_round, in_round), -1)
     last = blocks[len(owner) :]
     of_token = np.full(share * devices, -1)
     of_token[_spans(documents.starts, lengths)] = np.repeat(np.arange(len(lengths)), lengths)
@@ -292,7 +329,7 @@ def _whole(documents: Documents, devices: int, share: int, tile: int) -> np.ndar
     """
     starts, lengths, padding = documents
     row = _arrange(lengths, devices, share, tile, len(padding))
-    first = _place(lengths[row][None], share, len(padding) if len(row) <= MOST_DOCUMENTS else 0)[0]
+    first = _starts(lengths[row][None], share, len(padding) if len(row) <= MOST_DOCUMENTS else 0)[0]
     after = first + lengths[row]
     parts = (after - 1) // share - first // share + 1
     part = np.repeat(np.arange(len(row)), parts)
@@ -309,9 +346,10 @@ def _whole(documents: Documents, devices: int, share: int, tile: int) -> np.ndar
     return np.concatenate(laid_out).reshape(-1)
 
 
-def _place(lengths: np.ndarray, share: int, padding: int) -> np.ndarray:
-    """Where documents start when laid one after the other, [orders, documents]: one that would be cut is put
-    off to the next share as long as there is padding to fill the rest of this one.
+def _starts(lengths: np.ndarray, share: int, padding: int) -> np.ndarray:
+    """Lengths [orders, documents] -> where documents start when laid one after the other, of the same shape:
+    one that would be cut is put off to the next share as long as there is padding to fill the rest of this
+    one.
     """
     if not padding:
         return lengths.cumsum(1) - lengths
@@ -319,8 +357,8 @@ def _place(lengths: np.ndarray, share: int, padding: int) -> np.ndarray:
     left = np.full(len(lengths), padding)
     starts = np.empty(lengths.shape, np.int64)
     for i, length in enumerate(lengths.T):
-        room = -at % share
-        skipped = np.where((length > room) & (room <= left) & (length <= share), room, 0)
+        free = -at % share
+        skipped = np.where((length > free) & (free <= left) & (length <= share), free, 0)
         at = at + skipped
         left = left - skipped
         starts[:, i] = at
@@ -329,11 +367,11 @@ def _place(lengths: np.ndarray, share: int, padding: int) -> np.ndarray:
 
 
 def _path(lengths: np.ndarray, devices: int, share: int, tile: int, padding: int) -> np.ndarray:
-    """[orders, documents] -> [orders]: the tiles of the busiest device on hop 0 and on hop 1, and a little
-    for every other device's, by which two orders with equally busy ones are told apart. No document is longer
-    than a share.
+    """Lengths [orders, documents] -> float64 [orders]: the tiles of the busiest device on hop 0 and on hop 1,
+    plus a little for every other device's, which tells two orders with equally busy ones apart. No document
+    is longer than a share.
     """
-    starts = _place(lengths, share, padding)
+    starts = _starts(lengths, share, padding)
     device = starts // share
     head = np.minimum((device + 1) * share - starts, lengths)
     # what is left over of a head lies across two tiles just where it would if the share were not cut in

@@ -1,16 +1,18 @@
 """Which layout fits a batch: what every device of the ring must compute on every hop, counted before anything
 is laid out.
 
-In: the segment ids (and positions) of a batch, numpy, and how many devices share a row. Out: a `Plan`: the
-layout whose critical path is least, its order, and the tiles behind that judgement. A ring moves as one: a
-hop takes as long as its busiest device, so
+In: the segment ids (and positions) of a batch, numpy, and how many devices share a row. Out: a
+`LayoutChoice`: the layout whose critical path is least, its order, and the tiles behind that judgement. A
+ring moves as one: a hop takes as long as its busiest device, so
 
     critical path   the sum over hops of the busiest device's tiles
-    efficiency      visible pairs / tile^2 / devices, what even work without a wasted pair would come to, over the critical path
+    efficiency      visible pairs / tile^2 / devices, which is what even work without a wasted pair would come
+                    to, over the critical path
 
-A tile is counted exactly when one pair in it is visible. Kernels decide by ranges (tiles.py) and compute some
-more: a tile with the ends of documents 3 and 9 seems to hold 4 to 8 too. So that these are few, documents are
-numbered anew where `whole` moves them (`segment_ids`).
+A pair of a query and a key is visible if the attention mask lets it through. A tile is counted exactly when
+one pair in it is visible. Kernels decide by ranges (tiles.py) and compute some more: a tile with the ends of
+documents 3 and 9 seems to hold 4 to 8 too. So that these are few, documents are numbered anew where `whole`
+moves them (`segment_ids`).
 """
 
 from collections.abc import Sequence
@@ -28,8 +30,8 @@ Host = tuple[np.ndarray, np.ndarray]
 """`Tokens` on the host: positions and segment ids."""
 
 HOP = 0.004
-"""What a hop costs beside its tiles, of the critical path: its kernels are started, and the devices wait for
-each other.
+"""What a hop costs beside its tiles, as a part of the critical path: its kernels are started, and the devices
+wait for each other.
 """
 ALIKE = 0.005
 """Layouts that differ by less are judged by their hops, then by their cuts."""
@@ -47,10 +49,12 @@ class Candidate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """`order` int32 [B, T]: `np.take_along_axis(x, plan.order, 1)` is the laid-out batch. `segment_ids` int32
-    [B, T] go with it, laid out: in `whole` numbered from 1 along the ring, otherwise as given. `tiles` int64
-    [devices, hops]. Made by `plan`.
+class LayoutChoice:
+    """A layout for one batch. Made by `choose_layout`.
+
+    kind: its name. order int32 [B, T]: `np.take_along_axis(x, choice.order, 1)` is the laid-out batch.
+    segment_ids int32 [B, T] go with it, laid out: in `whole` numbered from 1 along the ring, otherwise as
+    given. tiles int64 [devices, hops]: what each device computes. candidates: all layouts that were tried.
     """
 
     kind: Layout
@@ -89,7 +93,7 @@ class Pieces(NamedTuple):
     last: np.ndarray
 
 
-def plan(
+def choose_layout(
     segment_ids: np.ndarray,
     positions: np.ndarray | None = None,
     *,
@@ -97,11 +101,22 @@ def plan(
     causal: bool = True,
     window: int | None = None,
     tile: int = TILE,
-) -> Plan:
-    """int [B, T], in the order in which the rows came -> the layout of least critical path for them.
+) -> LayoutChoice:
+    """The layout of least critical path for a batch.
 
-    `positions=None`: each document's from 0. Zigzag is tried where twice the devices divide T; UserError
-    where the devices do not.
+    Args:
+        segment_ids: int [B, T], in the order in which the rows came; 0 is padding.
+        positions: int [B, T]; None: each document's from 0.
+        devices: of the ring.
+        causal: a query attends to positions up to its own only.
+        window: it attends to positions less than this far away only; None: to any.
+        tile: side of the square tiles that are counted.
+
+    Returns:
+        The choice. Zigzag is tried only where twice the devices divide T.
+
+    Raises:
+        UserError: arrays of other shapes, or a length that the devices do not divide.
     """
     if segment_ids.ndim != 2 or (positions is not None and positions.shape != segment_ids.shape):
         shapes = f"{segment_ids.shape} and {None if positions is None else positions.shape}"
@@ -133,14 +148,27 @@ def plan(
     positions, segment_ids = (np.take_along_axis(x, laid_out, 1) for x in tokens)
     if kind == "whole":
         segment_ids = np.stack([_numbered(*row) for row in zip(positions, segment_ids, strict=True)])
-    return Plan(kind, laid_out, segment_ids.astype(np.int32), tiles, candidates)
+    return LayoutChoice(kind, laid_out, segment_ids.astype(np.int32), tiles, candidates)
 
 
-def plan_lengths(
+def choose_layout_for_lengths(
     lengths: Sequence[int], devices: int, *, causal: bool = True, window: int | None = None, tile: int = TILE
-) -> Plan:
-    """One row of documents of these lengths, padded to a multiple of what every layout needs: full tiles on
-    all devices.
+) -> LayoutChoice:
+    """`choose_layout` for one row of documents, padded to a multiple of what every layout needs: full tiles
+    on all devices.
+
+    Args:
+        lengths: of the documents, in tokens, in their order.
+        devices: of the ring.
+        causal: a query attends to positions up to its own only.
+        window: it attends to positions less than this far away only; None: to any.
+        tile: side of the square tiles that are counted.
+
+    Returns:
+        The choice, of arrays [1, T].
+
+    Raises:
+        UserError: no documents, an empty one, or no devices.
     """
     if min(lengths, default=0) < 1:
         raise UserError(f"documents of lengths {list(lengths)}: expected at least one, and all at least 1")
@@ -148,7 +176,7 @@ def plan_lengths(
         raise UserError(f"a layout over {devices} devices: expected at least 1")
     segments = np.repeat(np.arange(1, len(lengths) + 1, dtype=np.int32), lengths)
     padding = -len(segments) % lcm(2 * devices, tile * devices)
-    return plan(
+    return choose_layout(
         np.append(segments, np.zeros(padding, np.int32))[None],
         devices=devices,
         causal=causal,
@@ -158,15 +186,26 @@ def plan_lengths(
 
 
 def count(tokens: Tokens | Host, devices: int, mask_spec: MaskSpec, tile: int = TILE) -> np.ndarray:
-    """Laid-out tokens, numpy int [B, T] -> int64 [devices, hops]: the tiles that a device must compute on a
-    hop, its queries against the keys of device (device - hop) % devices. Tiles are cut inside each share; the
-    last is short where `tile` does not divide it.
+    """The tiles that each device must compute on each hop: its queries against the keys of device (device -
+    hop) % devices.
+
+    Args:
+        tokens: positions and segment ids of a laid-out batch, int [B, T] each.
+        devices: of the ring.
+        mask_spec: which positions a query attends to.
+        tile: side of a tile. Tiles are cut inside each device's share; the last is short where `tile` does
+            not divide it.
+
+    Returns:
+        int64 [devices, hops].
     """
     return _by_hop(_visible_tiles(_host(tokens), devices, mask_spec, tile).sum(0))
 
 
 def visible_pairs(tokens: Tokens | Host, mask_spec: MaskSpec) -> int:
-    """How many queries see how many keys, in all: the same in every layout."""
+    """tokens int [B, T] each -> how many pairs of a query and a key the attention mask lets through, in all:
+    the same in every layout.
+    """
     return int(_visible_tiles(_host(tokens), 1, mask_spec, 1).sum())
 
 
@@ -176,14 +215,14 @@ def _host(tokens: Tokens | Host) -> Host:
 
 
 def positions_of(segment_ids: np.ndarray) -> np.ndarray:
-    """[B, T]: every run of one segment id counted from 0."""
+    """segment_ids int [B, T] -> positions int32 [B, T]: every run of one segment id counted from 0."""
     index = np.arange(segment_ids.shape[1])
     new = np.diff(segment_ids, axis=1, prepend=segment_ids[:, :1] - 1) != 0
     return (index - np.maximum.accumulate(np.where(new, index, 0), axis=1)).astype(np.int32)
 
 
 def _numbered(positions: np.ndarray, segment_ids: np.ndarray) -> np.ndarray:
-    """The segment ids of a row [T], in the order in which documents' first tokens lie in it."""
+    """The segment ids of a row [T], numbered in the order in which documents' first tokens lie in it."""
     ids, document = np.unique(segment_ids, return_inverse=True)
     by_position = np.lexsort((positions, document))
     first = by_position[np.searchsorted(document[by_position], np.arange(len(ids)))]
@@ -201,9 +240,9 @@ def _by_hop(tiles: np.ndarray) -> np.ndarray:
 def _level(
     laid_out: np.ndarray, tokens: Host, devices: int, mask_spec: MaskSpec, tile: int, turning: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The order [B, T] and its tiles [devices, hops]. A row may be turned along the ring (`turning`) without
-    changing what a hop has to do, but for whom: rows are turned, one after the other, so that the batch's
-    work is even.
+    """The order [B, T] and its tiles [devices, hops]. Turning a row along the ring (`turning`) changes which
+    device does the work of a hop, not how much there is: rows are turned, one after the other, so that the
+    batch's work is even.
     """
     positions, segment_ids = (np.take_along_axis(x, laid_out, 1) for x in tokens)
     rows = _by_hop(_visible_tiles((positions, segment_ids), devices, mask_spec, tile))
@@ -219,6 +258,7 @@ def _level(
 
 
 def _pieces(tokens: Host, devices: int, tile: int) -> Pieces:
+    """int [n] each, of the pieces of documents that tiles hold."""
     positions, segment_ids = tokens
     batch, length = segment_ids.shape
     share = max(length // devices, 1)
@@ -255,10 +295,10 @@ def _pieces(tokens: Host, devices: int, tile: int) -> Pieces:
 def _visible_tiles(tokens: Host, devices: int, mask_spec: MaskSpec, tile: int) -> np.ndarray:
     """int64 [B, queries' device, keys' device]: tiles with a visible pair.
 
-    Two pieces of one document see each other where the ranges of their positions come near enough: for every
-    piece the others are counted by two binary searches. That is exact but for two cases, which `_amend` looks
-    at: tiles that hold more than one document in common, counted once for each, and a window so narrow that
-    it may fall between the positions of a piece.
+    Two pieces of one document have a visible pair where the ranges of their positions come near enough: for
+    every piece the others are counted by two binary searches, on the rule of `MaskSpec` as it is for ranges.
+    That is exact but for two cases, which `_amend` looks at: tiles that hold more than one document in
+    common, counted once for each, and a window so narrow that it may fall between the positions of a piece.
     """
     batch, length = tokens[1].shape
     pieces = _pieces(tokens, devices, tile)
@@ -267,8 +307,8 @@ def _visible_tiles(tokens: Host, devices: int, mask_spec: MaskSpec, tile: int) -
     if not len(document):
         return tiles
     row, device = np.divmod(tile_of // -(-max(length // devices, 1) // tile), devices)
-    # one number for document and position, so that one search serves all: a document's lie from base to base
-    # + span
+    # One number for document and position, so that one search serves all: a document's numbers lie from base
+    # to base + span.
     lowest = first.min() - 1
     span = int(last.max() - first.min()) + 3
     base = document * span - lowest
@@ -311,7 +351,7 @@ def _visible_tiles(tokens: Host, devices: int, mask_spec: MaskSpec, tile: int) -
 def _pairs(
     begin: np.ndarray, end: np.ndarray, latest: np.ndarray, earliest: np.ndarray, spread: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which pieces were counted as seeing which, one by one."""
+    """Numbers of queries' and of keys' pieces, [n] each: the pairs that were counted, one by one."""
     sort = np.argsort(begin, kind="stable")
     low = np.searchsorted(begin[sort], earliest - spread)
     high = np.searchsorted(begin[sort], latest, "right")
@@ -340,11 +380,11 @@ def _amend(
         pieces.tile[q] * (pieces.tile.max() + 1) + pieces.tile[k], return_index=True, return_inverse=True
     )
     counted = np.bincount(of_pair, minlength=len(first))
-    # the ends of a range are tokens: if a distance between two ends is allowed, the tiles see each other
+    # The ends of a range are tokens: where two ends are a visible pair, so are the tiles.
     seen = np.zeros(len(first), bool)
     for queries in (pieces.first, pieces.last):
         for keys in (pieces.first, pieces.last):
-            seen[of_pair[_allowed(queries[q] - keys[k], mask_spec)]] = True
+            seen[of_pair[_visible(queries[q], keys[k], mask_spec)]] = True
     q = q[first]
     k = k[first]
     for some in np.array_split(unsure := np.flatnonzero(~seen), -(-len(unsure) // 64) or 1):
@@ -352,16 +392,14 @@ def _amend(
             _tiles_of(tokens, pieces.tile[side[some]], tiles.shape[1], tile) for side in (q, k)
         )
         same = (q_segments[:, :, None] == k_segments[:, None, :]) & (q_segments != 0)[:, :, None]
-        seen[some] = (same & _allowed(q_positions[:, :, None] - k_positions[:, None, :], mask_spec)).any(
-            (1, 2)
-        )
+        visible = mask_spec.restrict(same, q_positions[:, :, None], k_positions[:, None, :])
+        seen[some] = visible.any((1, 2))
     np.add.at(tiles, (row[q], device[q], device[k]), seen - counted)
 
 
-def _allowed(distance: np.ndarray, mask_spec: MaskSpec) -> np.ndarray:
-    """`attention.attention_mask` for tokens of one document."""
-    mask = distance >= 0 if mask_spec.causal else np.ones(distance.shape, bool)
-    return mask if mask_spec.window is None else mask & (np.abs(distance) < mask_spec.window)
+def _visible(q_positions: np.ndarray, k_positions: np.ndarray, mask_spec: MaskSpec) -> np.ndarray:
+    """int [n] each -> bool [n]: which pairs of tokens of one document are visible."""
+    return mask_spec.restrict(np.ones(q_positions.shape, bool), q_positions, k_positions)
 
 
 def _tiles_of(tokens: Host, numbers: np.ndarray, devices: int, tile: int) -> tuple[np.ndarray, np.ndarray]:

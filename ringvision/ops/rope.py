@@ -121,7 +121,9 @@ def _yarn_amplitude(values: Mapping[str, Any], factor: float) -> float:
 
 
 def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> np.ndarray:
-    """float32 [head_dim / 2]: radians a position, from 1 down to about 1/theta."""
+    """float32 [head_dim / 2]: radians a position, from 1 down to about 1/theta. UserError where head_dim is
+    odd.
+    """
     if head_dim < 2 or head_dim % 2:
         raise UserError(f"head_dim={head_dim}: rotary embedding turns pairs of channels, so it must be even")
     turns = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
@@ -141,7 +143,7 @@ def _kept(turns: np.ndarray, head_dim: int, theta: float, scaling: RopeScaling) 
     if scaling.kind == "llama3":
         width = max(high - low, np.finfo(np.float64).tiny)
         return np.clip((length * turns / (2 * math.pi) - low) / width, 0, 1)
-    # the pairs, as real numbers, that make `high` and `low` turns in the trained context
+    # The pairs, as real numbers, that make `high` and `low` turns in the trained context
     first, last = (
         head_dim * math.log(length / (count * 2 * math.pi)) / (2 * math.log(theta)) for count in (high, low)
     )
@@ -154,18 +156,29 @@ def _kept(turns: np.ndarray, head_dim: int, theta: float, scaling: RopeScaling) 
 def rope(
     x: jax.Array, positions: jax.Array, *, theta: float, scaling: RopeScaling | None = None
 ) -> jax.Array:
-    """x [B, T, N, H] (H even), positions int [B, T] -> [B, T, N, H] in x's dtype; angles, sines and products
-    are float32.
+    """The same queries or keys with each pair of channels turned. The product of a turned query and a turned
+    key depends on the difference of their positions alone.
 
-    The product of a turned query and a turned key depends on the difference of their positions alone.
+    Args:
+        x: [B, T, N, H], H even, of any floating-point type.
+        positions: int [B, T].
+        theta: base of the frequencies; the slowest pair turns by about 1/theta radians a position.
+        scaling: how turns are slowed; None: they are not.
+
+    Returns:
+        [B, T, N, H] in x's type; angles, sines and products are float32.
+
+    Raises:
+        UserError: H is odd.
     """
-    angles = positions.astype(jnp.float32)[:, :, None] * frequencies(x.shape[-1], theta, scaling)
-    sine = jnp.sin(angles)[:, :, None, :]
+    angles = positions.astype(jnp.float32)[:, :, None] * frequencies(
+        x.shape[-1], theta, scaling
+    )  # (B, T, H/2)
+    sine = jnp.sin(angles)[:, :, None, :]  # (B, T, 1, H/2)
     cosine = jnp.cos(angles)[:, :, None, :]
     if scaling is not None and scaling.amplitude != 1:
         sine = sine * scaling.amplitude
         cosine = cosine * scaling.amplitude
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1).astype(
-        x.dtype
-    )
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)  # (B, T, N, H/2)
+    turned = [first * cosine - second * sine, second * cosine + first * sine]
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)

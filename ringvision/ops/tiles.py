@@ -2,9 +2,9 @@
 
 In: the tokens of queries and of keys, and the sizes of a tile. Out: for every tile one of
 
-    EMPTY     nobody in it sees anybody: it is not computed
-    PARTIAL   it may hold both: it is computed under a mask
-    FULL      every query sees every key: it is computed without one
+    EMPTY     no query attends to any key: it is not computed
+    PARTIAL   some may, some may not: it is computed under a mask
+    FULL      every query attends to every key: it is computed without a mask
 
 A tile is judged by the ranges of its segments and of its positions, and those of its first and its last
 segment apart, so EMPTY and FULL are certain. FULL is found wherever it is true; EMPTY wherever two tiles have
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ringvision.ops.attention import MaskSpec, Tokens
+from ringvision.ops.attention import MaskSpec, Range, Tokens
 
 EMPTY = 0
 PARTIAL = 1
@@ -29,17 +29,10 @@ _LARGEST = np.iinfo(np.int32).max
 Array = jax.Array | np.ndarray
 
 
-class Range(NamedTuple):
-    """Lowest and highest position."""
-
-    low: Array
-    high: Array
-
-
 class Ranges(NamedTuple):
-    """Of the real tokens in each tile, [B, tiles]: the lowest and the highest segment, the range of all
-    positions, and of those in each of the two segments; `whole` where all are real and of one segment. A tile
-    of padding alone has a first segment above its last.
+    """Of the real tokens in each tile, int32 [B, tiles] each: the lowest and the highest segment, the range
+    of all positions, and of those in each of the two segments; `whole`, bool [B, tiles], where all tokens are
+    real and of one segment. A tile of padding alone has a first segment above its last.
     """
 
     first_segment: Array
@@ -51,30 +44,33 @@ class Ranges(NamedTuple):
 
 
 def ranges(tokens: Tokens, tile: int) -> Ranges:
-    """tokens [B, T], `tile` dividing T -> [B, T / tile] each."""
+    """tokens int32 [B, T], `tile` dividing T -> [B, T / tile] each."""
     xp = _numpy_of(tokens.positions)
-    positions, segment_ids = (x.reshape(x.shape[0], -1, tile) for x in tokens)
+    positions, segment_ids = (x.reshape(x.shape[0], -1, tile) for x in tokens)  # (B, tiles, tile)
     real = segment_ids != 0
 
-    def reach(x: Array, where: Array) -> Range:
+    def range_of(x: Array, where: Array) -> Range:
         return Range(xp.where(where, x, _LARGEST).min(-1), xp.where(where, x, -_LARGEST).max(-1))
 
-    first, last = reach(segment_ids, real)
-    in_first, in_last = (reach(positions, real & (segment_ids == end[..., None])) for end in (first, last))
-    return Ranges(first, last, reach(positions, real), in_first, in_last, real.all(-1) & (first == last))
+    first, last = range_of(segment_ids, real)  # (B, tiles)
+    in_first, in_last = (range_of(positions, real & (segment_ids == end[..., None])) for end in (first, last))
+    whole = real.all(-1) & (first == last)
+    return Ranges(first, last, range_of(positions, real), in_first, in_last, whole)
 
 
 def kinds(queries: Ranges, keys: Ranges, mask_spec: MaskSpec) -> Array:
-    """int8 [B, tiles of queries, tiles of keys] of EMPTY, PARTIAL, FULL."""
-    q = jax.tree.map(lambda x: x[:, :, None], queries)
-    k = jax.tree.map(lambda x: x[:, None, :], keys)
+    """Ranges [B, tiles of queries] and [B, tiles of keys] -> int8 [B, tiles of queries, tiles of keys] of
+    EMPTY, PARTIAL, FULL.
+    """
+    q = jax.tree.map(lambda x: x[:, :, None], queries)  # (B, tiles of queries, 1)
+    k = jax.tree.map(lambda x: x[:, None, :], keys)  # (B, 1, tiles of keys)
     xp = _numpy_of(q.whole)
     lowest = xp.maximum(q.first_segment, k.first_segment)
     highest = xp.minimum(q.last_segment, k.last_segment)
-    empty = lowest > highest
+    empty = lowest > highest  # no segment in common
     full = q.whole & k.whole & ~empty
 
-    def reach(side: Ranges) -> Range:
+    def range_in_common(side: Ranges) -> Range:
         """Of the only segment that both have, as far as it is known; else of all."""
         at_first, at_last = (
             (lowest == highest) & (lowest == end) for end in (side.first_segment, side.last_segment)
@@ -86,13 +82,7 @@ def kinds(queries: Ranges, keys: Ranges, mask_spec: MaskSpec) -> Array:
             )
         )
 
-    (q_low, q_high), (k_low, k_high) = reach(q), reach(k)
-    if mask_spec.causal:
-        empty |= q_high < k_low
-        full &= q_low >= k_high
-    if mask_spec.window is not None:
-        empty |= (q_low - k_high >= mask_spec.window) | (k_low - q_high >= mask_spec.window)
-        full &= (q_high - k_low < mask_spec.window) & (k_high - q_low < mask_spec.window)
+    empty, full = mask_spec.judge(empty, full, range_in_common(q), range_in_common(k))
     return (~empty * (1 + full)).astype(np.int8)
 
 

@@ -37,7 +37,7 @@ from ringvision.errors import UserError
 from ringvision.mesh import make_mesh, num_shards, parse_mesh, partition_spec
 from ringvision.model_folder import load_model, load_params, read_config, save_model
 from ringvision.models.transformer import Transformer
-from ringvision.ops.layout_choice import plan
+from ringvision.ops.layout_choice import choose_layout
 from ringvision.ops.losses import chunked_cross_entropy
 from ringvision.train.answer_accuracy import mark, table
 from ringvision.train.part import Part
@@ -317,7 +317,7 @@ def placer(config: TrainConfig, mesh: Mesh) -> Callable[..., Any]:
     def put(batch: Batch, *others: np.ndarray) -> Any:
         arrays = batch, *others
         if ring > 1:
-            chosen = plan(batch.segment_ids, batch.positions, devices=ring)
+            chosen = choose_layout(batch.segment_ids, batch.positions, devices=ring)
             arrays = jax.tree.map(lambda array: np.take_along_axis(array, chosen.order, 1), arrays)
             arrays = replace(arrays[0], segment_ids=chosen.segment_ids), *arrays[1:]
         arrays = jax.tree.map(

@@ -32,14 +32,14 @@ def compiled(
     mesh = Mesh(np.array(devices), ("context",))
     length = chunk * len(devices)
 
-    def spread(*shape: int, dtype=jnp.bfloat16):
+    def sharded(*shape: int, dtype=jnp.bfloat16):
         return jax.ShapeDtypeStruct(
             shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(None, "context"))
         )
 
-    q = spread(1, length, 16, 128)
-    kv = spread(1, length, kv_heads, 128)
-    tokens = [spread(1, length, dtype=jnp.int32)] * 2
+    q = sharded(1, length, 16, 128)
+    kv = sharded(1, length, kv_heads, 128)
+    tokens = [sharded(1, length, dtype=jnp.int32)] * 2
 
     def attend(q, k, v, positions, segment_ids):
         known = {"positions": positions, "segment_ids": segment_ids} if data else {"layout": "zigzag"}
@@ -53,17 +53,17 @@ def compiled(
     return jax.jit(attend).lower(q, kv, kv, *tokens).compile()
 
 
-def in_the_open(sent: list[Permute]) -> list[Permute]:
+def exposed(sent: list[Permute]) -> list[Permute]:
     return [permute for permute in sent if permute.kernels == 0]
 
 
 @pytest.mark.parametrize("generation", RINGS)
 def test_every_hop_is_hidden_behind_its_kernel(generation):
     forward = permutes(compiled(RINGS[generation], backward=False).as_text())
-    assert len(forward) == 2  # in the loop: keys with values, and whose they are
-    assert in_the_open(forward) == []
+    assert len(forward) == 2  # in the loop: keys with values, and their tokens
+    assert exposed(forward) == []
     both = permutes(compiled(RINGS[generation], backward=True).as_text())
-    assert in_the_open(both) == []
+    assert exposed(both) == []
     sums = [permute for permute in both if permute.dtype == "f32"]
     assert len(sums) == 3  # in the loop, to the last device, and home
     assert {permute.shape for permute in both if not permute.is_small} == {(2, 1, 2, 2048, 128)}
@@ -71,13 +71,13 @@ def test_every_hop_is_hidden_behind_its_kernel(generation):
 
 @pytest.mark.parametrize("generation", ["v5e", "v5p"])
 def test_hops_that_may_be_skipped_are_hidden_too(generation):
-    """In the open is only what has no kernel to hide behind: keys that pass by devices on which nobody sees
-    them.
+    """Exposed is only what has no kernel to hide behind: keys on their way past devices that do not attend
+    to them.
     """
     sent = permutes(compiled(RINGS[generation], backward=True, data=True).as_text())
     with_kernels = {permute.computation for permute in sent if permute.kernels}
     assert len(with_kernels) == 3  # the forward loop, the backward loop, and what comes before and after that
-    for permute in in_the_open(sent):
+    for permute in exposed(sent):
         alone = [other for other in sent if other.computation == permute.computation]
         assert all(other.kernels == 0 for other in alone), permute
 
@@ -87,7 +87,7 @@ def test_hops_that_may_be_skipped_are_hidden_too(generation):
 def test_both_ways_at_once(kv_heads):
     """Half of the heads, or of the keys, each way: twice as many permutes, of half the size."""
     sent = permutes(compiled(RINGS["v5p"], backward=True, exchange="two_way", kv_heads=kv_heads).as_text())
-    assert [permute for permute in in_the_open(sent) if not permute.is_small] == []
+    assert [permute for permute in exposed(sent) if not permute.is_small] == []
     half = (2, 1, 1, 2048, 128) if kv_heads == 2 else (2, 1, 1, 1024, 128)
     assert {permute.shape for permute in sent if not permute.is_small} == {half}
     assert len([permute for permute in sent if permute.dtype == "f32"]) == 6

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from quick import quick_jit
 
 from ringvision.errors import UserError
-from ringvision.models.convolution import Attention2D, SteeredNorm, repeat
+from ringvision.models.convolution import SpatialAttention, SpatialNorm, repeat
 from ringvision.models.emu3_tokenizer import BatchNorm, CausalConvolution, Emu3Tokenizer, Emu3TokenizerConfig
 from ringvision.models.vqgan import VQGANConfig
 from ringvision.tree import flatten, unflatten
@@ -50,7 +51,7 @@ def run(model, method, *arrays):
     graph, params = nnx.split(model)
     return jax.tree.map(
         np.asarray,
-        jax.jit(lambda params, *arrays: method(nnx.merge(graph, params), *arrays))(params, *arrays),
+        quick_jit(lambda params, *arrays: method(nnx.merge(graph, params), *arrays))(params, *arrays),
     )
 
 
@@ -91,8 +92,8 @@ def test_an_image_is_a_still_video(model, video) -> None:
     decoded = run(model, lambda model, codes: model.decode(model.embed(codes)), codes)
 
     def as_video(model, codes):
-        z, steering = model.decode_time(model.embed(codes)[None])
-        return model.decode_frames(z[0], steering[0])
+        z, condition = model.decode_time(model.embed(codes)[None])
+        return model.decode_frames(z[0], condition[0])
 
     frames = run(model, as_video, codes)
     assert frames.shape == (4, 8, 12, 3)
@@ -101,17 +102,17 @@ def test_an_image_is_a_still_video(model, video) -> None:
 
 
 def test_a_causal_convolution_against_sums(video) -> None:
-    """In float64, place by place: output t of stride s sees inputs s*t-2 … of the zeros and the moments
+    """In float64, cell by cell: output t of stride s sees inputs s*t-2 … of the zeros and the moments
     before.
     """
     convolution = filled(lambda: CausalConvolution(3, 2, (4, 3, 3), stride=2, rngs=nnx.Rngs(3)))
     small = video[:6, :3, :3]
     padded = np.pad(small.astype(np.float64), ((2, 0), (1, 1), (1, 1), (0, 0)))
     kernel = np.asarray(convolution.kernel[...], np.float64)
-    expected = np.array([
-        [[np.einsum("trcx,trcxy->y", padded[2 * t : 2 * t + 4, r : r + 3, c : c + 3], kernel) for c in range(3)] for r in range(3)]
-        for t in range(3)
-    ]) + np.asarray(convolution.bias[...])  # fmt: skip
+    expected = np.empty((3, 3, 3, 2))
+    for t, r, c in np.ndindex(3, 3, 3):
+        below = padded[2 * t : 2 * t + 4, r : r + 3, c : c + 3]
+        expected[t, r, c] = np.einsum("trcx,trcxy->y", below, kernel) + np.asarray(convolution.bias[...])
     np.testing.assert_allclose(
         run(convolution, CausalConvolution.__call__, small[None])[0], expected, atol=1e-5
     )
@@ -126,9 +127,9 @@ def test_batch_normalisation_uses_what_is_stored() -> None:
     np.testing.assert_allclose(norm(jnp.array([[5.0, 8.0]])), [[20.0, 7.0]], rtol=1e-5)
 
 
-def test_a_steered_norm_takes_its_factor_and_shift_from_the_place_below() -> None:
+def test_a_spatial_norm_takes_its_factor_and_shift_from_the_cell_below() -> None:
     random = np.random.default_rng(0)
-    norm = filled(lambda: SteeredNorm(4, 3, groups=2, eps=1e-6, rngs=nnx.Rngs(0)))
+    norm = filled(lambda: SpatialNorm(4, 3, groups=2, eps=1e-6, rngs=nnx.Rngs(0)))
     x = random.normal(size=(1, 4, 4, 4)).astype(np.float32)
     z = random.normal(size=(1, 2, 2, 3)).astype(np.float32)
     y, plain, repeated = run(norm, lambda norm, x, z: (norm(x, z), norm.norm(x), repeat(z, 2)), x, z)
@@ -145,7 +146,7 @@ def test_a_steered_norm_takes_its_factor_and_shift_from_the_place_below() -> Non
 def test_heads_of_an_attention_are_attentions_of_their_own() -> None:
     random = np.random.default_rng(0)
     x = random.normal(size=(2, 2, 3, 8)).astype(np.float32)
-    attention = filled(lambda: Attention2D(8, groups=2, eps=1e-6, heads=2, rngs=nnx.Rngs(0)))
+    attention = filled(lambda: SpatialAttention(8, groups=2, eps=1e-6, heads=2, rngs=nnx.Rngs(0)))
     given, y = run(attention, lambda attention, x: (attention(x), attention.norm(x)), x)
 
     def project(part, values):

@@ -9,9 +9,18 @@ import pytest
 from dense import Problem, dense_attention, make_problem, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quick import quick_jit
 
 from ringvision.ops import attention
-from ringvision.ops.attention import Tokens, group, heads_first, merge, ungroup
+from ringvision.ops.attention import (
+    AttentionInputs,
+    OutputGradient,
+    Tokens,
+    group,
+    heads_first,
+    merge,
+    ungroup,
+)
 from ringvision.ops.kernels import attend, xla
 
 
@@ -20,11 +29,14 @@ def keys_of(problem: Problem, part: slice) -> Problem:
     return Problem(**(vars(problem) | changes))
 
 
-def run(p: Problem, **options):
-    tokens = {
+def tokens_of(p: Problem) -> dict[str, np.ndarray]:
+    return {
         name: getattr(p, name) for name in ("q_positions", "k_positions", "q_segment_ids", "k_segment_ids")
     }
-    return jax.jit(partial(attend, **options))(p.q, p.k, p.v, **tokens)
+
+
+def run(p: Problem, **options):
+    return quick_jit(partial(attend, **options))(p.q, p.k, p.v, **tokens_of(p))
 
 
 @pytest.fixture
@@ -63,12 +75,12 @@ def test_the_rows_of_the_docstring():
     rows = attention.attention_mask(
         Tokens(positions, segments), Tokens(positions, segments), attention.MaskSpec(True, 2, 1.0)
     )[0]
-    drawn = [
+    written = [
         line.split()
         for line in attention.attention_mask.__doc__.splitlines()
         if line.strip() and set(line.strip()) <= set("01 ")
     ]
-    assert np.array_equal(rows, np.array(drawn) == "1")
+    assert np.array_equal(rows, np.array(written) == "1")
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -84,16 +96,14 @@ def test_tiles_that_do_not_divide_the_block(small_tiles, causal, keys):
     assert np.abs(out - expected["out"]).max() < 2e-6
     assert np.array_equal(np.isneginf(lse), np.isneginf(expected["lse"]))
 
-    @jax.jit
+    @quick_jit
     def backward(out, lse):
         q, d_out, out = (group(x, 2) for x in (problem.q, problem.d_out, out))
         q_tokens = Tokens(problem.q_positions, problem.q_segment_ids)
         k_tokens = Tokens(problem.k_positions, problem.k_segment_ids)
-        mask_spec = attention.MaskSpec(causal, None, 0.25)
-        k = heads_first(problem.k)
-        v = heads_first(problem.v)
-        lse = lse.reshape(q.shape[:-1])
-        dq, dk, dv = xla.backward(q, k, v, q_tokens, k_tokens, mask_spec, lse, d_out, (d_out * out).sum(-1))
+        inputs = AttentionInputs(q, heads_first(problem.k), heads_first(problem.v), q_tokens, k_tokens)
+        gradient = OutputGradient(lse.reshape(q.shape[:-1]), d_out, (d_out * out).sum(-1))
+        dq, dk, dv = xla.backward(inputs, gradient, attention.MaskSpec(causal, None, 0.25))
         return {"dq": ungroup(dq), "dk": heads_first(dk), "dv": heads_first(dv)}
 
     for name, array in backward(out, lse).items():
@@ -102,7 +112,8 @@ def test_tiles_that_do_not_divide_the_block(small_tiles, causal, keys):
 
 def test_the_scores_never_exist_as_a_whole():
     problem = make_problem(batch=1, length=4096, heads=1, kv_heads=1, width=2)
-    traced = str(jax.make_jaxpr(lambda: run(problem))())
+    p = problem
+    traced = str(jax.make_jaxpr(lambda q: attend(q, p.k, p.v, **tokens_of(p)))(p.q))
     assert "256,128" in traced
     assert "4096,4096" not in traced
 

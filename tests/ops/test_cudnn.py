@@ -13,11 +13,23 @@ import pytest
 from dense import Problem, dense_attention, make_problem, relative
 from jax._src.cudnn import fused_attention_stablehlo as fused
 from jax.sharding import PartitionSpec
+from quick import quick_jit
 
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
-from ringvision.ops.attention import MaskSpec, Tokens, empty, group, heads_first, merge_grouped, ungroup
-from ringvision.ops.kernels import cudnn, xla
+from ringvision.ops.attention import (
+    AttentionInputs,
+    MaskSpec,
+    OutputGradient,
+    Tokens,
+    attention_mask,
+    empty,
+    group,
+    heads_first,
+    merge_grouped,
+    ungroup,
+)
+from ringvision.ops.kernels import cudnn
 from ringvision.ops.kernels.cudnn import DIAGONAL
 from ringvision.ops.layout import inverse, order
 from ringvision.ops.tiles import EMPTY, FULL, PARTIAL
@@ -77,7 +89,7 @@ def anywhere(monkeypatch):
 @cache
 def compiled(mask_spec: MaskSpec):
     """Only for tests with `plain`: the place of cuDNN's calls is looked up while tracing."""
-    return jax.jit(partial(cudnn.forward, mask_spec=mask_spec)), jax.jit(
+    return quick_jit(partial(cudnn.forward, mask_spec=mask_spec)), quick_jit(
         partial(cudnn.backward, mask_spec=mask_spec)
     )
 
@@ -101,13 +113,15 @@ def ring_of_blocks(problem: Problem, shares: int, mask_spec: MaskSpec) -> dict[s
     for i in everyone:
         out, lse = empty(q[i])
         for j in everyone:
-            out, lse = merge_grouped((out, lse), forward(q[i], k[j], v[j], tokens[i], tokens[j]))
+            inputs = AttentionInputs(q[i], k[j], v[j], tokens[i], tokens[j])
+            out, lse = merge_grouped((out, lse), forward(inputs))
         assert out.dtype == lse.dtype == jnp.float32
         outs.append(out)
         lses.append(lse)
     for i, j in product(everyone, everyone):
         delta = (outs[i] * d_out[i]).sum(-1)
-        grads = backward(q[i], k[j], v[j], tokens[i], tokens[j], lse=lses[i], d_out=d_out[i], delta=delta)
+        inputs = AttentionInputs(q[i], k[j], v[j], tokens[i], tokens[j])
+        grads = backward(inputs, OutputGradient(lses[i], d_out[i], delta))
         assert all(x.dtype == jnp.float32 for x in grads)
         dq[i], dk[j], dv[j] = (a + b for a, b in zip((dq[i], dk[j], dv[j]), grads))
     lse = np.concatenate(lses, -1)
@@ -225,7 +239,7 @@ PADDED = joined(tokens_of(8, 7), tokens_of(0, 1, segment=0))
 )
 def test_kinds(queries, keys, mask_spec, kind):
     assert cudnn._kind(queries, keys, mask_spec) == kind
-    seen = np.asarray(xla.attention_mask(queries, keys, mask_spec))
+    seen = np.asarray(attention_mask(queries, keys, mask_spec))
     by_index = {EMPTY: np.zeros_like(seen), FULL: np.ones_like(seen), DIAGONAL: np.tril(np.ones_like(seen))}
     assert kind == PARTIAL or np.array_equal(seen, by_index[kind])
 
@@ -250,9 +264,7 @@ def test_a_kind_is_never_wrong():
         mask_spec = MaskSpec(bool(random.integers(2)), (None, 2, 6)[random.integers(3)], 1.0)
         kind = int(kind_of(queries, keys, mask_spec))
         found.add(kind)
-        assert kind == PARTIAL or np.array_equal(
-            xla.attention_mask(queries, keys, mask_spec)[0], by_index[kind]
-        )
+        assert kind == PARTIAL or np.array_equal(attention_mask(queries, keys, mask_spec)[0], by_index[kind])
     assert found == {EMPTY, PARTIAL, FULL, DIAGONAL}
 
 
@@ -264,7 +276,7 @@ def test_nothing_of_a_long_document_is_left_to_the_xla_kernel(layout):
         whole = int(cudnn._kind(queries, keys, CAUSAL))
         quarters = [
             int(cudnn._kind(*pair, CAUSAL))
-            for pair in product(cudnn._cut_tokens(queries), cudnn._cut_tokens(keys))
+            for pair in product(cudnn._halves_of_tokens(queries), cudnn._halves_of_tokens(keys))
         ]
         kinds += quarters if whole == PARTIAL else [whole]
     assert PARTIAL not in kinds
@@ -272,9 +284,9 @@ def test_nothing_of_a_long_document_is_left_to_the_xla_kernel(layout):
 
 
 def test_one_query_is_left_to_the_xla_kernel(anywhere):
-    arguments, more = abstract(length=1)
-    assert calls(lambda *a: cudnn.forward(*a, CAUSAL), arguments) == []
-    assert calls(lambda *a: cudnn.backward(*a[:5], CAUSAL, *a[5:]), (*arguments, *more)) == []
+    inputs, gradient = abstract(length=1)
+    assert calls(lambda x: cudnn.forward(x, CAUSAL), inputs) == []
+    assert calls(lambda x, g: cudnn.backward(x, g, CAUSAL), inputs, gradient) == []
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-30])
@@ -314,15 +326,17 @@ def test_an_out_made_from_delta_costs_what_the_real_one_costs(size):
     assert np.all(np.array(errors(made)) < 1.1 * np.array(errors(out)))
 
 
-def abstract(dtype=jnp.bfloat16, width: int = 64, length: int = 64, keys: int = 64) -> tuple:
-    """q, k, v, tokens of queries and of keys, and then lse, d_out, delta."""
+def abstract(
+    dtype=jnp.bfloat16, width: int = 64, length: int = 64, keys: int = 64
+) -> tuple[AttentionInputs, OutputGradient]:
     q, k = (jax.ShapeDtypeStruct(shape, dtype) for shape in ((2, 2, 3, length, width), (2, 2, keys, width)))
     q_ids, k_ids = (jax.ShapeDtypeStruct((2, n), jnp.int32) for n in (length, keys))
     per_row = jax.ShapeDtypeStruct(q.shape[:-1], jnp.float32)
-    return (q, k, k, Tokens(q_ids, q_ids), Tokens(k_ids, k_ids)), (per_row, q, per_row)
+    tokens = Tokens(q_ids, q_ids), Tokens(k_ids, k_ids)
+    return AttentionInputs(q, k, k, *tokens), OutputGradient(per_row, q, per_row)
 
 
-def calls(function, arguments: tuple) -> list[tuple[str, str, float, str]]:
+def calls(function, *arguments) -> list[tuple[str, str, float, str]]:
     """(name, mask, scale, operand and result types) of every call of cuDNN in what `function` is lowered to
     for CUDA.
     """
@@ -334,8 +348,8 @@ def calls(function, arguments: tuple) -> list[tuple[str, str, float, str]]:
 
 
 def test_the_forward_pass_lowers_to_cudnn_with_a_float32_lse(anywhere):
-    arguments, _ = abstract()
-    found = calls(lambda *a: cudnn.forward(*a, MaskSpec(True, None, 0.25)), arguments)
+    inputs, _ = abstract()
+    found = calls(lambda x: cudnn.forward(x, MaskSpec(True, None, 0.25)), inputs)
     assert {(name, mask) for name, mask, _, _ in found} == {
         ("__cudnn$fmhaSoftmax", "NO_MASK"),
         ("__cudnn$fmhaSoftmax", "CAUSAL"),
@@ -349,8 +363,7 @@ def test_the_forward_pass_lowers_to_cudnn_with_a_float32_lse(anywhere):
 
 
 def test_the_backward_pass_lowers_to_cudnn(anywhere):
-    arguments, more = abstract()
-    found = calls(lambda *a: cudnn.backward(*a[:5], MaskSpec(True, None, 0.25), *a[5:]), (*arguments, *more))
+    found = calls(lambda x, g: cudnn.backward(x, g, MaskSpec(True, None, 0.25)), *abstract())
     name = "__cudnn$fmhaSoftmaxBackward"
     assert {(name, mask, scale) for name, mask, scale, _ in found} == {
         (name, "NO_MASK", 0.25),
@@ -377,11 +390,9 @@ def test_the_backward_call_takes_its_operands_in_the_order_of_cudnn():
 
 def test_no_causal_call_where_none_can_be_made(anywhere):
     for mask_spec, keys in ((BOTH_WAYS, 64), (CAUSAL, 32)):
-        arguments, _ = abstract(keys=keys)
-        assert {
-            mask
-            for _, mask, *_ in calls(lambda *a, mask_spec=mask_spec: cudnn.forward(*a, mask_spec), arguments)
-        } == {"NO_MASK"}
+        inputs, _ = abstract(keys=keys)
+        found = calls(lambda x, mask_spec=mask_spec: cudnn.forward(x, mask_spec), inputs)
+        assert {mask for _, mask, *_ in found} == {"NO_MASK"}
 
 
 def test_on_a_mesh_each_device_calls_cudnn_for_its_share(anywhere):
@@ -389,11 +400,11 @@ def test_on_a_mesh_each_device_calls_cudnn_for_its_share(anywhere):
     heads = PartitionSpec(None, "tensor", None, "context")
     ids = PartitionSpec(None, "context")
     keys = PartitionSpec(None, "tensor", "context")
-    specs = (heads, keys, keys, Tokens(ids, ids), Tokens(ids, ids))
+    specs = AttentionInputs(heads, keys, keys, Tokens(ids, ids), Tokens(ids, ids))
     local = jax.shard_map(
-        lambda *a: cudnn.forward(*a, CAUSAL),
+        lambda x: cudnn.forward(x, CAUSAL),
         mesh=make_mesh(data=1, tensor=2, context=4),
-        in_specs=specs,
+        in_specs=(specs,),
         out_specs=(heads, PartitionSpec(None, "tensor", None, "context")),
         check_vma=False,
     )
@@ -420,22 +431,22 @@ def test_obstacles(monkeypatch, dtype, width, capability, version, message):
     monkeypatch.setattr(fused, "check_compute_capability", lambda least: float(least) <= float(capability))
     if version:
         monkeypatch.setattr(fused, "check_cudnn_version", lambda: version)
-    arguments, more = abstract(dtype, width)
-    reason = cudnn.obstacle(arguments[0])
-    assert cudnn.takes(arguments[0]) == (message is None)
+    inputs, gradient = abstract(dtype, width)
+    reason = cudnn.obstacle(inputs.q)
+    assert cudnn.takes(inputs.q) == (message is None)
     if message is None:
         assert reason is None
         return
     assert message in reason
     with pytest.raises(UserError, match=re.escape(message)):
-        cudnn.forward(*arguments, CAUSAL)
+        cudnn.forward(inputs, CAUSAL)
     with pytest.raises(UserError, match="take the xla kernel"):
-        cudnn.backward(*arguments, CAUSAL, *more)
+        cudnn.backward(inputs, gradient, CAUSAL)
 
 
 def test_a_cpu_is_an_obstacle():
-    arguments, _ = abstract()
-    assert cudnn.obstacle(arguments[0]).startswith("the device is cpu, expected an NVIDIA GPU")
+    inputs, _ = abstract()
+    assert cudnn.obstacle(inputs.q).startswith("the device is cpu, expected an NVIDIA GPU")
 
 
 def test_a_rounded_lse_is_noticed(monkeypatch, anywhere):
@@ -444,6 +455,6 @@ def test_a_rounded_lse_is_noticed(monkeypatch, anywhere):
         return out, lse.astype(jnp.bfloat16)
 
     monkeypatch.setattr(cudnn, "_fused_forward", rounding)
-    arguments, _ = abstract()
+    inputs, _ = abstract()
     with pytest.raises(AssertionError, match="bfloat16"):
-        jax.eval_shape(lambda *a: cudnn.forward(*a, CAUSAL), *arguments)
+        jax.eval_shape(lambda x: cudnn.forward(x, CAUSAL), inputs)

@@ -1,4 +1,6 @@
-"""The planner's counts against brute force, and what it promises of whole families of batches."""
+"""Counts of tiles against brute force, and what the choice of a layout promises for whole families of
+batches.
+"""
 
 from functools import partial
 from typing import get_args
@@ -11,7 +13,13 @@ from hypothesis import strategies as st
 from ringvision.errors import UserError
 from ringvision.ops.attention import MaskSpec, Tokens, attention_mask
 from ringvision.ops.layout import Layout, check, orders
-from ringvision.ops.layout_choice import count, plan, plan_lengths, positions_of, visible_pairs
+from ringvision.ops.layout_choice import (
+    choose_layout,
+    choose_layout_for_lengths,
+    count,
+    positions_of,
+    visible_pairs,
+)
 from ringvision.ops.tiles import kinds, ranges
 
 LENGTH = 131072
@@ -78,12 +86,12 @@ def test_counts_are_exact(batch, kind, causal, window, tile):
     )
 
 
-def test_a_plan_is_what_it_says():
+def test_a_choice_is_what_it_says():
     random = np.random.default_rng(0)
     segment_ids = np.stack(
         [np.repeat(np.arange(3, 43), random.integers(20, 120, 40))[:1024] for _ in range(3)]
     ).astype(np.int32)
-    chosen = plan(segment_ids, devices=4, tile=16)
+    chosen = choose_layout(segment_ids, devices=4, tile=16)
     assert chosen.kind == "whole"  # the one that numbers documents anew
     laid_out = np.take_along_axis(segment_ids, chosen.order, 1)
     positions = np.take_along_axis(positions_of(segment_ids), chosen.order, 1)
@@ -102,20 +110,20 @@ def test_a_plan_is_what_it_says():
 
 def test_rows_of_a_batch_make_up_for_each_other():
     segment_ids = np.tile(np.repeat(np.arange(1, 6), [100, 140, 100, 120, 52]), (4, 1)).astype(np.int32)
-    alone = plan(segment_ids[:1], devices=4, tile=8)
-    together = plan(segment_ids, devices=4, tile=8)
+    alone = choose_layout(segment_ids[:1], devices=4, tile=8)
+    together = choose_layout(segment_ids, devices=4, tile=8)
     assert together.candidates["whole"].path < 4 * alone.candidates["whole"].path
 
 
 def test_what_needs_no_ring_gets_none():
-    chosen = plan_lengths([1024] * 8, DEVICES)
+    chosen = choose_layout_for_lengths([1024] * 8, DEVICES)
     assert chosen.hops == 1
     assert chosen.tiles[:, 1:].sum() == 0
-    assert plan(np.zeros((1, 64), np.int32), devices=4).hops == 0
+    assert choose_layout(np.zeros((1, 64), np.int32), devices=4).hops == 0
 
 
 def test_one_document():
-    chosen = plan(np.ones((1, LENGTH), np.int32), devices=DEVICES)
+    chosen = choose_layout(np.ones((1, LENGTH), np.int32), devices=DEVICES)
     assert chosen.kind == "zigzag"
     assert chosen.efficiency > 0.998
 
@@ -135,7 +143,7 @@ def test_packed_long_documents(sigma):
     for seed in range(8):
         random = np.random.default_rng(seed)
         lengths = lengths_of(partial(random.lognormal, np.log(16384) - sigma**2 / 2, sigma))
-        chosen = plan_lengths(lengths, DEVICES)
+        chosen = choose_layout_for_lengths(lengths, DEVICES)
         assert chosen.efficiency > 0.94, seed
 
 
@@ -147,7 +155,7 @@ def test_packed_clips(padding):
         lengths = lengths_of(partial(random.integers, 2048, 8193), int(LENGTH * (1 - padding)))
         segment_ids = np.repeat(np.arange(1, len(lengths) + 1), lengths)
         segment_ids = np.pad(segment_ids, (0, LENGTH - len(segment_ids)))[None].astype(np.int32)
-        chosen = plan(segment_ids, devices=DEVICES)
+        chosen = choose_layout(segment_ids, devices=DEVICES)
         assert chosen.efficiency >= 0.9, seed
         assert chosen.candidates["whole"].efficiency > 0.87, seed
         assert chosen.candidates["whole"].hops <= 2
@@ -165,7 +173,7 @@ def test_documents_are_numbered_so_that_kernels_leave_the_ring_alone():
     lengths = lengths_of(partial(random.integers, 2048, 8193), int(LENGTH * 0.94))
     segment_ids = np.repeat(np.arange(1, len(lengths) + 1), lengths)
     segment_ids = np.pad(segment_ids, (0, LENGTH - len(segment_ids)))[None].astype(np.int32)
-    chosen = plan(segment_ids, devices=DEVICES)
+    chosen = choose_layout(segment_ids, devices=DEVICES)
     assert (chosen.kind, chosen.hops) == ("whole", 1)
     positions = np.take_along_axis(positions_of(segment_ids), chosen.order, 1)
 
@@ -184,14 +192,14 @@ def test_documents_are_numbered_so_that_kernels_leave_the_ring_alone():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: plan(np.ones(8, int), devices=2), r"expected \[B, T\] for both"),
+        (lambda: choose_layout(np.ones(8, int), devices=2), r"expected \[B, T\] for both"),
         (
-            lambda: plan(np.ones((1, 9), int), devices=2),
+            lambda: choose_layout(np.ones((1, 9), int), devices=2),
             "a length of 9 in the .* layout over 2 devices: expected a multiple of 2",
         ),
-        (lambda: plan(np.ones((1, 8), int), devices=0), "over 0 devices: expected at least 1"),
-        (lambda: plan_lengths([5, 0], 2), r"documents of lengths \[5, 0\]"),
-        (lambda: plan_lengths([5], 0), "over 0 devices: expected at least 1"),
+        (lambda: choose_layout(np.ones((1, 8), int), devices=0), "over 0 devices: expected at least 1"),
+        (lambda: choose_layout_for_lengths([5, 0], 2), r"documents of lengths \[5, 0\]"),
+        (lambda: choose_layout_for_lengths([5], 0), "over 0 devices: expected at least 1"),
     ],
 )
 def test_bad_input_is_named(make, message):

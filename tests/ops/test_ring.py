@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.extend.core import Jaxpr
 from jax.sharding import PartitionSpec
+from quick import quick_jit
 
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
@@ -19,6 +20,7 @@ from ringvision.ops.kernels import xla
 from ringvision.ops.layout import inverse, order
 from ringvision.ops.ring import ring_attention, ring_attention_with_lse
 from ringvision.ops.route import make_route
+from ringvision.ops.spec import AttentionSpec
 
 
 @cache
@@ -33,6 +35,7 @@ def ring(
     exchange=None,
     kernel=None,
     layout=None,
+    as_users_compile_it=False,
 ):
     """(problem's arrays) -> (out, dq, dk, dv), compiled once for each shape. With `layout` positions are not
     given but follow from it.
@@ -42,7 +45,7 @@ def ring(
         data=data, tensor=tensor, context=devices, ulysses=ulysses, devices=jax.devices()[:count]
     )
 
-    @jax.jit
+    @(jax.jit if as_users_compile_it else quick_jit)
     def run(q, k, v, d_out, positions, segment_ids):
         def attend(q, k, v):
             known = {"layout": layout} if layout else {"positions": positions, "segment_ids": segment_ids}
@@ -60,6 +63,13 @@ def run(problem: Problem, devices: int, **options) -> dict[str, np.ndarray]:
     p = problem
     results = ring(devices, **options)(p.q, p.k, p.v, p.d_out, p.q_positions, p.q_segment_ids)
     return dict(zip(("out", "dq", "dk", "dv"), map(np.asarray, results)))
+
+
+def run_laid_out(problem: Problem, devices: int, arrangement: str, **options) -> dict[str, np.ndarray]:
+    """`run` with the tokens in a layout; the results are in the problem's own order."""
+    laid_out = order(problem.q.shape[1], devices, arrangement)
+    results = run(problem.ordered(laid_out), devices, **options)
+    return {name: array[:, inverse(laid_out)] for name, array in results.items()}
 
 
 def check(
@@ -89,10 +99,7 @@ def test_ring_is_dense_attention(devices, causal, kv_heads):
         problem = make_problem(kv_heads=kv_heads, segments=segments)
         expected = dense_attention(problem, causal=causal)
         for layout in ("contiguous", "zigzag", "striped"):
-            laid_out = order(64, devices, layout)
-            actual = run(problem.ordered(laid_out), devices, causal=causal)
-            back = {name: array[:, inverse(laid_out)] for name, array in actual.items()}
-            check(back, expected, (layout, segments))
+            check(run_laid_out(problem, devices, layout, causal=causal), expected, (layout, segments))
 
 
 @pytest.mark.parametrize("exchange", ["two_way", "gather"])
@@ -102,9 +109,7 @@ def test_other_ways_for_keys_to_arrive(devices, kv_heads, exchange):
     problem = make_problem(kv_heads=kv_heads, segments=True)
     expected = dense_attention(problem)
     for layout in ("contiguous", "zigzag", "striped"):
-        laid_out = order(64, devices, layout)
-        actual = run(problem.ordered(laid_out), devices, exchange=exchange)
-        check({name: array[:, inverse(laid_out)] for name, array in actual.items()}, expected, layout)
+        check(run_laid_out(problem, devices, layout, exchange=exchange), expected, layout)
 
 
 @pytest.mark.parametrize("window", [1, 5, 40])
@@ -115,19 +120,15 @@ def test_window(devices, causal, window):
     problem = make_problem(segments=True)
     expected = dense_attention(problem, causal=causal, window=window)
     for layout in ("contiguous", "zigzag", "striped"):
-        laid_out = order(64, devices, layout)
-        actual = run(problem.ordered(laid_out), devices, causal=causal, window=window)
-        check({n: x[:, inverse(laid_out)] for n, x in actual.items()}, expected, layout, alone=window == 1)
+        actual = run_laid_out(problem, devices, layout, causal=causal, window=window)
+        check(actual, expected, layout, alone=window == 1)
 
 
 @pytest.mark.parametrize("exchange", ["two_way", "gather"])
 def test_window_with_other_ways(exchange):
     problem = make_problem(segments=True)
-    laid_out = order(64, 8, "zigzag")
-    actual = run(problem.ordered(laid_out), 8, exchange=exchange, window=5)
-    check(
-        {n: x[:, inverse(laid_out)] for n, x in actual.items()}, dense_attention(problem, window=5), exchange
-    )
+    actual = run_laid_out(problem, 8, "zigzag", exchange=exchange, window=5)
+    check(actual, dense_attention(problem, window=5), exchange)
 
 
 @pytest.mark.parametrize(
@@ -137,14 +138,9 @@ def test_window_with_other_ways(exchange):
 @pytest.mark.parametrize("layout", ["contiguous", "zigzag", "striped"])
 def test_positions_that_follow_from_the_layout(layout, options):
     problem = make_problem()
-    laid_out = order(64, 4, layout)
-    actual = run(problem.ordered(laid_out), 4, layout=layout, **options)
+    actual = run_laid_out(problem, 4, layout, layout=layout, **options)
     masking = {name: value for name, value in options.items() if name != "exchange"}
-    check(
-        {n: x[:, inverse(laid_out)] for n, x in actual.items()},
-        dense_attention(problem, **masking),
-        (layout, options),
-    )
+    check(actual, dense_attention(problem, **masking), (layout, options))
 
 
 @pytest.mark.parametrize(
@@ -154,16 +150,11 @@ def test_positions_that_follow_from_the_layout(layout, options):
 def test_ulysses_inside_the_ring(context, ulysses, tensor, heads, kv_heads):
     """Also with fewer KV heads than devices that exchange, and beside a split of the heads."""
     problem = make_problem(heads=heads, kv_heads=kv_heads, segments=True)
-    laid_out = order(64, context, "zigzag")
     for exchange in ("ring", "two_way", "gather") if (context, ulysses) == (2, 2) else ("ring",):
         for window in (None, 7):
             options = {"ulysses": ulysses, "tensor": tensor, "exchange": exchange, "window": window}
-            actual = run(problem.ordered(laid_out), context, **options)
-            check(
-                {n: x[:, inverse(laid_out)] for n, x in actual.items()},
-                dense_attention(problem, window=window),
-                options,
-            )
+            actual = run_laid_out(problem, context, "zigzag", **options)
+            check(actual, dense_attention(problem, window=window), options)
 
 
 @pytest.mark.parametrize("exchange", ["ring", "two_way"])
@@ -172,13 +163,10 @@ def test_tiles_in_the_ring(monkeypatch, exchange):
     monkeypatch.setattr(xla, "SCORES_AT_ONCE", 0)
     monkeypatch.setattr(xla, "tile_sizes", lambda groups, length, keys, rows: (5, 8))
     problem = make_problem(length=160, segments=True)
-    laid_out = order(160, 4, "zigzag")
     ring.cache_clear()
-    actual = run(problem.ordered(laid_out), 4, exchange=exchange, window=60)
+    actual = run_laid_out(problem, 4, "zigzag", exchange=exchange, window=60)
     ring.cache_clear()
-    check(
-        {n: x[:, inverse(laid_out)] for n, x in actual.items()}, dense_attention(problem, window=60), exchange
-    )
+    check(actual, dense_attention(problem, window=60), exchange)
 
 
 @settings(max_examples=40, deadline=None)
@@ -199,7 +187,8 @@ def test_any_tokens_in_any_order(data):
 
 def test_every_mesh_axis_at_once():
     problem = make_problem(segments=True)
-    check(run(problem, 2, data=2, tensor=2), dense_attention(problem), "data=2, tensor=2, context=2")
+    actual = run(problem, 2, data=2, tensor=2, as_users_compile_it=True)
+    check(actual, dense_attention(problem), "data=2, tensor=2, context=2")
 
 
 @pytest.mark.parametrize("devices", [1, 4])
@@ -218,7 +207,7 @@ def test_rows_of_padding_are_zero_and_take_no_gradient(devices):
 def test_scores_far_apart_do_not_overflow():
     problem = make_problem()
     problem.q *= 60
-    actual = run(problem, 4)
+    actual = run(problem, 4, as_users_compile_it=True)
     assert np.abs(actual["out"] - dense_attention(problem)["out"]).max() < 2e-5
     assert all(np.isfinite(x).all() for x in actual.values())
 
@@ -227,7 +216,7 @@ def test_half_precision_in_and_out_and_float32_between():
     problem = make_problem()
     for name in ("q", "k", "v", "d_out"):
         setattr(problem, name, np.asarray(getattr(problem, name), jnp.bfloat16))
-    actual = run(problem, 4)
+    actual = run(problem, 4, as_users_compile_it=True)
     expected = dense_attention(problem)
     for name, array in actual.items():
         assert array.dtype == jnp.bfloat16
@@ -250,23 +239,19 @@ def test_half_precision_costs_no_more_than_in_one_dense_attention(devices, layou
 
     out, pull_back = jax.vjp(dense, *(jnp.asarray(x) for x in (problem.q, problem.k, problem.v)))
     theirs = dict(zip(("out", "dq", "dk", "dv"), (out, *pull_back(jnp.asarray(problem.d_out)))))
-    laid_out = order(256, devices, layout)
-    ours = run(problem.ordered(laid_out), devices)
+    ours = run_laid_out(problem, devices, layout, as_users_compile_it=True)
     expected = dense_attention(problem)
     for name in theirs:
-        back = ours[name][:, inverse(laid_out)].astype(np.float32)
-        assert relative(back, expected[name]) <= 1.01 * relative(
-            theirs[name].astype(jnp.float32), expected[name]
-        ), name
+        error = relative(ours[name].astype(np.float32), expected[name])
+        assert error <= 1.01 * relative(theirs[name].astype(jnp.float32), expected[name]), name
 
 
 @pytest.mark.parametrize("exchange", ["ring", "two_way"])
 def test_the_tpu_kernel_in_the_ring(exchange):
     """Interpreted, and beside a split of the heads by Ulysses."""
     problem = make_problem(segments=True)
-    laid_out = order(64, 2, "zigzag")
-    actual = run(problem.ordered(laid_out), 2, kernel="splash", exchange=exchange, ulysses=2)
-    check({n: x[:, inverse(laid_out)] for n, x in actual.items()}, dense_attention(problem), exchange)
+    actual = run_laid_out(problem, 2, "zigzag", kernel="splash", exchange=exchange, ulysses=2)
+    check(actual, dense_attention(problem), exchange)
 
 
 def test_a_kernel_that_cannot_is_refused():
@@ -336,14 +321,14 @@ def test_only_kv_heads_travel_and_n_minus_one_times(devices):
     p = make_problem()
     for name in ("q", "k", "v", "d_out"):
         setattr(p, name, np.asarray(getattr(p, name), jnp.bfloat16))
-    traced = jax.make_jaxpr(ring(devices, layout="zigzag"))(
+    traced = jax.make_jaxpr(ring(devices, layout="zigzag", as_users_compile_it=True))(
         p.q, p.k, p.v, p.d_out, p.q_positions, p.q_segment_ids
     )
     sent = hops(traced.jaxpr)
-    share = (2, 2, 2, 64 // devices, 16)  # k and v, batch, KV heads, positions, width
-    whose = (2, 2, 64 // devices)  # positions and segment ids
+    share = (2, 2, 2, 64 // devices, 16)  # k and v, batch, KV heads, tokens, width
+    tokens = (2, 2, 64 // devices)  # positions and segment ids
     assert {shape for _, shape, kind in sent if kind != jnp.int32} == {share}
-    assert {shape for _, shape, kind in sent if kind == jnp.int32} == {whose}
+    assert {shape for _, shape, kind in sent if kind == jnp.int32} == {tokens}
     forward_and_backward = sum(times for times, _, kind in sent if kind == jnp.bfloat16)
     gradients = sum(times for times, _, kind in sent if kind == jnp.float32)
     assert forward_and_backward == 2 * (devices - 1)
@@ -356,9 +341,8 @@ def test_hops_on_which_nobody_sees_anything_are_not_run():
     """
     p = make_problem()
     for window, expected in ((8, 1), (9, 1), (10, 2)):
-        traced = jax.make_jaxpr(ring(8, layout="contiguous", window=window))(
-            p.q, p.k, p.v, p.d_out, p.q_positions, p.q_segment_ids
-        )
+        program = ring(8, layout="contiguous", window=window, as_users_compile_it=True)
+        traced = jax.make_jaxpr(program)(p.q, p.k, p.v, p.d_out, p.q_positions, p.q_segment_ids)
         sent = [times for times, shape, _ in hops(traced.jaxpr) if len(shape) == 5]
         # keys and values go so many hops forward and so many backward, and their gradients as many and home
         # again
@@ -388,11 +372,12 @@ def test_which_hops_are_run(layout, options, documents, expected):
     segment_ids[1] = 0  # padding asks for nothing
     positions = np.tile(np.arange(64), (2, 1))
     tokens = Tokens(*(jnp.asarray(x[:, laid_out], jnp.int32) for x in (positions, segment_ids)))
-    mask_spec = MaskSpec(**({"causal": True, "window": None, "scale": 1.0} | options))
+    mask = MaskSpec(**({"causal": True, "window": None, "scale": 1.0} | options))
+    spec = AttentionSpec(mask, mesh, kernel="xla", exchange="ring")
 
     def local(tokens):
-        way = make_route(tokens, mask_spec, mesh, None, both_ways=False)
-        return way.hops, way.following, way.preceding
+        route = make_route(tokens, spec)
+        return route.hops, route.following, route.preceding
 
     token_spec = PartitionSpec(None, "context")
     run = jax.shard_map(local, mesh=mesh, in_specs=token_spec, out_specs=PartitionSpec(), check_vma=False)

@@ -14,26 +14,33 @@ from dense import Problem, dense_attention, make_problem, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
+from quick import quick_jit
 
 from ringvision.errors import UserError
 from ringvision.ops import tiles
-from ringvision.ops.attention import MaskSpec, Tokens, attention_mask, group, heads_first, merge, ungroup
-from ringvision.ops.kernels import splash
+from ringvision.ops.attention import (
+    AttentionInputs,
+    MaskSpec,
+    OutputGradient,
+    Tokens,
+    attention_mask,
+    group,
+    heads_first,
+    merge,
+    ungroup,
+)
+from ringvision.ops.kernels import splash, splash_work
 
 CHOSEN = splash.tile_sizes
 QUERIES = slice(14, 64)
 KEYS = slice(0, 45)
-jit = partial(
-    jax.jit,
-    static_argnames=("mask_spec", "interpret"),
-    compiler_options={"xla_backend_optimization_level": 0},
-)
+jit = partial(quick_jit, static_argnames=("mask_spec", "interpret"))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_tiles():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(splash, "tile_sizes", lambda *_: splash.Sizes(16, 32))
+        patch.setattr(splash, "tile_sizes", lambda *_: splash_work.Sizes(16, 32))
         yield
 
 
@@ -56,25 +63,23 @@ def part(problem: Problem, queries=slice(None), keys=slice(None)) -> Problem:
 
 @jit
 def forward(problem: dict, mask_spec: MaskSpec, interpret=None):
-    q, k, v, tokens = arrange(problem)
-    out, lse = splash.forward(q, k, v, *tokens, mask_spec, interpret=interpret)
+    out, lse = splash.forward(arrange(problem), mask_spec, interpret=interpret)
     return ungroup(out), lse.reshape(lse.shape[0], -1, lse.shape[-1])
 
 
 @jit
 def backward(problem: dict, mask_spec: MaskSpec, out, lse, interpret=None):
-    q, k, v, tokens = arrange(problem)
-    d_out, out = (group(x, k.shape[1]) for x in (problem["d_out"], out))
+    inputs = arrange(problem)
+    d_out, out = (group(x, inputs.k.shape[1]) for x in (problem["d_out"], out))
     delta = (d_out.astype(jnp.float32) * out).sum(-1)
-    dq, dk, dv = splash.backward(
-        q, k, v, *tokens, mask_spec, lse.reshape(delta.shape), d_out, delta, interpret=interpret
-    )
+    gradient = OutputGradient(lse.reshape(delta.shape), d_out, delta)
+    dq, dk, dv = splash.backward(inputs, gradient, mask_spec, interpret=interpret)
     return ungroup(dq), heads_first(dk), heads_first(dv)
 
 
-def arrange(p: dict):
+def arrange(p: dict) -> AttentionInputs:
     tokens = Tokens(p["q_positions"], p["q_segment_ids"]), Tokens(p["k_positions"], p["k_segment_ids"])
-    return group(p["q"], p["k"].shape[2]), heads_first(p["k"]), heads_first(p["v"]), tokens
+    return AttentionInputs(group(p["q"], p["k"].shape[2]), heads_first(p["k"]), heads_first(p["v"]), *tokens)
 
 
 def run(problem: Problem, causal=True, window=None, interpret=None) -> dict[str, np.ndarray]:
@@ -214,13 +219,14 @@ def test_the_list_of_work():
     kinds = jnp.array(
         [[[some, empty, full], [empty, empty, empty]], [[empty, full, empty], [some, empty, empty]]], jnp.int8
     )
-    work = splash.list_work(kinds)
+    work = splash_work.list_work(kinds)
     assert work.counts.tolist() == [3, 2] and work.longest == 3 and work.most == 6
-    first = splash.FIRST
-    last = splash.LAST
+    first = splash_work.FIRST
+    last = splash_work.LAST
     listed = [[int(x) for x in row[:count]] for row, count in zip(work.tiles.reshape(2, 6), work.counts)]
     assert [
-        [(x >> splash.ROW_BIT, (x >> splash.COLUMN_BIT) % 2**14, x % 16) for x in row] for row in listed
+        [(x >> splash_work.ROW_BIT, (x >> splash_work.COLUMN_BIT) % 2**14, x % 16) for x in row]
+        for row in listed
     ] == [
         [(0, 0, first + some), (0, 2, last + full), (1, 0, first + last + empty)],
         [(0, 1, first + last + full), (1, 0, first + last + some)],

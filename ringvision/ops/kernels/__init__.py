@@ -5,13 +5,13 @@ device is fast at.
     splash    Pallas: the TPU's
     cudnn     cuDNN's fused attention: the GPU's
 
-All have the same two functions; letters and shapes are those of ops/attention.py, results float32:
+All have the same two functions, on `AttentionInputs` and `OutputGradient` as ops/attention.py describes them:
 
-    forward(q, k, v, q_tokens, k_tokens, rule) -> (out, lse)
-    backward(q, k, v, q_tokens, k_tokens, rule, lse, d_out, delta) -> (dq, dk, dv)
+    forward(inputs, mask_spec) -> (out [B, K, G, T, H], lse [B, K, G, T]), float32
+    backward(inputs, gradient, mask_spec) -> (dq [B, K, G, T, H], dk [B, K, S, H], dv [B, K, S, H]), float32
 
-`lse` and `delta` = sum(d_out * out, -1) are over all the keys there are, of this block and of others: then
-the gradients of blocks add up.
+The gradient has the `lse` and `delta` over all the keys there are, of this block and of others: then the
+gradients of blocks add up.
 """
 
 from collections.abc import Callable
@@ -25,13 +25,15 @@ from jax.sharding import AbstractMesh, Mesh
 
 from ringvision.errors import UserError
 from ringvision.ops.attention import (
+    AttentionInputs,
+    KernelGradients,
     MaskSpec,
     Partial,
     Tokens,
     group,
     heads_first,
     merge_grouped,
-    rows_of,
+    repeat_tokens,
     ungroup,
 )
 
@@ -39,25 +41,33 @@ Name = Literal["xla", "splash", "cudnn"]
 
 
 class Kernel(NamedTuple):
-    """`folds`: it wants query heads that share a KV head as rows of one (attention.group). `goes_on`: its
-    functions also take `onto`, what other keys gave before, (out, lse) or dq, and give the result over
-    both.
+    """The two functions of a kernel, and how they want to be called.
+
+    `folds`: it wants query heads that share a KV head as rows of one (attention.group). `accumulates`: both
+    functions also take `initial`, the result over other keys, (out, lse) or dq, and give the result over
+    those and the block's.
     """
 
     folds: bool
-    goes_on: bool
+    accumulates: bool
     forward: Callable[..., Partial]
-    backward: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+    backward: Callable[..., KernelGradients]
 
-    def onto(self, before: Any) -> dict[str, Any]:
-        """How to call either function after `before`; then `merged` or `added` takes what it gave."""
-        return {"onto": before} if self.goes_on and before is not None else {}
+    def starting_from(self, initial: Any) -> dict[str, Any]:
+        """The extra argument that lets either function start from `initial`, where the kernel can: what it
+        then gives goes through `merge` or `add`.
+        """
+        return {"initial": initial} if self.accumulates and initial is not None else {}
 
-    def merged(self, before: Partial, fresh: Partial) -> Partial:
-        return fresh if self.goes_on else merge_grouped(before, fresh)
+    def merge(self, initial: Partial, result: Partial) -> Partial:
+        """out float32 [B, K, G, T, H] and lse float32 [B, K, G, T] over earlier keys and of this call -> over
+        all of them.
+        """
+        return result if self.accumulates else merge_grouped(initial, result)
 
-    def added(self, before: jax.Array, fresh: jax.Array) -> jax.Array:
-        return fresh if self.goes_on else before + fresh
+    def add(self, initial: jax.Array, result: jax.Array) -> jax.Array:
+        """dq float32 [B, K, G, T, H] of earlier keys and of this call -> of all of them."""
+        return result if self.accumulates else initial + result
 
 
 def load(name: Name, mesh: Mesh | AbstractMesh | None = None) -> Kernel:
@@ -67,13 +77,16 @@ def load(name: Name, mesh: Mesh | AbstractMesh | None = None) -> Kernel:
     module = import_module(f"{__name__}.{name}")
     options = {"interpret": platform_of(mesh) != "tpu"} if name == "splash" else {}
     return Kernel(
-        name == "xla", name == "xla", partial(module.forward, **options), partial(module.backward, **options)
+        folds=name == "xla",
+        accumulates=name == "xla",
+        forward=partial(module.forward, **options),
+        backward=partial(module.backward, **options),
     )
 
 
 def choose(name: Name | None, mesh: Mesh | AbstractMesh, q: jax.Array) -> Name:
-    """`name`, checked; or for None the one for the mesh's devices: splash on TPUs, cudnn on GPUs where it
-    takes q, else xla.
+    """`name`, checked (UserError); or for None the one for the mesh's devices: splash on TPUs, cudnn on GPUs
+    where it takes q [..., H] by type and width, else xla.
     """
     if name is not None:
         if name not in get_args(Name):
@@ -93,6 +106,7 @@ def choose(name: Name | None, mesh: Mesh | AbstractMesh, q: jax.Array) -> Name:
 
 
 def platform_of(mesh: Mesh | AbstractMesh | None) -> str:
+    """What JAX calls the kind of the mesh's devices (None: of the default ones): "cpu", "tpu", "gpu" …"""
     return mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else jax.default_backend()
 
 
@@ -110,11 +124,27 @@ def attend(
     scale: float | None = None,
     kernel: Name = "xla",
 ) -> Partial:
-    """On one device. q [B, T, N, H], k and v [B, S, K, H], tokens int32 [B, T] and [B, S] -> out [B, T, N, H]
-    and lse [B, N, T], float32.
+    """Attention on one device. Scores exist one tile at a time. Not differentiable by itself:
+    `ring_attention` is.
 
-    `scale=None` is H ** -0.5. Scores exist one tile at a time. Not differentiable by itself: `ring_attention`
-    is.
+    Args:
+        q: queries [B, T, N, H], of any floating-point type.
+        k: keys [B, S, K, H], of q's type; K divides N.
+        v: values [B, S, K, H], of q's type.
+        q_positions: int32 [B, T].
+        k_positions: int32 [B, S].
+        q_segment_ids: int32 [B, T]; a query attends to keys of its own segment, 0 is padding.
+        k_segment_ids: int32 [B, S].
+        causal: a query attends to positions up to its own only.
+        window: it attends to positions less than this far away only; None: to any.
+        scale: of the scores; None: H ** -0.5.
+        kernel: what computes it.
+
+    Returns:
+        out [B, T, N, H] and the natural log-sum-exp [B, N, T], both float32.
+
+    Raises:
+        UserError: the kernel cannot take such arrays.
     """
     mask_spec = MaskSpec(causal, window, q.shape[-1] ** -0.5 if scale is None else scale)
     q_tokens = Tokens(q_positions, q_segment_ids)
@@ -132,7 +162,25 @@ def forward(
     k_tokens: Tokens,
     mask_spec: MaskSpec,
 ) -> Partial:
-    """q [B, T, N, H], k and v [B, K, S, H] -> out and lse as they come from the kernel, grouped."""
+    """The forward pass of a kernel, for queries that are not grouped yet.
+
+    Args:
+        kernel: as `load` gives it.
+        q: queries [B, T, N, H].
+        k: keys [B, K, S, H], of q's type.
+        v: values [B, K, S, H], of q's type.
+        q_tokens: int32 [B, T].
+        k_tokens: int32 [B, S].
+        mask_spec: which positions a query attends to.
+
+    Returns:
+        out and lse as they come from the kernel, float32: [B, K, G, T, H] and [B, K, G, T], or folded [B, K,
+        1, T G, H] and [B, K, 1, T G]; `attention.ungroup` with the length T undoes either.
+
+    Raises:
+        UserError: the kernel cannot take such arrays.
+    """
     kv_heads = k.shape[1]
-    rows = rows_of(q_tokens, q.shape[2] // kv_heads, kernel.folds)
-    return kernel.forward(group(q, kv_heads, kernel.folds), k, v, rows, k_tokens, mask_spec)
+    rows = repeat_tokens(q_tokens, q.shape[2] // kv_heads, kernel.folds)
+    inputs = AttentionInputs(group(q, kv_heads, kernel.folds), k, v, rows, k_tokens)
+    return kernel.forward(inputs, mask_spec)

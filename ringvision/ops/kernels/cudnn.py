@@ -8,10 +8,12 @@ In and out: as kernels/__init__.py says; letters and shapes are those of ops/att
 and masks may be anything, but cuDNN knows two masks: none, and causal by index. So a block is judged at run
 time by what its tokens are:
 
-    EMPTY      nobody sees anybody                          nothing is computed
-    FULL       every query sees every key                   cuDNN, no mask
-    DIAGONAL   the t-th query sees the first t + 1 keys     cuDNN, causal: a share in ascending order and itself
-    PARTIAL    anything else                                its four quarters, judged alike; a PARTIAL quarter goes to the xla kernel
+    EMPTY      no query attends to any key        nothing is computed
+    FULL       every query attends to every key   cuDNN, no mask
+    DIAGONAL   the t-th query attends to the      cuDNN, causal: a device's share in ascending order and
+               first t + 1 keys                   itself
+    PARTIAL    anything else                      its four quarters, judged alike; a PARTIAL quarter goes to
+                                                  the xla kernel
 
 Of one long document, causal, contiguous or zigzag (where a share's halves are runs), nothing is left to the
 xla kernel. Elsewhere it gets what is cut by the end of a document, the edge of a window or padding, or is of
@@ -23,21 +25,28 @@ The log-sum-exp is float32.
 
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax._src.cudnn import (
-    # as in JAX 0.10.2; jax.nn's function rounds the log-sum-exp to q's type
-    fused_attention_stablehlo as fused,
-)
+
+# as in JAX 0.10.2; jax.nn's function rounds the log-sum-exp to q's type
+from jax._src.cudnn import fused_attention_stablehlo as fused
 
 from ringvision.errors import UserError
 from ringvision.ops import tiles
-from ringvision.ops.attention import MaskSpec, Partial, Tokens, empty, merge_grouped
+from ringvision.ops.attention import (
+    AttentionInputs,
+    KernelGradients,
+    MaskSpec,
+    OutputGradient,
+    Partial,
+    Tokens,
+    empty,
+    merge_grouped,
+)
 from ringvision.ops.kernels import xla
 
-Three = tuple[jax.Array, jax.Array, jax.Array]
 LAYOUT = fused.AttentionLayout.BNTH
 DIAGONAL = 3
 """Beside tiles' EMPTY, PARTIAL and FULL: 0, 1 and 2."""
@@ -49,7 +58,8 @@ def takes(q: jax.Array) -> bool:
 
 
 def obstacle(q: jax.Array) -> str | None:
-    """Why it does not. What JAX does not check itself is from NVIDIA/cudnn-frontend:
+    """Why cuDNN does not take queries q [..., H] of this type and head width here; None where it does. What
+    JAX does not check itself is from NVIDIA/cudnn-frontend:
     include/cudnn_frontend/node/sdpa_support_surface.h.
     """
     width = q.shape[-1]
@@ -75,72 +85,69 @@ def obstacle(q: jax.Array) -> str | None:
     )
 
 
-def forward(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    q_tokens: Tokens,
-    k_tokens: Tokens,
-    mask_spec: MaskSpec,
-    may_cut: bool = True,
-) -> Partial:
+def forward(inputs: AttentionInputs, mask_spec: MaskSpec, may_quarter: bool = True) -> Partial:
     """q [B, K, G, T, H], k and v [B, K, S, H] -> out [B, K, G, T, H] and lse [B, K, G, T], float32. UserError
     for an `obstacle`.
 
-    `may_cut=False`: this is a quarter already.
+    `may_quarter=False`: this is a quarter already.
     """
+    q, k, v, q_tokens, k_tokens = inputs
     _require(q)
 
-    def cudnn(causal: bool) -> Partial:
+    def fused_call(causal: bool) -> Partial:
         out, lse = _fused_forward(_flat_heads(q), k, v, scale=mask_spec.scale, causal=causal)
         assert lse.dtype == jnp.float32, lse.dtype
         return out.reshape(q.shape).astype(jnp.float32), lse.reshape(q.shape[:-1])
 
-    def otherwise() -> Partial:
-        if not (may_cut and q.shape[3] % 2 == k.shape[2] % 2 == 0):
-            return xla.forward(q, k, v, q_tokens, k_tokens, mask_spec)
-        queries = zip(jnp.split(q, 2, 3), _cut_tokens(q_tokens))
-        keys = list(zip(jnp.split(k, 2, 2), jnp.split(v, 2, 2), _cut_tokens(k_tokens)))
+    def partial_block() -> Partial:
+        if not (may_quarter and q.shape[3] % 2 == k.shape[2] % 2 == 0):
+            return xla.forward(inputs, mask_spec)
+        keys = _halves_of_keys(k, v, k_tokens)
         rows = [
             reduce(
                 merge_grouped,
-                (forward(q, k, v, q_tokens, k_tokens, mask_spec, may_cut=False) for k, v, k_tokens in keys),
+                (
+                    forward(AttentionInputs(q, k, v, q_tokens, k_tokens), mask_spec, may_quarter=False)
+                    for k, v, k_tokens in keys
+                ),
             )
-            for q, q_tokens in queries
+            for q, q_tokens in zip(jnp.split(q, 2, 3), _halves_of_tokens(q_tokens))
         ]
         return jnp.concatenate([out for out, _ in rows], 3), jnp.concatenate([lse for _, lse in rows], 3)
 
-    return _switch(q_tokens, k_tokens, mask_spec, partial(empty, q), otherwise, cudnn)
+    return _switch(q_tokens, k_tokens, mask_spec, _Cases(partial(empty, q), partial_block, fused_call))
 
 
 def backward(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    q_tokens: Tokens,
-    k_tokens: Tokens,
-    mask_spec: MaskSpec,
-    lse: jax.Array,
-    d_out: jax.Array,
-    delta: jax.Array,
-    may_cut: bool = True,
-) -> Three:
-    """This block's share of the gradients: dq [B, K, G, T, H], dk and dv [B, K, S, H], float32. UserError for
-    an `obstacle`.
+    inputs: AttentionInputs, gradient: OutputGradient, mask_spec: MaskSpec, may_quarter: bool = True
+) -> KernelGradients:
+    """This block's share of the gradients.
 
-    `lse` is over all the keys, of this block and of others; `delta` [B, K, G, T] is `sum(d_out * out, -1)`
-    with the out over all of them.
+    Args:
+        inputs: q [B, K, G, T, H], k and v [B, K, S, H], bfloat16 or float16, and their tokens.
+        gradient: lse and delta [B, K, G, T] over all the keys, of this block and of others, and d_out [B, K,
+            G, T, H].
+        mask_spec: which positions a query attends to.
+        may_quarter: False where this is a quarter already.
+
+    Returns:
+        dq [B, K, G, T, H], dk and dv [B, K, S, H], float32.
+
+    Raises:
+        UserError: there is an `obstacle`.
     """
+    q, k, v, q_tokens, k_tokens = inputs
+    lse, d_out, delta = gradient
     _require(q)
 
-    def nothing() -> Three:
+    def empty_block() -> KernelGradients:
         return (
             jnp.zeros(q.shape, jnp.float32),
             jnp.zeros(k.shape, jnp.float32),
             jnp.zeros(v.shape, jnp.float32),
         )
 
-    def cudnn(causal: bool) -> Three:
+    def fused_call(causal: bool) -> KernelGradients:
         d_outs = d_out.astype(q.dtype)
         q_heads, *rest = (_flat_heads(x) for x in (q, lse, _out_for(delta, d_outs), d_outs))
         dq, dk, dv = (
@@ -149,22 +156,28 @@ def backward(
         )
         return dq.reshape(q.shape), dk, dv
 
-    def otherwise() -> Three:
-        if not (may_cut and q.shape[3] % 2 == k.shape[2] % 2 == 0):
-            return xla.backward(q, k, v, q_tokens, k_tokens, mask_spec, lse, d_out, delta)
-        queries = zip(*(jnp.split(x, 2, 3) for x in (q, lse, d_out, delta)), _cut_tokens(q_tokens))
-        keys = list(zip(jnp.split(k, 2, 2), jnp.split(v, 2, 2), _cut_tokens(k_tokens)))
+    def partial_block() -> KernelGradients:
+        if not (may_quarter and q.shape[3] % 2 == k.shape[2] % 2 == 0):
+            return xla.backward(inputs, gradient, mask_spec)
+        queries = zip(*(jnp.split(x, 2, 3) for x in (q, lse, d_out, delta)), _halves_of_tokens(q_tokens))
+        keys = _halves_of_keys(k, v, k_tokens)
+        # Quarters: a and b of the first queries, c and d of the second; a and c of the first keys.
         (a, b), (c, d) = (
             [
-                backward(q, k, v, q_tokens, k_tokens, mask_spec, lse, d_out, delta, may_cut=False)
+                backward(
+                    AttentionInputs(q, k, v, q_tokens, k_tokens),
+                    OutputGradient(lse, d_out, delta),
+                    mask_spec,
+                    may_quarter=False,
+                )
                 for k, v, k_tokens in keys
             ]
             for q, lse, d_out, delta, q_tokens in queries
         )
-        dk, dv = (jnp.concatenate([a[i] + c[i], b[i] + d[i]], 2) for i in (1, 2))
+        dk, dv = (jnp.concatenate([a[i] + c[i], b[i] + d[i]], 2) for i in (1, 2))  # (B, K, S, H)
         return jnp.concatenate([a[0] + b[0], c[0] + d[0]], 3), dk, dv
 
-    return _switch(q_tokens, k_tokens, mask_spec, nothing, otherwise, cudnn)
+    return _switch(q_tokens, k_tokens, mask_spec, _Cases(empty_block, partial_block, fused_call))
 
 
 def _require(q: jax.Array) -> None:
@@ -175,22 +188,26 @@ def _require(q: jax.Array) -> None:
         )
 
 
-def _switch(
-    q_tokens: Tokens,
-    k_tokens: Tokens,
-    mask_spec: MaskSpec,
-    nothing: Callable,
-    otherwise: Callable,
-    cudnn: Callable,
-) -> Any:
+class _Cases(NamedTuple):
+    """What to do with a block of each kind; `fused` takes whether cuDNN's mask is causal (DIAGONAL) or none
+    (FULL).
+    """
+
+    empty: Callable[[], Any]
+    partial: Callable[[], Any]
+    fused: Callable[[bool], Any]
+
+
+def _switch(q_tokens: Tokens, k_tokens: Tokens, mask_spec: MaskSpec, cases: _Cases) -> Any:
     """Does what the block's kind asks for; a causal call that can never be made is not compiled. cuDNN
     refuses some cases of one query.
     """
     if q_tokens.positions.shape[1] == 1:
-        return otherwise()
-    diagonal = [partial(cudnn, True)] if _may_be_diagonal(q_tokens, k_tokens, mask_spec) else []
+        return cases.partial()
+    diagonal = [partial(cases.fused, True)] if _may_be_diagonal(q_tokens, k_tokens, mask_spec) else []
     return jax.lax.switch(
-        _kind(q_tokens, k_tokens, mask_spec), [nothing, otherwise, partial(cudnn, False), *diagonal]
+        _kind(q_tokens, k_tokens, mask_spec),
+        [cases.empty, cases.partial, partial(cases.fused, False), *diagonal],
     )
 
 
@@ -199,7 +216,7 @@ def _kind(q_tokens: Tokens, k_tokens: Tokens, mask_spec: MaskSpec) -> jax.Array:
     queries, keys = (tiles.ranges(tokens, tokens.positions.shape[1]) for tokens in (q_tokens, k_tokens))
     kinds = tiles.kinds(queries, keys, mask_spec)[:, 0]
     if _may_be_diagonal(q_tokens, k_tokens, mask_spec):
-        q = q_tokens.positions
+        q = q_tokens.positions  # (B, T)
         k = k_tokens.positions
         diagonal = queries.whole & keys.whole & (queries.first_segment == keys.first_segment)
         # k[0] <= q[0] < k[1] <= q[1] < ...: what is causal by position is causal by index, whatever the gaps
@@ -214,8 +231,12 @@ def _may_be_diagonal(q_tokens: Tokens, k_tokens: Tokens, mask_spec: MaskSpec) ->
     return mask_spec.causal and q_tokens.positions.shape == k_tokens.positions.shape
 
 
-def _cut_tokens(tokens: Tokens) -> list[Tokens]:
+def _halves_of_tokens(tokens: Tokens) -> list[Tokens]:
     return [Tokens(*half) for half in zip(*(jnp.split(x, 2, 1) for x in tokens))]
+
+
+def _halves_of_keys(k: jax.Array, v: jax.Array, tokens: Tokens) -> list[tuple[jax.Array, jax.Array, Tokens]]:
+    return list(zip(jnp.split(k, 2, 2), jnp.split(v, 2, 2), _halves_of_tokens(tokens)))
 
 
 def _flat_heads(x: jax.Array) -> jax.Array:
@@ -232,10 +253,9 @@ def _out_for(delta: jax.Array, d_out: jax.Array) -> jax.Array:
     """
     largest = jnp.abs(d_out).max(-1, keepdims=True).astype(jnp.float32)
     largest = jnp.where(largest == 0, 1, largest)
-    direction = (
-        d_out.astype(jnp.float32) / largest
-    )  # gradients may be so small that their squares are 0; these are not
-    squares = jnp.maximum((direction**2).sum(-1, keepdims=True), 1)
+    # Gradients may be so small that their squares are 0; divided by the largest of a row they are not.
+    direction = d_out.astype(jnp.float32) / largest  # (..., T, H), at most 1
+    squares = jnp.maximum((direction**2).sum(-1, keepdims=True), 1)  # at least 1, but for a row of zeros
     return (delta[..., None] / largest / squares * direction).astype(d_out.dtype)
 
 
