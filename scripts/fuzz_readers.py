@@ -43,7 +43,7 @@ with (
     from ringvision.errors import UserError
     from ringvision.weights.importing import import_weights
     from ringvision.weights.readers import child, pickle, torch
-    from ringvision.weights.readers.source import Source
+    from ringvision.weights.readers.weights_file import WeightsFile
     from ringvision.weights.tensors import open_tensors
 
 FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
@@ -222,7 +222,7 @@ class Reading:
         pickle.table_of = torch.table_of = self.table_of
 
     def table_of(
-        self, source: Source, memory: int, kind: str, offset: int = 0, end: int | None = None
+        self, source: WeightsFile, memory: int, kind: str, offset: int = 0, end: int | None = None
     ) -> dict[str, Any]:
         return dict(
             json.loads(json.dumps(child.table(source, kind, offset, source.size if end is None else end)))

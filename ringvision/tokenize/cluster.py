@@ -23,8 +23,8 @@ import numpy as np
 from ringvision.data.video import Limits, Unsteady, VideoError
 from ringvision.errors import UserError
 from ringvision.tokenize.inputs import QUICKLY, SURELY, pictures
-from ringvision.tokenize.library import Encoder, Job, Outcome
-from ringvision.tokenize.source import Source
+from ringvision.tokenize.library import FrameEncoder, Job, Outcome
+from ringvision.tokenize.source import VideoSource
 
 ROUND = 256
 """Jobs in one data set; the next ones' checksums are taken meanwhile."""
@@ -46,7 +46,7 @@ class RayEngine:
 
     def __init__(
         self,
-        load: Callable[[], Encoder],
+        load: Callable[[], FrameEncoder],
         *,
         size: int,
         fps: float,
@@ -133,7 +133,7 @@ class RayEngine:
             concurrency=max(1, accelerators),
             **claim,
         )
-        videos = {job.row.number: InHand(job) for job in jobs}
+        videos = {job.row.number: VideoRows(job) for job in jobs}
         for batch in coded.iter_batches(batch_size=None, batch_format="numpy"):
             self.encoded(int((batch["order"] != END).sum()))
             for number in np.unique(batch["number"]).tolist():
@@ -146,7 +146,7 @@ class RayEngine:
 
 
 @dataclass(eq=False)
-class InHand:
+class VideoRows:
     """A video whose rows are on their way."""
 
     job: Job
@@ -190,7 +190,7 @@ class Decode:
     def __call__(self, job: Rows) -> Iterator[Rows]:
         number = int(job["number"][0])
         asked = json.loads(str(job["source"][0]))
-        source = Source(**asked | {"qa": tuple(map(tuple, asked["qa"]))})
+        source = VideoSource(**asked | {"qa": tuple(map(tuple, asked["qa"]))})
         error = ""
         size = self.reading["size"]
         for turn, way in enumerate((QUICKLY, SURELY)):
@@ -225,7 +225,7 @@ class Decode:
 class Encode:
     """An actor: rows with frames in, rows with codes out."""
 
-    def __init__(self, load: Callable[[], Encoder]) -> None:
+    def __init__(self, load: Callable[[], FrameEncoder]) -> None:
         self.encoder = load()
 
     def __call__(self, rows: Rows) -> Rows:

@@ -20,7 +20,7 @@ import numpy as np
 
 from ringvision.data.video import Limits, VideoError, VideoInfo
 from ringvision.errors import UserError
-from ringvision.tokenize.source import Source
+from ringvision.tokenize.source import VideoSource
 
 VERSION = re.compile(r"\d+\.\d+\.\d+", re.ASCII)
 DATASET = re.compile(r"(\w+)(?:/([\w.-]+))?(?::(\d+\.\d+\.\d+))?", re.ASCII)
@@ -70,15 +70,15 @@ class _Dataset:
         return "\n".join(dict.fromkeys(filter(str.strip, texts)))
 
 
-def examples(given: str) -> Iterator[Source]:
-    """A Source for each example of `tfds:NAME/SPLIT` or `tfds:FOLDER/SPLIT`. Raises UserError where there is
+def examples(given: str) -> Iterator[VideoSource]:
+    """A VideoSource for each example of `tfds:NAME/SPLIT` or `tfds:FOLDER/SPLIT`. Raises UserError where there is
     no such data set.
     """
     folder, name, split = _split(given)
     whole = f"tfds:{folder or name}/{split}"
     dataset = open_dataset(whole)
     return (
-        Source(f"{whole}#{n}", dataset=whole, index=n, caption=dataset.caption(n))
+        VideoSource(f"{whole}#{n}", dataset=whole, index=n, caption=dataset.caption(n))
         for n in range(len(dataset.records))
     )
 
@@ -246,7 +246,7 @@ def _kinds(feature: dict[str, Any]) -> list[str]:
     ]
 
 
-def stored(source: Source) -> tuple[list[bytes], list[int] | None, str]:
+def stored(source: VideoSource) -> tuple[list[bytes], list[int] | None, str]:
     """The frames of an example as they are stored: encoded pictures, or one tensor's bytes, its shape and its
     encoding.
     """
@@ -273,7 +273,7 @@ def stored(source: Source) -> tuple[list[bytes], list[int] | None, str]:
     return parts, shape, dataset.encoding
 
 
-def frames_of(source: Source, limits: Limits) -> Iterator[np.ndarray]:
+def frames_of(source: VideoSource, limits: Limits) -> Iterator[np.ndarray]:
     """uint8 [H, W, 3], one after another. VideoError where they are damaged or over `limits`, which are asked
     before they are unpacked.
     """

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from ringvision.tokenize.manifest import Row
+from ringvision.tokenize.manifest import ManifestRow
 
 SMOOTHED = 60.0
 """Seconds over which speeds are taken."""
@@ -33,7 +33,7 @@ class Lines:
 
     def encoded(self, frames: int) -> None: ...
 
-    def settled(self, row: Row, worked: bool) -> None:
+    def settled(self, row: ManifestRow, worked: bool) -> None:
         if row.status == "failed" and worked:
             print(f"{row.source}: {row.kind}: {row.message}", file=sys.stderr, flush=True)
 
@@ -70,7 +70,7 @@ class Display:
             self.frames += frames
             self.recent = [mark for mark in self.recent if now - mark[0] < SMOOTHED] + [(now, self.frames)]
 
-    def settled(self, row: Row, worked: bool) -> None:
+    def settled(self, row: ManifestRow, worked: bool) -> None:
         with self.turn:
             self.worked += worked
             self.failed += row.status == "failed"

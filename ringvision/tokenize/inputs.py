@@ -1,4 +1,4 @@
-"""What is to be tokenized: files, folders, globs, manifests and data sets in, a list of Source out; the
+"""What is to be tokenized: files, folders, globs, manifests and data sets in, a list of VideoSource out; the
 frames and checksum of each.
 
     clips/                    every video in a folder   clips/**/*.mp4     a pattern
@@ -23,7 +23,7 @@ from ringvision.data.video.container import identify
 from ringvision.errors import UserError
 from ringvision.tokenize.dataset import examples, frames_of, open_dataset, stored
 from ringvision.tokenize.listing import ELSEWHERE, LISTINGS, file_source, read_listing
-from ringvision.tokenize.source import Source
+from ringvision.tokenize.source import VideoSource
 
 SUFFIXES = {
     ".mp4",
@@ -45,7 +45,7 @@ SUFFIXES = {
 OTHER_LISTS = {".json", ".ndjson", ".tsv", ".txt", ".xlsx", ".yaml", ".yml"}
 
 
-def read_inputs(inputs: Iterable[str | os.PathLike[str]]) -> list[Source]:
+def read_inputs(inputs: Iterable[str | os.PathLike[str]]) -> list[VideoSource]:
     """The sources that `inputs` name, in their order, folders and patterns in the order of paths, each name
     once, where it came first.
 
@@ -55,7 +55,7 @@ def read_inputs(inputs: Iterable[str | os.PathLike[str]]) -> list[Source]:
     captions, each once, with a line break between. Raises UserError where nothing is found, and for a
     manifest or a data set that is not as it should be.
     """
-    found: dict[str, Source] = {}
+    found: dict[str, VideoSource] = {}
     captions: dict[str, dict[str, None]] = {}
     questions: dict[str, dict[tuple[str, str], None]] = {}
     for source in itertools.chain.from_iterable(_expand(os.fspath(given)) for given in inputs):
@@ -86,7 +86,7 @@ after Unsteady the second.
 
 
 def pictures(
-    source: Source,
+    source: VideoSource,
     *,
     fps: float,
     size: int,
@@ -115,7 +115,7 @@ def pictures(
     return _batches(source, fps, size, batch, limits or Limits())
 
 
-def content(source: Source) -> tuple[str, int | None, int | None]:
+def content(source: VideoSource) -> tuple[str, int | None, int | None]:
     """sha256 in hex, then `stamp`, taken before. Of a file: its bytes; of an example: its frames as they are
     stored, their shape and dtype.
 
@@ -138,7 +138,7 @@ def content(source: Source) -> tuple[str, int | None, int | None]:
         ) from None
 
 
-def stamp(source: Source) -> tuple[int | None, int | None]:
+def stamp(source: VideoSource) -> tuple[int | None, int | None]:
     """Size in bytes and time of change in ns of the file (of an example: its shard); None, None where it is
     not there.
     """
@@ -158,7 +158,7 @@ def is_video(path: str | os.PathLike[str]) -> bool:
     return True
 
 
-def _expand(given: str) -> Iterable[Source]:
+def _expand(given: str) -> Iterable[VideoSource]:
     if given.startswith("tfds:"):
         return examples(given)
     if ELSEWHERE.match(given):
@@ -195,7 +195,7 @@ def _counts(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES or is_video(path)
 
 
-def _matching(pattern: str) -> Iterable[Source]:
+def _matching(pattern: str) -> Iterable[VideoSource]:
     """Manifests where the pattern ends like one, else videos. `**` enters no links to folders, so no circle
     of links holds it up.
     """
@@ -221,7 +221,7 @@ def _matching(pattern: str) -> Iterable[Source]:
     return map(file_source, videos)
 
 
-def _batches(source: Source, fps: float, size: int, batch: int, limits: Limits) -> Iterator[FrameBatch]:
+def _batches(source: VideoSource, fps: float, size: int, batch: int, limits: Limits) -> Iterator[FrameBatch]:
     from ringvision.data.video.decode import square
 
     squares = (square(frame, size) for frame in frames_of(source, limits))

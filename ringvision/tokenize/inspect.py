@@ -47,7 +47,7 @@ h2 {{ font-size: 14px; margin: 1em 0 0 }} p {{ margin: .2em 0 }}</style></head>
 """
 
 
-class Decoder(Protocol):
+class CodeDecoder(Protocol):
     """What is asked of a tokenizer (video_tokenizer.VideoTokenizer is one)."""
 
     @property
@@ -73,7 +73,7 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """One video of the sheet: pictures uint8 [T, H, W, 3] at `times`."""
 
     example: Example
@@ -85,7 +85,7 @@ def inspect(
     folder: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str] | None = None,
-    tokenizer: Decoder | str | os.PathLike[str] | None = None,
+    tokenizer: CodeDecoder | str | os.PathLike[str] | None = None,
     videos: int = 12,
 ) -> dict[str, Any]:
     """Reads every record of a folder that `ringvision tokenize` wrote. `tokenizer` (or the folder of one) is
@@ -180,7 +180,7 @@ def _examples(format: Format, paths: Sequence[Path]) -> Iterator[Example]:
 
 
 def _same_tokenizer(
-    folder: str | os.PathLike[str], tally: Tally, example: Example, decoder: Decoder | None
+    folder: str | os.PathLike[str], tally: Tally, example: Example, decoder: CodeDecoder | None
 ) -> None:
     expected = decoder.hash if decoder else tally.tokenizer or example.tokenizer
     if example.tokenizer != expected:
@@ -280,10 +280,10 @@ def _spread(count: int, wanted: int) -> set[int]:
     return {int(number) for number in np.linspace(0, count - 1, min(count, wanted)).round()}
 
 
-def _row(example: Example, decoder: Decoder) -> Row:
+def _row(example: Example, decoder: CodeDecoder) -> SheetRow:
     shown = sorted(_spread(len(example.codes), FRAMES_SHOWN))
     pictures = np.asarray(decoder.decode(example.codes[shown].astype(np.int32), dtype=np.uint8))
-    return Row(example, pictures, example.times[shown].tolist())
+    return SheetRow(example, pictures, example.times[shown].tolist())
 
 
 def _strip(pictures: np.ndarray) -> np.ndarray:
@@ -293,7 +293,7 @@ def _strip(pictures: np.ndarray) -> np.ndarray:
     )[:, :-GAP]
 
 
-def _picture(rows: Sequence[Row]) -> Image.Image:
+def _picture(rows: Sequence[SheetRow]) -> Image.Image:
     strips = [_strip(row.pictures) for row in rows]
     width = max((strip.shape[1] for strip in strips), default=320)
     sheet = Image.new(
@@ -308,7 +308,7 @@ def _picture(rows: Sequence[Row]) -> Image.Image:
     return sheet
 
 
-def _page(folder: str | os.PathLike[str], report: dict[str, Any], rows: Sequence[Row]) -> bytes:
+def _page(folder: str | os.PathLike[str], report: dict[str, Any], rows: Sequence[SheetRow]) -> bytes:
     written = []
     for row in rows:
         picture = base64.b64encode(_png(Image.fromarray(_strip(row.pictures)))).decode()
@@ -326,7 +326,7 @@ def _page(folder: str | os.PathLike[str], report: dict[str, Any], rows: Sequence
     return page.encode()
 
 
-def _label(row: Row) -> str:
+def _label(row: SheetRow) -> str:
     return (
         f"{os.path.basename(row.example.source)}: {_many(len(row.example.codes), 'frame')}, "
         f"{row.times[0]:.1f} to {row.times[-1]:.1f} s"
@@ -403,7 +403,7 @@ def _sheet_path(out: str | os.PathLike[str], tokenizer: Any, videos: int) -> Pat
     return path
 
 
-def _load(tokenizer: Decoder | str | os.PathLike[str] | None) -> Decoder | None:
+def _load(tokenizer: CodeDecoder | str | os.PathLike[str] | None) -> CodeDecoder | None:
     if not isinstance(tokenizer, str | os.PathLike):
         return tokenizer
     from ringvision.video_tokenizer import load_video_tokenizer

@@ -31,15 +31,15 @@ from ringvision.errors import UserError
 from ringvision.tokenize.example import Example
 from ringvision.tokenize.formats import Format
 from ringvision.tokenize.inputs import content, stamp
-from ringvision.tokenize.manifest import Manifest, Row, Shard, asked_of
-from ringvision.tokenize.source import Source
+from ringvision.tokenize.manifest import Manifest, ManifestRow, Shard, asked_of
+from ringvision.tokenize.source import VideoSource
 
 Key = tuple[str, str]
 READ_AHEAD = 4
 """Files whose checksums are taken at once, ahead of the decoders."""
 
 
-class Encoder(Protocol):
+class FrameEncoder(Protocol):
     """What is asked of a tokenizer (video_tokenizer.VideoTokenizer is one)."""
 
     @property
@@ -57,8 +57,8 @@ class Encoder(Protocol):
 class Job:
     """One source to be decoded and encoded."""
 
-    row: Row
-    source: Source
+    row: ManifestRow
+    source: VideoSource
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,14 +90,14 @@ class Library:
     def __init__(
         self,
         manifest: Manifest,
-        sources: Iterable[Source],
+        sources: Iterable[VideoSource],
         format: Format,
         *,
         shard_size: int,
         fps: float,
-        encoder: Encoder,
+        encoder: FrameEncoder,
         retry_failed: bool,
-        settled: Callable[[Row, bool], None],
+        settled: Callable[[ManifestRow, bool], None],
     ) -> None:
         self.manifest = manifest
         self.format = format
@@ -144,12 +144,14 @@ class Library:
             self._postponed = []
             return [replace(job, row=self._begin(job.row.number)) for job in jobs]
 
-    def _examined(self) -> Iterator[tuple[Row, Source, VideoError | None]]:
+    def _examined(self) -> Iterator[tuple[ManifestRow, VideoSource, VideoError | None]]:
         """This run's rows with their content as it is now, or why it cannot be told. The others only lead or
         follow.
         """
 
-        def examine(row: Row, source: Source) -> tuple[Row, Source, VideoError | None]:
+        def examine(
+            row: ManifestRow, source: VideoSource
+        ) -> tuple[ManifestRow, VideoSource, VideoError | None]:
             try:
                 size, changed = stamp(source)
                 if row.sha256 is None or (size, changed) != (row.bytes, row.changed):
@@ -176,7 +178,7 @@ class Library:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _classify(self, now: Row, source: Source, error: VideoError | None) -> bool:
+    def _classify(self, now: ManifestRow, source: VideoSource, error: VideoError | None) -> bool:
         """Whether a row has to be worked on; settles it where not."""
         before = self._rows[now.number]
         if error is not None:
@@ -200,7 +202,7 @@ class Library:
             return True
         return False
 
-    def _changed(self, before: Row, now: Row) -> Row:
+    def _changed(self, before: ManifestRow, now: ManifestRow) -> ManifestRow:
         """Notes the content that a row has now; where it had another, nothing of what was done for that
         counts.
         """
@@ -218,11 +220,11 @@ class Library:
             values |= nothing
         return self._write(before, **values)
 
-    def _in_place(self, row: Row) -> bool:
+    def _in_place(self, row: ManifestRow) -> bool:
         """Whether a row's own record is in its shard."""
         return row.status == "done" and self._owners.get((row.shard, row.record)) == row.number
 
-    def _come_after(self, row: Row, leader: int) -> None:
+    def _come_after(self, row: ManifestRow, leader: int) -> None:
         """A row with the content of an earlier one shares its record, once it is known that there will be
         one.
         """
@@ -239,7 +241,7 @@ class Library:
             self._followers.setdefault(leader, []).append(number)
             self._close(self._rows[number], worked=False)
 
-    def _begin(self, number: int) -> Row:
+    def _begin(self, number: int) -> ManifestRow:
         row = self._rows[number]
         return self._write(row, status="pending", kind=None, message=None, attempts=row.attempts + 1)
 
@@ -275,7 +277,7 @@ class Library:
                 self._follow(follower, number)
             self._close(row)
 
-    def _fail(self, row: Row, error: VideoError) -> None:
+    def _fail(self, row: ManifestRow, error: VideoError) -> None:
         if self._leaders.get(_key(row)) == row.number:
             del self._leaders[_key(row)]
         nothing = {"shard": None, "record": None, "frames": None, "seconds": None}
@@ -284,11 +286,11 @@ class Library:
             self._postponed.append(Job(self._rows[number], self._sources[self._rows[number].source]))
         self._close(row)
 
-    def _write(self, row: Row, **columns: object) -> Row:
+    def _write(self, row: ManifestRow, **columns: object) -> ManifestRow:
         self._rows[row.number] = row = self.manifest.write(row, **columns)
         return row
 
-    def _close(self, row: Row, worked: bool = True) -> None:
+    def _close(self, row: ManifestRow, worked: bool = True) -> None:
         """One row less that its shard waits for."""
         ready = self._ready.get(row.number)
         self.settled(replace(row, status="done", frames=ready.frames) if ready else row, worked)
@@ -297,7 +299,7 @@ class Library:
         if not self._open[shard]:
             self._write_shard(shard)
 
-    def finish(self) -> list[Row]:
+    def finish(self) -> list[ManifestRow]:
         """Fills the gaps that other runs left, and writes what tensorflow-datasets reads first; -> this run's
         rows.
         """
@@ -313,7 +315,7 @@ class Library:
 
     # --------------------------------------------------------------------------------------------- the shards
 
-    def _home(self, row: Row) -> int:
+    def _home(self, row: ManifestRow) -> int:
         return row.number // self.shard_size
 
     def _path(self, shard: int) -> Path:
@@ -417,13 +419,15 @@ class Library:
             del self._ready[number]  # found again if the source has not changed since
 
     @staticmethod
-    def _asked(example: Example, row: Row) -> str:
+    def _asked(example: Example, row: ManifestRow) -> str:
         start, end, _, _ = json.loads(row.asked)
-        return asked_of(Source(example.source, start=start, end=end, caption=example.caption, qa=example.qa))
+        return asked_of(
+            VideoSource(example.source, start=start, end=end, caption=example.caption, qa=example.qa)
+        )
 
     # --------------------------------------------------------------------------------- records that are ready
 
-    def _put_aside(self, row: Row, record: bytes, frames: int) -> None:
+    def _put_aside(self, row: ManifestRow, record: bytes, frames: int) -> None:
         path = self._ready_path(row)
         aside = path.with_suffix(".partial")
         try:
@@ -438,7 +442,7 @@ class Library:
             raise _no_room(path, error) from None
         self._ready[row.number] = Ready(path, frames)
 
-    def _find_ready(self, row: Row) -> bool:
+    def _find_ready(self, row: ManifestRow) -> bool:
         """Whether an earlier run left a row's record."""
         path = self._ready_path(row)
         try:
@@ -448,19 +452,19 @@ class Library:
         self._ready[row.number] = Ready(path, frames)
         return True
 
-    def _ready_path(self, row: Row) -> Path:
+    def _ready_path(self, row: ManifestRow) -> Path:
         return (
             self._work
             / f"{row.number:08d}-{hashlib.sha256(json.dumps([row.source, *_key(row)]).encode()).hexdigest()[:16]}.record"
         )
 
 
-def _key(row: Row) -> Key:
+def _key(row: ManifestRow) -> Key:
     """Rows of one key have one record."""
     return row.sha256 or f"none of row {row.number}", row.asked
 
 
-def _like(row: Row) -> dict[str, Any]:
+def _like(row: ManifestRow) -> dict[str, Any]:
     names = "status", "kind", "message", "shard", "record", "frames", "seconds"
     return {name: getattr(row, name) for name in names}
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ringvision.data.video import FrameBatch, Limits, Unsteady, VideoError
 from ringvision.tokenize.inputs import QUICKLY, SURELY, pictures
-from ringvision.tokenize.library import Encoder, Job, Outcome
+from ringvision.tokenize.library import FrameEncoder, Job, Outcome
 
 PIECE = 16
 AHEAD = 2
@@ -27,7 +27,7 @@ PATIENCE = 0.2
 
 
 @dataclass(eq=False)
-class InHand:
+class VideoInProgress:
     """A video whose frames are on their way."""
 
     job: Job
@@ -43,9 +43,9 @@ class InHand:
             yield Outcome(self.job, np.concatenate(self.codes), np.concatenate(self.times))
 
 
-Owners = list[tuple[InHand, int]]
+Owners = list[tuple[VideoInProgress, int]]
 """Whose the frames of a batch are, and how many."""
-Piece = tuple[InHand, FrameBatch | VideoError | None]
+Piece = tuple[VideoInProgress, FrameBatch | VideoError | None]
 """Frames, why there are no more, or None: that was all."""
 
 
@@ -56,7 +56,7 @@ class LocalEngine:
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: FrameEncoder,
         *,
         fps: float,
         batch: int,
@@ -120,7 +120,7 @@ class Mixer:
         """
         frames = np.empty(self.shape, np.uint8)
         filled = 0
-        owners = list[tuple[InHand, int]]()
+        owners = list[tuple[VideoInProgress, int]]()
         for video, piece in pieces:
             if isinstance(piece, VideoError):
                 yield Outcome(video.job, error=piece)
@@ -197,7 +197,7 @@ class Decoders:
         the same.
         """
         for way in (QUICKLY, SURELY):
-            video = InHand(job)
+            video = VideoInProgress(job)
             try:
                 for batch in pictures(job.source, **self.reading, **way):
                     if not self._put((video, batch)):

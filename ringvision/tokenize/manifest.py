@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from ringvision.errors import UserError
-from ringvision.tokenize.source import Source
+from ringvision.tokenize.source import VideoSource
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -55,7 +55,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Row:
+class ManifestRow:
     """A row of `videos`. number: from 0, in the order in which sources were first named. asked: what is
     wanted of it beside its bytes (the part, caption and questions, as JSON). bytes, changed: the file's size
     and time of change (ns) when sha256 was taken. shard, record: where its record is; a source with the
@@ -92,7 +92,7 @@ class Shard:
     changed: int
 
 
-def asked_of(source: Source) -> str:
+def asked_of(source: VideoSource) -> str:
     """What decides a record beside the bytes and the name, as one text."""
     return json.dumps([source.start, source.end, source.caption, source.qa], ensure_ascii=False)
 
@@ -152,7 +152,7 @@ class Manifest:
             )
         self._database.executemany("INSERT OR IGNORE INTO settings VALUES (?, ?)", settings.items())
 
-    def add(self, sources: Iterable[Source]) -> None:
+    def add(self, sources: Iterable[VideoSource]) -> None:
         """A pending row for each source that has none, numbered on; what is asked of the others is brought up
         to date.
         """
@@ -175,11 +175,12 @@ class Manifest:
                     )
                 known[source.name] = asked
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ManifestRow]:
         """All, by number."""
         with self._turn:
             return [
-                Row(*row) for row in self._database.execute(f"SELECT {COLUMNS} FROM videos ORDER BY number")
+                ManifestRow(*row)
+                for row in self._database.execute(f"SELECT {COLUMNS} FROM videos ORDER BY number")
             ]
 
     def shards(self) -> list[Shard]:
@@ -190,7 +191,7 @@ class Manifest:
             )
             return [Shard(*row) for row in found]
 
-    def write(self, row: Row, **columns: Any) -> Row:
+    def write(self, row: ManifestRow, **columns: Any) -> ManifestRow:
         """The row with these columns changed, there and here."""
         names = ", ".join(f"{name} = ?" for name in columns)
         with self._turn:
@@ -239,7 +240,7 @@ class Manifest:
         self.close()
 
 
-def counts(rows: Sequence[Row]) -> dict[str, int]:
+def counts(rows: Sequence[ManifestRow]) -> dict[str, int]:
     """{"done", "failed", "pending", "frames"}; frames of the done ones."""
     total = {"done": 0, "failed": 0, "pending": 0, "frames": 0}
     for row in rows:

@@ -11,8 +11,8 @@ from ringvision.errors import UserError
 from ringvision.tokenize.example import Example
 from ringvision.tokenize.formats import format_named, format_of
 from ringvision.tokenize.inputs import read_inputs
-from ringvision.tokenize.library import Encoder, Library
-from ringvision.tokenize.manifest import Manifest, Row, counts
+from ringvision.tokenize.library import FrameEncoder, Library
+from ringvision.tokenize.manifest import Manifest, ManifestRow, counts
 
 Engine = Literal["local", "ray"]
 BATCH = 64
@@ -28,7 +28,7 @@ class Progress(Protocol):
     def encoded(self, frames: int) -> None:
         """So many more frames went through the encoder."""
 
-    def settled(self, row: Row, worked: bool) -> None:
+    def settled(self, row: ManifestRow, worked: bool) -> None:
         """A source's fate is known; `worked`: it took work in this run."""
 
 
@@ -37,13 +37,13 @@ class Silent:
 
     def start(self, sources: int) -> None: ...
     def encoded(self, frames: int) -> None: ...
-    def settled(self, row: Row, worked: bool) -> None: ...
+    def settled(self, row: ManifestRow, worked: bool) -> None: ...
 
 
 def tokenize_videos(
     inputs: Iterable[str | os.PathLike[str]],
     out: str | os.PathLike[str],
-    tokenizer: Encoder | str | os.PathLike[str],
+    tokenizer: FrameEncoder | str | os.PathLike[str],
     fps: float = 1.0,
     *,
     size: int | None = None,
@@ -146,7 +146,7 @@ def _check(**values: float | None) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {value}; give a number above 0")
 
 
-def _loader(tokenizer: Encoder | str | os.PathLike[str], size: int | None) -> Callable[[], Encoder]:
+def _loader(tokenizer: FrameEncoder | str | os.PathLike[str], size: int | None) -> Callable[[], FrameEncoder]:
     """Makes the encoder, here or in another process."""
     if not isinstance(tokenizer, str | os.PathLike):
         if size not in (None, tokenizer.size):
@@ -158,11 +158,11 @@ def _loader(tokenizer: Encoder | str | os.PathLike[str], size: int | None) -> Ca
     return partial(_open, os.path.abspath(tokenizer), size)
 
 
-def _itself(encoder: Encoder) -> Encoder:
+def _itself(encoder: FrameEncoder) -> FrameEncoder:
     return encoder
 
 
-def _open(folder: str, size: int | None) -> Encoder:
+def _open(folder: str, size: int | None) -> FrameEncoder:
     import jax
 
     from ringvision.video_tokenizer import load_video_tokenizer

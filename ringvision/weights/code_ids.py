@@ -28,7 +28,7 @@ from ringvision.models.transformer import TransformerConfig
 from ringvision.vocabulary import Vocabulary
 from ringvision.weights import llama
 from ringvision.weights.family import Folder, Settings, transformer_folder
-from ringvision.weights.table import Row, Shape, Table, Transform
+from ringvision.weights.table import NameRow, Shape, Table, Transform
 from ringvision.weights.tensors import Tensors
 
 TOKENIZER = "tokenizer"
@@ -168,7 +168,7 @@ def check_rows(settings: Settings, tensors: Tensors, prefix: str) -> None:
         )
 
 
-def model_rows(ids: CodeIds) -> tuple[Row, ...]:
+def model_rows(ids: CodeIds) -> tuple[NameRow, ...]:
     """Llama's table of names, its two tables of tokens in our order."""
     ends = {"embed.table": ids.rows(), "unembed.kernel": ids.rows(columns=True)}
     return tuple(replace(row, transform=ends[row.ours]) if row.ours in ends else row for row in llama.ROWS)

@@ -33,7 +33,7 @@ from ringvision.weights.code_ids import (
 )
 from ringvision.weights.family import Family, Folder, Settings, root_of, shapes_of
 from ringvision.weights.llama import EMBEDDING, transformer_config
-from ringvision.weights.table import TORCH_CONVOLUTION, TORCH_POINT, Row, Table, Transform
+from ringvision.weights.table import TORCH_CONVOLUTION, TORCH_POINT, NameRow, Table, Transform
 from ringvision.weights.tensors import Tensors
 
 SIZE = 512
@@ -190,8 +190,8 @@ def tokenizer_config(config: Mapping[str, Any]) -> Emu3TokenizerConfig:
     return Emu3TokenizerConfig(VQGANConfig(**values), temporal_factor=factor)
 
 
-def _tokenizer_rows() -> list[Row]:
-    rows = [Row("codebook", "quantize.embedding.weight")]
+def _tokenizer_rows() -> list[NameRow]:
+    rows = [NameRow("codebook", "quantize.embedding.weight")]
     for side, theirs in (("encoder", "encoder.down_block.down.{i}"), ("decoder", "decoder.up_block.up.{-i}")):
         steered = side == "decoder"
         rows += [
@@ -225,26 +225,26 @@ def _tokenizer_rows() -> list[Row]:
     return [*rows, *_time("quant_conv", "quant_conv"), *_time("post_quant_conv", "post_quant_conv")]
 
 
-def _leaves(ours: str, theirs: str, names: tuple[tuple[str, str], ...]) -> list[Row]:
-    return [Row(f"{ours}.{leaf}", f"{theirs}.{other}") for leaf, other in names]
+def _leaves(ours: str, theirs: str, names: tuple[tuple[str, str], ...]) -> list[NameRow]:
+    return [NameRow(f"{ours}.{leaf}", f"{theirs}.{other}") for leaf, other in names]
 
 
-def _convolution(ours: str, theirs: str | None = None) -> list[Row]:
+def _convolution(ours: str, theirs: str | None = None) -> list[NameRow]:
     theirs = theirs or ours
     return [
-        Row(f"{ours}.kernel", f"{theirs}.weight", TORCH_CONVOLUTION),
-        Row(f"{ours}.bias", f"{theirs}.bias"),
+        NameRow(f"{ours}.kernel", f"{theirs}.weight", TORCH_CONVOLUTION),
+        NameRow(f"{ours}.bias", f"{theirs}.bias"),
     ]
 
 
-def _time(ours: str, theirs: str) -> list[Row]:
+def _time(ours: str, theirs: str) -> list[NameRow]:
     return [
-        Row(f"{ours}.kernel", f"{theirs}.conv.weight", TORCH_CONVOLUTION_3D),
-        Row(f"{ours}.bias", f"{theirs}.conv.bias"),
+        NameRow(f"{ours}.kernel", f"{theirs}.conv.weight", TORCH_CONVOLUTION_3D),
+        NameRow(f"{ours}.bias", f"{theirs}.conv.bias"),
     ]
 
 
-def _norm(ours: str, theirs: str, steered: bool) -> list[Row]:
+def _norm(ours: str, theirs: str, steered: bool) -> list[NameRow]:
     if not steered:
         return _leaves(ours, theirs, NORM)
     steering = [
@@ -254,7 +254,7 @@ def _norm(ours: str, theirs: str, steered: bool) -> list[Row]:
     return _leaves(f"{ours}.norm", f"{theirs}.norm_layer", NORM) + steering
 
 
-def _block(ours: str, theirs: str, steered: bool) -> list[Row]:
+def _block(ours: str, theirs: str, steered: bool) -> list[NameRow]:
     rows = [
         *_norm(f"{ours}.norm{{m}}", f"{theirs}.norm{{m}}", steered),
         *_convolution(f"{ours}.conv{{m}}", f"{theirs}.conv{{m}}"),
@@ -262,11 +262,11 @@ def _block(ours: str, theirs: str, steered: bool) -> list[Row]:
     return rows + _convolution(f"{ours}.shortcut", f"{theirs}.nin_shortcut")
 
 
-def _attention(ours: str, theirs: str, norm: str, steered: bool) -> list[Row]:
+def _attention(ours: str, theirs: str, norm: str, steered: bool) -> list[NameRow]:
     rows = _norm(f"{ours}.norm", norm, steered)
     for part, other in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("out", "out_proj")):
         rows += [
-            Row(f"{ours}.{part}.kernel", f"{theirs}.{other}.weight", TORCH_POINT),
-            Row(f"{ours}.{part}.bias", f"{theirs}.{other}.bias"),
+            NameRow(f"{ours}.{part}.kernel", f"{theirs}.{other}.weight", TORCH_POINT),
+            NameRow(f"{ours}.{part}.bias", f"{theirs}.{other}.bias"),
         ]
     return rows

@@ -21,11 +21,11 @@ from flax import nnx
 from ringvision.errors import UserError
 from ringvision.model_folder import CONFIG_FILE, ModelReader, ModelWriter
 from ringvision.models.vqgan import VQGAN, VQGANConfig
-from ringvision.weights.aside import folder_aside
+from ringvision.weights.atomic_folder import atomic_folder
+from ringvision.weights.export_pair import PYTORCH, check_tensors
 from ringvision.weights.family import shapes_of
 from ringvision.weights.importing import Latest, Progress
-from ringvision.weights.pair import PYTORCH, check_tensors
-from ringvision.weights.table import Piece, Table, unmake
+from ringvision.weights.table import Table, TensorPiece, unmake
 from ringvision.weights.vqgan import DIFFUSERS, LWM
 
 DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
@@ -56,7 +56,7 @@ def export_vqgan(
             for piece in pieces
             for source in piece.sources
         }
-        with folder_aside(dest) as aside:
+        with atomic_folder(dest) as aside:
             if format == "hf":
                 with ModelWriter(aside, theirs, specs, metadata=PYTORCH) as writer:
                     for name, array in _turned(reader, pieces, dtype, progress):
@@ -76,7 +76,7 @@ def export_vqgan(
 
 
 def _turned(
-    reader: ModelReader, pieces: list[Piece], dtype: np.dtype | None, progress: Progress | None
+    reader: ModelReader, pieces: list[TensorPiece], dtype: np.dtype | None, progress: Progress | None
 ) -> Iterator[tuple[str, np.ndarray]]:
     latest = Latest(reader.read)
     for number, piece in enumerate(pieces):

@@ -23,13 +23,13 @@ from ringvision.errors import UserError
 from ringvision.model_folder import CONFIG_FILE, ModelReader, ModelWriter, read_config
 from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.weights import llama, lwm
-from ringvision.weights.aside import folder_aside
+from ringvision.weights.atomic_folder import atomic_folder
+from ringvision.weights.export_pair import PYTORCH, export_pair, is_pair
 from ringvision.weights.export_vqgan import export_vqgan
 from ringvision.weights.family import shapes_of
 from ringvision.weights.importing import TYPES, Latest, Progress
-from ringvision.weights.pair import PYTORCH, export_pair, is_pair
 from ringvision.weights.streaming import record
-from ringvision.weights.table import Piece, Shape, Table, unmake
+from ringvision.weights.table import Shape, Table, TensorPiece, unmake
 from ringvision.weights.tensors import DTYPES
 
 Format = Literal["hf", "lwm"]
@@ -89,7 +89,7 @@ def export_weights(
             theirs = lwm.config_of(config, settings)
             table = Table(lwm.rows(_parts(settings)))
         pieces = table.plan(shapes)
-        with folder_aside(Path(dest)) as aside:
+        with atomic_folder(Path(dest)) as aside:
             write = _write_safetensors if format == "hf" else _write_streaming
             write(reader, pieces, aside, theirs, kind, progress)
             _copy_text(Path(model_folder), aside)
@@ -131,7 +131,7 @@ def _parts(settings: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _turned(
-    reader: ModelReader, pieces: list[Piece], kind: np.dtype, progress: Progress | None
+    reader: ModelReader, pieces: list[TensorPiece], kind: np.dtype, progress: Progress | None
 ) -> Iterator[tuple[Any, np.ndarray]]:
     """Their tensors, or layers of them, with where each belongs, in the order of the pieces."""
     latest = Latest(reader.read)
@@ -146,7 +146,7 @@ def _turned(
 
 def _write_safetensors(
     reader: ModelReader,
-    pieces: list[Piece],
+    pieces: list[TensorPiece],
     where: Path,
     config: Mapping[str, Any],
     kind: np.dtype,
@@ -160,7 +160,7 @@ def _write_safetensors(
 
 def _write_streaming(
     reader: ModelReader,
-    pieces: list[Piece],
+    pieces: list[TensorPiece],
     where: Path,
     config: Mapping[str, Any],
     kind: np.dtype,

@@ -17,7 +17,7 @@ from ringvision.errors import UserError
 from ringvision.models.transformer import TransformerConfig
 from ringvision.ops.rope import RopeScaling, frequencies
 from ringvision.weights.family import MOST_LAYERS, Family, Settings, shown, transformer_folder
-from ringvision.weights.table import Row, Table, matrix, vector
+from ringvision.weights.table import NameRow, Table, matrix, vector
 from ringvision.weights.tensors import Tensors
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -25,27 +25,27 @@ LLAMA3_LENGTHS = tuple(2**power for power in range(5, 20))
 LLAMA3_BOUNDS = (1.0, 4.0)
 
 
-def rows(pairs: bool) -> tuple[Row, ...]:
+def rows(pairs: bool) -> tuple[NameRow, ...]:
     """The table. pairs: q and k are stored with rotary pairs side by side."""
     layer = "blk.{layer}."
     return (
-        Row("embed.table", "token_embd.weight"),
-        Row("layers.attention.query", layer + "attn_q.weight", matrix(out_first=True, pairs=pairs)),
-        Row("layers.attention.key", layer + "attn_k.weight", matrix(out_first=True, pairs=pairs)),
-        Row("layers.attention.value", layer + "attn_v.weight", matrix(out_first=True)),
-        Row("layers.attention.output", layer + "attn_output.weight", matrix(2, out_first=True)),
-        Row("layers.attention.query_bias", layer + "attn_q.bias", vector(pairs=pairs)),
-        Row("layers.attention.key_bias", layer + "attn_k.bias", vector(pairs=pairs)),
-        Row("layers.attention.value_bias", layer + "attn_v.bias", vector()),
-        Row("layers.attention.query_norm", layer + "attn_q_norm.weight"),
-        Row("layers.attention.key_norm", layer + "attn_k_norm.weight"),
-        Row("layers.attention_norm.scale", layer + "attn_norm.weight"),
-        Row("layers.feed_forward_norm.scale", layer + "ffn_norm.weight"),
-        Row("layers.feed_forward.gate", layer + "ffn_gate.weight", matrix(out_first=True)),
-        Row("layers.feed_forward.up", layer + "ffn_up.weight", matrix(out_first=True)),
-        Row("layers.feed_forward.down", layer + "ffn_down.weight", matrix(out_first=True)),
-        Row("norm.scale", "output_norm.weight"),
-        Row("unembed.kernel", "output.weight", matrix(out_first=True)),
+        NameRow("embed.table", "token_embd.weight"),
+        NameRow("layers.attention.query", layer + "attn_q.weight", matrix(out_first=True, pairs=pairs)),
+        NameRow("layers.attention.key", layer + "attn_k.weight", matrix(out_first=True, pairs=pairs)),
+        NameRow("layers.attention.value", layer + "attn_v.weight", matrix(out_first=True)),
+        NameRow("layers.attention.output", layer + "attn_output.weight", matrix(2, out_first=True)),
+        NameRow("layers.attention.query_bias", layer + "attn_q.bias", vector(pairs=pairs)),
+        NameRow("layers.attention.key_bias", layer + "attn_k.bias", vector(pairs=pairs)),
+        NameRow("layers.attention.value_bias", layer + "attn_v.bias", vector()),
+        NameRow("layers.attention.query_norm", layer + "attn_q_norm.weight"),
+        NameRow("layers.attention.key_norm", layer + "attn_k_norm.weight"),
+        NameRow("layers.attention_norm.scale", layer + "attn_norm.weight"),
+        NameRow("layers.feed_forward_norm.scale", layer + "ffn_norm.weight"),
+        NameRow("layers.feed_forward.gate", layer + "ffn_gate.weight", matrix(out_first=True)),
+        NameRow("layers.feed_forward.up", layer + "ffn_up.weight", matrix(out_first=True)),
+        NameRow("layers.feed_forward.down", layer + "ffn_down.weight", matrix(out_first=True)),
+        NameRow("norm.scale", "output_norm.weight"),
+        NameRow("unembed.kernel", "output.weight", matrix(out_first=True)),
     )
 
 

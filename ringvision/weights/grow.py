@@ -27,8 +27,14 @@ from ringvision.models.transformer import TransformerConfig
 from ringvision.untrusted_files import belongs
 from ringvision.video_tokenizer import load_video_tokenizer
 from ringvision.vocabulary import Vocabulary
-from ringvision.weights.aside import check_free, folder_aside
-from ringvision.weights.importing import EYES, Progress, Say, copy_eyes, import_weights
+from ringvision.weights.atomic_folder import atomic_folder, check_free
+from ringvision.weights.importing import (
+    VIDEO_TOKENIZER_FOLDER,
+    Progress,
+    Say,
+    copy_video_tokenizer,
+    import_weights,
+)
 from ringvision.weights.source import read_settings
 
 NOISE = 0.1
@@ -80,10 +86,10 @@ def _grow(model_folder: Path, tokenizer_folder: str | Path, dest: Path, seed: in
         "kind": kind,
         "transformer": {**settings["transformer"], "vocab_size": vocabulary.size},
         "vocabulary": vocabulary.to_dict(),
-        "video_tokenizer": EYES,
+        "video_tokenizer": VIDEO_TOKENIZER_FOLDER,
         "grown": {"from_rows": config.vocab_size, "seed": seed, "noise": NOISE},
     }
-    with ModelReader(model_folder) as reader, folder_aside(dest) as aside:
+    with ModelReader(model_folder) as reader, atomic_folder(dest) as aside:
         shapes = {
             name: (_grown_shape(name, shape, vocabulary.size), dtype)
             for name, (shape, dtype) in reader.specs.items()
@@ -92,7 +98,7 @@ def _grow(model_folder: Path, tokenizer_folder: str | Path, dest: Path, seed: in
             for name in reader.specs:
                 writer.write(name, _rows_added(name, reader.read(name), vocabulary.size, seed))
         _copy_rest(model_folder, aside)
-        copy_eyes(Path(tokenizer_folder), aside)
+        copy_video_tokenizer(Path(tokenizer_folder), aside)
     return {"rows": vocabulary.size, "tied": config.tie_embeddings, "kind": kind, "dest": str(dest)}
 
 

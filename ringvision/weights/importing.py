@@ -27,18 +27,18 @@ from ringvision.errors import UserError
 from ringvision.model_folder import CONFIG_FILE, ModelWriter, check_room, weight_names
 from ringvision.untrusted_files import belongs
 from ringvision.video_tokenizer import load_video_tokenizer
-from ringvision.weights.aside import check_free, folder_aside
+from ringvision.weights.atomic_folder import atomic_folder, check_free
 from ringvision.weights.card import model_card, versions
 from ringvision.weights.families import recognise
 from ringvision.weights.family import Family, Folder
-from ringvision.weights.source import Source, find_source, read_settings
-from ringvision.weights.table import Piece, Read, gathered, make, problems
+from ringvision.weights.source import CheckpointSource, find_source, read_settings
+from ringvision.weights.table import Read, TensorPiece, gathered, make, problems
 from ringvision.weights.tensors import DTYPES, Tensors, open_tensors
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 CARD_FILE = "MODEL_CARD.md"
-EYES = "video_tokenizer"
+VIDEO_TOKENIZER_FOLDER = "video_tokenizer"
 """The folder of a video tokenizer that was given along, within the model's."""
 TEMPLATE = "chat_template"
 """In what a family says of a model's config: the chat template that is written beside it where none came with
@@ -79,7 +79,7 @@ def import_weights(
     with open_tensors(found.weights) as tensors:
         family = recognise(tensors, {**_markers(found, tensors.form), **found.config})
         if tokenizer is not None:
-            _check_eyes(family, tokenizer)
+            _check_video_tokenizer(family, tokenizer)
         plans = [(folder, folder.table.plan(folder.shapes)) for folder in family.folders]
         _describe(family, plans, tell, table=dry_run)
         if (
@@ -98,7 +98,7 @@ def import_weights(
                 "right config with --config"
             )
         if not dry_run:
-            with folder_aside(target) as aside:
+            with atomic_folder(target) as aside:
                 _write(found, tensors, family, plans, aside, target.name, dtype, tokenizer, tell, progress)
     shapes = [shape for folder in family.folders for shape in folder.shapes.values()]
     return {
@@ -110,7 +110,7 @@ def import_weights(
     }
 
 
-def _markers(found: Source, form: str) -> dict[str, Any]:
+def _markers(found: CheckpointSource, form: str) -> dict[str, Any]:
     """The ids of the vision's markers by a tokenizer.json beside LWM's msgpack; find_source asks a
     tokenizer.model.
     """
@@ -123,7 +123,9 @@ def _markers(found: Source, form: str) -> dict[str, Any]:
     return {"vision_start_tokens": encode(VISION_START), "vision_end_tokens": encode(VISION_END)}
 
 
-def _describe(family: Family, plans: Iterable[tuple[Folder, list[Piece]]], tell: Say, *, table: bool) -> None:
+def _describe(
+    family: Family, plans: Iterable[tuple[Folder, list[TensorPiece]]], tell: Say, *, table: bool
+) -> None:
     tell(f"this is {family.name}")
     for line in family.assumed:
         tell(f"assumed: {line}")
@@ -138,10 +140,10 @@ def _describe(family: Family, plans: Iterable[tuple[Folder, list[Piece]]], tell:
 
 
 def _write(
-    found: Source,
+    found: CheckpointSource,
     tensors: Tensors,
     family: Family,
-    plans: Sequence[tuple[Folder, list[Piece]]],
+    plans: Sequence[tuple[Folder, list[TensorPiece]]],
     aside: Path,
     name: str,
     dtype: str | None,
@@ -166,7 +168,7 @@ def _write(
     for folder, pieces in plans:
         kinds = _dtypes(pieces, tensors, dtype)
         dtypes |= {kind.name for kind in kinds.values()}
-        eyes = {} if tokenizer is None else {"video_tokenizer": EYES}
+        eyes = {} if tokenizer is None else {"video_tokenizer": VIDEO_TOKENIZER_FOLDER}
         described = {key: value for key, value in folder.config.items() if key != TEMPLATE}
         settings = {"kind": folder.config["kind"], "name": name, **described, **eyes, "source": origin}
         specs = {ours: (shape, kinds[ours]) for ours, shape in folder.shapes.items()}
@@ -182,7 +184,7 @@ def _write(
         _copy_text(found, tensors, family, aside, tell)
         _write_template(family, aside)
     if tokenizer is not None:
-        copy_eyes(Path(tokenizer), aside)
+        copy_video_tokenizer(Path(tokenizer), aside)
     for licence in sorted(found.folder.glob("LICENSE*"))[:4] if found.licence else ():
         if licence.is_file() and belongs(licence, found.folder) and licence.stat().st_size <= LARGEST_LICENCE:
             shutil.copyfile(licence, aside / licence.name)
@@ -210,7 +212,7 @@ class Latest:
         return self._array
 
 
-def _dtypes(pieces: Iterable[Piece], tensors: Tensors, dtype: str | None) -> dict[str, np.dtype]:
+def _dtypes(pieces: Iterable[TensorPiece], tensors: Tensors, dtype: str | None) -> dict[str, np.dtype]:
     """The type of each of our tensors: `dtype`, or one that holds all its sources' numbers."""
     kinds: dict[str, np.dtype] = {}
     for piece in pieces:
@@ -220,18 +222,18 @@ def _dtypes(pieces: Iterable[Piece], tensors: Tensors, dtype: str | None) -> dic
     return kinds
 
 
-def copy_eyes(tokenizer: Path, where: Path) -> None:
-    """A video tokenizer's folder, as EYES, into a model's: its config, its weights, and what else lies there,
+def copy_video_tokenizer(tokenizer: Path, where: Path) -> None:
+    """A video tokenizer's folder, as VIDEO_TOKENIZER_FOLDER, into a model's: its config, its weights, and what else lies there,
     but nothing that is a link to another place.
     """
-    (where / EYES).mkdir()
+    (where / VIDEO_TOKENIZER_FOLDER).mkdir()
     read = {CONFIG_FILE, *weight_names(tokenizer)}
     for path in sorted(tokenizer.iterdir()):
         if path.is_file() and (path.name in read or belongs(path, tokenizer)):
-            shutil.copyfile(path, where / EYES / path.name)
+            shutil.copyfile(path, where / VIDEO_TOKENIZER_FOLDER / path.name)
 
 
-def _check_eyes(family: Family, tokenizer: str | Path) -> None:
+def _check_video_tokenizer(family: Family, tokenizer: str | Path) -> None:
     """UserError where this is no video tokenizer, or the model has no use for it."""
     settings = family.folders[0].config
     if "vocabulary" not in settings:
@@ -252,7 +254,7 @@ def _check_eyes(family: Family, tokenizer: str | Path) -> None:
         )
 
 
-def _copy_text(found: Source, tensors: Tensors, family: Family, where: Path, tell: Say) -> None:
+def _copy_text(found: CheckpointSource, tensors: Tensors, family: Family, where: Path, tell: Say) -> None:
     """The text tokenizer beside the weights, or in them. What cannot be read is said, and the model is
     imported without.
     """

@@ -25,8 +25,8 @@ from ringvision.weights.family import (
     shown,
     transformer_folder,
 )
-from ringvision.weights.table import Row, Table, matrix, vector
-from ringvision.weights.tensors import Spec, Tensors
+from ringvision.weights.table import NameRow, Table, matrix, vector
+from ringvision.weights.tensors import Tensors, TensorSpec
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 EMBEDDING = "model.embed_tokens.weight"
@@ -46,25 +46,25 @@ _LAYER = "model.layers.{layer}."
 _ATTENTION = _LAYER + "self_attn."
 _MLP = _LAYER + "mlp."
 ROWS = (
-    Row("embed.table", EMBEDDING),
-    Row("layers.attention.query", _ATTENTION + "q_proj.weight", matrix(out_first=True)),
-    Row("layers.attention.key", _ATTENTION + "k_proj.weight", matrix(out_first=True)),
-    Row("layers.attention.value", _ATTENTION + "v_proj.weight", matrix(out_first=True)),
-    Row("layers.attention.output", _ATTENTION + "o_proj.weight", matrix(2, out_first=True)),
-    Row("layers.attention.query_bias", _ATTENTION + "q_proj.bias", vector()),
-    Row("layers.attention.key_bias", _ATTENTION + "k_proj.bias", vector()),
-    Row("layers.attention.value_bias", _ATTENTION + "v_proj.bias", vector()),
-    Row("layers.attention.query_norm", _ATTENTION + "q_norm.weight"),
-    Row("layers.attention.key_norm", _ATTENTION + "k_norm.weight"),
-    Row("layers.attention.query_norm_bias", _ATTENTION + "q_norm.bias"),
-    Row("layers.attention.key_norm_bias", _ATTENTION + "k_norm.bias"),
-    Row("layers.attention_norm.scale", _LAYER + "input_layernorm.weight"),
-    Row("layers.feed_forward_norm.scale", _LAYER + "post_attention_layernorm.weight"),
-    Row("layers.feed_forward.gate", _MLP + "gate_proj.weight", matrix(out_first=True)),
-    Row("layers.feed_forward.up", _MLP + "up_proj.weight", matrix(out_first=True)),
-    Row("layers.feed_forward.down", _MLP + "down_proj.weight", matrix(out_first=True)),
-    Row("norm.scale", "model.norm.weight"),
-    Row("unembed.kernel", HEAD, matrix(out_first=True)),
+    NameRow("embed.table", EMBEDDING),
+    NameRow("layers.attention.query", _ATTENTION + "q_proj.weight", matrix(out_first=True)),
+    NameRow("layers.attention.key", _ATTENTION + "k_proj.weight", matrix(out_first=True)),
+    NameRow("layers.attention.value", _ATTENTION + "v_proj.weight", matrix(out_first=True)),
+    NameRow("layers.attention.output", _ATTENTION + "o_proj.weight", matrix(2, out_first=True)),
+    NameRow("layers.attention.query_bias", _ATTENTION + "q_proj.bias", vector()),
+    NameRow("layers.attention.key_bias", _ATTENTION + "k_proj.bias", vector()),
+    NameRow("layers.attention.value_bias", _ATTENTION + "v_proj.bias", vector()),
+    NameRow("layers.attention.query_norm", _ATTENTION + "q_norm.weight"),
+    NameRow("layers.attention.key_norm", _ATTENTION + "k_norm.weight"),
+    NameRow("layers.attention.query_norm_bias", _ATTENTION + "q_norm.bias"),
+    NameRow("layers.attention.key_norm_bias", _ATTENTION + "k_norm.bias"),
+    NameRow("layers.attention_norm.scale", _LAYER + "input_layernorm.weight"),
+    NameRow("layers.feed_forward_norm.scale", _LAYER + "post_attention_layernorm.weight"),
+    NameRow("layers.feed_forward.gate", _MLP + "gate_proj.weight", matrix(out_first=True)),
+    NameRow("layers.feed_forward.up", _MLP + "up_proj.weight", matrix(out_first=True)),
+    NameRow("layers.feed_forward.down", _MLP + "down_proj.weight", matrix(out_first=True)),
+    NameRow("norm.scale", "model.norm.weight"),
+    NameRow("unembed.kernel", HEAD, matrix(out_first=True)),
 )
 
 
@@ -114,7 +114,7 @@ def _has_another_head(tensors: Tensors, prefix: str) -> bool:
 
 
 def transformer_config(
-    settings: Settings, found: Mapping[str, Spec], prefix: str = "", *, qk_norm: str | None = None
+    settings: Settings, found: Mapping[str, TensorSpec], prefix: str = "", *, qk_norm: str | None = None
 ) -> TransformerConfig:
     """The architecture, from the settings where they say it and from the tensors' shapes where they do not.
 

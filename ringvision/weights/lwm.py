@@ -20,8 +20,8 @@ from ringvision.errors import UserError
 from ringvision.models.transformer import TransformerConfig
 from ringvision.vocabulary import Vocabulary
 from ringvision.weights.family import MOST_LAYERS, Family, Settings, layers_in, root_of, transformer_folder
-from ringvision.weights.table import SAME, Row, Table, matrix
-from ringvision.weights.tensors import Spec, Tensors
+from ringvision.weights.table import SAME, NameRow, Table, matrix
+from ringvision.weights.tensors import Tensors, TensorSpec
 
 TEXT = "transformer/wte/embedding"
 VISION = "transformer/vte/embedding"
@@ -62,22 +62,22 @@ _LAYER = {
 }
 
 
-def rows(parts: tuple[int, ...] = (), layer_axis: int | None = 0) -> tuple[Row, ...]:
+def rows(parts: tuple[int, ...] = (), layer_axis: int | None = 0) -> tuple[NameRow, ...]:
     """The table. parts: (text rows, vision rows), () without vision. layer_axis: None where every layer has
     tensors of its own.
     """
     place = "transformer/h/{layer}/" if layer_axis is None else "transformer/h/scan_decoder/"
     layers = (
-        Row(ours, f"{place}{theirs}/kernel", transform, layer_axis=layer_axis)
+        NameRow(ours, f"{place}{theirs}/kernel", transform, layer_axis=layer_axis)
         for ours, (theirs, transform) in _LAYER.items()
     )
     embeddings = (TEXT, VISION)
     heads = ("lm_head/kernel", "vision_head/kernel")
     return (
-        Row("embed.table", embeddings if parts else TEXT, parts=parts),
+        NameRow("embed.table", embeddings if parts else TEXT, parts=parts),
         *layers,
-        Row("norm.scale", "transformer/ln_f/kernel"),
-        Row("unembed.kernel", heads if parts else heads[0], parts=parts, axis=1),
+        NameRow("norm.scale", "transformer/ln_f/kernel"),
+        NameRow("unembed.kernel", heads if parts else heads[0], parts=parts, axis=1),
     )
 
 
@@ -102,7 +102,7 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
     )
 
 
-def _layer_axis(settings: Settings, found: Mapping[str, Spec], prefix: str) -> int | None:
+def _layer_axis(settings: Settings, found: Mapping[str, TensorSpec], prefix: str) -> int | None:
     """Where layers are counted: by the feed-forward kernel, which is [D, F] with the layers before or behind
     D.
     """
@@ -118,7 +118,7 @@ def _layer_axis(settings: Settings, found: Mapping[str, Spec], prefix: str) -> i
 
 
 def _architecture(
-    settings: Settings, found: Mapping[str, Spec], prefix: str, axis: int | None
+    settings: Settings, found: Mapping[str, TensorSpec], prefix: str, axis: int | None
 ) -> tuple[TransformerConfig, tuple[int, ...]]:
     """The config, and (text rows, vision rows), () without vision."""
     place = f"{prefix}transformer/h/{'0' if axis is None else 'scan_decoder'}/"

@@ -1,7 +1,7 @@
 """What SOURCE names: a file, a folder, a repository on Hugging Face (`hf:OWNER/NAME`), or an installed
 package with weights (`smollm2`).
 
-In: what the user wrote. Out: a `Source`: the files of weights, the config that goes with them, what else lies
+In: what the user wrote. Out: a `CheckpointSource`: the files of weights, the config that goes with them, what else lies
 beside, and what is known of where it comes from. Nothing of a package is imported: its file is found and
 read.
 """
@@ -49,7 +49,7 @@ _LICENSE = re.compile(r"^license:\s*[\"']?([\w.+-]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Source:
+class CheckpointSource:
     """name: as the user wrote it. weights: the file, or the index of several. config: their config.json, {}
     where there is none.
 
@@ -91,7 +91,7 @@ class Source:
         return sums
 
 
-def find_source(name: str, config: str | Path | None = None) -> Source:
+def find_source(name: str, config: str | Path | None = None) -> CheckpointSource:
     """The files behind what the user wrote; config: a config.json to be read in the place of the one beside.
 
     UserError where there is nothing of this name, or a config cannot be read.
@@ -111,7 +111,7 @@ def find_source(name: str, config: str | Path | None = None) -> Source:
     beside = weights.parent / CONFIG_FILE
     path = Path(config) if config is not None else beside if os.path.lexists(beside) else None
     settings = {} if path is None else read_settings(path)
-    return Source(name, weights, {**_pieces(weights.parent / SENTENCEPIECE_FILE), **settings})
+    return CheckpointSource(name, weights, {**_pieces(weights.parent / SENTENCEPIECE_FILE), **settings})
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -111,7 +111,7 @@ TORCH_POINT = Transform("OI to 11IO", lambda x, shape: x.T[None, None], lambda x
 
 
 @dataclass(frozen=True)
-class Row:
+class NameRow:
     """One line of a table.
 
     ours, theirs: templates. Several of theirs lie one after another in ours, along `axis`, `parts` entries of
@@ -137,7 +137,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Source:
+class ForeignTensor:
     """A tensor of theirs, or the layer `layer` of it: its name, its whole shape, and the axis that layers are
     counted on.
     """
@@ -152,29 +152,29 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Piece:
+class TensorPiece:
     """What is written at once: our tensor `ours`, or its layer `at`, of shape `shape`, made of `sources`."""
 
     ours: str
     at: int | None
     shape: Shape
-    sources: tuple[Source, ...]
-    row: Row
+    sources: tuple[ForeignTensor, ...]
+    row: NameRow
 
 
 @dataclass(frozen=True)
 class Table:
     """Rows, with what stands before each of their names, and how many levels `{-i}` counts."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[NameRow, ...]
     prefix: str = ""
     levels: int = 0
 
-    def plan(self, shapes: Mapping[str, Shape]) -> list[Piece]:
+    def plan(self, shapes: Mapping[str, Shape]) -> list[TensorPiece]:
         """The pieces that make up tensors of these names and shapes (ours), layer after layer. UserError
         names those without a row.
         """
-        pieces = list[Piece]()
+        pieces = list[TensorPiece]()
         homeless = list[str]()
         for name, shape in shapes.items():
             found = next(
@@ -204,19 +204,19 @@ class Table:
         return None
 
     @cached_property
-    def _ours(self) -> list[tuple[Row, re.Pattern[str]]]:
+    def _ours(self) -> list[tuple[NameRow, re.Pattern[str]]]:
         return [(row, _pattern(row.ours)) for row in self.rows]
 
     @cached_property
-    def _theirs(self) -> list[tuple[re.Pattern[str], Row]]:
+    def _theirs(self) -> list[tuple[re.Pattern[str], NameRow]]:
         return [(_pattern(self.prefix + name), row) for row in self.rows for name in row.names]
 
-    def _pieces(self, name: str, shape: Shape, row: Row, match: re.Match[str]) -> Iterator[Piece]:
+    def _pieces(self, name: str, shape: Shape, row: NameRow, match: re.Match[str]) -> Iterator[TensorPiece]:
         names = [self.prefix + self._filled(template, match.groupdict()) for template in row.names]
         whole = shape[1:] if row.by_layer else shape
         shapes = [row.transform.shape(part) for part in _part_shapes(row, whole)]
         if not row.by_layer:
-            yield Piece(name, None, shape, tuple(map(Source, names, shapes)), row)
+            yield TensorPiece(name, None, shape, tuple(map(ForeignTensor, names, shapes)), row)
             return
         layers = shape[0]
         axis = row.layer_axis
@@ -224,10 +224,10 @@ class Table:
             shapes = [(*part[:axis], layers, *part[axis:]) for part in shapes]
         for layer in range(layers):
             sources = tuple(
-                Source(one.replace("{layer}", str(layer)), part, axis, layer)
+                ForeignTensor(one.replace("{layer}", str(layer)), part, axis, layer)
                 for one, part in zip(names, shapes)
             )
-            yield Piece(name, layer, whole, sources, row)
+            yield TensorPiece(name, layer, whole, sources, row)
 
     def _filled(self, template: str, numbers: Mapping[str, str]) -> str:
         def number(place: re.Match[str]) -> str:
@@ -252,7 +252,7 @@ def _pattern(template: str) -> re.Pattern[str]:
     )
 
 
-def _part_shapes(row: Row, whole: Shape) -> list[Shape]:
+def _part_shapes(row: NameRow, whole: Shape) -> list[Shape]:
     if not row.parts:
         return [whole]
     return [(*whole[: row.axis], part, *whole[row.axis + 1 :]) for part in row.parts]
@@ -261,7 +261,7 @@ def _part_shapes(row: Row, whole: Shape) -> list[Shape]:
 # -------------------------------------------------------------------------------------------- both directions
 
 
-def make(piece: Piece, read: Read) -> np.ndarray:
+def make(piece: TensorPiece, read: Read) -> np.ndarray:
     """The array of a piece, [piece.shape], of their tensors as `read` gives them."""
     row = piece.row
     parts = _part_shapes(piece.row, piece.shape)
@@ -271,7 +271,7 @@ def make(piece: Piece, read: Read) -> np.ndarray:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=row.axis)
 
 
-def unmake(piece: Piece, array: np.ndarray) -> Iterator[tuple[Source, np.ndarray]]:
+def unmake(piece: TensorPiece, array: np.ndarray) -> Iterator[tuple[ForeignTensor, np.ndarray]]:
     """Their tensors (or layers of them) that a piece of ours holds."""
     ends = np.cumsum(piece.row.parts)[:-1]
     parts = np.split(array, ends, axis=piece.row.axis) if piece.row.parts else [array]
@@ -279,7 +279,9 @@ def unmake(piece: Piece, array: np.ndarray) -> Iterator[tuple[Source, np.ndarray
         yield source, piece.row.transform.back(part)
 
 
-def problems(pieces: Iterable[Piece], found: Mapping[str, Any], ignorable: Iterable[str] = ()) -> list[str]:
+def problems(
+    pieces: Iterable[TensorPiece], found: Mapping[str, Any], ignorable: Iterable[str] = ()
+) -> list[str]:
     """All that keeps `found` (name -> something with .shape and .dtype) from being what the pieces are made
     of: a line for each kind.
 

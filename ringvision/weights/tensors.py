@@ -15,11 +15,11 @@ from ringvision.weights.readers.gguf import open_gguf
 from ringvision.weights.readers.msgpack import open_streaming, open_tree
 from ringvision.weights.readers.pickle import open_pickle
 from ringvision.weights.readers.safetensors import HEADER_BYTES, open_index, open_safetensors
-from ringvision.weights.readers.source import Source
-from ringvision.weights.readers.stored import DTYPES, Spec
+from ringvision.weights.readers.stored import DTYPES, TensorSpec
 from ringvision.weights.readers.torch import open_torch
+from ringvision.weights.readers.weights_file import WeightsFile
 
-__all__ = ["DTYPES", "FORMS", "Spec", "Tensors", "find_weights", "generation_format_of", "open_tensors"]
+__all__ = ["DTYPES", "FORMS", "TensorSpec", "Tensors", "find_weights", "weights_format_of", "open_tensors"]
 
 FORMS = ("safetensors", "streaming-msgpack", "flax-msgpack", "pickle", "torch", "gguf")
 WHOLE = "model.safetensors"
@@ -36,7 +36,7 @@ class Tensors(Protocol):
     """
 
     form: str
-    specs: dict[str, Spec]
+    specs: dict[str, TensorSpec]
     metadata: dict[str, Any]
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
@@ -65,7 +65,7 @@ def open_tensors(path: str | Path, form: str | None = None, *, memory: int = MEM
         if form not in (None, "safetensors"):
             raise UserError(f"{path} is an index of safetensors, not {form}; leave the form out")
         return open_index(path)
-    found = generation_format_of(path)
+    found = weights_format_of(path)
     if found is None:
         raise UserError(
             f"{path} is none of the kinds of weights that are read ({', '.join(FORMS)}); check "
@@ -108,9 +108,7 @@ def find_weights(path: Path) -> Path:
         if len(found := [file for file in files if file.name.endswith(kind)]) == 1:
             return found[0]
     found = found or [
-        file
-        for file in files
-        if file.suffix not in (".json", ".npz") and generation_format_of(file) is not None
+        file for file in files if file.suffix not in (".json", ".npz") and weights_format_of(file) is not None
     ]
     if not found:
         raise UserError(
@@ -124,13 +122,13 @@ def find_weights(path: Path) -> Path:
     return found[0]
 
 
-def generation_format_of(path: Path) -> str | None:
+def weights_format_of(path: Path) -> str | None:
     """Which of FORMS the file's first bytes begin; None where they begin none."""
-    source = Source(path)
+    file = WeightsFile(path)
     try:
-        first = source.take(0, min(32, source.size))
+        first = file.take(0, min(32, file.size))
     finally:
-        source.close()
+        file.close()
     if first[8:9] == b"{" and int.from_bytes(first[:8], "little") <= HEADER_BYTES:
         return "safetensors"
     if first[:4] == b"GGUF":

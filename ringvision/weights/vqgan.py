@@ -23,8 +23,8 @@ from flax import nnx
 from ringvision.errors import UserError
 from ringvision.models.vqgan import VQGAN, VQGANConfig
 from ringvision.weights.family import Family, Folder, Settings, root_of, shapes_of, shown
-from ringvision.weights.table import SAME, TORCH_CONVOLUTION, TORCH_POINT, Row, Shape, Table, Transform
-from ringvision.weights.tensors import Spec, Tensors
+from ringvision.weights.table import SAME, TORCH_CONVOLUTION, TORCH_POINT, NameRow, Shape, Table, Transform
+from ringvision.weights.tensors import Tensors, TensorSpec
 
 RESOLUTION = 256
 MOST_LEVELS = 16
@@ -65,8 +65,8 @@ class Style:
     clip: bool = False
     pixel_range: tuple[float, float] = (-1.0, 1.0)
 
-    def rows(self) -> tuple[Row, ...]:
-        rows = [Row("codebook", self.codebook)]
+    def rows(self) -> tuple[NameRow, ...]:
+        rows = [NameRow("codebook", self.codebook)]
         for name in ("quant_conv", "post_quant_conv"):
             rows += self._leaves(name, name, self.convolution)
         for half, names in (("encoder", self.encoder), ("decoder", self.decoder)):
@@ -74,7 +74,7 @@ class Style:
                 rows += self._place(ours.replace("encoder", half, 1), theirs)
         return tuple(rows)
 
-    def _place(self, ours: str, theirs: str) -> list[Row]:
+    def _place(self, ours: str, theirs: str) -> list[NameRow]:
         last = ours.rpartition(".")[2]
         if "attention" in ours:
             inner = zip(ATTENTION, self.attention)
@@ -92,11 +92,13 @@ class Style:
             )
         ]
 
-    def _leaves(self, ours: str, theirs: str, kernel: Transform | None) -> list[Row]:
+    def _leaves(self, ours: str, theirs: str, kernel: Transform | None) -> list[NameRow]:
         """A convolution's kernel and bias, or a norm's scale and bias where `kernel` is None."""
         weight, scale, bias = (f"{theirs}{self.join}{leaf}" for leaf in self.leaves)
-        first = Row(f"{ours}.scale", scale) if kernel is None else Row(f"{ours}.kernel", weight, kernel)
-        return [first, Row(f"{ours}.bias", bias)]
+        first = (
+            NameRow(f"{ours}.scale", scale) if kernel is None else NameRow(f"{ours}.kernel", weight, kernel)
+        )
+        return [first, NameRow(f"{ours}.bias", bias)]
 
 
 def _flax_half(half: str, block: str, resample: str) -> tuple[str, ...]:
@@ -252,7 +254,7 @@ def _flattened(config: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _inferred(table: Table, found: Mapping[str, Spec]) -> dict[str, Any]:
+def _inferred(table: Table, found: Mapping[str, TensorSpec]) -> dict[str, Any]:
     """What names and shapes say: attention by level, and the sizes. Where something is missing, a size that
     the check will complain of.
     """

@@ -22,8 +22,8 @@ from safetensors.numpy import save
 
 from ringvision.errors import UserError
 from ringvision.weights.readers import child
-from ringvision.weights.readers.source import Source
 from ringvision.weights.readers.unpickler import ACTIONS
+from ringvision.weights.readers.weights_file import WeightsFile
 from ringvision.weights.tensors import open_tensors
 
 EXAMPLES = 300
@@ -71,7 +71,9 @@ def in_this_process(monkeypatch):
     is lost: the limits.
     """
 
-    def table_of(source: Source, memory: int, kind: str, offset: int = 0, end: int | None = None) -> dict:
+    def table_of(
+        source: WeightsFile, memory: int, kind: str, offset: int = 0, end: int | None = None
+    ) -> dict:
         return json.loads(json.dumps(child.table(source, kind, offset, source.size if end is None else end)))
 
     monkeypatch.setattr("ringvision.weights.readers.pickle.table_of", table_of)

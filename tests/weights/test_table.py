@@ -5,12 +5,12 @@ import pytest
 
 from ringvision.errors import UserError
 from ringvision.weights import table
-from ringvision.weights.readers.stored import Spec
+from ringvision.weights.readers.stored import TensorSpec
 from ringvision.weights.table import (
     SAME,
     TORCH_CONVOLUTION,
     TORCH_POINT,
-    Row,
+    NameRow,
     Table,
     gathered,
     make,
@@ -67,11 +67,11 @@ def test_rotating_pairs_and_rotating_halves_are_the_same_after_the_permutation()
 
 
 ROWS = (
-    Row("embed", ("words", "sights"), parts=(3, 2)),
-    Row("head", ("word_head", "sight_head"), parts=(3, 2), axis=1),
-    Row("layers.query", "h.{layer}.q", matrix(out_first=True)),
-    Row("stacked", "all", layer_axis=1),
-    Row("decoder.{i}.block.{j}", "up_{-i}/block_{j}"),
+    NameRow("embed", ("words", "sights"), parts=(3, 2)),
+    NameRow("head", ("word_head", "sight_head"), parts=(3, 2), axis=1),
+    NameRow("layers.query", "h.{layer}.q", matrix(out_first=True)),
+    NameRow("stacked", "all", layer_axis=1),
+    NameRow("decoder.{i}.block.{j}", "up_{-i}/block_{j}"),
 )
 TABLE = Table(ROWS, "params/", levels=3)
 SHAPES = {
@@ -121,13 +121,13 @@ def test_there_and_back():
 
 def test_all_that_is_wrong_is_in_one_list():
     pieces = TABLE.plan(SHAPES)
-    found = {source.name: Spec(source.shape, "float32") for piece in pieces for source in piece.sources}
+    found = {source.name: TensorSpec(source.shape, "float32") for piece in pieces for source in piece.sources}
     assert problems(pieces, found) == []
     del found["params/h.0.q"], found["params/h.1.q"]
-    found["params/all"] = Spec((2, 7), "float32")
-    found["params/words"] = Spec((3, 4), "int8")
-    found |= {f"extra.{number}.x": Spec((1,), "float32") for number in (0, 1, 2, 5)} | {
-        "step": Spec((), "int32")
+    found["params/all"] = TensorSpec((2, 7), "float32")
+    found["params/words"] = TensorSpec((3, 4), "int8")
+    found |= {f"extra.{number}.x": TensorSpec((1,), "float32") for number in (0, 1, 2, 5)} | {
+        "step": TensorSpec((), "int32")
     }
     assert problems(pieces, found, (r"step|opt_state/.*",)) == [
         "params/h.{0-1}.q is missing",

@@ -19,7 +19,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ringvision.errors import UserError
-from ringvision.weights.readers.source import DEEPEST, LONGEST_NAME, MOST_STEPS, MOST_TENSORS, Source
+from ringvision.weights.readers.weights_file import (
+    DEEPEST,
+    LONGEST_NAME,
+    MOST_STEPS,
+    MOST_TENSORS,
+    WeightsFile,
+)
 
 NUMPY = ("numpy.core", "numpy._core")
 RECONSTRUCT = {f"{base}.multiarray._reconstruct" for base in NUMPY}
@@ -143,10 +149,12 @@ class Unpickler:
     `storages` (torch files only).
     """
 
-    def __init__(self, source: Source, offset: int = 0, end: int | None = None, torch: bool = False) -> None:
-        self.source = source
+    def __init__(
+        self, file: WeightsFile, offset: int = 0, end: int | None = None, torch: bool = False
+    ) -> None:
+        self.file = file
         self.offset = offset
-        self.end = source.size if end is None else end
+        self.end = file.size if end is None else end
         self.torch = torch
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
@@ -178,13 +186,13 @@ class Unpickler:
     # -- the file
 
     def damaged(self, why: str) -> UserError:
-        return self.source.damaged(f"the pickle in it is not sound at byte {self.offset}: {why}")
+        return self.file.damaged(f"the pickle in it is not sound at byte {self.offset}: {why}")
 
     def take(self, count: int) -> bytes:
         if self.offset + count > self.end:
             raise self.damaged("it ends in the middle of something")
         self.offset += count
-        return self.source.take(self.offset - count, count)
+        return self.file.take(self.offset - count, count)
 
     def number(self, count: int) -> int:
         return int.from_bytes(self.take(count), "little")
@@ -201,7 +209,7 @@ class Unpickler:
         if not isinstance(value, Characters) or not value.text or value.length > LONGEST_NAME:
             raise self.damaged("something else is in the place of a short text")
         try:
-            return self.source.take(value.start, value.length).decode()
+            return self.file.take(value.start, value.length).decode()
         except UnicodeDecodeError:
             raise self.damaged("a text is no UTF-8") from None
 
@@ -275,7 +283,7 @@ class Unpickler:
             while self.take(1) != b"\n":
                 if self.offset - start > LONGEST_NAME:
                     raise self.damaged("a name is too long")
-            lines.append(self.source.take(start, self.offset - start - 1))
+            lines.append(self.file.take(start, self.offset - start - 1))
         try:
             self.named(*(line.decode() for line in lines))
         except UnicodeDecodeError:
@@ -294,7 +302,7 @@ class Unpickler:
             self.stack.append(Opaque())
         else:
             raise UserError(
-                f"{self.source.path} asks for {ascii(whole)[1:-1][:100]}, which no weights need: it "
+                f"{self.file.path} asks for {ascii(whole)[1:-1][:100]}, which no weights need: it "
                 "may be made to run a program. "
                 "Nothing of it was run; use another file, best one of safetensors"
             )
@@ -483,7 +491,7 @@ def leaves(unpickler: Unpickler, root: Any) -> dict[str, Array | Tensor]:
         if len(path) > DEEPEST or visited > 4 * MOST_TENSORS:
             raise unpickler.damaged("what it describes is nested too deep or without end")
         if isinstance(value, Array | Tensor):
-            name = unpickler.source.name("/".join(path))
+            name = unpickler.file.name("/".join(path))
             if name in found:
                 raise unpickler.damaged(f"{name[:60]} comes twice in it")
             found[name] = value

@@ -28,7 +28,7 @@ def check_free(target: Path) -> None:
 
 
 @contextmanager
-def folder_aside(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path) -> Iterator[Path]:
     """A new folder beside `target` to be filled; it takes that name when the block ends, and is removed where
     it ends by an error.
 

@@ -17,7 +17,7 @@ DEEPEST = 64
 LONGEST_NAME = 1024
 
 
-class Source:
+class WeightsFile:
     """Bytes of one regular file, from `path` or from an open descriptor that is named by it.
 
     Raises UserError where the file cannot be opened, and wherever more is asked of it than it holds.

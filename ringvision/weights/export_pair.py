@@ -22,11 +22,11 @@ from ringvision.models.emu3_tokenizer import Emu3Tokenizer
 from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.models.vqgan import VQGAN
 from ringvision.weights import chameleon, emu3
-from ringvision.weights.aside import folder_aside
+from ringvision.weights.atomic_folder import atomic_folder
 from ringvision.weights.code_ids import EXTRA, TOKENIZER
 from ringvision.weights.family import shapes_of
 from ringvision.weights.importing import Latest, Progress
-from ringvision.weights.table import Piece, Shape, Table, unmake
+from ringvision.weights.table import Shape, Table, TensorPiece, unmake
 
 MEAN = "running_mean"
 COUNT = "num_batches_tracked"
@@ -75,7 +75,7 @@ def export_pair(
         specs |= dict.fromkeys(counts, ((), np.int64))
         kind = np.dtype(dtype or readers[0].specs["embed.table"][1]).name
         theirs = {**_of_both_generations(config), "dtype": kind, "torch_dtype": kind}
-        with folder_aside(dest) as aside, ModelWriter(aside, theirs, specs, metadata=PYTORCH) as writer:
+        with atomic_folder(dest) as aside, ModelWriter(aside, theirs, specs, metadata=PYTORCH) as writer:
             for name in counts:
                 writer.write(name, np.int64(0))
             _write(writer, work, dtype, progress)
@@ -105,7 +105,7 @@ def _of_both_generations(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write(
     writer: ModelWriter,
-    work: list[tuple[ModelReader, Piece]],
+    work: list[tuple[ModelReader, TensorPiece]],
     dtype: np.dtype | None,
     progress: Progress | None,
 ) -> None:
