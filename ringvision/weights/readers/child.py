@@ -1,10 +1,10 @@
 """The process that reads pickles: started by `table_of`, it writes one JSON object to stdout and ends.
 
-Nothing in a pickle can be run (unpickler.py has no way to), but a hostile one can use memory and time, and a
-mistake of ours should find nothing to do harm with. So this is a fresh interpreter with the standard library
+Nothing in a pickle can be run (unpickler.py has no way to), but a hostile one can use memory and time, and an
+error of ours should find nothing to do harm with. So this is a fresh interpreter with the standard library
 alone. It holds one descriptor (of the file, for reading) and limits itself: address space, processor time, no
 core, no written file, no further process (unless it is root's), and no network where the system lets it leave
-that. The places that it names are checked against the file by whoever asked.
+that. The offsets that it answers with are checked against the file by the process that asked.
 """
 
 import contextlib
@@ -42,12 +42,22 @@ START = (
 def table_of(
     file: WeightsFile, memory: int, kind: str, offset: int = 0, end: int | None = None
 ) -> dict[str, Any]:
-    """What the pickle in `file` describes, found out in a process of at most `memory` bytes and SECONDS.
+    """What the pickle in `file` describes, found out in a process of limited memory and SECONDS of time.
 
-    kind: "pickle" (arrays lie in the file itself), "torch" (a zip's data.pkl, from `offset` to `end`) or
-    "torch-legacy". Returns {"tensors": {name: fields}}; for torch also {"storages": {key: [dtype, count]}};
-    for its legacy form "keys" and "end". Raises UserError, for what the process says of the file and for its
-    passing a limit.
+    Args:
+        file: the file that holds the pickle.
+        memory: bytes that the process may use.
+        kind: "pickle" (arrays lie in the file itself), "torch" (a zip's data.pkl) or "torch-legacy".
+        offset: the pickle's first byte in the file.
+        end: the byte behind its last; None: the file's end.
+
+    Returns:
+        {"tensors": {name: fields}}; for torch also {"storages": {key: [dtype, count]}}; for its legacy form
+        also
+        "keys" and "end".
+
+    Raises:
+        UserError: for what the process says of the file, and where it passes a limit.
     """
     memory = max(memory, LEAST_MEMORY)
     end = file.size if end is None else end
@@ -103,7 +113,7 @@ def _until_end(file: WeightsFile, descriptor: int) -> bytes:
 def main() -> None:
     request = json.loads(sys.argv[1])
     limit_process(request["memory"])
-    # everything that is built stays until the end: looking for what does not would take most of the time
+    # everything that is built stays until the end: looking for garbage would take most of the time
     gc.disable()
     file = WeightsFile(request["path"], request["descriptor"])
     try:
@@ -137,7 +147,20 @@ def limit_process(memory: int) -> None:
 
 
 def table(file: WeightsFile, kind: str, offset: int, end: int) -> dict[str, Any]:
-    """`table_of`, in this process."""
+    """`table_of`, in this process.
+
+    Args:
+        file: the file that holds the pickle.
+        kind: "pickle", "torch" or "torch-legacy".
+        offset: the pickle's first byte in the file.
+        end: the byte behind its last.
+
+    Returns:
+        what `table_of` returns.
+
+    Raises:
+        UserError: where the pickle is not sound.
+    """
     unpickler = Unpickler(file, offset, end, torch=kind != "pickle")
     answer: dict[str, Any] = {}
     if kind == "torch-legacy":

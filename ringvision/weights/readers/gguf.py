@@ -1,9 +1,12 @@
-"""GGUF, the file of llama.cpp: key-values, a list of tensors, then their numbers, mostly quantised; read as
-float32 by the `gguf` package.
+"""GGUF, the file of llama.cpp: key-values, a list of tensors, then their numbers, mostly quantised.
 
 In goes a path; out come the key-values as `metadata` (the vocabulary among them) and tensors that are
-dequantised a slice of rows at a time when they are read. Shapes are given slowest axis first, as NumPy has
-them; the file lists them the other way.
+dequantised to float32, a slice of rows at a time, when they are read. Shapes are given slowest axis first, as
+NumPy has them; the file lists them the other way.
+
+The `gguf` package dequantises. The header is read by hand, although that package has a GGUFReader, for
+security: that one bounds neither counts nor lengths, and takes a list of a million numbers out of a file of a
+hundred bytes without a word.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -66,7 +69,9 @@ def open_gguf(path: Path) -> "GgufTensors":
 
 
 class GgufHeader:
-    """Reads what stands before the numbers: `metadata`, and the places of the tensors."""
+    """What stands before the numbers: `metadata` (the key-values), and the shape, type and offset of each
+    tensor.
+    """
 
     def __init__(self, file: WeightsFile) -> None:
         self.file = file
@@ -147,7 +152,7 @@ class GgufTensors(StoredTensors):
         kinds = _kinds(file)
         self.quantised: dict[str, Quantised] = {}
         entries = {}
-        places = []
+        ranges = []
         for name, (shape, kind, offset) in header.infos.items():
             spec = check_shape(file, name, shape, "float32")
             if kind not in kinds:
@@ -160,10 +165,10 @@ class GgufTensors(StoredTensors):
             length = math.prod(shape) // how.block * how.block_bytes
             if header.start + offset + length > file.size:
                 raise file.damaged(f"{name} ends behind the file, which has {file.size} bytes")
-            places.append((header.start + offset, length))
-            entries[name] = Entry(spec, (places[-1],))
+            ranges.append((header.start + offset, length))
+            entries[name] = Entry(spec, (ranges[-1],))
         last = 0
-        for offset, length in sorted(places):
+        for offset, length in sorted(ranges):
             if offset < last:
                 raise file.damaged(f"its tensors overlap at byte {offset}")
             last = offset + length
@@ -173,8 +178,10 @@ class GgufTensors(StoredTensors):
         """Quantised, a tensor has as many bytes as its blocks, which was checked above."""
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
-        """One tensor or some of its rows, dequantised. Raises UserError for a name or rows that are not
-        there.
+        """One tensor, or the range `rows` (first, end) of its first axis, dequantised: float32 of the shape
+        of `specs[name]`.
+
+        Raises UserError for a name or rows that the file does not have.
         """
         entry = self.entry(name)
         how = self.quantised[name]
@@ -186,8 +193,8 @@ class GgufTensors(StoredTensors):
         return self._dequantised(entry, how, first * row, end * row).reshape(end - first, *shape[1:])
 
     def _dequantised(self, entry: Entry, how: Quantised, first: int, end: int) -> np.ndarray:
-        """The elements from `first` to `end`, both at the edge of a block, in memory of their own and a
-        slice's beside.
+        """float32 [end - first]: the elements from `first` to `end`, both at the edge of a block. Takes the
+        memory of the result and of one slice.
         """
         from gguf import quants
 

@@ -1,10 +1,14 @@
-"""Flax's msgpack, in one tree or streamed: where each array's bytes lie, found by going over the headers
+"""Flax's msgpack, as one tree or streamed: where each array's bytes lie, found by going over the headers
 alone.
 
 In goes a path; out come tensors named by the keys that lead to them, joined by "/". A tree
 (`flax_model.msgpack`) is one map; a stream (LWM's `params`) is records of [[keys], bytes], where the bytes
 hold a tree of their own. An array is the extension 1 around (shape, dtype name, bytes in C order), or, when
-it is large, a map of flat pieces. What is no array (numbers, texts) is gone over.
+it is large, a map of flat pieces. What is no array (numbers, texts) is passed over.
+
+Written by hand, although the package msgpack exists, for security and memory: that package builds every value
+that a file describes before anything of it can be checked (a file of empty lists takes 65 times its size),
+arrays included. Here values are only measured, and an array's bytes stay in the file until it is read.
 
 Format: https://github.com/msgpack/msgpack/blob/master/spec.md
 """
@@ -32,13 +36,13 @@ SIZED = {
     **{0xD9: ("text", 1), 0xDA: ("text", 2), 0xDB: ("text", 4)},
     **{0xDC: ("array", 2), 0xDD: ("array", 4), 0xDE: ("map", 2), 0xDF: ("map", 4)},
 }
-# what has a length of its own and interests nobody here: nil, booleans, floats, signed integers
+# values of a fixed length that no array needs: nil, booleans, floats, signed integers
 OTHERS = {0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
 
 
 class Item(NamedTuple):
     """One header: its kind, its number (elements, bytes or the value), its extension's code, and where what
-    follows begins.
+    it begins starts.
     """
 
     kind: str
@@ -79,7 +83,7 @@ def _open(path: Path, form: str) -> StoredTensors:
 
 
 class Scan:
-    """Goes over headers, from offset to offset, and gathers `entries`."""
+    """Goes over a file's headers, from offset to offset, and collects the arrays in `entries`."""
 
     def __init__(self, file: WeightsFile) -> None:
         self.file = file
@@ -87,7 +91,7 @@ class Scan:
         self.entries: dict[str, Entry] = {}
 
     def item(self, offset: int, end: int) -> Item:
-        """The header at `offset` of something that ends at `end` or before."""
+        """The header at `offset` of a value that ends at `end` or before."""
         self.steps += 1
         if self.steps > MOST_STEPS:
             raise self.file.damaged(f"it has more than {MOST_STEPS} parts")
@@ -203,8 +207,19 @@ class Scan:
         return shape, dtype, (body.start, body.number)
 
     def chunked(self, keys: int, offset: int, end: int, path: tuple[str, ...]) -> int:
-        """Adds the array whose map of pieces goes on at `offset`, behind its first key; returns where the map
-        ends.
+        """Adds the array whose map of pieces goes on at `offset`, behind its first key.
+
+        Args:
+            keys: how many keys the map has.
+            offset: where the value of the first key begins.
+            end: where the map must have ended.
+            path: the keys that lead to the array.
+
+        Returns:
+            where the map ends.
+
+        Raises:
+            UserError: where pieces are missing, of several types, or no pieces of an array.
         """
         name = "/".join(path)[:60]
         offset = self.item(offset, end).end
@@ -239,10 +254,21 @@ class Scan:
             or len({dtype for _, dtype, _ in pieces}) != 1
         ):
             raise self.file.damaged(f"{name} lacks some of its pieces, or they are of several types")
-        self.add(path, shape, pieces[0][1], *(place for _, _, place in pieces))
+        self.add(path, shape, pieces[0][1], *(found_at for _, _, found_at in pieces))
         return offset
 
     def add(self, path: tuple[str, ...], shape: list[int], dtype: str, *pieces: tuple[int, int]) -> None:
+        """Adds an array to `entries`.
+
+        Args:
+            path: the keys that lead to it.
+            shape: its shape, by the file.
+            dtype: its dtype's name, by the file.
+            pieces: (offset, bytes) of its flat pieces, in their order.
+
+        Raises:
+            UserError: where an array of this name is known, or there can be none of this shape.
+        """
         name = "/".join(path)
         if name in self.entries:
             raise self.file.damaged(f"{name[:60]!a} comes twice in it")

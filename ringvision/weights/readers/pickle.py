@@ -1,7 +1,8 @@
 """Pickles of NumPy and JAX arrays (LWM's `vqgan`): a process of its own finds where the arrays lie, this one
 reads them there.
 
-In goes a path; out come tensors named by the keys of the dicts that hold them, joined by "/".
+In goes a path; out come tensors named by the keys of the dicts that hold them, joined by "/". Nothing is
+unpickled, here or there, because unpickling a stranger's file runs what it says: unpickler.py says how.
 """
 
 import math
@@ -13,8 +14,9 @@ from ringvision.weights.readers.weights_file import WeightsFile
 
 
 def open_pickle(path: Path, memory: int) -> StoredTensors:
-    """The arrays of a pickle. `memory`: bytes that the process that goes over it may use. Raises UserError
-    for one that is not sound.
+    """The arrays of a pickle. memory: bytes that the process that goes over it may use.
+
+    Raises UserError for a pickle that is not sound.
     """
     file = WeightsFile(path)
     try:

@@ -3,6 +3,10 @@ folders of such files.
 
 In goes a path; out come tensors that are read on demand. The header is bounded, its ranges must cover the
 data once without a hole, and an index may name files of its own folder alone.
+
+Written by hand, although the package safetensors exists (our own model folders are read by it), for security:
+the package takes a header in which a name comes twice, allows headers of 100 MB, and maps the file, so that
+one that shrinks while it is read ends the process; and its errors don't name the file.
 """
 
 import json
@@ -48,8 +52,9 @@ def open_safetensors(path: Path) -> StoredTensors:
 
 
 def open_index(path: Path) -> "ShardedTensors":
-    """The tensors of the files that an index (`model.safetensors.index.json`) names, which lie in its
-    folder.
+    """The tensors of the files that an index (`model.safetensors.index.json`) names, which lie in its folder.
+
+    Raises UserError where the index or a file is not sound, or a file is missing.
     """
     file = WeightsFile(path)
     try:
@@ -105,7 +110,11 @@ class ShardedTensors:
         self.specs = {name: shard.specs[name] for name, shard in self.homes.items()}
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
-        """One tensor or some of its rows. Raises UserError for a name or rows that are not there."""
+        """One tensor, or the range `rows` (first, end) of its first axis, of the shape and dtype of
+        `specs[name]`.
+
+        Raises UserError for a name or rows that no file has.
+        """
         if name not in self.homes:
             raise UserError(
                 f"{self.path} has no tensor {name}; it has {len(self.homes)}, such as "

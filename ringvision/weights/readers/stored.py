@@ -1,5 +1,5 @@
-"""Tensors that lie in a file as they are: what each is (TensorSpec), where its bytes are (Entry), and reading one
-at a time.
+"""Tensors that lie in a file as they are: what each is (TensorSpec), where its bytes are (Entry), and reading
+one at a time.
 
 A reader hands in a table of entries made from the file's headers; `StoredTensors` checks each against the
 file and reads on demand, so that memory holds one tensor at a time however large the file is.
@@ -68,8 +68,19 @@ class Entry:
 
 
 def check_shape(file: WeightsFile, name: str, shape: object, dtype: object) -> TensorSpec:
-    """The TensorSpec of a shape and a dtype that a file gives. Raises UserError where there can be no such
-    tensor.
+    """The TensorSpec of a shape and a dtype that a file gives.
+
+    Args:
+        file: the file, for the error.
+        name: the tensor's name.
+        shape: what the file says its shape is, of whatever type.
+        dtype: what the file says its dtype is, of whatever type.
+
+    Returns:
+        the shape, as a tuple of whole numbers, and the dtype's name.
+
+    Raises:
+        UserError: where there can be no such tensor.
     """
     file.name(name)
     if not isinstance(dtype, str) or dtype not in DTYPES:
@@ -96,8 +107,16 @@ def check_sharing(file: WeightsFile, entries: Mapping[str, Entry]) -> None:
 
 
 class StoredTensors:
-    """The tensors of one file (`Tensors` of ringvision/weights/tensors.py). Takes over `file` and closes
-    it.
+    """The tensors of one file (`Tensors` of ringvision/weights/tensors.py).
+
+    Args:
+        file: the file, which is closed with this.
+        form: one of FORMS of ringvision/weights/tensors.py.
+        entries: each tensor's name, shape, dtype and bytes.
+        metadata: what the file says beside its tensors; None: nothing.
+
+    Raises:
+        UserError: where there is no tensor, too many, or an entry that does not lie in the file.
     """
 
     def __init__(
@@ -147,7 +166,7 @@ class StoredTensors:
             )
 
     def entry(self, name: str) -> Entry:
-        """Where a tensor lies. Raises UserError for a name that is not there."""
+        """Where a tensor lies. Raises UserError for a name that is not in the file."""
         if name not in self.entries:
             raise UserError(
                 f"{self.file.path} has no tensor {name}; it has {len(self.entries)}, such as "
@@ -156,11 +175,11 @@ class StoredTensors:
         return self.entries[name]
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
-        """One tensor, of the shape and dtype that `specs` says, in memory of its own; rows (first, end): that
-        part of its first axis.
+        """One tensor in memory of its own, of the shape and dtype of `specs[name]`: [R, …] whole, or [end -
+        first, …] where `rows` is (first, end), a range of its first axis.
 
-        A part takes the memory of a part, where the tensor lies in C order. Raises UserError for a name or
-        rows that are not there.
+        A range takes the memory of a range, where the tensor lies in C order. Raises UserError for a name or
+        rows that the file does not have.
         """
         entry = self.entry(name)
         first, end = self.rows(name, rows)
@@ -169,14 +188,14 @@ class StoredTensors:
             return whole if rows is None else whole[first:end].copy()
         dtype = DTYPES[entry.spec.dtype]
         shape = entry.spec.shape
-        row = math.prod(shape[1:])
-        flat = np.empty((end - first) * row, dtype)
+        row = math.prod(shape[1:])  # elements of one row
+        flat = np.empty((end - first) * row, dtype)  # (elements of the range)
         self.fill(flat, entry, first * row * dtype.itemsize)
         return flat.reshape(shape if rows is None else (end - first, *shape[1:]))
 
     def rows(self, name: str, rows: tuple[int, int] | None) -> tuple[int, int]:
-        """The rows that are meant; a tensor without axes has one. Raises UserError for those that are not
-        there.
+        """The range of rows that is meant; a tensor without axes has one row. Raises UserError for rows that
+        the tensor does not have.
         """
         count = (*self.entry(name).spec.shape, 1)[0]
         first, end = rows or (0, count)
@@ -188,7 +207,9 @@ class StoredTensors:
         return first, end
 
     def fill(self, flat: np.ndarray, entry: Entry, start: int) -> None:
-        """Fills `flat` with the entry's bytes from the one numbered `start` on, across its pieces."""
+        """Fills `flat` [count], of the entry's dtype, with the entry's bytes from the one numbered `start`
+        on, across its pieces.
+        """
         data = flat.view(np.uint8)
         done = 0
         for offset, length in entry.pieces:

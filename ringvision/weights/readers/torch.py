@@ -1,9 +1,13 @@
-"""Files of torch.save, without torch: the zip of today and the older row of pickles. `state_dict` of a
-training checkpoint, or the whole.
+"""Files of torch.save, without torch: the zip of today and the older sequence of pickles; a bare `state_dict`
+or a whole training checkpoint.
 
 In goes a path; out come tensors by the names that they have there. The pickle says which tensors there are,
 in a process of its own (child.py); their numbers are slices of the zip's members, or of what follows the
 pickles, and are read there. Nothing is unpacked.
+
+Written by hand, although torch.load and zipfile exist, for security: torch.load unpickles (and would make
+torch a dependency), and zipfile decompresses members to whatever size they turn out to have. Here a member
+must be stored plain, lie inside the file and share no byte with another.
 
 Zip: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT; torch stores its members uncompressed.
 """
@@ -25,14 +29,15 @@ END, END64, LOCATOR64, CENTRAL, LOCAL = (
 
 
 def open_torch(path: Path, memory: int) -> StoredTensors:
-    """The tensors of a file of torch.save. `memory`: bytes that the process that goes over its pickle may
-    use. Raises UserError.
+    """The tensors of a file of torch.save. memory: bytes that the process that goes over its pickle may use.
+
+    Raises UserError for a file that is not sound.
     """
     file = WeightsFile(path)
     try:
-        places, answer = _zip(file, memory) if file.take(0, 4) == LOCAL else _legacy(file, memory)
+        ranges, answer = _zip(file, memory) if file.take(0, 4) == LOCAL else _legacy(file, memory)
         entries = {
-            name: _entry(file, name, fields, answer["storages"], places)
+            name: _entry(file, name, fields, answer["storages"], ranges)
             for name, fields in answer["tensors"].items()
         }
         tensors = StoredTensors(file, "torch", entries)
@@ -48,14 +53,14 @@ def _entry(
     name: str,
     fields: dict[str, Any],
     storages: dict[str, Any],
-    places: dict[str, tuple[int, int]],
+    ranges: dict[str, tuple[int, int]],
 ) -> Entry:
     spec = check_shape(file, name, fields["shape"], fields["dtype"])
     key = fields["storage"]
     strides = tuple(fields["strides"])
     size = DTYPES[spec.dtype].itemsize
     count = storages[key][1]
-    if key not in places or type(count) is not int or count < 0 or count * size > places[key][1]:
+    if key not in ranges or type(count) is not int or count < 0 or count * size > ranges[key][1]:
         raise file.damaged(f"the numbers of {name} are not all there")
     if len(strides) != len(spec.shape):
         raise file.damaged(f"{name} has {len(strides)} strides for {len(spec.shape)} axes")
@@ -68,29 +73,31 @@ def _entry(
     )
     return Entry(
         spec,
-        ((places[key][0] + fields["offset"] * size, span * size),),
+        ((ranges[key][0] + fields["offset"] * size, span * size),),
         None if in_order or not spec.count else strides,
     )
 
 
 def _legacy(file: WeightsFile, memory: int) -> tuple[dict[str, tuple[int, int]], dict[str, Any]]:
-    """Where each storage lies, and the table: behind the pickles come, for each key, a count and the
-    numbers.
+    """The range (offset, bytes) of each storage, and the table: behind the pickles come, for each key, a
+    count and the numbers.
     """
     answer = table_of(file, memory, "torch-legacy")
     offset = answer["end"]
-    places = {}
+    ranges = {}
     for key in answer["keys"]:
         dtype, count = answer["storages"].get(key, ("uint8", -1))
         if file.number(offset, 8) != count:
             raise file.damaged(f"the storage {ascii(key)[:40]} has another length than its tensors say")
-        places[key] = (offset + 8, count * DTYPES[dtype].itemsize)
-        offset += 8 + places[key][1]
-    return places, answer
+        ranges[key] = (offset + 8, count * DTYPES[dtype].itemsize)
+        offset += 8 + ranges[key][1]
+    return ranges, answer
 
 
 def _zip(file: WeightsFile, memory: int) -> tuple[dict[str, tuple[int, int]], dict[str, Any]]:
-    """Where each storage lies, and the table: `<folder>/data.pkl` and `<folder>/data/<key>`."""
+    """The range (offset, bytes) of each storage, and the table: `<folder>/data.pkl` and
+    `<folder>/data/<key>`.
+    """
     found = members(file)
     pickles = [name for name in found if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1:
@@ -102,12 +109,12 @@ def _zip(file: WeightsFile, memory: int) -> tuple[dict[str, tuple[int, int]], di
         raise file.damaged("its numbers are big-endian, which is not read")
     if length > PICKLE_BYTES:
         raise file.damaged(f"a pickle of {length} bytes")
-    places = {
-        name.removeprefix(f"{folder}data/"): place
-        for name, place in found.items()
+    ranges = {
+        name.removeprefix(f"{folder}data/"): found_at
+        for name, found_at in found.items()
         if name.startswith(f"{folder}data/")
     }
-    return places, table_of(file, memory, "torch", start, start + length)
+    return ranges, table_of(file, memory, "torch", start, start + length)
 
 
 def members(file: WeightsFile) -> dict[str, tuple[int, int]]:
@@ -127,14 +134,14 @@ def members(file: WeightsFile) -> dict[str, tuple[int, int]]:
         name = _member_name(file, file.take(offset + 46, named))
         header = file.number(offset + 42, 4)
         if 0xFFFFFFFF in (packed, length, header):
-            packed, length, header = _long(
+            packed, length, header = _zip64_numbers(
                 file, file.take(offset + 46 + named, extra), packed, length, header
             )
         if flags & 1 or method != 0 or packed != length:
             raise file.damaged(f"{name} is compressed or encrypted, which torch.save does to nothing")
         if name in found:
             raise file.damaged(f"{name} comes twice in it")
-        found[name] = (_start(file, header), length)
+        found[name] = (_member_start(file, header), length)
         offset += 46 + named + extra + comment
     last = 0
     for start, length in sorted(found.values()):
@@ -176,9 +183,9 @@ def _member_name(file: WeightsFile, data: bytes) -> str:
     return name
 
 
-def _long(file: WeightsFile, extra: bytes, *numbers: int) -> list[int]:
-    """The three numbers, those of them that are too long for their place read from the extra field of type
-    1.
+def _zip64_numbers(file: WeightsFile, extra: bytes, *numbers: int) -> list[int]:
+    """The three numbers of a member; each that is too long for its 32 bits comes from the extra field of type
+    1 (zip64).
     """
     while len(extra) >= 4:
         kind, length = struct.unpack("<HH", extra[:4])
@@ -187,16 +194,16 @@ def _long(file: WeightsFile, extra: bytes, *numbers: int) -> list[int]:
         if kind != 1:
             continue
         longer = list(numbers)
-        for place in (place for place, number in enumerate(numbers) if number == 0xFFFFFFFF):
+        for index in (index for index, number in enumerate(numbers) if number == 0xFFFFFFFF):
             if len(body) < 8:
                 break
-            longer[place] = int.from_bytes(body[:8], "little")
+            longer[index] = int.from_bytes(body[:8], "little")
             body = body[8:]
         return longer
     raise file.damaged("a member's length is missing")
 
 
-def _start(file: WeightsFile, header: int) -> int:
+def _member_start(file: WeightsFile, header: int) -> int:
     """Where a member's bytes begin, behind its own header."""
     if file.take(header, 4) != LOCAL:
         raise file.damaged("a member is not where the zip's list says")
