@@ -1,6 +1,6 @@
 """A model of ours -> the form that other programs read: Hugging Face's transformers, or LWM.
 
-    model folder ─plan by the family's table, the other way─→ their tensors, one piece at a time ─→ DEST
+    model folder ─the family's table, the other way─→ their tensors, one piece at a time ─→ DEST
 
     hf    config.json, model.safetensors (several and an index above 5 GB)
     lwm   config.json, `streaming_params`: to be loaded as `params::DEST/streaming_params`
@@ -10,7 +10,7 @@ Imported again, the weights are the same bit for bit. Memory holds one tensor of
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,12 +24,13 @@ from ringvision.model_folder import CONFIG_FILE, ModelReader, ModelWriter, read_
 from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.weights import llama, lwm
 from ringvision.weights.atomic_folder import atomic_folder
+from ringvision.weights.converting import Progress, foreign_tensors
 from ringvision.weights.export_pair import PYTORCH, export_pair, is_pair
 from ringvision.weights.export_vqgan import export_vqgan
 from ringvision.weights.family import shapes_of
-from ringvision.weights.importing import TYPES, Latest, Progress
+from ringvision.weights.importing import TYPES
 from ringvision.weights.streaming import record
-from ringvision.weights.table import Shape, Table, TensorPiece, unmake
+from ringvision.weights.table import Shape, Table, TensorPiece
 from ringvision.weights.tensors import DTYPES
 
 Format = Literal["hf", "lwm"]
@@ -49,9 +50,19 @@ def export_weights(
 ) -> dict[str, Any]:
     """Write the model in `model_folder` as the new folder `dest`.
 
-    dtype: "float32", "bfloat16" or "float16" (None: as it is stored). progress: (what, done, of). Returns
-    {"format", "tensors", "dest"}. UserError where the folder is no model, where the other program has no such
-    model, or `dest` is there already.
+    Args:
+        model_folder: a model's, or a VQGAN's.
+        dest: the folder to be written.
+        format: one of FORMATS.
+        dtype: "float32", "bfloat16" or "float16"; None: as it is stored.
+        progress: gets (what, done, of).
+
+    Returns:
+        {"format", "tensors", "dest"}.
+
+    Raises:
+        UserError: where the folder is no model, the other program has no such model, or `dest` exists
+        already.
     """
     if format not in FORMATS:
         raise UserError(f"the format {format!r} was given; expected {' or '.join(FORMATS)}")
@@ -88,11 +99,11 @@ def export_weights(
         else:
             theirs = lwm.config_of(config, settings)
             table = Table(lwm.rows(_parts(settings)))
-        pieces = table.plan(shapes)
-        with atomic_folder(Path(dest)) as aside:
+        pieces = table.pieces(shapes)
+        with atomic_folder(Path(dest)) as partial:
             write = _write_safetensors if format == "hf" else _write_streaming
-            write(reader, pieces, aside, theirs, kind, progress)
-            _copy_text(Path(model_folder), aside)
+            write(reader, pieces, partial, theirs, kind, progress)
+            _copy_text(Path(model_folder), partial)
     return {
         "format": format,
         "tensors": len({source.name for piece in pieces for source in piece.sources}),
@@ -130,20 +141,6 @@ def _parts(settings: Mapping[str, Any]) -> tuple[int, ...]:
     return (int(vocabulary["text_size"]), int(vocabulary["vision_size"])) if vocabulary else ()
 
 
-def _turned(
-    reader: ModelReader, pieces: list[TensorPiece], kind: np.dtype, progress: Progress | None
-) -> Iterator[tuple[Any, np.ndarray]]:
-    """Their tensors, or layers of them, with where each belongs, in the order of the pieces."""
-    latest = Latest(reader.read)
-    for number, piece in enumerate(pieces):
-        if progress is not None:
-            progress("tensors", number, len(pieces))
-        array = latest.read(piece.ours)
-        for source, part in unmake(piece, array if piece.at is None else array[piece.at]):
-            yield source, part.astype(kind, copy=False)
-        del array
-
-
 def _write_safetensors(
     reader: ModelReader,
     pieces: list[TensorPiece],
@@ -154,8 +151,8 @@ def _write_safetensors(
 ) -> None:
     specs = {source.name: (source.shape, kind) for piece in pieces for source in piece.sources}
     with ModelWriter(where, config, specs, metadata=PYTORCH) as writer:
-        for source, part in _turned(reader, pieces, kind, progress):
-            writer.write(source.name, part)
+        for tensor, part in foreign_tensors([(reader, piece) for piece in pieces], kind, progress):
+            writer.write(tensor.name, part)
 
 
 def _write_streaming(
@@ -174,13 +171,14 @@ def _write_streaming(
         for name in names:
             mine = [piece for piece in pieces if any(source.name == name for source in piece.sources)]
             shape = next(source.shape for source in mine[0].sources if source.name == name)
-            parts = (part for source, part in _turned(reader, mine, kind, progress) if source.name == name)
+            tensors = foreign_tensors([(reader, piece) for piece in mine], kind, progress)
+            parts = (part for tensor, part in tensors if tensor.name == name)
             record(file, name.split("/"), shape, kind, parts)
     (where / CONFIG_FILE).write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
 
 
 def _copy_text(source: Path, where: Path) -> None:
-    """The text tokenizer, where there is one, under the name that other programs know."""
+    """The text tokenizer, where the model has one, under the name that other programs know."""
     try:
         names = save_text_tokenizer(source, where)
     except UserError:

@@ -1,4 +1,5 @@
-"""Llama and its kin as Hugging Face's transformers names them: Llama 2 and 3, SmolLM2, Mistral, Qwen2, Qwen3.
+"""Llama and models of its architecture as Hugging Face's transformers names them: Llama 2 and 3, SmolLM2,
+Mistral, Qwen2, Qwen3.
 
     model.layers.{layer}.self_attn.q_proj.weight [N*H, D]  <->  layers.attention.query [layers, D, N, H]
 
@@ -42,6 +43,7 @@ WINDOW = 4096
 FIRST_WITH_WINDOW = 28
 """transformers' defaults of sliding_window and max_window_layers."""
 
+FIRST = "model.layers.0."
 _LAYER = "model.layers.{layer}."
 _ATTENTION = _LAYER + "self_attn."
 _MLP = _LAYER + "mlp."
@@ -89,7 +91,7 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
             "give a config (--config) that says false "
             "where the model is to keep its head, or weights without it"
         )
-    folder = transformer_folder(transformer, Table(ROWS, prefix), _vocabulary(config), _marks(config))
+    folder = transformer_folder(transformer, Table(ROWS, prefix), _vocabulary(config), _special_ids(config))
     kept = {name: value for name, value in _own(config).items() if name in KEPT}
     return Family(
         f"{(kind or 'llama').capitalize()} (Hugging Face)",
@@ -100,7 +102,7 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
 
 
 def _has_another_head(tensors: Tensors, prefix: str) -> bool:
-    """Whether there is a head that differs from the embeddings; looked at a few rows at a time."""
+    """Whether the file has a head that differs from the embeddings; compared a few rows at a time."""
     embedding, head = (tensors.specs.get(prefix + name) for name in (EMBEDDING, HEAD))
     if embedding is None or head is None or embedding.shape != head.shape:
         return head is not None
@@ -118,52 +120,52 @@ def transformer_config(
 ) -> TransformerConfig:
     """The architecture, from the settings where they say it and from the tensors' shapes where they do not.
 
-    qk_norm: "layer" for Chameleon's; None: "rms" where there are such tensors. UserError names all that is
-    wrong or unknown.
+    Args:
+        settings: their config.
+        found: their tensors.
+        prefix: what stands before the tensors' names.
+        qk_norm: "layer" for Chameleon's; None: "rms" where such tensors are found.
+
+    Returns:
+        our config.
+
+    Raises:
+        UserError: names all that is wrong or unknown.
     """
 
     def size(name: str, axis: int) -> int | None:
         spec = found.get(prefix + name)
         return spec.shape[axis] if spec is not None and axis < len(spec.shape) else None
 
-    first = "model.layers.0."
     kind = settings.get("model_type")
     settings.only("hidden_act", "silu", "swish")
     settings.only("mlp_bias", False)
     layers = layers_in(found, prefix + "model.layers.", ".input_layernorm.weight")
     width = settings.whole("hidden_size", default=size(EMBEDDING, 1))
-    rows = size(first + "self_attn.q_proj.weight", 0)
-    kv_rows = size(first + "self_attn.k_proj.weight", 0)
-    heads_said = settings.get("num_attention_heads") is not None
-    if heads_said:
-        heads = settings.whole("num_attention_heads")
-        head_dim = settings.whole("head_dim", default=width // heads)
-    else:
-        head_dim = settings.whole("head_dim", default=128, why="no config says it")
-        heads = max(1, (rows or head_dim) // head_dim)
-    kv_heads = settings.whole(
-        "num_key_value_heads", default=heads if heads_said else max(1, (kv_rows or head_dim) // head_dim)
+    heads = _heads(
+        settings,
+        width,
+        size(FIRST + "self_attn.q_proj.weight", 0),
+        size(FIRST + "self_attn.k_proj.weight", 0),
     )
     theta, scaling = rope_settings(settings)
-    if f"{prefix}{first}self_attn.o_proj.bias" in found:
+    if f"{prefix}{FIRST}self_attn.o_proj.bias" in found:
         settings.wrong.append(
             "o_proj has a bias (attention_bias), and only query, key and value may have one here"
         )
     bias = (
-        f"{prefix}{first}self_attn.q_proj.bias" in found
+        f"{prefix}{FIRST}self_attn.q_proj.bias" in found
         or kind == "qwen2"
         or settings.flag("attention_bias", False)
     )
-    normed = f"{prefix}{first}self_attn.q_norm.weight" in found or kind == "qwen3"
+    normed = f"{prefix}{FIRST}self_attn.q_norm.weight" in found or kind == "qwen3"
     layers = settings.whole("num_hidden_layers", default=layers or None, most=MOST_LAYERS)
     values: dict[str, Any] = {
         "vocab_size": settings.whole("vocab_size", default=size(EMBEDDING, 0)),
         "embed_dim": width,
         "num_layers": layers,
-        "num_heads": heads,
-        "num_kv_heads": kv_heads,
-        "head_dim": head_dim,
-        "hidden_dim": settings.whole("intermediate_size", default=size(first + "mlp.gate_proj.weight", 0)),
+        **heads,
+        "hidden_dim": settings.whole("intermediate_size", default=size(FIRST + "mlp.gate_proj.weight", 0)),
         "rope_theta": theta,
         "rope_scaling": scaling,
         "norm_eps": settings.real("rms_norm_eps", default=1e-6, why="transformers' default"),
@@ -175,6 +177,20 @@ def transformer_config(
     }
     settings.report()
     return TransformerConfig(**values)
+
+
+def _heads(settings: Settings, width: int, rows: int | None, kv_rows: int | None) -> dict[str, int]:
+    """num_heads, num_kv_heads and head_dim; rows, kv_rows: of the projections to queries and to keys."""
+    if settings.get("num_attention_heads") is not None:
+        heads = settings.whole("num_attention_heads")
+        head_dim = settings.whole("head_dim", default=width // heads)
+        kv_heads = heads
+    else:
+        head_dim = settings.whole("head_dim", default=128, why="no config says it")
+        heads = max(1, (rows or head_dim) // head_dim)
+        kv_heads = max(1, (kv_rows or head_dim) // head_dim)
+    kv_heads = settings.whole("num_key_value_heads", default=kv_heads)
+    return {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": head_dim}
 
 
 def rope_settings(settings: Settings) -> tuple[float, RopeScaling | None]:
@@ -246,16 +262,16 @@ def _vocabulary(config: Mapping[str, Any]) -> Vocabulary | None:
         ) from error
 
 
-def _marks(config: Mapping[str, Any]) -> dict[str, Any]:
+def _special_ids(config: Mapping[str, Any]) -> dict[str, Any]:
     """bos, an id; eos, an id or several."""
-    marks = {}
+    ids = {}
     for ours, theirs in (("bos", "bos_token_id"), ("eos", "eos_token_id")):
         value = config.get(theirs)
         if type(value) is int or (
             isinstance(value, list) and value and all(type(one) is int for one in value)
         ):
-            marks[ours] = value
-    return marks
+            ids[ours] = value
+    return ids
 
 
 def config_of(config: TransformerConfig, settings: Mapping[str, Any], dtype: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Opens anything that holds weights: which format it is, is found out from its bytes, and nothing in it is
 ever run.
 
-In goes a file, or a folder with one; out come `Tensors`: what tensors there are, known without reading them,
+In goes a file, or a folder with one; out come `Tensors`: which tensors it has, known without reading them,
 and each read when asked for.
 """
 
@@ -19,7 +19,7 @@ from ringvision.weights.readers.stored import DTYPES, TensorSpec
 from ringvision.weights.readers.torch import open_torch
 from ringvision.weights.readers.weights_file import WeightsFile
 
-__all__ = ["DTYPES", "FORMS", "TensorSpec", "Tensors", "find_weights", "weights_format_of", "open_tensors"]
+__all__ = ["DTYPES", "FORMS", "TensorSpec", "Tensors", "find_weights", "open_tensors", "weights_format_of"]
 
 FORMS = ("safetensors", "streaming-msgpack", "flax-msgpack", "pickle", "torch", "gguf")
 WHOLE = "model.safetensors"
@@ -40,10 +40,10 @@ class Tensors(Protocol):
     metadata: dict[str, Any]
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
-        """One tensor as it is stored (GGUF: as float32), in memory of its own; rows (first, end): that part
-        of its first axis alone.
+        """One tensor in memory of its own, of the shape and dtype of `specs[name]` (GGUF: float32): [R, …]
+        whole, or [end - first, …] where `rows` is (first, end), a range of its first axis.
 
-        Raises UserError for a name or rows that are not there.
+        Raises UserError for a name or rows that it does not have.
         """
         ...
 
@@ -92,7 +92,7 @@ def find_weights(path: Path) -> Path:
     """The file of weights that `path` is or holds: a folder's model.safetensors, where transformers looks
     first, its index of safetensors, its one file of safetensors or of any other kind.
 
-    Raises UserError where there is none, or it is not clear which.
+    Raises UserError where it holds none, or it is not clear which.
     """
     if not path.is_dir():
         return path
@@ -123,7 +123,7 @@ def find_weights(path: Path) -> Path:
 
 
 def weights_format_of(path: Path) -> str | None:
-    """Which of FORMS the file's first bytes begin; None where they begin none."""
+    """Which of FORMS the file's first bytes begin; None where they begin none of them."""
     file = WeightsFile(path)
     try:
         first = file.take(0, min(32, file.size))

@@ -69,7 +69,7 @@ def answer(specs: dict[str, TensorSpec], config: dict[str, Any]) -> list[str]:
     """What is wrong with the tensors; anything but a UserError is a failure."""
     try:
         family = recognise(Stored(specs), config)
-        pieces = [piece for folder in family.folders for piece in folder.table.plan(folder.shapes)]
+        pieces = [piece for folder in family.folders for piece in folder.table.pieces(folder.shapes)]
     except UserError as error:
         return [str(error)]
     return problems(pieces, specs, family.ignorable)

@@ -16,7 +16,7 @@ from ringvision.weights.table import (
     make,
     matrix,
     problems,
-    unmake,
+    disassemble,
     vector,
 )
 
@@ -84,7 +84,7 @@ SHAPES = {
 
 
 def test_a_plan_names_each_source_with_its_shape():
-    pieces = TABLE.plan(SHAPES)
+    pieces = TABLE.pieces(SHAPES)
     sources = {
         (piece.ours, piece.at): [(source.name, source.shape) for source in piece.sources] for piece in pieces
     }
@@ -105,22 +105,22 @@ def test_there_and_back():
     random = np.random.default_rng(0)
     ours = {name: random.standard_normal(shape) for name, shape in SHAPES.items()}
     theirs: dict[str, np.ndarray] = {}
-    for piece in TABLE.plan(SHAPES):
+    for piece in TABLE.pieces(SHAPES):
         whole = ours[piece.ours]
-        for source, part in unmake(piece, whole if piece.at is None else whole[piece.at]):
+        for source, part in disassemble(piece, whole if piece.at is None else whole[piece.at]):
             if source.axis is None:
                 theirs[source.name] = part
             else:
                 theirs.setdefault(source.name, np.zeros(source.shape))[:, source.layer] = part
-    for piece in TABLE.plan(SHAPES):
+    for piece in TABLE.pieces(SHAPES):
         whole = ours[piece.ours]
         np.testing.assert_array_equal(
-            make(piece, theirs.__getitem__), whole if piece.at is None else whole[piece.at]
+            assemble(piece, theirs.__getitem__), whole if piece.at is None else whole[piece.at]
         )
 
 
 def test_all_that_is_wrong_is_in_one_list():
-    pieces = TABLE.plan(SHAPES)
+    pieces = TABLE.pieces(SHAPES)
     found = {source.name: TensorSpec(source.shape, "float32") for piece in pieces for source in piece.sources}
     assert problems(pieces, found) == []
     del found["params/h.0.q"], found["params/h.1.q"]
@@ -139,7 +139,7 @@ def test_all_that_is_wrong_is_in_one_list():
 
 def test_a_tensor_of_ours_without_a_row_is_named():
     with pytest.raises(UserError, match=r"cells\.table.*no place"):
-        TABLE.plan({**SHAPES, "cells.table": (3, 4)})
+        TABLE.pieces({**SHAPES, "cells.table": (3, 4)})
 
 
 def test_names_are_gathered_by_their_first_number():
