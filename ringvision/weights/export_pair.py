@@ -125,11 +125,11 @@ def _parts(
         case "chameleon":
             vqgan = chameleon.tokenizer_config(config)
             shapes = shapes_of(lambda: VQGAN(vqgan, rngs=nnx.Rngs(0)))
-            return (model, shapes), chameleon.tables(config, chameleon.code_ids(config, vocab_size))
+            return (model, shapes), chameleon.tables(config, chameleon.find_code_ids(config, vocab_size))
         case "emu3":
             tokenizer = emu3.tokenizer_config(config)
             shapes = shapes_of(lambda: Emu3Tokenizer(tokenizer, rngs=nnx.Rngs(0)))
-            return (model, shapes), emu3.tables(config, emu3.code_ids(config, vocab_size))
+            return (model, shapes), emu3.tables(config, emu3.find_code_ids(config, vocab_size))
         case other:
             raise UserError(
                 f"a model that came from one of type {other!r}; expected chameleon or emu3: was its "

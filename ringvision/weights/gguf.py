@@ -56,9 +56,7 @@ PAIRED = {
 
 
 def rows(pairs: bool) -> tuple[NameRow, ...]:
-    """The table: transformers' (llama.py) under GGUF's names. pairs: q and k are stored with rotary pairs side
-    by side.
-    """
+    """The table: that of llama.py under GGUF's names. pairs: rotary pairs of q and k lie side by side."""
     paired = PAIRED if pairs else {}
     return tuple(
         replace(row, theirs=NAMES[row.ours], transform=paired.get(row.ours, row.transform))

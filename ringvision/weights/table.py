@@ -66,7 +66,7 @@ def halves(x: np.ndarray) -> np.ndarray:
 
 
 def adjacent(x: np.ndarray) -> np.ndarray:
-    """[..., H] with rotary pairs half a head apart -> [..., H] with them side by side; inverse of `halves`."""
+    """[..., H] with rotary pairs half a head apart -> [..., H] with them side by side: `halves` undone."""
     return x.reshape(*x.shape[:-1], 2, x.shape[-1] // 2).swapaxes(-1, -2).reshape(x.shape)
 
 

@@ -26,7 +26,7 @@ from ringvision.weights.importing import import_weights
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "chameleon"
 CONFIG = json.loads((FIXTURE / "config.json").read_text())
-IDS = chameleon.code_ids(CONFIG, CONFIG["vocab_size"])
+IDS = chameleon.find_code_ids(CONFIG, CONFIG["vocab_size"])
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from ringvision.weights.importing import import_weights
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "emu3"
 CONFIG = json.loads((FIXTURE / "config.json").read_text())
 PIECES = CONFIG["vocabulary_map"]
-IDS = emu3.code_ids(CONFIG, CONFIG["text_config"]["vocab_size"])
+IDS = emu3.find_code_ids(CONFIG, CONFIG["text_config"]["vocab_size"])
 
 
 @pytest.fixture(scope="module")
