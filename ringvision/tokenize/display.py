@@ -1,4 +1,4 @@
-"""What a run shows of itself: on a terminal a display that is kept up to date, elsewhere a line for each
+"""How a run shows its progress: on a terminal a display that is kept up to date, elsewhere a line for each
 source that failed.
 """
 
@@ -27,7 +27,7 @@ SMOOTHED = 60.0
 
 
 class Lines:
-    """A tokenize.videos.Progress for logs: says what failed, and why."""
+    """A tokenize.videos.Progress for logs: reports what failed, and why."""
 
     def start(self, sources: int) -> None: ...
 
@@ -85,7 +85,7 @@ class Display:
             self.progress.update(self.task, left=f"{_clock(seconds)} left")
 
     def speed(self) -> float:
-        """Frames a second, of late."""
+        """Frames a second, over the last SMOOTHED seconds."""
         with self.turn:
             (first, before), now = self.recent[0], time.monotonic()
             return (self.frames - before) / max(now - first, 1e-3)

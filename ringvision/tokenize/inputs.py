@@ -1,8 +1,10 @@
 """What is to be tokenized: files, folders, globs, manifests and data sets in, a list of VideoSource out; the
 frames and checksum of each.
 
-    clips/                    every video in a folder   clips/**/*.mp4     a pattern
-    list.csv .jsonl .parquet  a manifest (listing.py)   tfds:NAME/SPLIT    the examples of a data set (dataset.py)
+    clips/                    every video in a folder
+    clips/**/*.mp4            a pattern
+    list.csv .jsonl .parquet  a manifest (listing.py)
+    tfds:NAME/SPLIT           the examples of a data set (dataset.py)
 
 Nothing is fetched, and what names a file is never run or followed.
 """
@@ -49,8 +51,8 @@ def read_inputs(inputs: Iterable[str | os.PathLike[str]]) -> list[VideoSource]:
     """The sources that `inputs` name, in their order, folders and patterns in the order of paths, each name
     once, where it came first.
 
-    A file is taken as it is, even where there is none. Folders are entered, but no links to folders; of them,
-    and of patterns, every file counts that is not hidden and is a video by its bytes or its name. Where
+    A file is taken as it is, even where none has this name. Folders are entered, but no links to folders; of
+    them, and of patterns, every file counts that is not hidden and is a video by its bytes or its name. Where
     several rows or inputs name the same part of the same file, it gets the questions of all and their
     captions, each once, with a line break between. Raises UserError where nothing is found, and for a
     manifest or a data set that is not as it should be.
@@ -95,11 +97,24 @@ def pictures(
     decoder: str = "auto",
     **reading: Any,
 ) -> Iterator[FrameBatch]:
-    """The frames of a source, `batch` at a time: of a file's part `fps` a second, as `sample` gives them
-    (which `reading` goes to).
+    """The frames of a source: of a file's part `fps` a second, as ringvision.data.video's `sample` gives
+    them; of an example of a data set all frames (an image is one), the k-th at k/fps seconds.
 
-    Of an example of a data set all frames (an image is one), the k-th at k/fps seconds. Raises UserError for
-    arguments that make no sense, VideoError for what cannot be read.
+    Args:
+        source: what is read.
+        fps: frames a second.
+        size: pixels on a side; frames are cropped and scaled to squares.
+        batch: frames in a piece; the last one may be shorter.
+        limits: of what it may take to decode; None: the usual ones.
+        decoder: as `sample` takes it.
+        reading: further arguments of `sample`.
+
+    Returns:
+        pieces, one after another: frames uint8 [n, size, size, 3] and times float64 [n] in seconds.
+
+    Raises:
+        UserError: for arguments that make no sense.
+        VideoError: for what cannot be read.
     """
     if not source.dataset:
         asked: dict[str, Any] = {
@@ -119,7 +134,7 @@ def content(source: VideoSource) -> tuple[str, int | None, int | None]:
     """sha256 in hex, then `stamp`, taken before. Of a file: its bytes; of an example: its frames as they are
     stored, their shape and dtype.
 
-    Raises VideoError where there is no video to read.
+    Raises VideoError where no video can be read.
     """
     size, changed = stamp(source)
     if source.dataset:
@@ -140,7 +155,7 @@ def content(source: VideoSource) -> tuple[str, int | None, int | None]:
 
 def stamp(source: VideoSource) -> tuple[int | None, int | None]:
     """Size in bytes and time of change in ns of the file (of an example: its shard); None, None where it is
-    not there.
+    missing.
     """
     try:
         status = os.stat(open_dataset(source.dataset).shard(source.index) if source.dataset else source.path)
@@ -150,7 +165,7 @@ def stamp(source: VideoSource) -> tuple[int | None, int | None]:
 
 
 def is_video(path: str | os.PathLike[str]) -> bool:
-    """Whether the file at `path` is a video by its first bytes, be it cut short."""
+    """Whether the file at `path` is a video by its first bytes, even one that is cut short."""
     try:
         identify(path)
     except VideoError as error:
@@ -185,9 +200,9 @@ def _inside(folder: str) -> list[Path]:
         raise UserError(f"{error.filename} cannot be listed ({error.strerror}); check its permissions")
 
     files = []
-    for place, folders, names in os.walk(folder, onerror=stop):
+    for path, folders, names in os.walk(folder, onerror=stop):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [Path(place, name) for name in names if not name.startswith(".")]
+        files += [Path(path, name) for name in names if not name.startswith(".")]
     return sorted(filter(_counts, files))
 
 

@@ -2,8 +2,7 @@
 decoded back from codes.
 
     folder of shards (and manifest.sqlite) -> inspect -> report {...} -> describe -> text for people
-                                                      -> contact sheet, PNG or HTML, where a tokenizer is
-                                                      given
+                                                      -> contact sheet, PNG or HTML, with a tokenizer
 
 Records are read one after another and forgotten: memory holds one of them, a count for each code, and the
 sheet. Names and captions come from anywhere, so nothing of them is taken as HTML.
@@ -38,9 +37,11 @@ LABEL = 16
 SUFFIXES = (".png", ".html", ".htm")
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title>
-<style>body {{ font: 14px sans-serif; margin: 1em }} pre {{ font-size: 12px }} img {{ display: block; max-width: 100% }}
+<style>body {{ font: 14px sans-serif; margin: 1em }} pre {{ font-size: 12px }}
+img {{ display: block; max-width: 100% }}
 h2 {{ font-size: 14px; margin: 1em 0 0 }} p {{ margin: .2em 0 }}</style></head>
 <body><pre>{report}</pre>
 {rows}</body></html>
@@ -54,12 +55,14 @@ class CodeDecoder(Protocol):
     def num_codes(self) -> int: ...
     @property
     def hash(self) -> str: ...
-    def decode(self, codes: np.ndarray, dtype: Any = ...) -> np.ndarray: ...
+    def decode(self, codes: np.ndarray, dtype: Any = ...) -> np.ndarray:
+        """int32 [T, h, w] -> frames [T, H, W, 3] of `dtype`."""
+        ...
 
 
 @dataclass
 class Tally:
-    """What is kept of the records that went by."""
+    """What is kept of the records that were read. counts: int64 [codes], how often each was used."""
 
     counts: np.ndarray
     frames: array = field(default_factory=lambda: array("q"))
@@ -88,19 +91,29 @@ def inspect(
     tokenizer: CodeDecoder | str | os.PathLike[str] | None = None,
     videos: int = 12,
 ) -> dict[str, Any]:
-    """Reads every record of a folder that `ringvision tokenize` wrote. `tokenizer` (or the folder of one) is
-    needed for `out`, a picture or page (.png, .html) with a row of frames for each of `videos` videos, evenly
-    spread over the folder.
+    """Reads every record of a folder that `ringvision tokenize` wrote.
 
-    Returns {"format", "shards", "videos", "frames", "codes", "hours", "captions", "questions", "tokenizer",
-    "grid", "size", "fps", "lengths": {"min", "median", "max"}, in frames, "num_codes" (None where nothing
-    says it), "codes_used", "perplexity", "most_used" and "least_used": [code, times] pairs, "unused": how
-    many codes were never used, "unused_codes": the first of them, "histogram": [{"from", "to", "codes"}],
-    codes used from .. to times, "status": {status: inputs} and "failures": {kind: inputs}, of
-    manifest.sqlite, None where there is none, "out"}.
+    Args:
+        folder: of shards.
+        out: a picture or page (.png, .html) to be written, with a row of frames for each of `videos` videos,
+            evenly spread over the folder; needs `tokenizer`.
+        tokenizer: the one that made the codes, or its folder.
+        videos: how many of them the sheet shows.
 
-    Raises UserError where the folder holds no tokens, is damaged, or was made by another tokenizer, and where
-    `out` cannot be made.
+    Returns:
+        {"format", "shards", "videos", "frames", "codes", "hours", "captions", "questions", "tokenizer",
+        "grid",
+        "size", "fps", "lengths": {"min", "median", "max"}, in frames, "num_codes" (None where nothing says
+        it),
+        "codes_used", "perplexity", "most_used" and "least_used": [code, times] pairs, "unused": how many
+        codes
+        were never used, "unused_codes": the first of them, "histogram": [{"from", "to", "codes"}], codes used
+        from .. to times, "status": {status: inputs} and "failures": {kind: inputs}, of manifest.sqlite, None
+        where the folder has none, "out"}.
+
+    Raises:
+        UserError: where the folder holds no tokens, is damaged, or was made by another tokenizer, and where
+        `out` cannot be made.
     """
     sheet = None if out is None else _sheet_path(out, tokenizer, videos)
     format = format_of(folder)
@@ -171,11 +184,11 @@ def describe(report: dict[str, Any]) -> str:
 
 def _examples(format: Format, paths: Sequence[Path]) -> Iterator[Example]:
     for path in paths:
-        for place, record in enumerate(format.stream(path)):
+        for number, record in enumerate(format.stream(path)):
             try:
                 example = format.decode(record)
             except UserError as error:
-                raise UserError(f"{path}, example {place}: {error}") from None
+                raise UserError(f"{path}, example {number}: {error}") from None
             yield example
 
 
@@ -340,8 +353,8 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _plain(text: str) -> str:
-    """One printable ASCII line, whatever was in the text: terminals and Pillow's own font take nothing else
-    for granted.
+    """One printable ASCII line, whatever was in the text: terminals and Pillow's own font may show nothing
+    else.
     """
     return "".join(
         letter if " " <= letter <= "~" else letter.encode("unicode_escape").decode() for letter in text
@@ -412,12 +425,12 @@ def _load(tokenizer: CodeDecoder | str | os.PathLike[str] | None) -> CodeDecoder
 
 
 def _write(path: Path, contents: bytes) -> None:
-    aside = path.with_name(f".{path.name}.partial")
+    unfinished = path.with_name(f".{path.name}.partial")
     try:
-        aside.write_bytes(contents)
-        os.replace(aside, path)
+        unfinished.write_bytes(contents)
+        os.replace(unfinished, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); give a folder that can") from None
     finally:
         with contextlib.suppress(OSError):
-            aside.unlink()
+            unfinished.unlink()

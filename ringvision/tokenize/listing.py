@@ -1,7 +1,7 @@
 """A manifest of videos, CSV, JSONL or Parquet, in; a VideoSource for each of its rows out.
 
-Columns are path (or video, or file), start, end, caption, question, answer and qa; others are passed over.
-What a manifest says is read as data: no address is followed, and its lines and rows are bounded.
+Columns are path (or video, or file), start, end, caption, question, answer and qa; others are ignored. What a
+manifest says is read as data: no address is followed, and its lines and rows are bounded.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ ListedRow = tuple[str, dict[str, Any]]
 
 
 def read_listing(path: str) -> list[VideoSource]:
-    """A VideoSource for each row, in their order. Raises UserError that names the line or row, the column, and
-    what was expected there.
+    """A VideoSource for each row, in their order. Raises UserError that names the line or row, the column,
+    and what was expected there.
     """
     with contextlib.closing(LISTINGS[Path(path).suffix.lower()](path)) as rows:
         sources = [_source(*row, os.path.dirname(path)) for row in rows]
@@ -254,7 +254,20 @@ def _pairs(where: str, row: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 def file_source(
     path: str | os.PathLike[str], start: float = 0.0, end: float | None = None, **said: Any
 ) -> VideoSource:
-    """A file, or the part of it from `start` to `end` seconds; `said`: caption and qa."""
+    """A file, or a part of it.
+
+    Args:
+        path: the file's.
+        start: seconds from its beginning.
+        end: where the part ends, in seconds; None: with the file.
+        said: caption and qa.
+
+    Returns:
+        the source, named by the absolute path and the part.
+
+    Raises:
+        UserError: where the name is not UTF-8.
+    """
     whole = os.path.abspath(path)
     try:
         whole.encode()

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ringvision.errors import UserError
@@ -81,7 +80,7 @@ class ManifestRow:
 @dataclass(frozen=True)
 class Shard:
     """A row of `shards`: a file that is in place, its checksum, and its size and time of change (ns), by
-    which it is known again unread.
+    which it is recognised without being read.
     """
 
     shard: int
@@ -101,8 +100,8 @@ class Manifest:
     """manifest.sqlite in `folder`, held by one process at a time; its methods may be called from any thread.
     Use it in a `with`.
 
-    `settings` is what decides the codes and the shards (tokenizer's hash, fps, ...); UserError where the
-    folder was made with other ones.
+    settings: what decides the codes and the shards (tokenizer's hash, fps, ...). UserError where the folder
+    was made with other ones, or another process holds it.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
@@ -140,12 +139,12 @@ class Manifest:
             raise
 
     def _settle(self, settings: dict[str, str]) -> None:
-        there = dict(self._database.execute("SELECT name, value FROM settings"))
-        if there and there != settings:
+        noted = dict(self._database.execute("SELECT name, value FROM settings"))
+        if noted and noted != settings:
             differing = ", ".join(
-                f"{name} {there.get(name)} there and {settings.get(name)} now"
-                for name in sorted(there | settings)
-                if there.get(name) != settings.get(name)
+                f"{name} {noted.get(name)} there and {settings.get(name)} now"
+                for name in sorted(noted | settings)
+                if noted.get(name) != settings.get(name)
             )
             raise UserError(
                 f"{self.folder} holds codes that were made otherwise ({differing}); give another folder"
@@ -192,7 +191,7 @@ class Manifest:
             return [Shard(*row) for row in found]
 
     def write(self, row: ManifestRow, **columns: Any) -> ManifestRow:
-        """The row with these columns changed, there and here."""
+        """The row with these columns changed, in the database and in what is returned."""
         names = ", ".join(f"{name} = ?" for name in columns)
         with self._turn:
             self._database.execute(
@@ -206,7 +205,7 @@ class Manifest:
         self._database.execute("INSERT OR REPLACE INTO shards VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def forget(self, shard: int) -> None:
-        """A shard that is not in place, or not as it was: its rows are pending again."""
+        """A shard that is missing or not as it was noted: its rows are pending again."""
         with self.transaction():
             self._database.execute("DELETE FROM shards WHERE shard = ?", (shard,))
             self._database.execute(
@@ -234,9 +233,7 @@ class Manifest:
     def __enter__(self) -> "Manifest":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

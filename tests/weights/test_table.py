@@ -12,11 +12,11 @@ from ringvision.weights.table import (
     TORCH_POINT,
     NameRow,
     Table,
+    assemble,
+    disassemble,
     gathered,
-    make,
     matrix,
     problems,
-    disassemble,
     vector,
 )
 
