@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from flax import nnx
-
 from ringvision.data.stream import PictureFormat, StreamFormat
 from ringvision.models.vqgan import VQGAN, VQGANConfig
 from ringvision.vocabulary import Vocabulary
@@ -74,7 +72,7 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
         replace(transformer, vocab_size=words.size), model_table, words, config, stream_format(config)
     )
     tokenizer = tokenizer_config(config)
-    shapes = shapes_of(lambda: VQGAN(tokenizer, rngs=nnx.Rngs(0)))
+    shapes = shapes_of(VQGAN, tokenizer)
     described = {
         "kind": "vqgan",
         "name": "chameleon",

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from flax import nnx
-
 from ringvision.data.generation_format import GenerationFormat
 from ringvision.data.stream import PictureFormat, StreamFormat
 from ringvision.errors import UserError
@@ -90,7 +88,7 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
     model = code_ids.model_folder(
         replace(transformer, vocab_size=words.size), model_table, words, config, *asked
     )
-    shapes = shapes_of(lambda: Emu3Tokenizer(tokenizer, rngs=nnx.Rngs(0)))
+    shapes = shapes_of(Emu3Tokenizer, tokenizer)
     described = {"kind": "emu3", "name": "emu3", "size": tokenizer.resolution, "emu3": tokenizer.to_dict()}
     return Family(
         "Emu3 (Hugging Face)",

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from ringvision.errors import UserError
 from ringvision.model_folder import ModelReader, ModelWriter
@@ -120,15 +119,15 @@ def _parts(
 ) -> tuple[tuple[dict[str, Shape], ...], tuple[Table, Table]]:
     """(names and shapes of ours, tables), each of the language model and of the tokenizer."""
     vocab_size = transformer.vocab_size - EXTRA
-    model = shapes_of(lambda: Transformer(transformer, rngs=nnx.Rngs(0)))
+    model = shapes_of(Transformer, transformer)
     match config.get("model_type"):
         case "chameleon":
             vqgan = chameleon.tokenizer_config(config)
-            shapes = shapes_of(lambda: VQGAN(vqgan, rngs=nnx.Rngs(0)))
+            shapes = shapes_of(VQGAN, vqgan)
             return (model, shapes), chameleon.tables(config, chameleon.find_code_ids(config, vocab_size))
         case "emu3":
             tokenizer = emu3.tokenizer_config(config)
-            shapes = shapes_of(lambda: Emu3Tokenizer(tokenizer, rngs=nnx.Rngs(0)))
+            shapes = shapes_of(Emu3Tokenizer, tokenizer)
             return (model, shapes), emu3.tables(config, emu3.find_code_ids(config, vocab_size))
         case other:
             raise UserError(

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from flax import nnx
 
 from ringvision.errors import UserError
 from ringvision.model_folder import CONFIG_FILE, ModelReader, ModelWriter
@@ -60,7 +59,7 @@ def export_vqgan(
     """
     config = VQGANConfig.from_dict(settings["vqgan"])
     theirs, style = (_for_diffusers(config), DIFFUSERS) if format == "hf" else (_for_lwm(config), LWM)
-    shapes = shapes_of(lambda: VQGAN(config, rngs=nnx.Rngs(0)))
+    shapes = shapes_of(VQGAN, config)
     with ModelReader(folder) as reader:
         check_tensors([reader], (shapes,), folder)
         pieces = Table(style.rows(), levels=len(config.channel_mults)).pieces(shapes)

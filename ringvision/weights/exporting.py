@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from flax import nnx
 
 from ringvision.data.text.folder import save_text_tokenizer
 from ringvision.data.text.settings import OWN_FILE, SENTENCEPIECE_FILE
@@ -113,7 +112,7 @@ def export_weights(
 
 def _checked(reader: ModelReader, config: TransformerConfig, where: str) -> dict[str, Shape]:
     """The shapes of all our tensors. UserError where the folder holds others."""
-    shapes = shapes_of(lambda: Transformer(config, rngs=nnx.Rngs(0)))
+    shapes = shapes_of(Transformer, config)
     wrong = [
         f"{name} is {'unknown' if name in reader.specs else 'missing'}"
         for name in sorted(shapes.keys() ^ reader.specs.keys())

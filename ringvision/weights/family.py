@@ -7,8 +7,9 @@ Every family's file has such a `recognise`; families.py asks them in turn. `Sett
 one setting at a time and remembers what had to be assumed and what was wrong.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from flax import nnx
@@ -164,9 +165,18 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} …"
 
 
-def shapes_of(make: Callable[[], nnx.Module]) -> dict[str, Shape]:
-    """The names and shapes of a model's tensors; `make` is traced, so that no array is made."""
-    return {name: shape for name, (shape, _) in specs(nnx.split(nnx.eval_shape(make))[1]).items()}
+def shapes_of(network: Callable[..., nnx.Module], config: Hashable) -> dict[str, Shape]:
+    """The names and shapes of the tensors of `network(config, rngs=...)`; it is traced, so that no array is
+    made.
+    """
+    return dict(_traced_shapes(network, config))
+
+
+@lru_cache(maxsize=32)
+def _traced_shapes(network: Callable[..., nnx.Module], config: Hashable) -> dict[str, Shape]:
+    """Kept, since tracing a network takes a second, and an import and an export ask for the same."""
+    module = nnx.eval_shape(lambda: network(config, rngs=nnx.Rngs(0)))
+    return {name: shape for name, (shape, _) in specs(nnx.split(module)[1]).items()}
 
 
 def transformer_folder(
@@ -191,7 +201,7 @@ def transformer_folder(
         settings["vocabulary"] = vocabulary.to_dict()
     if text:
         settings["text"] = dict(text)
-    return Folder(settings, shapes_of(lambda: Transformer(config, rngs=nnx.Rngs(0))), table)
+    return Folder(settings, shapes_of(Transformer, config), table)
 
 
 def root_of(names: Iterable[str], marker: str) -> str | None:

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from ringvision.errors import UserError
 from ringvision.models.vqgan import VQGAN, VQGANConfig
@@ -225,7 +224,7 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
     table = Table(style.rows(), prefix, levels)
     settings = Settings(_flattened(config))
     vqgan = _read(settings, _inferred(table, tensors.specs), style)
-    shapes = shapes_of(lambda: VQGAN(vqgan, rngs=nnx.Rngs(0)))
+    shapes = shapes_of(VQGAN, vqgan)
     folder = Folder({"kind": "vqgan", "size": vqgan.resolution, "vqgan": vqgan.to_dict()}, shapes, table)
     return Family(style.name, (folder,), style.ignorable, tuple(settings.assumed))
 
