@@ -134,22 +134,24 @@ class Manifest:
                 f"{folder}/manifest.sqlite cannot be read ({error}); give another folder, or remove "
                 "it to begin anew"
             ) from None
-        except UserError:
+        except BaseException:
             self.close()
             raise
 
     def _settle(self, settings: dict[str, str]) -> None:
-        noted = dict(self._database.execute("SELECT name, value FROM settings"))
-        if noted and noted != settings:
-            differing = ", ".join(
-                f"{name} {noted.get(name)} there and {settings.get(name)} now"
-                for name in sorted(noted | settings)
-                if noted.get(name) != settings.get(name)
-            )
-            raise UserError(
-                f"{self.folder} holds codes that were made otherwise ({differing}); give another folder"
-            )
-        self._database.executemany("INSERT OR IGNORE INTO settings VALUES (?, ?)", settings.items())
+        """Notes the settings of a new folder, all or none of them, whenever it is killed."""
+        with self.transaction():
+            noted = dict(self._database.execute("SELECT name, value FROM settings"))
+            if noted and noted != settings:
+                differing = ", ".join(
+                    f"{name} {noted.get(name)} there and {settings.get(name)} now"
+                    for name in sorted(noted | settings)
+                    if noted.get(name) != settings.get(name)
+                )
+                raise UserError(
+                    f"{self.folder} holds codes that were made otherwise ({differing}); give another folder"
+                )
+            self._database.executemany("INSERT OR IGNORE INTO settings VALUES (?, ?)", settings.items())
 
     def add(self, sources: Iterable[VideoSource]) -> None:
         """A pending row for each source that has none, numbered on; what is asked of the others is brought up
