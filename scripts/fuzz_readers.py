@@ -243,7 +243,8 @@ class Reading:
         finally:
             if self.clock:
                 signal.alarm(0)
-            self.count, self.longest = self.count + 1, max(self.longest, time.monotonic() - began)
+            self.count += 1
+            self.longest = max(self.longest, time.monotonic() - began)
 
     def read(self, data: bytes) -> None:
         if self.kind == "template":
@@ -262,11 +263,15 @@ class Reading:
 
     def config(self, folder: Path, draw: random.Random) -> None:
         """The folder of a fixture with its config changed."""
-        place = self.scratch / folder.name
-        if not place.exists():
-            shutil.copytree(folder, place, ignore=shutil.ignore_patterns("*.npz", "*.md"))
-        (place / "config.json").write_bytes(changed_json((folder / "config.json").read_bytes(), draw))
-        self.read = lambda data: import_weights(place, self.scratch / "none", dry_run=True)  # type: ignore[method-assign,assignment]
+        copy = self.scratch / folder.name
+        if not copy.exists():
+            shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.npz", "*.md"))
+        (copy / "config.json").write_bytes(changed_json((folder / "config.json").read_bytes(), draw))
+
+        def read(_: bytes) -> Any:
+            return import_weights(copy, self.scratch / "none", dry_run=True)
+
+        self.read = read  # type: ignore[method-assign]
         self.one(b"")
 
 
