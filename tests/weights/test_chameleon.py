@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from continuation import imported_folder
 from safetensors.numpy import load_file
 
 from ringvision.errors import UserError
@@ -37,10 +38,7 @@ def recorded() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    target = tmp_path_factory.mktemp("models") / "chameleon"
-    report = import_weights(FIXTURE, target)
-    assert report["family"] == "Chameleon (Hugging Face)" and not report["assumed"]
-    return target
+    return imported_folder(tmp_path_factory, FIXTURE, "Chameleon (Hugging Face)")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import runpy
 
 import jax
 import numpy as np
@@ -154,20 +155,8 @@ def test_taming_transformers(tmp_path, prefix):
 
 
 TAMING = FIXTURES / "taming_vqgan"
-
-
-def formula(number: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The weights that the fixture was computed with: the same lines as in its write.py."""
-    count = int(np.prod(shape))
-    noise = (
-        np.arange(1, count + 1, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(number * 40503)
-    ) % np.uint64(2**32)
-    noise = noise.astype(np.float64) / 2**31 - 1
-    return (
-        (noise * (0.3 if len(shape) == 1 else 2 / (count / shape[0]) ** 0.5))
-        .astype(np.float32)
-        .reshape(shape)
-    )
+formula = runpy.run_path(str(TAMING / "formula.py"))["formula"]
+"""The weights that the fixture was computed with."""
 
 
 @pytest.mark.parametrize("said", ["json", "yaml", None])

@@ -13,6 +13,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 import math
 import struct
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -212,12 +213,20 @@ class GgufTensors(StoredTensors):
 def _kinds(file: WeightsFile) -> dict[int, Quantised]:
     """The ways of quantising that the `gguf` package can undo, by their numbers in a file."""
     try:
-        import gguf
-        from gguf import quants
+        import gguf  # noqa: F401
     except ImportError:
         raise UserError(
             f"{file.path} is GGUF, for which the package gguf is needed; pip install gguf"
         ) from None
+    return _dequantisable()
+
+
+@cache
+def _dequantisable() -> dict[int, Quantised]:
+    """Found out by trying each on a block of zeros, once in a process: that takes longer than a small file."""
+    import gguf
+    from gguf import quants
+
     kinds = {}
     for kind, (block, block_bytes) in gguf.GGML_QUANT_SIZES.items():
         try:
