@@ -172,7 +172,8 @@ def check_specs(found: Mapping[str, Spec], expected: Mapping[str, Spec], where: 
     wrong = [f"{name} is missing" for name in expected if name not in found]
     wrong += [f"{name} is unknown" for name in sorted(found) if name not in expected]
     for name in sorted(found.keys() & expected.keys()):
-        (shape, dtype), (want_shape, want_dtype) = found[name], expected[name]
+        shape, dtype = found[name]
+        want_shape, want_dtype = expected[name]
         if tuple(shape) != tuple(want_shape):
             wrong.append(f"{name} has shape {list(shape)}, expected {list(want_shape)}")
         elif not _same_kind(dtype, want_dtype):

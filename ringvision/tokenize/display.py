@@ -87,8 +87,8 @@ class Display:
     def speed(self) -> float:
         """Frames a second, over the last SMOOTHED seconds."""
         with self.turn:
-            (first, before), now = self.recent[0], time.monotonic()
-            return (self.frames - before) / max(now - first, 1e-3)
+            first, before = self.recent[0]
+            return (self.frames - before) / max(time.monotonic() - first, 1e-3)
 
     def __enter__(self) -> "Display":
         self.progress.start()

@@ -15,6 +15,8 @@ from ringvision.weights.table import ForeignTensor, Read, TensorPiece, disassemb
 
 Progress = Callable[[str, int, int], None]
 """What is told how far it is: (what is worked on, how many are done, of how many)."""
+Work = Sequence[tuple[ModelReader, TensorPiece]]
+"""Pieces, each with the reader of the model folder that holds it."""
 
 
 class LatestTensor:
@@ -38,7 +40,7 @@ class LatestTensor:
 
 
 def foreign_tensors(
-    work: Sequence[tuple[ModelReader, TensorPiece]], dtype: np.dtype | None, progress: Progress | None
+    work: Work, dtype: np.dtype | None, progress: Progress | None
 ) -> Iterator[tuple[ForeignTensor, np.ndarray]]:
     """Their tensors, or layers of them, in the order of the pieces: each with its array, in its own shape
     [*shape] and as `dtype` (None: as ours is stored).

@@ -23,13 +23,13 @@ from ringvision.model_folder import CONFIG_FILE, ModelReader, ModelWriter, read_
 from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.weights import llama, lwm
 from ringvision.weights.atomic_folder import atomic_folder
-from ringvision.weights.converting import Progress, foreign_tensors
+from ringvision.weights.converting import Progress, Work, foreign_tensors
 from ringvision.weights.export_pair import PYTORCH, export_pair, is_pair
 from ringvision.weights.export_vqgan import export_vqgan
 from ringvision.weights.family import shapes_of
 from ringvision.weights.importing import TYPES
 from ringvision.weights.streaming import record
-from ringvision.weights.table import Shape, Table, TensorPiece
+from ringvision.weights.table import Shape, Table
 from ringvision.weights.tensors import DTYPES
 
 Format = Literal["hf", "lwm"]
@@ -68,46 +68,48 @@ def export_weights(
     if dtype is not None and dtype not in TYPES:
         raise UserError(f"dtype {dtype!r} was given; expected one of {', '.join(TYPES)}")
     settings = read_config(model_folder)
-    if settings.get("kind") == TOKENIZER:
-        kind = DTYPES[dtype] if dtype else None
-        tensors = export_vqgan(
-            Path(model_folder), Path(dest), settings, format, dtype=kind, progress=progress
-        )
-        return {"format": format, "tensors": tensors, "dest": str(dest)}
-    if settings.get("kind") not in KINDS or not isinstance(settings.get("transformer"), Mapping):
+    kind = settings.get("kind")
+    folder = Path(model_folder)
+    numbers = DTYPES[dtype] if dtype else None
+    if kind == TOKENIZER:
+        tensors = export_vqgan(folder, Path(dest), settings, format, dtype=numbers, progress=progress)
+    elif kind not in KINDS or not isinstance(settings.get("transformer"), Mapping):
         raise UserError(
-            f"{model_folder} is of kind {settings.get('kind')!r}; give the folder of a model "
+            f"{model_folder} is of kind {kind!r}; give the folder of a model "
             f"(kind {', '.join(KINDS)} or {TOKENIZER})"
         )
-    if format == "hf" and is_pair(settings):
-        tensors = export_pair(
-            Path(model_folder),
-            Path(dest),
-            settings,
-            dtype=DTYPES[dtype] if dtype else None,
-            progress=progress,
-        )
-        return {"format": format, "tensors": tensors, "dest": str(dest)}
+    elif format == "hf" and is_pair(settings):
+        tensors = export_pair(folder, Path(dest), settings, dtype=numbers, progress=progress)
+    else:
+        tensors = _export_transformer(folder, Path(dest), settings, format, numbers, progress)
+    return {"format": format, "tensors": tensors, "dest": str(dest)}
+
+
+def _export_transformer(
+    model_folder: Path,
+    dest: Path,
+    settings: Mapping[str, Any],
+    format: Format,
+    dtype: np.dtype | None,
+    progress: Progress | None,
+) -> int:
+    """Writes a language model; returns how many tensors it has there."""
     config = TransformerConfig.from_dict(settings["transformer"])
     with ModelReader(model_folder) as reader:
         shapes = _checked(reader, config, str(model_folder))
-        kind = DTYPES[dtype] if dtype else _widest(reader)
+        dtype = dtype or _widest(reader)
         if format == "hf":
-            theirs = llama.config_of(config, settings, kind.name)
+            theirs = llama.config_of(config, settings, dtype.name)
             table = Table(llama.ROWS)
         else:
             theirs = lwm.config_of(config, settings)
             table = Table(lwm.rows(_parts(settings)))
         pieces = table.pieces(shapes)
-        with atomic_folder(Path(dest)) as partial:
+        with atomic_folder(dest) as partial:
             write = _write_safetensors if format == "hf" else _write_streaming
-            write(reader, pieces, partial, theirs, kind, progress)
-            _copy_text(Path(model_folder), partial)
-    return {
-        "format": format,
-        "tensors": len({source.name for piece in pieces for source in piece.sources}),
-        "dest": str(dest),
-    }
+            write([(reader, piece) for piece in pieces], partial, theirs, dtype, progress)
+            _copy_text(model_folder, partial)
+    return len({source.name for piece in pieces for source in piece.sources})
 
 
 def _checked(reader: ModelReader, config: TransformerConfig, where: str) -> dict[str, Shape]:
@@ -141,36 +143,26 @@ def _parts(settings: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _write_safetensors(
-    reader: ModelReader,
-    pieces: list[TensorPiece],
-    where: Path,
-    config: Mapping[str, Any],
-    kind: np.dtype,
-    progress: Progress | None,
+    work: Work, where: Path, config: Mapping[str, Any], kind: np.dtype, progress: Progress | None
 ) -> None:
-    specs = {source.name: (source.shape, kind) for piece in pieces for source in piece.sources}
+    specs = {source.name: (source.shape, kind) for _, piece in work for source in piece.sources}
     with ModelWriter(where, config, specs, metadata=PYTORCH) as writer:
-        for tensor, part in foreign_tensors([(reader, piece) for piece in pieces], kind, progress):
+        for tensor, part in foreign_tensors(work, kind, progress):
             writer.write(tensor.name, part)
 
 
 def _write_streaming(
-    reader: ModelReader,
-    pieces: list[TensorPiece],
-    where: Path,
-    config: Mapping[str, Any],
-    kind: np.dtype,
-    progress: Progress | None,
+    work: Work, where: Path, config: Mapping[str, Any], kind: np.dtype, progress: Progress | None
 ) -> None:
     """One record a tensor, its layers one after another; tensors that are parts of one of ours (text and
     vision) are read once each.
     """
-    names = dict.fromkeys(source.name for piece in pieces for source in piece.sources)
+    names = dict.fromkeys(source.name for _, piece in work for source in piece.sources)
     with (where / PARAMS_FILE).open("wb") as file:
         for name in names:
-            mine = [piece for piece in pieces if any(source.name == name for source in piece.sources)]
-            shape = next(source.shape for source in mine[0].sources if source.name == name)
-            tensors = foreign_tensors([(reader, piece) for piece in mine], kind, progress)
+            mine = [pair for pair in work if any(source.name == name for source in pair[1].sources)]
+            shape = next(source.shape for source in mine[0][1].sources if source.name == name)
+            tensors = foreign_tensors(mine, kind, progress)
             parts = (part for tensor, part in tensors if tensor.name == name)
             record(file, name.split("/"), shape, kind, parts)
     (where / CONFIG_FILE).write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")

@@ -66,8 +66,7 @@ def import_weights(
         dest: the model folder to be written.
         config: a config.json to be read instead of the one in the folder of the weights.
         dtype: one of TYPES; None: as tensors are stored, GGUF in float32.
-        tokenizer: the folder of the video tokenizer that the model was trained with, which is copied into its
-            folder.
+        tokenizer: the folder of the video tokenizer that the model was trained with; it is copied.
         dry_run: whether the table of names is only shown and checked, and nothing written.
         say: gets lines for people.
         progress: gets (what, done, of).
@@ -76,9 +75,8 @@ def import_weights(
         {"family", "tensors", "parameters", "assumed", "dest"}; dest is None after a dry run.
 
     Raises:
-        UserError: one line with all that is wrong, for weights that no family knows, that lack something,
-        hold more than they should, or do not fit their config, and for a video tokenizer that is not the
-        model's.
+        UserError: one line with all that is wrong: weights that no family knows, or that do not fit their
+        config, or a video tokenizer that is not the model's.
     """
     tell = say or (lambda line: None)
     if dtype is not None and dtype not in TYPES:
@@ -93,21 +91,12 @@ def import_weights(
             _check_video_tokenizer(family, tokenizer)
         work = [(folder, folder.table.pieces(folder.shapes)) for folder in family.folders]
         _describe(family, work, tell, table=dry_run)
-        if (
-            tokenizer is None
-            and "vocabulary" in family.folders[0].config
-            and "video_tokenizer" not in family.folders[0].config
-        ):
+        if tokenizer is None and _needs_video_tokenizer(family):
             tell(
                 "it sees by a video tokenizer that is not among these weights; give it with "
                 "--tokenizer, here or when it is used"
             )
-        wrong = problems((piece for _, pieces in work for piece in pieces), tensors.specs, family.ignorable)
-        if wrong:
-            raise UserError(
-                f"{found.name} is not {family.name} of this config: {'; '.join(wrong)}; give the "
-                "right config with --config"
-            )
+        _check_tensors(found, tensors, family, work)
         if not dry_run:
             with atomic_folder(target) as partial:
                 _write(found, tensors, family, work, partial, target.name, dtype, tokenizer, tell, progress)
@@ -119,6 +108,27 @@ def import_weights(
         "assumed": list(family.assumed),
         "dest": None if dry_run else str(target),
     }
+
+
+def _needs_video_tokenizer(family: Family) -> bool:
+    """Whether this is a model of videos whose tokenizer is not among the weights."""
+    config = family.folders[0].config
+    return "vocabulary" in config and "video_tokenizer" not in config
+
+
+def _check_tensors(
+    found: CheckpointSource,
+    tensors: Tensors,
+    family: Family,
+    work: Sequence[tuple[Folder, list[TensorPiece]]],
+) -> None:
+    """UserError with all in which the tensors are not those of the family's tables."""
+    wrong = problems((piece for _, pieces in work for piece in pieces), tensors.specs, family.ignorable)
+    if wrong:
+        raise UserError(
+            f"{found.name} is not {family.name} of this config: {'; '.join(wrong)}; give the "
+            "right config with --config"
+        )
 
 
 def _markers(found: CheckpointSource, form: str) -> dict[str, Any]:

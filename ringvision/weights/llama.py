@@ -153,11 +153,7 @@ def transformer_config(
         settings.wrong.append(
             "o_proj has a bias (attention_bias), and only query, key and value may have one here"
         )
-    bias = (
-        f"{prefix}{FIRST}self_attn.q_proj.bias" in found
-        or kind == "qwen2"
-        or settings.flag("attention_bias", False)
-    )
+    bias = f"{prefix}{FIRST}self_attn.q_proj.bias" in found or kind == "qwen2"
     normed = f"{prefix}{FIRST}self_attn.q_norm.weight" in found or kind == "qwen3"
     layers = settings.whole("num_hidden_layers", default=layers or None, most=MOST_LAYERS)
     values: dict[str, Any] = {
@@ -171,7 +167,7 @@ def transformer_config(
         "norm_eps": settings.real("rms_norm_eps", default=1e-6, why="transformers' default"),
         "tie_embeddings": settings.flag("tie_word_embeddings", prefix + HEAD not in found),
         "max_length": settings.whole("max_position_embeddings", default=4096, why="no config says it"),
-        "qkv_bias": bias,
+        "qkv_bias": bias or settings.flag("attention_bias", False),
         "qk_norm": qk_norm or ("rms" if normed else "none"),
         "window": _window(settings, layers),
     }

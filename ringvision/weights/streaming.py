@@ -40,7 +40,7 @@ def record(
         path: the keys that lead to the tensor.
         shape: the whole tensor's.
         dtype: the whole tensor's.
-        parts: arrays of `dtype` and any shape that together are the tensor in C order.
+        parts: arrays [...] of `dtype` and any shape that together are the tensor in C order.
         chunk: bytes above which the array is cut, and of each piece.
 
     Raises:

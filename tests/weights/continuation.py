@@ -28,6 +28,14 @@ def imported_folder(tmp_path_factory: pytest.TempPathFactory, source: Path, fami
     return target
 
 
+def assert_imported_again(theirs: Path, folder: Path, again: Path) -> None:
+    """What was exported to `theirs` is, imported to `again`, what it was in `folder`: model and tokenizer."""
+    import_weights(theirs, again)
+    for part in (".", "tokenizer"):
+        files = [where / part / "model.safetensors" for where in (again, folder)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def logits(
     model: Model, tokens: np.ndarray, positions: np.ndarray | None = None, segments: np.ndarray | None = None
 ) -> np.ndarray:

@@ -7,6 +7,7 @@ import json
 import pickle
 import pickletools
 import struct
+import sys
 import zipfile
 from pathlib import Path
 
@@ -25,6 +26,10 @@ from ringvision.weights.readers import child
 from ringvision.weights.readers.unpickler import ACTIONS
 from ringvision.weights.readers.weights_file import WeightsFile
 from ringvision.weights.tensors import open_tensors
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+from byte_changes import changes
 
 EXAMPLES = 300
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -116,14 +121,7 @@ def mutations(draw, data: bytes) -> bytes:
         end = min(len(data), start + draw(st.integers(0, 40)))
         piece = draw(NUMBERS)
         flipped = bytes([data[start] ^ 1 << draw(st.integers(0, 7))]) if start < len(data) else b""
-        changed = [
-            data[:start] + flipped + data[start + 1 :],
-            data[:start] + piece + data[start + len(piece) :],
-            data[:start] + piece + data[start:],
-            data[:start] + data[end:],
-            data[:end] + data[start:],
-            data[:end],
-        ]
+        changed = changes(data, start, end, piece, flipped)
         data = draw(st.sampled_from(changed))
     return data
 

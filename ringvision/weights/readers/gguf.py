@@ -223,7 +223,7 @@ def _kinds(file: WeightsFile) -> dict[int, Quantised]:
 
 @cache
 def _dequantisable() -> dict[int, Quantised]:
-    """Found out by trying each on a block of zeros, once in a process: that takes longer than a small file."""
+    """Found out by trying each on a block of zeros, once in a process, since that takes a while."""
     import gguf
     from gguf import quants
 

@@ -392,8 +392,9 @@ ACTIONS: dict[bytes, Callable[[Unpickler], Any]] = {
 
 
 def leaves(unpickler: Unpickler, root: Any) -> dict[str, Array | Tensor]:
-    """The arrays and tensors (descriptions, of no memory yet) of a tree, named by the keys that lead to them,
-    joined by "/": `encoder/conv/kernel`. Of a training checkpoint, its "state_dict" alone.
+    """The arrays and tensors (descriptions, no numbers: their shapes are [...], whatever the file says) of a
+    tree, named by the keys that lead to them, joined by "/": `encoder/conv/kernel`. Of a training checkpoint,
+    its "state_dict" alone.
 
     Raises UserError for a tree too deep or too large (one that holds itself is both), and for two of one
     name.
