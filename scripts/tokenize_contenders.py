@@ -1,9 +1,13 @@
 """The contenders of bench_tokenize.py, each in a process of its own: videos in, codes and a line of JSON out.
 
-    python scripts/tokenize_contenders.py ringvision VIDEO ... --out FOLDER     tokenize_videos, codes in FOLDER
-    python scripts/tokenize_contenders.py lwm VIDEO ... --out FOLDER            the baseline (lwm_baseline.py), codes in FOLDER/codes.npz
-    python scripts/tokenize_contenders.py vqgan --frames 3600                   the VQGAN alone, on frames that are drawn before
-    python scripts/tokenize_contenders.py codes FRAMES.npy --out FOLDER         codes of these frames in FOLDER/codes.npy
+    python scripts/tokenize_contenders.py ringvision VIDEO ... --out FOLDER
+        tokenize_videos, codes in FOLDER
+    python scripts/tokenize_contenders.py lwm VIDEO ... --out FOLDER
+        the baseline (lwm_baseline.py), codes in FOLDER/codes.npz
+    python scripts/tokenize_contenders.py vqgan --frames 3600
+        the VQGAN alone, on frames that are generated before
+    python scripts/tokenize_contenders.py codes FRAMES.npy --out FOLDER
+        codes of these frames in FOLDER/codes.npy
 
 `seconds` is what the work took after importing, loading and compiling; `ready` how long these took.
 """

@@ -35,7 +35,8 @@ class Watched:
         self.mark = f"{os.getpid()}-{time.time_ns()}-{next(COUNT)}"
         self.every = every
         self.samples: list[tuple[float, int]] = []
-        self.files = [tempfile.TemporaryFile("w+") for _ in ("stdout", "stderr")]  # noqa: SIM115 (closed when the command has ended)
+        # closed when the command has ended
+        self.files = [tempfile.TemporaryFile("w+") for _ in ("stdout", "stderr")]  # noqa: SIM115
         self.texts = ["", ""]
         self.began = time.perf_counter()
         whole = {**os.environ, **(environment or {}), MARK: self.mark}
@@ -115,9 +116,8 @@ def left(mark: str) -> list[str]:
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal() and needle in _read(folder / "environ").split(b"\0"):
-            found.append(
-                f"{folder.name} {_read(folder / 'cmdline').replace(bytes(1), b' ').decode(errors='replace').strip()}"
-            )
+            command = _read(folder / "cmdline").replace(bytes(1), b" ").decode(errors="replace")
+            found.append(f"{folder.name} {command.strip()}")
     return found
 
 

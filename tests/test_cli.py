@@ -16,7 +16,7 @@ from tiny_assistant import write_assistant, write_clip
 
 from ringvision import cli
 from ringvision.data.video import Limits
-from ringvision.tokenize.manifest import Row
+from ringvision.tokenize.manifest import ManifestRow
 
 ROOT = Path(__file__).parents[1]
 TOKENIZER_CONFIG = """
@@ -181,10 +181,10 @@ def test_tokenize_names_what_failed_and_says_so_by_its_status(failed, status, ca
         assert (inputs, out, tokenizer, given) == (["a", "b"], "codes", model / "eyes", settings)
         progress.start(2)
         progress.encoded(7)
-        progress.settled(Row(0, "a", "", status="done", frames=7), True)
+        progress.settled(ManifestRow(0, "a", "", status="done", frames=7), True)
         if failed:
             progress.settled(
-                Row(1, "b", "", status="failed", kind="not-video", message="b is not a video"), True
+                ManifestRow(1, "b", "", status="failed", kind="not-video", message="b is not a video"), True
             )
         return {"done": 2 - failed, "failed": failed, "pending": 0, "frames": np.int64(7), "seconds": 0.5}
 

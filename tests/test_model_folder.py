@@ -7,6 +7,7 @@ import os
 import shutil
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -165,7 +166,8 @@ def test_what_was_not_announced_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_room_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10))  # type: ignore[attr-defined]
+    usage = SimpleNamespace(total=10**9, used=10**9, free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with (
         pytest.raises(UserError, match=r"has 0\.0 GB free, and the model takes 8\.0 GB"),
         ModelWriter(tmp_path / "model", {}, {"a": ((2, 10**9), np.float32)}),

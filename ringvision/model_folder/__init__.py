@@ -1,6 +1,8 @@
 """A model folder: config.json and safetensors, written and read tensor by tensor.
 
-files.py   which files it consists of      writer.py   arrays -> folder      reader.py   folder -> arrays, or straight onto devices
+files.py    which files it consists of
+writer.py   arrays -> folder
+reader.py   folder -> arrays, or straight onto devices
 """
 
 from ringvision.model_folder.files import (

@@ -1,11 +1,12 @@
 """The files of a model folder: config.json, and its weights in one safetensors file, or in several and an
 index where one would be too large.
 
-    config.json, model.safetensors config.json, model-00001-of-0000N.safetensors …,
-    model.safetensors.index.json {"metadata": {"total_size"}, "weight_map": {name: file}}
+    config.json, model.safetensors
+    config.json, model-00001-of-0000N.safetensors …, model.safetensors.index.json:
+        {"metadata": {"total_size"}, "weight_map": {name: file}}
 
-In: a folder. Out: which files hold its tensors, in a fixed order; nothing in them is followed to another
-place.
+In: a folder. Out: which files hold its tensors, in a fixed order; a name that leads out of the folder is
+refused.
 """
 
 import math
@@ -32,16 +33,26 @@ Spec = tuple[tuple[int, ...], Any]  # (shape, dtype)
 DTYPES: dict[np.dtype, str] = {
     np.dtype(numpy): stored
     for numpy, stored in (
-        (np.bool_, "BOOL"), (np.uint8, "U8"), (np.int8, "I8"), (np.int16, "I16"), (np.uint16, "U16"), (np.float16, "F16"),
-        (ml_dtypes.bfloat16, "BF16"), (np.int32, "I32"), (np.uint32, "U32"), (np.float32, "F32"), (np.float64, "F64"),
-        (np.int64, "I64"), (np.uint64, "U64"),
+        (np.bool_, "BOOL"),
+        (np.uint8, "U8"),
+        (np.int8, "I8"),
+        (np.int16, "I16"),
+        (np.uint16, "U16"),
+        (np.float16, "F16"),
+        (ml_dtypes.bfloat16, "BF16"),
+        (np.int32, "I32"),
+        (np.uint32, "U32"),
+        (np.float32, "F32"),
+        (np.float64, "F64"),
+        (np.int64, "I64"),
+        (np.uint64, "U64"),
     )
-}  # fmt: skip
+}
 """In safetensors' own order, from the last of which to the first its files are sorted."""
 
 
 def check_room(folder: Path, specs: Mapping[str, Spec]) -> None:
-    """UserError where the disk of a folder has no room for these tensors."""
+    """UserError where the disk of a folder has too few free bytes for these tensors."""
     needed = sum(map(nbytes, specs.values()))
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -52,7 +63,7 @@ def check_room(folder: Path, specs: Mapping[str, Spec]) -> None:
 
 
 def weight_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """The files that hold the folder's tensors, in a fixed order. UserError where there are none, or some are
+    """The files that hold the folder's tensors, in a fixed order. UserError where it has none, or some are
     missing.
     """
     folder = Path(folder)
@@ -68,7 +79,7 @@ def weight_files(folder: str | os.PathLike[str]) -> list[Path]:
 
 def weight_names(folder: Path) -> list[str]:
     """The names of the folder's weights as its single file or its index tells them, the index among them; []
-    where there are none. UserError where the index is damaged or names files elsewhere.
+    where it has none. UserError where the index is damaged or names files elsewhere.
     """
     if (folder / WEIGHTS_FILE).is_file():
         return [WEIGHTS_FILE]
@@ -90,11 +101,12 @@ def weight_names(folder: Path) -> list[str]:
 
 
 def nbytes(spec: Spec) -> int:
+    """How many bytes a tensor of this (shape, dtype) takes."""
     return math.prod(spec[0]) * np.dtype(spec[1]).itemsize
 
 
 def sync(path: Path) -> None:
-    """Bring a file or a folder's list of names to the disk itself: a rename must not overtake what it
+    """Write a file, or a folder's list of names, through to the disk: a rename must not overtake what it
     names.
     """
     handle = os.open(path, os.O_RDONLY)

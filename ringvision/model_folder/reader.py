@@ -23,14 +23,14 @@ from ringvision.untrusted_files import read_object
 
 LARGE_PAGE = 2 << 20
 SMALLEST_BOUNDARY = 64
-"""Bytes: of a large page on most machines; what XLA asks of memory that it is to use as it lies."""
+"""Bytes: of a large page on most machines; the alignment that XLA asks of memory that it uses in place."""
 
 
 class ModelReader:
     """Reads the tensors of a model folder one at a time; a context manager.
 
-    specs: name -> (shape, dtype) of all of them, as they are stored. UserError where there are no weights or
-    they are damaged.
+    specs: name -> (shape, dtype) of all of them, as they are stored. UserError where the folder has no
+    weights or they are damaged.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -52,7 +52,9 @@ class ModelReader:
         return self
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor in its stored type. KeyError where there is none of this name."""
+        """One tensor, of the shape and dtype of `specs[name]`: [*shape]. KeyError where the folder has none
+        of this name.
+        """
         with _damage(self.folder):
             return self._files[name].get_tensor(name)
 
@@ -61,8 +63,8 @@ class ModelReader:
 
 
 def read_config(folder: str | os.PathLike[str], kind: str | None = None) -> dict[str, Any]:
-    """The config.json of a model folder. UserError where there is none, it is damaged, or its "kind" is
-    another than the one asked for.
+    """The config.json of a model folder. UserError where it is missing or damaged, or its "kind" is another
+    than the one asked for.
     """
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
@@ -82,12 +84,12 @@ def read_config(folder: str | os.PathLike[str], kind: str | None = None) -> dict
 def load_model(
     folder: str | os.PathLike[str], expected: Mapping[str, Spec] | None = None
 ) -> dict[str, np.ndarray]:
-    """Read the weights of a model folder: name -> array.
+    """Read the weights of a model folder: name -> array [*shape] of the expected, or else the stored, shape
+    and dtype.
 
     expected: name -> (shape, dtype). All that is missing, unknown, misshaped or of another kind of number is
     collected and raised together as one UserError, before any array is read. A float of another width is
-    converted to the expected dtype (a shipped model may be stored in bfloat16). Without `expected` the arrays
-    come as they are stored.
+    converted to the expected dtype (a shipped model may be stored in bfloat16).
     """
     with ModelReader(folder) as reader:
         if expected is not None:
@@ -97,15 +99,24 @@ def load_model(
 
 
 def load_params(
-    folder: str | os.PathLike[str], like: Any, places: Any, dtype: Any = None, *, read_only: bool = False
+    folder: str | os.PathLike[str], like: Any, shardings: Any, dtype: Any = None, *, read_only: bool = False
 ) -> Any:
     """Read the weights of a model folder onto devices, one tensor at a time, so that the host holds no more
     than one.
 
-    like: the tree of the parameters, of arrays or `jax.ShapeDtypeStruct`s. places: one sharding for all, or a
-    tree of them. dtype: of the floats; None: those of `like`; "stored": the one that the embedding, or else
-    the first tensor, is stored in. read_only: nobody will donate them, so CPU devices may share them (see
-    `_for_cpus`). UserError as `load_model`.
+    Args:
+        folder: the model's.
+        like: the tree of the parameters, of arrays or `jax.ShapeDtypeStruct`s.
+        shardings: one sharding for all, or a tree of them.
+        dtype: of the floats; None: those of `like`; "stored": the one that the embedding, or else the first
+            tensor, is stored in.
+        read_only: whether nobody will donate them, so that CPU devices may share them (see `_for_cpus`).
+
+    Returns:
+        the tree of `like`, its leaves arrays [*shape] of the leaf's shape on the devices of its sharding.
+
+    Raises:
+        UserError: as `load_model`.
     """
     expected = specs(like)
     with ModelReader(folder) as reader:
@@ -113,30 +124,35 @@ def load_params(
         if dtype == "stored":
             dtype = reader.specs["embed.table" if "embed.table" in expected else next(iter(expected))][1]
 
-        where = (
-            dict.fromkeys(expected, places) if isinstance(places, jax.sharding.Sharding) else flatten(places)
+        sharding_of = (
+            dict.fromkeys(expected, shardings)
+            if isinstance(shardings, jax.sharding.Sharding)
+            else flatten(shardings)
         )
-        cpus = all(device.platform == "cpu" for place in where.values() for device in place.device_set)
+        cpus = all(
+            device.platform == "cpu" for sharding in sharding_of.values() for device in sharding.device_set
+        )
 
-        def load(name: str, place: Any) -> jax.Array:
+        def load(name: str, sharding: Any) -> jax.Array:
             wanted = expected[name][1]
             if dtype is not None and jax.numpy.issubdtype(wanted, jax.numpy.floating):
                 wanted = np.dtype(dtype)
             array = reader.read(name)
             array = _for_cpus(array, wanted) if read_only and cpus else array.astype(wanted, copy=False)
-            return jax.block_until_ready(jax.device_put(array, place))
+            return jax.block_until_ready(jax.device_put(array, sharding))
 
-        return unflatten({name: load(name, where[name]) for name in expected}, like)
+        return unflatten({name: load(name, sharding_of[name]) for name in expected}, like)
 
 
 def _for_cpus(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """A copy that begins where a large page does. JAX's CPU devices use such an array where it lies, all of
-    them the same one; what is not aligned each copies for itself. And NumPy asks the system for large pages,
-    which are read nearly twice as fast: decoding a token is little else than reading every weight.
+    """A copy of `array` as `dtype` that begins where a large page does. JAX's CPU devices use such an array
+    in place, all of them the same one; one that is not aligned each of them copies. And NumPy asks the system
+    for large pages, which are read nearly twice as fast: decoding a token is little else than reading every
+    weight.
     """
     boundary = LARGE_PAGE if array.size * dtype.itemsize >= LARGE_PAGE else SMALLEST_BOUNDARY
     memory = np.empty(array.size * dtype.itemsize + boundary, np.uint8)
-    start = -memory.ctypes.data % boundary
+    start = -memory.ctypes.data % boundary  # bytes to the next boundary, less than `boundary`
     copy = memory[start : start + array.size * dtype.itemsize].view(dtype).reshape(array.shape)
     np.copyto(copy, array, casting="unsafe")
     return copy
@@ -150,11 +166,14 @@ def specs(tree: Any) -> dict[str, Spec]:
 
 
 def check_specs(found: Mapping[str, Spec], expected: Mapping[str, Spec], where: str) -> None:
-    """Collect every mismatch, then raise them in one error."""
+    """Raises one UserError of everything in which the tensors found differ from those expected: missing,
+    unknown, misshaped, or another kind of number. where: what does not fit, for the error.
+    """
     wrong = [f"{name} is missing" for name in expected if name not in found]
     wrong += [f"{name} is unknown" for name in sorted(found) if name not in expected]
     for name in sorted(found.keys() & expected.keys()):
-        (shape, dtype), (want_shape, want_dtype) = found[name], expected[name]
+        shape, dtype = found[name]
+        want_shape, want_dtype = expected[name]
         if tuple(shape) != tuple(want_shape):
             wrong.append(f"{name} has shape {list(shape)}, expected {list(want_shape)}")
         elif not _same_kind(dtype, want_dtype):
@@ -182,7 +201,7 @@ def _stored_dtype(name: str, stored: str) -> np.dtype:
 
 
 class _damage:
-    """What the safetensors library complains of, as one line for the user."""
+    """Turns what the safetensors library complains of into one line for the user."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

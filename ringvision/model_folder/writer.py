@@ -1,7 +1,10 @@
-"""Writing a model folder: tensors come in any order, whole or a layer at a time; the folder is there at once
+"""Writing a model folder: tensors come in any order, whole or a layer at a time; the folder appears at once
 and whole.
 
 In: names, shapes and dtypes, then arrays. Memory: one tensor.
+
+Written by hand, although safetensors.numpy.save_file exists, for memory: that needs all arrays of a file at
+once, and a model may be larger than memory.
 """
 
 import contextlib
@@ -30,7 +33,7 @@ from ringvision.model_folder.files import (
     weight_names,
 )
 
-Place = tuple[int, int]  # (number of the file, first byte in it)
+FileOffset = tuple[int, int]  # (number of the file, first byte in it)
 _WRITE_AT_ONCE = 1 << 28
 
 
@@ -41,11 +44,21 @@ def save_model(
     *,
     max_file: int = MAX_FILE,
 ) -> Path:
-    """Write `folder`/config.json and the weights; other files that lie there (cards, text.model) stay.
+    """Write `folder`/config.json and the weights; other files in it (cards, text.model) stay. All files are
+    written under other names first; each is then renamed into place, the weights before the config.
 
-    config: what JSON can hold. params: name -> array, as `flatten` gives. Tensors of more than `max_file`
-    bytes in all are spread over several files. All files are written aside first; each is then renamed into
-    place, the weights before the config.
+    Args:
+        folder: the model's, new or not.
+        config: what JSON can hold.
+        params: name -> array of any shape, as `flatten` gives.
+        max_file: bytes above which the tensors are spread over several files.
+
+    Returns:
+        the folder.
+
+    Raises:
+        UserError: where the disk has too little space.
+        ValueError: for a dtype that safetensors does not know.
     """
     announced = {name: (np.shape(value), _array_dtype(value)) for name, value in params.items()}
     with ModelWriter(folder, config, announced, max_file=max_file) as writer:
@@ -63,11 +76,20 @@ class ModelWriter:
             for layer in range(layers):
                 writer.write("layers.attention.query", query(layer), at=layer)
 
-    config: what JSON can hold. specs: name -> (shape, dtype) of every tensor that will come. metadata: what
-    each file's header says beside them. Each file is laid out aside in its full size and renamed into place
-    when all is written, weights before the config; other files that lie in the folder stay, older weights go,
-    and so does what a killed writer left. Leaving the block by an error leaves the folder as it was.
-    UserError where the disk has no room for it all.
+    Each file is laid out under another name in its full size and renamed into place when all is written,
+    weights before the config; other files in the folder stay, older weights go, and so does what a killed
+    writer left. Leaving the block by an error leaves the folder as it was. UserError where the disk has too
+    little space for it all.
+
+    Args:
+        folder: the model's, new or not.
+        config: what JSON can hold.
+        specs: name -> (shape, dtype) of every tensor that will come.
+        max_file: bytes above which the tensors are spread over several files.
+        metadata: what each file's header says beside them.
+
+    Raises:
+        ValueError: for a dtype that safetensors does not know.
     """
 
     def __init__(
@@ -87,20 +109,20 @@ class ModelWriter:
         }
         self._settings = json.dumps(dict(config), indent=2) + "\n"
         self._parts = _parts(self._specs, max_file)
-        self._places: dict[str, Place] = {}
+        self._offsets: dict[str, FileOffset] = {}
         self._written: dict[str, set[int | None]] = {name: set() for name in self._specs}
         self._handles: list[int] = []
-        self._aside: Path | None = None
+        self._unfinished: Path | None = None
         self._made = False
 
     def __enter__(self) -> "ModelWriter":
         self._made = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            for left in self.folder.glob(".writing-*"):  # by a process that was killed
-                shutil.rmtree(left)
+            for abandoned in self.folder.glob(".writing-*"):  # by a process that was killed
+                shutil.rmtree(abandoned)
             check_room(self.folder, self._specs)
-            self._aside = Path(tempfile.mkdtemp(dir=self.folder, prefix=".writing-"))
+            self._unfinished = Path(tempfile.mkdtemp(dir=self.folder, prefix=".writing-"))
             for number, names in enumerate(self._parts):
                 self._lay_out(number, names)
         except BaseException:
@@ -109,8 +131,8 @@ class ModelWriter:
         return self
 
     def write(self, name: str, array: Any, at: int | None = None) -> None:
-        """Put a tensor, or with `at` the slice `[at]` of it, into its place in its file. ValueError for a
-        name, shape, dtype or place that was not announced, and for what has been written before.
+        """Write a tensor [*shape], or with `at` the slice `[at]` of it, [*shape[1:]]. ValueError for a name,
+        shape, dtype or index that was not announced, and for what has been written before.
         """
         shape, dtype = self._specs.get(name, ((), None))
         if dtype is None:
@@ -130,7 +152,7 @@ class ModelWriter:
         if at in done or None in done or (at is None and done):
             raise ValueError(f"{name} at {at} was written before")
         done.add(at)
-        number, first = self._places[name]
+        number, first = self._offsets[name]
         _put(
             self._handles[number],
             np.ascontiguousarray(array).reshape(-1).view(np.uint8),
@@ -145,7 +167,7 @@ class ModelWriter:
                 f"{len(lacking)} of {len(self._specs)} tensors were not written whole: "
                 f"{', '.join(lacking[:6])}"
             )
-        if self._aside is None:
+        if self._unfinished is None:
             raise ValueError("the writer is closed, or was never entered")
         for handle in self._handles:
             os.fsync(handle)
@@ -159,16 +181,16 @@ class ModelWriter:
                 "metadata": {"total_size": sum(map(nbytes, self._specs.values()))},
                 "weight_map": dict(sorted(where.items())),
             }
-            _write_text(self._aside / INDEX_FILE, json.dumps(index, indent=2) + "\n")
-        _write_text(self._aside / CONFIG_FILE, self._settings)
+            _write_text(self._unfinished / INDEX_FILE, json.dumps(index, indent=2) + "\n")
+        _write_text(self._unfinished / CONFIG_FILE, self._settings)
         for name in weights:
-            os.replace(self._aside / name, self.folder / name)
+            os.replace(self._unfinished / name, self.folder / name)
         # a folder with both is read by its single file: what is older goes before the config comes
         for name in sorted(
             set(older) - set(weights), key=lambda name: name not in (WEIGHTS_FILE, INDEX_FILE)
         ):
             (self.folder / name).unlink(missing_ok=True)
-        os.replace(self._aside / CONFIG_FILE, self.folder / CONFIG_FILE)
+        os.replace(self._unfinished / CONFIG_FILE, self.folder / CONFIG_FILE)
         self._made = False
         self._clear()
         sync(self.folder)
@@ -178,7 +200,7 @@ class ModelWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None and self._aside is not None:
+            if kind is None and self._unfinished is not None:
                 self.finish()
         finally:
             self._clear()
@@ -190,7 +212,7 @@ class ModelWriter:
 
     def _lay_out(self, number: int, names: list[str]) -> None:
         """One file with its header, in its full size; where each of its tensors goes."""
-        assert self._aside is not None
+        assert self._unfinished is not None
         entries: dict[str, Any] = {}
         end = 0
         for name in names:
@@ -198,26 +220,26 @@ class ModelWriter:
             end = end + nbytes(self._specs[name])
             shape, dtype = self._specs[name]
             entries[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
-        said = {"__metadata__": dict(self._metadata)} if self._metadata else {}
-        header = json.dumps(said | entries, separators=(",", ":"), ensure_ascii=False).encode()
+        head = {"__metadata__": dict(self._metadata)} if self._metadata else {}
+        header = json.dumps(head | entries, separators=(",", ":"), ensure_ascii=False).encode()
         header += b" " * (-len(header) % 8)
         first = 8 + len(header)
         handle = os.open(
-            self._aside / _file_name(number, len(self._parts)), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644
+            self._unfinished / _file_name(number, len(self._parts)), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644
         )
         self._handles.append(handle)
         os.fchmod(handle, 0o644)
         os.ftruncate(handle, first + end)
         _put(handle, np.frombuffer(len(header).to_bytes(8, "little") + header, np.uint8), 0)
-        self._places |= {name: (number, first + entry["data_offsets"][0]) for name, entry in entries.items()}
+        self._offsets |= {name: (number, first + entry["data_offsets"][0]) for name, entry in entries.items()}
 
     def _clear(self) -> None:
         for handle in self._handles:
             os.close(handle)
         self._handles = []
-        if self._aside is not None:
-            shutil.rmtree(self._aside, ignore_errors=True)
-            self._aside = None
+        if self._unfinished is not None:
+            shutil.rmtree(self._unfinished, ignore_errors=True)
+            self._unfinished = None
         if self._made:
             with contextlib.suppress(OSError):  # somebody put something else into it
                 self.folder.rmdir()
@@ -225,7 +247,7 @@ class ModelWriter:
 
 
 def _older(folder: Path) -> list[str]:
-    """The names of weights that are to go; of a damaged index, the index."""
+    """The names of weights that are to be removed; of a damaged index, the index."""
     try:
         return weight_names(folder)
     except UserError:

@@ -4,9 +4,9 @@ actors, an accelerator each.
     jobs -> Decode (map_batches, one job) -> a row a frame -> Encode (map_batches, batch rows) -> a row a
     frame -> outcomes
 
-Rows arrive in any order and say whose they are; what is made of them is the same as on one machine. Files,
-and the tokenizer's folder, must be there under the same paths on every machine. Imports ray when it is asked
-to work, not before (extra `ray`).
+Rows arrive in any order and say which video they are of; what is made of them is the same as on one machine.
+Files, and the tokenizer's folder, must lie under the same paths on every machine. Imports ray when it is
+asked to work, not before (extra `ray`).
 """
 
 import itertools
@@ -23,8 +23,8 @@ import numpy as np
 from ringvision.data.video import Limits, Unsteady, VideoError
 from ringvision.errors import UserError
 from ringvision.tokenize.inputs import QUICKLY, SURELY, pictures
-from ringvision.tokenize.library import Encoder, Job, Outcome
-from ringvision.tokenize.source import Source
+from ringvision.tokenize.job import FrameEncoder, Job, Outcome
+from ringvision.tokenize.source import VideoSource
 
 ROUND = 256
 """Jobs in one data set; the next ones' checksums are taken meanwhile."""
@@ -32,21 +32,31 @@ PIECE = 16
 END = -1
 TURN = 1 << 40
 Rows = dict[str, np.ndarray]
-"""number int64 [n], the row of the manifest; order int64 [n], the frame's place in its video (from TURN on
-where it is read again), END behind the last; time float64 [n], the frame's, or behind the last the order that
-would be next; error [n], JSON or ""; frame uint8 [n, size, size, 3], later codes int32 [n, h, w].
+"""Columns of n rows. number: int64 [n], the row of the manifest. order: int64 [n], the index of the frame in
+its video (from TURN on where it is read again), END behind the last. time: float64 [n], the frame's, or
+behind the last the order that would be next. error: [n], JSON or "". frame: uint8 [n, size, size, 3]; later
+codes: int32 [n, h, w].
 """
 
 
 class RayEngine:
-    """`run` takes jobs and gives outcomes, in any order. load: makes the encoder, in every encoding actor.
-    address: of a cluster; None: one is started on this machine. encoded: called with every number of frames
-    that went through the encoder.
+    """`run` takes jobs and gives outcomes, in any order.
+
+    Args:
+        load: makes the encoder, in every encoding actor.
+        size: pixels on a side of its frames.
+        fps: frames a second that are read of a video.
+        batch: frames that are encoded together.
+        workers: videos that are decoded at once.
+        limits: of what a video may take to decode; None: the usual ones.
+        decoder: as ringvision.data.video's `sample` takes it.
+        address: of a cluster; None: one is started on this machine.
+        encoded: called with every number of frames that went through the encoder.
     """
 
     def __init__(
         self,
-        load: Callable[[], Encoder],
+        load: Callable[[], FrameEncoder],
         *,
         size: int,
         fps: float,
@@ -66,7 +76,7 @@ class RayEngine:
         self.reading = {"fps": fps, "size": size, "batch": PIECE, "limits": limits, "decoder": decoder}
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
-        """Works on all jobs."""
+        """Works on all jobs. Raises UserError where the cluster cannot be reached or ray is not installed."""
         ray = _ray()
         started = self._start(ray)
         rest = iter(jobs)
@@ -110,12 +120,12 @@ class RayEngine:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        there = ray.cluster_resources()
-        accelerators = int(there.get("GPU", 0)) or int(there.get("TPU", 0))
+        resources = ray.cluster_resources()
+        accelerators = int(resources.get("GPU", 0)) or int(resources.get("TPU", 0))
         claim: dict[str, Any] = {"num_cpus": 1}
         if accelerators:
-            claim = {"num_gpus": 1} if there.get("GPU") else {"resources": {"TPU": 1}}
-        decoders = max(1, min(self.workers, len(jobs), int(there.get("CPU", 1)) - (not accelerators)))
+            claim = {"num_gpus": 1} if resources.get("GPU") else {"resources": {"TPU": 1}}
+        decoders = max(1, min(self.workers, len(jobs), int(resources.get("CPU", 1)) - (not accelerators)))
         items = [{"number": job.row.number, "source": json.dumps(asdict(job.source))} for job in jobs]
         rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             Decode,
@@ -133,7 +143,7 @@ class RayEngine:
             concurrency=max(1, accelerators),
             **claim,
         )
-        videos = {job.row.number: InHand(job) for job in jobs}
+        videos = {job.row.number: VideoRows(job) for job in jobs}
         for batch in coded.iter_batches(batch_size=None, batch_format="numpy"):
             self.encoded(int((batch["order"] != END).sum()))
             for number in np.unique(batch["number"]).tolist():
@@ -146,8 +156,10 @@ class RayEngine:
 
 
 @dataclass(eq=False)
-class InHand:
-    """A video whose rows are on their way."""
+class VideoRows:
+    """A video of which some rows have arrived; whole: the order behind its last frame, once its end has
+    arrived.
+    """
 
     job: Job
     parts: list[Rows] = field(default_factory=list)
@@ -155,6 +167,9 @@ class InHand:
     error: VideoError | None = None
 
     def add(self, rows: Rows) -> None:
+        """Rows of this video, columns as in `Rows`: order int64 [n], time float64 [n], error [n], codes int32
+        [n, h, w].
+        """
         ends = rows["order"] == END
         for error, count in zip(rows["error"][ends].tolist(), rows["time"][ends].tolist()):
             self.whole = int(count)
@@ -163,14 +178,14 @@ class InHand:
         self.parts.append({name: rows[name][~ends] for name in ("order", "time", "codes")})
 
     def outcome(self) -> Outcome | None:
-        """Once every row is there."""
+        """The outcome, once every row has arrived; None before."""
         if self.whole is None:
             return None
         if self.error is not None:
             return Outcome(self.job, error=self.error)
-        there = np.concatenate([part["order"] for part in self.parts])
+        arrived = np.concatenate([part["order"] for part in self.parts])
         turn, count = divmod(self.whole, TURN)
-        order = np.argsort(there)[np.sort(there) >= turn * TURN]
+        order = np.argsort(arrived)[np.sort(arrived) >= turn * TURN]
         if len(order) < count:
             return None
         codes, times = (
@@ -180,17 +195,18 @@ class InHand:
 
 
 class Decode:
-    """An actor: a job in, its frames out, a piece at a time, and a row that says how many there were or what
-    went wrong.
+    """An actor: a job in, its frames out, a piece at a time, and a row that says how many frames it was or
+    what went wrong.
     """
 
     def __init__(self, reading: dict[str, Any]) -> None:
         self.reading = reading
 
     def __call__(self, job: Rows) -> Iterator[Rows]:
+        """One row of number [1] and source [1], JSON -> rows with frames uint8 [n, size, size, 3]."""
         number = int(job["number"][0])
         asked = json.loads(str(job["source"][0]))
-        source = Source(**asked | {"qa": tuple(map(tuple, asked["qa"]))})
+        source = VideoSource(**asked | {"qa": tuple(map(tuple, asked["qa"]))})
         error = ""
         size = self.reading["size"]
         for turn, way in enumerate((QUICKLY, SURELY)):
@@ -225,10 +241,11 @@ class Decode:
 class Encode:
     """An actor: rows with frames in, rows with codes out."""
 
-    def __init__(self, load: Callable[[], Encoder]) -> None:
+    def __init__(self, load: Callable[[], FrameEncoder]) -> None:
         self.encoder = load()
 
     def __call__(self, rows: Rows) -> Rows:
+        """The same n rows, with codes int32 [n, h, w] instead of frames uint8 [n, size, size, 3]."""
         frames = np.ascontiguousarray(rows.pop("frame"))
         return rows | {"codes": self.encoder.encode(frames)}
 

@@ -1,4 +1,4 @@
-"""A data set of TFDS, prepared as ArrayRecord, in; its examples as Sources, and their frames, out.
+"""A data set of TFDS, prepared as ArrayRecord, in; its examples as VideoSources, and their frames, out.
 
 Records are read by the layout that features.json states, without TensorFlow and without importing what it
 names: TFDS itself builds its Video feature, and reads compressed tensors, with TensorFlow alone.
@@ -20,7 +20,7 @@ import numpy as np
 
 from ringvision.data.video import Limits, VideoError, VideoInfo
 from ringvision.errors import UserError
-from ringvision.tokenize.source import Source
+from ringvision.tokenize.source import VideoSource
 
 VERSION = re.compile(r"\d+\.\d+\.\d+", re.ASCII)
 DATASET = re.compile(r"(\w+)(?:/([\w.-]+))?(?::(\d+\.\d+\.\d+))?", re.ASCII)
@@ -31,9 +31,9 @@ PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "GIF")
 
 @dataclass(frozen=True, eq=False)
 class _Dataset:
-    """One split. `records[i]` is the i-th example's bytes; `shards` (file, how many are read of it). `key` is
-    the feature that holds the frames: encoded pictures, or a uint8 tensor of `shape` (-1: any) in `encoding`.
-    `text` says what is in them, a class by `labels`.
+    """One split. records[i]: the i-th example's bytes. shards: (file, how many are read of it). key: the
+    feature that holds the frames: encoded pictures, or a uint8 tensor of `shape` (-1: any length) in
+    `encoding`. text: the feature that says what they show, a class by `labels`.
     """
 
     records: Any
@@ -70,22 +70,22 @@ class _Dataset:
         return "\n".join(dict.fromkeys(filter(str.strip, texts)))
 
 
-def examples(given: str) -> Iterator[Source]:
-    """A Source for each example of `tfds:NAME/SPLIT` or `tfds:FOLDER/SPLIT`. Raises UserError where there is
-    no such data set.
+def examples(given: str) -> Iterator[VideoSource]:
+    """A VideoSource for each example of `tfds:NAME/SPLIT` or `tfds:FOLDER/SPLIT`. Raises UserError where TFDS
+    has prepared no such data set.
     """
     folder, name, split = _split(given)
     whole = f"tfds:{folder or name}/{split}"
     dataset = open_dataset(whole)
     return (
-        Source(f"{whole}#{n}", dataset=whole, index=n, caption=dataset.caption(n))
+        VideoSource(f"{whole}#{n}", dataset=whole, index=n, caption=dataset.caption(n))
         for n in range(len(dataset.records))
     )
 
 
 def _split(given: str) -> tuple[str, str, str]:
     """What tfds: names: a folder that holds dataset_info.json or else ""; the name; the split, train where
-    none is said.
+    none is named.
     """
     name = given.removeprefix("tfds:")
     front, _, last = name.rpartition("/")
@@ -150,19 +150,19 @@ def _first_line(error: Exception) -> str:
 
 
 def _prepared(whole: str, name: str) -> str:
-    """The folder of a data set that TFDS prepared here: the newest version where none is said. Nothing is
+    """The folder of a data set that TFDS prepared here: the newest version where none is named. Nothing is
     downloaded.
     """
     from tensorflow_datasets.core.utils.file_utils import list_data_dirs
 
     asked = DATASET.fullmatch(name)
     dataset, config, version = asked.groups() if asked else ("", "", "")
-    places = [Path(place, dataset, config or "") for place in list_data_dirs()] if asked else []
+    folders = [Path(folder, dataset, config or "") for folder in list_data_dirs()] if asked else []
     infos = [
         info
-        for place in places
+        for folder in folders
         for depth in ("*", "*/*")
-        for info in place.glob(f"{depth}/dataset_info.json")
+        for info in folder.glob(f"{depth}/dataset_info.json")
     ]
     found = [
         info.parent
@@ -188,8 +188,8 @@ def _prepared(whole: str, name: str) -> str:
 
 
 def _features(folder: str) -> tuple[str, tuple[int, ...] | None, str, str | None]:
-    """Key, shape and encoding of the frames, videos before images and usual names first, and the key of what
-    says what is in them.
+    """Key, shape and encoding of the frames, videos before images and usual names first, and the key of the
+    text that describes them.
     """
     try:
         features = json.loads(Path(folder, "features.json").read_text("utf-8"))["featuresDict"]["features"]
@@ -246,9 +246,11 @@ def _kinds(feature: dict[str, Any]) -> list[str]:
     ]
 
 
-def stored(source: Source) -> tuple[list[bytes], list[int] | None, str]:
+def stored(source: VideoSource) -> tuple[list[bytes], list[int] | None, str]:
     """The frames of an example as they are stored: encoded pictures, or one tensor's bytes, its shape and its
     encoding.
+
+    Raises VideoError where there is no such example, or no frames in it.
     """
     try:
         dataset = open_dataset(source.dataset)
@@ -273,9 +275,9 @@ def stored(source: Source) -> tuple[list[bytes], list[int] | None, str]:
     return parts, shape, dataset.encoding
 
 
-def frames_of(source: Source, limits: Limits) -> Iterator[np.ndarray]:
-    """uint8 [H, W, 3], one after another. VideoError where they are damaged or over `limits`, which are asked
-    before they are unpacked.
+def frames_of(source: VideoSource, limits: Limits) -> Iterator[np.ndarray]:
+    """uint8 [H, W, 3], one after another. VideoError where they are damaged or over `limits`, which are
+    checked before they are decoded.
     """
     parts, shape, encoding = stored(source)
     _check(source.name, 0, 0, len(parts), limits)

@@ -1,4 +1,4 @@
-"""What a run shows of itself: on a terminal a display that is kept up to date, elsewhere a line for each
+"""How a run shows its progress: on a terminal a display that is kept up to date, elsewhere a line for each
 source that failed.
 """
 
@@ -20,20 +20,20 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from ringvision.tokenize.manifest import Row
+from ringvision.tokenize.manifest import ManifestRow
 
 SMOOTHED = 60.0
 """Seconds over which speeds are taken."""
 
 
 class Lines:
-    """A tokenize.videos.Progress for logs: says what failed, and why."""
+    """A tokenize.videos.Progress for logs: reports what failed, and why."""
 
     def start(self, sources: int) -> None: ...
 
     def encoded(self, frames: int) -> None: ...
 
-    def settled(self, row: Row, worked: bool) -> None:
+    def settled(self, row: ManifestRow, worked: bool) -> None:
         if row.status == "failed" and worked:
             print(f"{row.source}: {row.kind}: {row.message}", file=sys.stderr, flush=True)
 
@@ -70,7 +70,7 @@ class Display:
             self.frames += frames
             self.recent = [mark for mark in self.recent if now - mark[0] < SMOOTHED] + [(now, self.frames)]
 
-    def settled(self, row: Row, worked: bool) -> None:
+    def settled(self, row: ManifestRow, worked: bool) -> None:
         with self.turn:
             self.worked += worked
             self.failed += row.status == "failed"
@@ -85,10 +85,10 @@ class Display:
             self.progress.update(self.task, left=f"{_clock(seconds)} left")
 
     def speed(self) -> float:
-        """Frames a second, of late."""
+        """Frames a second, over the last SMOOTHED seconds."""
         with self.turn:
-            (first, before), now = self.recent[0], time.monotonic()
-            return (self.frames - before) / max(now - first, 1e-3)
+            first, before = self.recent[0]
+            return (self.frames - before) / max(time.monotonic() - first, 1e-3)
 
     def __enter__(self) -> "Display":
         self.progress.start()

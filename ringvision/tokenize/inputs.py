@@ -1,8 +1,10 @@
-"""What is to be tokenized: files, folders, globs, manifests and data sets in, a list of Source out; the
+"""What is to be tokenized: files, folders, globs, manifests and data sets in, a list of VideoSource out; the
 frames and checksum of each.
 
-    clips/                    every video in a folder   clips/**/*.mp4     a pattern
-    list.csv .jsonl .parquet  a manifest (listing.py)   tfds:NAME/SPLIT    the examples of a data set (dataset.py)
+    clips/                    every video in a folder
+    clips/**/*.mp4            a pattern
+    list.csv .jsonl .parquet  a manifest (listing.py)
+    tfds:NAME/SPLIT           the examples of a data set (dataset.py)
 
 Nothing is fetched, and what names a file is never run or followed.
 """
@@ -23,7 +25,7 @@ from ringvision.data.video.container import identify
 from ringvision.errors import UserError
 from ringvision.tokenize.dataset import examples, frames_of, open_dataset, stored
 from ringvision.tokenize.listing import ELSEWHERE, LISTINGS, file_source, read_listing
-from ringvision.tokenize.source import Source
+from ringvision.tokenize.source import VideoSource
 
 SUFFIXES = {
     ".mp4",
@@ -45,17 +47,17 @@ SUFFIXES = {
 OTHER_LISTS = {".json", ".ndjson", ".tsv", ".txt", ".xlsx", ".yaml", ".yml"}
 
 
-def read_inputs(inputs: Iterable[str | os.PathLike[str]]) -> list[Source]:
+def read_inputs(inputs: Iterable[str | os.PathLike[str]]) -> list[VideoSource]:
     """The sources that `inputs` name, in their order, folders and patterns in the order of paths, each name
     once, where it came first.
 
-    A file is taken as it is, even where there is none. Folders are entered, but no links to folders; of them,
-    and of patterns, every file counts that is not hidden and is a video by its bytes or its name. Where
+    A file is taken as it is, even where none has this name. Folders are entered, but no links to folders; of
+    them, and of patterns, every file counts that is not hidden and is a video by its bytes or its name. Where
     several rows or inputs name the same part of the same file, it gets the questions of all and their
     captions, each once, with a line break between. Raises UserError where nothing is found, and for a
     manifest or a data set that is not as it should be.
     """
-    found: dict[str, Source] = {}
+    found: dict[str, VideoSource] = {}
     captions: dict[str, dict[str, None]] = {}
     questions: dict[str, dict[tuple[str, str], None]] = {}
     for source in itertools.chain.from_iterable(_expand(os.fspath(given)) for given in inputs):
@@ -86,7 +88,7 @@ after Unsteady the second.
 
 
 def pictures(
-    source: Source,
+    source: VideoSource,
     *,
     fps: float,
     size: int,
@@ -95,11 +97,24 @@ def pictures(
     decoder: str = "auto",
     **reading: Any,
 ) -> Iterator[FrameBatch]:
-    """The frames of a source, `batch` at a time: of a file's part `fps` a second, as `sample` gives them
-    (which `reading` goes to).
+    """The frames of a source: of a file's part `fps` a second, as ringvision.data.video's `sample` gives
+    them; of an example of a data set all frames (an image is one), the k-th at k/fps seconds.
 
-    Of an example of a data set all frames (an image is one), the k-th at k/fps seconds. Raises UserError for
-    arguments that make no sense, VideoError for what cannot be read.
+    Args:
+        source: what is read.
+        fps: frames a second.
+        size: pixels on a side; frames are cropped and scaled to squares.
+        batch: frames in a piece; the last one may be shorter.
+        limits: of what it may take to decode; None: the usual ones.
+        decoder: as `sample` takes it.
+        reading: further arguments of `sample`.
+
+    Returns:
+        pieces, one after another: frames uint8 [n, size, size, 3] and times float64 [n] in seconds.
+
+    Raises:
+        UserError: for arguments that make no sense.
+        VideoError: for what cannot be read.
     """
     if not source.dataset:
         asked: dict[str, Any] = {
@@ -115,11 +130,11 @@ def pictures(
     return _batches(source, fps, size, batch, limits or Limits())
 
 
-def content(source: Source) -> tuple[str, int | None, int | None]:
+def content(source: VideoSource) -> tuple[str, int | None, int | None]:
     """sha256 in hex, then `stamp`, taken before. Of a file: its bytes; of an example: its frames as they are
     stored, their shape and dtype.
 
-    Raises VideoError where there is no video to read.
+    Raises VideoError where no video can be read.
     """
     size, changed = stamp(source)
     if source.dataset:
@@ -138,9 +153,9 @@ def content(source: Source) -> tuple[str, int | None, int | None]:
         ) from None
 
 
-def stamp(source: Source) -> tuple[int | None, int | None]:
+def stamp(source: VideoSource) -> tuple[int | None, int | None]:
     """Size in bytes and time of change in ns of the file (of an example: its shard); None, None where it is
-    not there.
+    missing.
     """
     try:
         status = os.stat(open_dataset(source.dataset).shard(source.index) if source.dataset else source.path)
@@ -150,7 +165,7 @@ def stamp(source: Source) -> tuple[int | None, int | None]:
 
 
 def is_video(path: str | os.PathLike[str]) -> bool:
-    """Whether the file at `path` is a video by its first bytes, be it cut short."""
+    """Whether the file at `path` is a video by its first bytes, even one that is cut short."""
     try:
         identify(path)
     except VideoError as error:
@@ -158,7 +173,7 @@ def is_video(path: str | os.PathLike[str]) -> bool:
     return True
 
 
-def _expand(given: str) -> Iterable[Source]:
+def _expand(given: str) -> Iterable[VideoSource]:
     if given.startswith("tfds:"):
         return examples(given)
     if ELSEWHERE.match(given):
@@ -185,9 +200,9 @@ def _inside(folder: str) -> list[Path]:
         raise UserError(f"{error.filename} cannot be listed ({error.strerror}); check its permissions")
 
     files = []
-    for place, folders, names in os.walk(folder, onerror=stop):
+    for path, folders, names in os.walk(folder, onerror=stop):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [Path(place, name) for name in names if not name.startswith(".")]
+        files += [Path(path, name) for name in names if not name.startswith(".")]
     return sorted(filter(_counts, files))
 
 
@@ -195,7 +210,7 @@ def _counts(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES or is_video(path)
 
 
-def _matching(pattern: str) -> Iterable[Source]:
+def _matching(pattern: str) -> Iterable[VideoSource]:
     """Manifests where the pattern ends like one, else videos. `**` enters no links to folders, so no circle
     of links holds it up.
     """
@@ -221,7 +236,7 @@ def _matching(pattern: str) -> Iterable[Source]:
     return map(file_source, videos)
 
 
-def _batches(source: Source, fps: float, size: int, batch: int, limits: Limits) -> Iterator[FrameBatch]:
+def _batches(source: VideoSource, fps: float, size: int, batch: int, limits: Limits) -> Iterator[FrameBatch]:
     from ringvision.data.video.decode import square
 
     squares = (square(frame, size) for frame in frames_of(source, limits))

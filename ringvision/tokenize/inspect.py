@@ -2,8 +2,7 @@
 decoded back from codes.
 
     folder of shards (and manifest.sqlite) -> inspect -> report {...} -> describe -> text for people
-                                                      -> contact sheet, PNG or HTML, where a tokenizer is
-                                                      given
+                                                      -> contact sheet, PNG or HTML, with a tokenizer
 
 Records are read one after another and forgotten: memory holds one of them, a count for each code, and the
 sheet. Names and captions come from anywhere, so nothing of them is taken as HTML.
@@ -38,28 +37,32 @@ LABEL = 16
 SUFFIXES = (".png", ".html", ".htm")
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title>
-<style>body {{ font: 14px sans-serif; margin: 1em }} pre {{ font-size: 12px }} img {{ display: block; max-width: 100% }}
+<style>body {{ font: 14px sans-serif; margin: 1em }} pre {{ font-size: 12px }}
+img {{ display: block; max-width: 100% }}
 h2 {{ font-size: 14px; margin: 1em 0 0 }} p {{ margin: .2em 0 }}</style></head>
 <body><pre>{report}</pre>
 {rows}</body></html>
 """
 
 
-class Decoder(Protocol):
+class CodeDecoder(Protocol):
     """What is asked of a tokenizer (video_tokenizer.VideoTokenizer is one)."""
 
     @property
     def num_codes(self) -> int: ...
     @property
     def hash(self) -> str: ...
-    def decode(self, codes: np.ndarray, dtype: Any = ...) -> np.ndarray: ...
+    def decode(self, codes: np.ndarray, dtype: Any = ...) -> np.ndarray:
+        """int32 [T, h, w] -> frames [T, H, W, 3] of `dtype`."""
+        ...
 
 
 @dataclass
 class Tally:
-    """What is kept of the records that went by."""
+    """What is kept of the records that were read. counts: int64 [codes], how often each was used."""
 
     counts: np.ndarray
     frames: array = field(default_factory=lambda: array("q"))
@@ -73,7 +76,7 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """One video of the sheet: pictures uint8 [T, H, W, 3] at `times`."""
 
     example: Example
@@ -85,22 +88,32 @@ def inspect(
     folder: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str] | None = None,
-    tokenizer: Decoder | str | os.PathLike[str] | None = None,
+    tokenizer: CodeDecoder | str | os.PathLike[str] | None = None,
     videos: int = 12,
 ) -> dict[str, Any]:
-    """Reads every record of a folder that `ringvision tokenize` wrote. `tokenizer` (or the folder of one) is
-    needed for `out`, a picture or page (.png, .html) with a row of frames for each of `videos` videos, evenly
-    spread over the folder.
+    """Reads every record of a folder that `ringvision tokenize` wrote.
 
-    Returns {"format", "shards", "videos", "frames", "codes", "hours", "captions", "questions", "tokenizer",
-    "grid", "size", "fps", "lengths": {"min", "median", "max"}, in frames, "num_codes" (None where nothing
-    says it), "codes_used", "perplexity", "most_used" and "least_used": [code, times] pairs, "unused": how
-    many codes were never used, "unused_codes": the first of them, "histogram": [{"from", "to", "codes"}],
-    codes used from .. to times, "status": {status: inputs} and "failures": {kind: inputs}, of
-    manifest.sqlite, None where there is none, "out"}.
+    Args:
+        folder: of shards.
+        out: a picture or page (.png, .html) to be written, with a row of frames for each of `videos` videos,
+            evenly spread over the folder; needs `tokenizer`.
+        tokenizer: the one that made the codes, or its folder.
+        videos: how many of them the sheet shows.
 
-    Raises UserError where the folder holds no tokens, is damaged, or was made by another tokenizer, and where
-    `out` cannot be made.
+    Returns:
+        {"format", "shards", "videos", "frames", "codes", "hours", "captions", "questions", "tokenizer",
+        "grid",
+        "size", "fps", "lengths": {"min", "median", "max"}, in frames, "num_codes" (None where nothing says
+        it),
+        "codes_used", "perplexity", "most_used" and "least_used": [code, times] pairs, "unused": how many
+        codes
+        were never used, "unused_codes": the first of them, "histogram": [{"from", "to", "codes"}], codes used
+        from .. to times, "status": {status: inputs} and "failures": {kind: inputs}, of manifest.sqlite, None
+        where the folder has none, "out"}.
+
+    Raises:
+        UserError: where the folder holds no tokens, is damaged, or was made by another tokenizer, and where
+        `out` cannot be made.
     """
     sheet = None if out is None else _sheet_path(out, tokenizer, videos)
     format = format_of(folder)
@@ -171,16 +184,16 @@ def describe(report: dict[str, Any]) -> str:
 
 def _examples(format: Format, paths: Sequence[Path]) -> Iterator[Example]:
     for path in paths:
-        for place, record in enumerate(format.stream(path)):
+        for number, record in enumerate(format.stream(path)):
             try:
                 example = format.decode(record)
             except UserError as error:
-                raise UserError(f"{path}, example {place}: {error}") from None
+                raise UserError(f"{path}, example {number}: {error}") from None
             yield example
 
 
 def _same_tokenizer(
-    folder: str | os.PathLike[str], tally: Tally, example: Example, decoder: Decoder | None
+    folder: str | os.PathLike[str], tally: Tally, example: Example, decoder: CodeDecoder | None
 ) -> None:
     expected = decoder.hash if decoder else tally.tokenizer or example.tokenizer
     if example.tokenizer != expected:
@@ -280,10 +293,10 @@ def _spread(count: int, wanted: int) -> set[int]:
     return {int(number) for number in np.linspace(0, count - 1, min(count, wanted)).round()}
 
 
-def _row(example: Example, decoder: Decoder) -> Row:
+def _row(example: Example, decoder: CodeDecoder) -> SheetRow:
     shown = sorted(_spread(len(example.codes), FRAMES_SHOWN))
     pictures = np.asarray(decoder.decode(example.codes[shown].astype(np.int32), dtype=np.uint8))
-    return Row(example, pictures, example.times[shown].tolist())
+    return SheetRow(example, pictures, example.times[shown].tolist())
 
 
 def _strip(pictures: np.ndarray) -> np.ndarray:
@@ -293,7 +306,7 @@ def _strip(pictures: np.ndarray) -> np.ndarray:
     )[:, :-GAP]
 
 
-def _picture(rows: Sequence[Row]) -> Image.Image:
+def _picture(rows: Sequence[SheetRow]) -> Image.Image:
     strips = [_strip(row.pictures) for row in rows]
     width = max((strip.shape[1] for strip in strips), default=320)
     sheet = Image.new(
@@ -308,7 +321,7 @@ def _picture(rows: Sequence[Row]) -> Image.Image:
     return sheet
 
 
-def _page(folder: str | os.PathLike[str], report: dict[str, Any], rows: Sequence[Row]) -> bytes:
+def _page(folder: str | os.PathLike[str], report: dict[str, Any], rows: Sequence[SheetRow]) -> bytes:
     written = []
     for row in rows:
         picture = base64.b64encode(_png(Image.fromarray(_strip(row.pictures)))).decode()
@@ -326,7 +339,7 @@ def _page(folder: str | os.PathLike[str], report: dict[str, Any], rows: Sequence
     return page.encode()
 
 
-def _label(row: Row) -> str:
+def _label(row: SheetRow) -> str:
     return (
         f"{os.path.basename(row.example.source)}: {_many(len(row.example.codes), 'frame')}, "
         f"{row.times[0]:.1f} to {row.times[-1]:.1f} s"
@@ -340,8 +353,8 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _plain(text: str) -> str:
-    """One printable ASCII line, whatever was in the text: terminals and Pillow's own font take nothing else
-    for granted.
+    """One printable ASCII line, whatever was in the text: terminals and Pillow's own font may show nothing
+    else.
     """
     return "".join(
         letter if " " <= letter <= "~" else letter.encode("unicode_escape").decode() for letter in text
@@ -403,7 +416,7 @@ def _sheet_path(out: str | os.PathLike[str], tokenizer: Any, videos: int) -> Pat
     return path
 
 
-def _load(tokenizer: Decoder | str | os.PathLike[str] | None) -> Decoder | None:
+def _load(tokenizer: CodeDecoder | str | os.PathLike[str] | None) -> CodeDecoder | None:
     if not isinstance(tokenizer, str | os.PathLike):
         return tokenizer
     from ringvision.video_tokenizer import load_video_tokenizer
@@ -412,12 +425,12 @@ def _load(tokenizer: Decoder | str | os.PathLike[str] | None) -> Decoder | None:
 
 
 def _write(path: Path, contents: bytes) -> None:
-    aside = path.with_name(f".{path.name}.partial")
+    unfinished = path.with_name(f".{path.name}.partial")
     try:
-        aside.write_bytes(contents)
-        os.replace(aside, path)
+        unfinished.write_bytes(contents)
+        os.replace(unfinished, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); give a folder that can") from None
     finally:
         with contextlib.suppress(OSError):
-            aside.unlink()
+            unfinished.unlink()

@@ -1,15 +1,16 @@
 """A library of videos to shards of codes: what there is to do, and where every result goes. Who decodes and
-encodes is an engine's affair.
+encodes is an engine's affair (job.py is what the two exchange).
 
     OUT/manifest.sqlite                            a row for every input
-    OUT/videos-train.array_record-00000 ...        the records of rows 0 to shard_size - 1, and so on, in the order of the rows
+    OUT/videos-train.array_record-00000 ...        the records of rows 0 to shard_size - 1, and so on, in the
+                                                   order of the rows
     OUT/dataset_info.json, features.json           for tensorflow-datasets
-    OUT/.work/                                     records that are ready and whose shard is not yet in place
+    OUT/.work/                                     records whose shard is not yet in place (ready.py)
 
-A shard is a function of its rows: which of them failed and what the others hold. It is written aside, renamed
-and then noted, so a run that is killed anywhere and started again ends with the same bytes as one that was
-not. A shard whose rows change (a file changed, a failed one was tried again, inputs were added) is written
-anew; what has not changed in it is copied.
+A shard is a function of its rows: which of them failed and what the others hold. It is written under another
+name, renamed and then noted, so a run that is killed anywhere and started again ends with the same bytes as
+one that was not. A shard whose rows change (a file changed, a failed one was tried again, inputs were added)
+is written anew; what has not changed in it is copied.
 """
 
 import hashlib
@@ -20,9 +21,9 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -31,73 +32,45 @@ from ringvision.errors import UserError
 from ringvision.tokenize.example import Example
 from ringvision.tokenize.formats import Format
 from ringvision.tokenize.inputs import content, stamp
-from ringvision.tokenize.manifest import Manifest, Row, Shard, asked_of
-from ringvision.tokenize.source import Source
+from ringvision.tokenize.job import FrameEncoder, Job, Outcome
+from ringvision.tokenize.manifest import Manifest, ManifestRow, Shard, asked_of
+from ringvision.tokenize.ready import ReadyRecords, RecordKey, disk_error, record_key
+from ringvision.tokenize.source import VideoSource
 
-Key = tuple[str, str]
 READ_AHEAD = 4
 """Files whose checksums are taken at once, ahead of the decoders."""
-
-
-class Encoder(Protocol):
-    """What is asked of a tokenizer (video_tokenizer.VideoTokenizer is one)."""
-
-    @property
-    def size(self) -> int: ...
-    @property
-    def grid(self) -> tuple[int, int]: ...
-    @property
-    def num_codes(self) -> int: ...
-    @property
-    def hash(self) -> str: ...
-    def encode(self, frames: np.ndarray) -> np.ndarray: ...
-
-
-@dataclass(frozen=True)
-class Job:
-    """One source to be decoded and encoded."""
-
-    row: Row
-    source: Source
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What came of a job: codes int [T, h, w] and times float64 [T], or why there are none."""
-
-    job: Job
-    codes: np.ndarray | None = None
-    times: np.ndarray | None = None
-    error: VideoError | None = None
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A record in .work/."""
-
-    path: Path
-    frames: int
 
 
 class Library:
     """The rows of one run and the shards they go to. `jobs` may be read from any thread, `settle` called from
     another.
 
-    settled: called with each of the run's rows once, when its fate is known (a done one's shard may come into
-    place later), and whether it took work in this run.
+    Args:
+        manifest: the folder's, open.
+        sources: what this run works on; the manifest has a row for each.
+        format: of the shards.
+        shard_size: rows to a shard.
+        fps: frames a second that are read of a video.
+        encoder: the tokenizer.
+        retry_failed: whether rows that failed before are tried again.
+        settled: called with each of the run's rows once, when its outcome is known (a done one's shard may
+            come into place later), and whether it took work in this run.
+
+    Raises:
+        UserError: where the folder cannot be written to.
     """
 
     def __init__(
         self,
         manifest: Manifest,
-        sources: Iterable[Source],
+        sources: Iterable[VideoSource],
         format: Format,
         *,
         shard_size: int,
         fps: float,
-        encoder: Encoder,
+        encoder: FrameEncoder,
         retry_failed: bool,
-        settled: Callable[[Row, bool], None],
+        settled: Callable[[ManifestRow, bool], None],
     ) -> None:
         self.manifest = manifest
         self.format = format
@@ -106,11 +79,10 @@ class Library:
         self.shard_size = shard_size
         self.fps = fps
         self.retry_failed = retry_failed
-        self._work = _prepared(manifest.folder / ".work")
+        self._ready = ReadyRecords(manifest.folder / ".work")
         self._sources = {source.name: source for source in sources}
         self._turn = threading.RLock()
-        self._ready: dict[int, Ready] = {}
-        self._leaders: dict[Key, int] = {}
+        self._leaders: dict[RecordKey, int] = {}
         self._followers: dict[int, list[int]] = {}
         self._waiting: dict[int, list[int]] = {}
         self._postponed: list[Job] = []
@@ -136,20 +108,22 @@ class Library:
                 yield job
 
     def postponed(self) -> list[Job]:
-        """Sources whose bytes are another one's that failed in this run: to be tried themselves, under their
-        own names.
+        """Sources whose bytes are those of another that failed in this run: to be tried themselves, under
+        their own names.
         """
         with self._turn:
             jobs = self._postponed
             self._postponed = []
             return [replace(job, row=self._begin(job.row.number)) for job in jobs]
 
-    def _examined(self) -> Iterator[tuple[Row, Source, VideoError | None]]:
-        """This run's rows with their content as it is now, or why it cannot be told. The others only lead or
-        follow.
+    def _examined(self) -> Iterator[tuple[ManifestRow, VideoSource, VideoError | None]]:
+        """This run's rows with their content as it is now, or why it cannot be told. Rows of other runs only
+        lead or follow.
         """
 
-        def examine(row: Row, source: Source) -> tuple[Row, Source, VideoError | None]:
+        def examine(
+            row: ManifestRow, source: VideoSource
+        ) -> tuple[ManifestRow, VideoSource, VideoError | None]:
             try:
                 size, changed = stamp(source)
                 if row.sha256 is None or (size, changed) != (row.bytes, row.changed):
@@ -169,14 +143,14 @@ class Library:
                             ahead.append(pool.submit(examine, row, self._sources[row.source]))
                         elif self._in_place(row):
                             with self._turn:
-                                self._leaders.setdefault(_key(row), row.number)
+                                self._leaders.setdefault(record_key(row), row.number)
                     if not ahead:
                         return
                     yield ahead.popleft().result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _classify(self, now: Row, source: Source, error: VideoError | None) -> bool:
+    def _classify(self, now: ManifestRow, source: VideoSource, error: VideoError | None) -> bool:
         """Whether a row has to be worked on; settles it where not."""
         before = self._rows[now.number]
         if error is not None:
@@ -187,20 +161,20 @@ class Library:
             return False
         same = (now.sha256, now.bytes, now.changed) == (before.sha256, before.bytes, before.changed)
         row = before if same else self._changed(before, now)
-        leader = self._leaders.get(_key(row))
+        leader = self._leaders.get(record_key(row))
         if row.status == "failed" and not self.retry_failed:
             self._close(row, worked=False)
         elif leader is not None:
             self._come_after(row, leader)
-        elif self._in_place(row) or self._find_ready(row):
-            self._leaders[_key(row)] = row.number
+        elif self._in_place(row) or self._ready.find(row):
+            self._leaders[record_key(row)] = row.number
             self._close(row, worked=False)
         else:
-            self._leaders[_key(row)] = row.number
+            self._leaders[record_key(row)] = row.number
             return True
         return False
 
-    def _changed(self, before: Row, now: Row) -> Row:
+    def _changed(self, before: ManifestRow, now: ManifestRow) -> ManifestRow:
         """Notes the content that a row has now; where it had another, nothing of what was done for that
         counts.
         """
@@ -218,11 +192,11 @@ class Library:
             values |= nothing
         return self._write(before, **values)
 
-    def _in_place(self, row: Row) -> bool:
+    def _in_place(self, row: ManifestRow) -> bool:
         """Whether a row's own record is in its shard."""
         return row.status == "done" and self._owners.get((row.shard, row.record)) == row.number
 
-    def _come_after(self, row: Row, leader: int) -> None:
+    def _come_after(self, row: ManifestRow, leader: int) -> None:
         """A row with the content of an earlier one shares its record, once it is known that there will be
         one.
         """
@@ -239,14 +213,14 @@ class Library:
             self._followers.setdefault(leader, []).append(number)
             self._close(self._rows[number], worked=False)
 
-    def _begin(self, number: int) -> Row:
+    def _begin(self, number: int) -> ManifestRow:
         row = self._rows[number]
         return self._write(row, status="pending", kind=None, message=None, attempts=row.attempts + 1)
 
     # ---------------------------------------------------------------------------------------- what came of it
 
     def settle(self, outcome: Outcome) -> None:
-        """Takes what an engine made of a job: the record is put aside, and the shard written where this was
+        """Takes what an engine made of a job: the record is kept ready, and the shard written where this was
         the last that it waited for.
         """
         with self._turn:
@@ -255,7 +229,7 @@ class Library:
             if outcome.error is not None:
                 self._fail(row, outcome.error)
                 return
-            leader = self._leaders.setdefault(_key(row), number)
+            leader = self._leaders.setdefault(record_key(row), number)
             if leader != number:
                 self._come_after(row, leader)
                 return
@@ -266,7 +240,7 @@ class Library:
                 np.uint16 if self.encoder.num_codes <= 1 << 16 else np.uint32
             )
             made = self.fps, self.encoder.size, self.encoder.hash, source.caption, source.qa
-            self._put_aside(
+            self._ready.put(
                 row,
                 self.format.encode(Example(row.source, str(row.sha256), codes, outcome.times, *made)),
                 len(codes),
@@ -275,31 +249,32 @@ class Library:
                 self._follow(follower, number)
             self._close(row)
 
-    def _fail(self, row: Row, error: VideoError) -> None:
-        if self._leaders.get(_key(row)) == row.number:
-            del self._leaders[_key(row)]
+    def _fail(self, row: ManifestRow, error: VideoError) -> None:
+        if self._leaders.get(record_key(row)) == row.number:
+            del self._leaders[record_key(row)]
         nothing = {"shard": None, "record": None, "frames": None, "seconds": None}
         row = self._write(row, status="failed", kind=error.kind, message=str(error), **nothing)
         for number in self._waiting.pop(row.number, []):
             self._postponed.append(Job(self._rows[number], self._sources[self._rows[number].source]))
         self._close(row)
 
-    def _write(self, row: Row, **columns: object) -> Row:
+    def _write(self, row: ManifestRow, **columns: object) -> ManifestRow:
         self._rows[row.number] = row = self.manifest.write(row, **columns)
         return row
 
-    def _close(self, row: Row, worked: bool = True) -> None:
+    def _close(self, row: ManifestRow, worked: bool = True) -> None:
         """One row less that its shard waits for."""
-        ready = self._ready.get(row.number)
-        self.settled(replace(row, status="done", frames=ready.frames) if ready else row, worked)
+        ready = row.number in self._ready
+        row = replace(row, status="done", frames=self._ready.frames(row.number)) if ready else row
+        self.settled(row, worked)
         shard = self._home(row)
         self._open[shard] -= 1
         if not self._open[shard]:
             self._write_shard(shard)
 
-    def finish(self) -> list[Row]:
-        """Fills the gaps that other runs left, and writes what tensorflow-datasets reads first; -> this run's
-        rows.
+    def finish(self) -> list[ManifestRow]:
+        """Fills the gaps that other runs left, and writes what tensorflow-datasets reads first. Returns this
+        run's rows.
         """
         with self._turn:
             for shard in range(max(map(self._home, self._rows.values()), default=-1) + 1):
@@ -313,7 +288,7 @@ class Library:
 
     # --------------------------------------------------------------------------------------------- the shards
 
-    def _home(self, row: Row) -> int:
+    def _home(self, row: ManifestRow) -> int:
         return row.number // self.shard_size
 
     def _path(self, shard: int) -> Path:
@@ -328,8 +303,8 @@ class Library:
             if number in self._ready or (number in self._rows and self._in_place(self._rows[number]))
         ]
         ready = [number for number in numbers if number in self._ready]
-        there = self._shards.get(shard)
-        if there is not None and not ready and len(numbers) == there.records:
+        noted = self._shards.get(shard)
+        if noted is not None and not ready and len(numbers) == noted.records:
             return
         kept = [number for number in numbers if number not in self._ready]
         records = dict(
@@ -340,21 +315,21 @@ class Library:
                 else [],
             )
         )
-        records |= {number: _read_ready(self._ready[number].path)[1] for number in ready}
-        aside = self._work / f"shard-{shard:05d}"
+        records |= {number: self._ready.record(number) for number in ready}
+        unfinished = self._ready.folder / f"shard-{shard:05d}"
         path = self._path(shard)
         try:
-            self.format.write(aside, [records[number] for number in numbers])
-            status = _synced(aside)
-            with open(aside, "rb") as file:
+            self.format.write(unfinished, [records[number] for number in numbers])
+            status = _synced(unfinished)
+            with open(unfinished, "rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            os.replace(aside, path)
+            os.replace(unfinished, path)
             _synced(path.parent)
         except OSError as error:
-            raise _no_room(path, error) from None
+            raise disk_error(path, error) from None
         self._note(Shard(shard, path.name, len(numbers), sha256, status.st_size, status.st_mtime_ns), numbers)
         for number in ready:
-            self._ready.pop(number).path.unlink(missing_ok=True)
+            self._ready.remove(number)
 
     def _note(self, shard: Shard, numbers: list[int]) -> None:
         """In one transaction: the shard, its rows, and the rows that share their records. Rows whose record
@@ -369,24 +344,24 @@ class Library:
                 for row in self._rows.values()
                 if row.status == "done" and row.shard == shard.shard and row.number not in numbers
             ]
-            places = {}
-            for place, number in enumerate(numbers):
+            written = {}
+            for record, number in enumerate(numbers):
                 row = self._rows[number]
-                values = {"status": "done", "shard": shard.shard, "record": place}
+                values = {"status": "done", "shard": shard.shard, "record": record}
                 if number in self._ready:
-                    frames = self._ready[number].frames
+                    frames = self._ready.frames(number)
                     values |= {"kind": None, "message": None, "frames": frames, "seconds": frames / self.fps}
                 row = self._write(row, **values)
-                places[_key(row)] = row
+                written[record_key(row)] = row
                 self._owners[row.shard, row.record] = number
                 for follower in self._followers.pop(number, []):
                     self._write(self._rows[follower], **_like(row))
             for row in shared:
-                self._write(row, **(_like(places[_key(row)]) if _key(row) in places else gone))
+                self._write(row, **(_like(written[record_key(row)]) if record_key(row) in written else gone))
 
     def _check_shards(self) -> None:
         """Shards that are not as they were noted: a run was killed between renaming and noting, or somebody
-        changed them. What can still be read of them is put aside, and they are made anew.
+        changed them. Records that can still be read of them are kept ready, and they are made anew.
         """
         for shard in list(self._shards.values()):
             path = self._path(shard.shard)
@@ -412,76 +387,21 @@ class Library:
                     and row.asked == self._asked(example, row)
                 )
                 if row is not None and same and example.tokenizer == self.encoder.hash:
-                    self._put_aside(row, record, len(example.codes))
+                    self._ready.put(row, record, len(example.codes))
         for number in [number for number in self._ready if self._rows[number].source in self._sources]:
-            del self._ready[number]  # found again if the source has not changed since
+            self._ready.forget(number)  # found again if the source has not changed since
 
     @staticmethod
-    def _asked(example: Example, row: Row) -> str:
+    def _asked(example: Example, row: ManifestRow) -> str:
         start, end, _, _ = json.loads(row.asked)
-        return asked_of(Source(example.source, start=start, end=end, caption=example.caption, qa=example.qa))
-
-    # --------------------------------------------------------------------------------- records that are ready
-
-    def _put_aside(self, row: Row, record: bytes, frames: int) -> None:
-        path = self._ready_path(row)
-        aside = path.with_suffix(".partial")
-        try:
-            with open(aside, "wb") as file:
-                file.write(
-                    json.dumps({"frames": frames, "sha256": hashlib.sha256(record).hexdigest()}).encode()
-                    + b"\n"
-                    + record
-                )
-            os.replace(aside, path)
-        except OSError as error:
-            raise _no_room(path, error) from None
-        self._ready[row.number] = Ready(path, frames)
-
-    def _find_ready(self, row: Row) -> bool:
-        """Whether an earlier run left a row's record."""
-        path = self._ready_path(row)
-        try:
-            frames, _ = _read_ready(path)
-        except (OSError, ValueError, KeyError):
-            return False
-        self._ready[row.number] = Ready(path, frames)
-        return True
-
-    def _ready_path(self, row: Row) -> Path:
-        return (
-            self._work
-            / f"{row.number:08d}-{hashlib.sha256(json.dumps([row.source, *_key(row)]).encode()).hexdigest()[:16]}.record"
+        return asked_of(
+            VideoSource(example.source, start=start, end=end, caption=example.caption, qa=example.qa)
         )
 
 
-def _key(row: Row) -> Key:
-    """Rows of one key have one record."""
-    return row.sha256 or f"none of row {row.number}", row.asked
-
-
-def _like(row: Row) -> dict[str, Any]:
+def _like(row: ManifestRow) -> dict[str, Any]:
     names = "status", "kind", "message", "shard", "record", "frames", "seconds"
     return {name: getattr(row, name) for name in names}
-
-
-def _read_ready(path: Path) -> tuple[int, bytes]:
-    """Frames and record. ValueError where a crash of the machine left less than was written."""
-    head, _, record = path.read_bytes().partition(b"\n")
-    about = json.loads(head)
-    if hashlib.sha256(record).hexdigest() != about["sha256"]:
-        raise ValueError(f"{path} is damaged")
-    return about["frames"], record
-
-
-def _prepared(folder: Path) -> Path:
-    try:
-        folder.mkdir(exist_ok=True)
-        for left in (*folder.glob("*.partial"), *folder.glob("shard-*")):
-            left.unlink()
-    except OSError as error:
-        raise _no_room(folder, error) from None
-    return folder
 
 
 def _synced(path: Path) -> os.stat_result:
@@ -492,9 +412,3 @@ def _synced(path: Path) -> os.stat_result:
         return os.fstat(handle)
     finally:
         os.close(handle)
-
-
-def _no_room(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"{path} cannot be written ({error.strerror}); make room, and run the same command again: it goes on"
-    )

@@ -1,7 +1,7 @@
-"""A manifest of videos, CSV, JSONL or Parquet, in; a Source for each of its rows out.
+"""A manifest of videos, CSV, JSONL or Parquet, in; a VideoSource for each of its rows out.
 
-Columns are path (or video, or file), start, end, caption, question, answer and qa; others are passed over.
-What a manifest says is read as data: no address is followed, and its lines and rows are bounded.
+Columns are path (or video, or file), start, end, caption, question, answer and qa; others are ignored. What a
+manifest says is read as data: no address is followed, and its lines and rows are bounded.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ringvision.errors import UserError
-from ringvision.tokenize.source import Source
+from ringvision.tokenize.source import VideoSource
 
 PATHS = ("path", "video", "file")
 COLUMNS = (*PATHS, "start", "end", "caption", "question", "answer", "qa")
@@ -26,12 +26,12 @@ MOST_ROWS = 10_000_000
 ELSEWHERE = re.compile(r"tfds:|[A-Za-z][A-Za-z0-9+.-]*://")
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 CLOCK = re.compile(r"(?:(\d{1,6}):([0-5]?\d)|(\d{1,6})):([0-5]?\d(?:\.\d+)?)", re.ASCII)
-Row = tuple[str, dict[str, Any]]
+ListedRow = tuple[str, dict[str, Any]]
 
 
-def read_listing(path: str) -> list[Source]:
-    """A Source for each row, in their order. Raises UserError that names the line or row, the column, and
-    what was expected there.
+def read_listing(path: str) -> list[VideoSource]:
+    """A VideoSource for each row, in their order. Raises UserError that names the line or row, the column,
+    and what was expected there.
     """
     with contextlib.closing(LISTINGS[Path(path).suffix.lower()](path)) as rows:
         sources = [_source(*row, os.path.dirname(path)) for row in rows]
@@ -63,7 +63,7 @@ def _lines(path: str) -> Generator[str, None, None]:
         ) from None
 
 
-def _csv_rows(path: str) -> Generator[Row, None, None]:
+def _csv_rows(path: str) -> Generator[ListedRow, None, None]:
     limit = csv.field_size_limit(MOST_BYTES_A_LINE)
     lines = _lines(path)
     reader = csv.reader(lines, strict=True)
@@ -93,7 +93,7 @@ def _csv_rows(path: str) -> Generator[Row, None, None]:
         csv.field_size_limit(limit)
 
 
-def _json_rows(path: str) -> Generator[Row, None, None]:
+def _json_rows(path: str) -> Generator[ListedRow, None, None]:
     with contextlib.closing(_lines(path)) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
@@ -120,7 +120,7 @@ def _json(where: str, text: str) -> Any:
         ) from None
 
 
-def _parquet_rows(path: str) -> Generator[Row, None, None]:
+def _parquet_rows(path: str) -> Generator[ListedRow, None, None]:
     import pyarrow
     from pyarrow import parquet
 
@@ -146,7 +146,7 @@ def _parquet_rows(path: str) -> Generator[Row, None, None]:
         ) from None
 
 
-LISTINGS: dict[str, Callable[[str], Generator[Row, None, None]]] = {
+LISTINGS: dict[str, Callable[[str], Generator[ListedRow, None, None]]] = {
     ".csv": _csv_rows,
     ".jsonl": _json_rows,
     ".parquet": _parquet_rows,
@@ -163,7 +163,7 @@ def _path_column(where: str, names: Iterable[str]) -> str:
     return column
 
 
-def _source(where: str, row: dict[str, Any], folder: str) -> Source:
+def _source(where: str, row: dict[str, Any], folder: str) -> VideoSource:
     column = _path_column(where, row)
     path = _text(where, column, row[column])
     if not path or "\0" in path:
@@ -253,15 +253,28 @@ def _pairs(where: str, row: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 
 def file_source(
     path: str | os.PathLike[str], start: float = 0.0, end: float | None = None, **said: Any
-) -> Source:
-    """A file, or the part of it from `start` to `end` seconds; `said`: caption and qa."""
+) -> VideoSource:
+    """A file, or a part of it.
+
+    Args:
+        path: the file's.
+        start: seconds from its beginning.
+        end: where the part ends, in seconds; None: with the file.
+        said: caption and qa.
+
+    Returns:
+        the source, named by the absolute path and the part.
+
+    Raises:
+        UserError: where the name is not UTF-8.
+    """
     whole = os.path.abspath(path)
     try:
         whole.encode()
     except UnicodeEncodeError:
         raise UserError(f"the name of {whole!a} is not UTF-8; rename the file") from None
     part = f"#t={_number(start)},{'' if end is None else _number(end)}" if start or end is not None else ""
-    return Source(whole + part, whole, start, end, **said)
+    return VideoSource(whole + part, whole, start, end, **said)
 
 
 def _number(seconds: float) -> str:

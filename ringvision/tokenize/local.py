@@ -1,11 +1,11 @@
 """The engine of one machine: some decoders ahead of one encoder, whose batches mix the frames of all videos
-in hand.
+in progress.
 
     jobs -> decoder 1 ... decoder n -> pieces -> one batch being filled, one being encoded -> outcomes
 
 A decoder is a thread that waits for a decoding process (ringvision.data.video); numpy, the encoder and the
-pipes leave Python's lock alone, so threads are enough. What is held at any time: a few pieces a decoder, two
-batches, and the codes of the videos in hand.
+pipes release Python's lock, so threads are enough. What is held at any time: a few pieces a decoder, two
+batches, and the codes of the videos in progress.
 """
 
 import queue
@@ -19,7 +19,7 @@ import numpy as np
 
 from ringvision.data.video import FrameBatch, Limits, Unsteady, VideoError
 from ringvision.tokenize.inputs import QUICKLY, SURELY, pictures
-from ringvision.tokenize.library import Encoder, Job, Outcome
+from ringvision.tokenize.job import FrameEncoder, Job, Outcome
 
 PIECE = 16
 AHEAD = 2
@@ -27,36 +27,46 @@ PATIENCE = 0.2
 
 
 @dataclass(eq=False)
-class InHand:
-    """A video whose frames are on their way."""
+class VideoInProgress:
+    """A video of which some frames are decoded: the codes int32 [t, h, w] and times float64 [t] of its pieces
+    so far.
+    """
 
     job: Job
     codes: list[np.ndarray] = field(default_factory=list)
     times: list[np.ndarray] = field(default_factory=list)
     decoded: int = 0
     encoded: int = 0
-    whole: bool = False
+    complete: bool = False
 
     def outcomes(self) -> Iterator[Outcome]:
         """One, once the last frame is encoded."""
-        if self.whole and self.encoded == self.decoded:
+        if self.complete and self.encoded == self.decoded:
             yield Outcome(self.job, np.concatenate(self.codes), np.concatenate(self.times))
 
 
-Owners = list[tuple[InHand, int]]
-"""Whose the frames of a batch are, and how many."""
-Piece = tuple[InHand, FrameBatch | VideoError | None]
-"""Frames, why there are no more, or None: that was all."""
+Owners = list[tuple[VideoInProgress, int]]
+"""Which videos the frames of a batch are of, in order, and how many of each."""
+Piece = tuple[VideoInProgress, FrameBatch | VideoError | None]
+"""A video with its next frames, with why there are no more, or with None: that was all."""
 
 
 class LocalEngine:
-    """`run` takes jobs and gives outcomes, in any order. encoded: called with every number of frames that
-    went through the encoder.
+    """`run` takes jobs and gives outcomes, in any order.
+
+    Args:
+        encoder: the tokenizer.
+        fps: frames a second that are read of a video.
+        batch: frames that are encoded together.
+        workers: videos that are decoded at once.
+        limits: of what a video may take to decode; None: the usual ones.
+        decoder: as ringvision.data.video's `sample` takes it.
+        encoded: called with every number of frames that went through the encoder.
     """
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: FrameEncoder,
         *,
         fps: float,
         batch: int,
@@ -78,7 +88,7 @@ class LocalEngine:
         }
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
-        """Works on all jobs. Whatever ends it early, also its consumer, stops the decoders."""
+        """Works on all jobs. Ending it early, by an error or by closing the generator, stops the decoders."""
         decoders = Decoders(iter(jobs), self.workers, self.reading)
         mixer = Mixer(self.batch, self.encoder.size)
         with ThreadPoolExecutor(1, thread_name_prefix="encoder") as executor:
@@ -109,24 +119,24 @@ class LocalEngine:
 
 
 class Mixer:
-    """Fills batches of one size [batch, size, size, 3] with the frames of whatever video has some."""
+    """Fills batches uint8 [batch, size, size, 3] with the frames of whatever video has some."""
 
     def __init__(self, batch: int, size: int) -> None:
         self.shape = batch, size, size, 3
 
     def batches(self, pieces: Iterable[Piece]) -> Iterator[tuple[np.ndarray, Owners] | Outcome]:
-        """Batches with the videos that they are of, the last one short, and the outcomes that need no further
-        encoding.
+        """Batches uint8 [n, size, size, 3], n = batch but for the last, each with the videos that its frames
+        are of, and the outcomes that need no further encoding.
         """
         frames = np.empty(self.shape, np.uint8)
         filled = 0
-        owners = list[tuple[InHand, int]]()
+        owners = list[tuple[VideoInProgress, int]]()
         for video, piece in pieces:
             if isinstance(piece, VideoError):
                 yield Outcome(video.job, error=piece)
                 continue
             if piece is None:
-                video.whole = True
+                video.complete = True
                 yield from video.outcomes()
                 continue
             video.times.append(piece.times)
@@ -174,7 +184,7 @@ class Decoders:
                 yield piece
 
     def stop(self) -> None:
-        """Ends them, videos in hand included."""
+        """Ends all threads, also those whose video is not at its end."""
         self.stopped.set()
         for thread in self.threads:
             thread.join()
@@ -193,11 +203,11 @@ class Decoders:
             return next(self.jobs, None)
 
     def _decode(self, job: Job) -> None:
-        """Quickly, or where that met a fault once more from the beginning, in the one way that always gives
-        the same.
+        """The quick way first; where that met a fault, once more from the beginning, in the way that always
+        gives the same frames.
         """
         for way in (QUICKLY, SURELY):
-            video = InHand(job)
+            video = VideoInProgress(job)
             try:
                 for batch in pictures(job.source, **self.reading, **way):
                     if not self._put((video, batch)):
@@ -210,7 +220,7 @@ class Decoders:
             return
 
     def _put(self, piece: Piece | BaseException | None) -> bool:
-        """Waits for room; False where nobody wants any more."""
+        """Waits until the queue has a free slot; False where nobody takes from it any more."""
         while not self.stopped.is_set():
             try:
                 self.queue.put(piece, timeout=PATIENCE)

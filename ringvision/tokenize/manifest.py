@@ -15,11 +15,10 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ringvision.errors import UserError
-from ringvision.tokenize.source import Source
+from ringvision.tokenize.source import VideoSource
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -55,7 +54,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Row:
+class ManifestRow:
     """A row of `videos`. number: from 0, in the order in which sources were first named. asked: what is
     wanted of it beside its bytes (the part, caption and questions, as JSON). bytes, changed: the file's size
     and time of change (ns) when sha256 was taken. shard, record: where its record is; a source with the
@@ -81,7 +80,7 @@ class Row:
 @dataclass(frozen=True)
 class Shard:
     """A row of `shards`: a file that is in place, its checksum, and its size and time of change (ns), by
-    which it is known again unread.
+    which it is recognised without being read.
     """
 
     shard: int
@@ -92,7 +91,7 @@ class Shard:
     changed: int
 
 
-def asked_of(source: Source) -> str:
+def asked_of(source: VideoSource) -> str:
     """What decides a record beside the bytes and the name, as one text."""
     return json.dumps([source.start, source.end, source.caption, source.qa], ensure_ascii=False)
 
@@ -101,8 +100,8 @@ class Manifest:
     """manifest.sqlite in `folder`, held by one process at a time; its methods may be called from any thread.
     Use it in a `with`.
 
-    `settings` is what decides the codes and the shards (tokenizer's hash, fps, ...); UserError where the
-    folder was made with other ones.
+    settings: what decides the codes and the shards (tokenizer's hash, fps, ...). UserError where the folder
+    was made with other ones, or another process holds it.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
@@ -135,24 +134,26 @@ class Manifest:
                 f"{folder}/manifest.sqlite cannot be read ({error}); give another folder, or remove "
                 "it to begin anew"
             ) from None
-        except UserError:
+        except BaseException:
             self.close()
             raise
 
     def _settle(self, settings: dict[str, str]) -> None:
-        there = dict(self._database.execute("SELECT name, value FROM settings"))
-        if there and there != settings:
-            differing = ", ".join(
-                f"{name} {there.get(name)} there and {settings.get(name)} now"
-                for name in sorted(there | settings)
-                if there.get(name) != settings.get(name)
-            )
-            raise UserError(
-                f"{self.folder} holds codes that were made otherwise ({differing}); give another folder"
-            )
-        self._database.executemany("INSERT OR IGNORE INTO settings VALUES (?, ?)", settings.items())
+        """Notes the settings of a new folder, all or none of them, whenever it is killed."""
+        with self.transaction():
+            noted = dict(self._database.execute("SELECT name, value FROM settings"))
+            if noted and noted != settings:
+                differing = ", ".join(
+                    f"{name} {noted.get(name)} there and {settings.get(name)} now"
+                    for name in sorted(noted | settings)
+                    if noted.get(name) != settings.get(name)
+                )
+                raise UserError(
+                    f"{self.folder} holds codes that were made otherwise ({differing}); give another folder"
+                )
+            self._database.executemany("INSERT OR IGNORE INTO settings VALUES (?, ?)", settings.items())
 
-    def add(self, sources: Iterable[Source]) -> None:
+    def add(self, sources: Iterable[VideoSource]) -> None:
         """A pending row for each source that has none, numbered on; what is asked of the others is brought up
         to date.
         """
@@ -175,11 +176,12 @@ class Manifest:
                     )
                 known[source.name] = asked
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ManifestRow]:
         """All, by number."""
         with self._turn:
             return [
-                Row(*row) for row in self._database.execute(f"SELECT {COLUMNS} FROM videos ORDER BY number")
+                ManifestRow(*row)
+                for row in self._database.execute(f"SELECT {COLUMNS} FROM videos ORDER BY number")
             ]
 
     def shards(self) -> list[Shard]:
@@ -190,8 +192,8 @@ class Manifest:
             )
             return [Shard(*row) for row in found]
 
-    def write(self, row: Row, **columns: Any) -> Row:
-        """The row with these columns changed, there and here."""
+    def write(self, row: ManifestRow, **columns: Any) -> ManifestRow:
+        """The row with these columns changed, in the database and in what is returned."""
         names = ", ".join(f"{name} = ?" for name in columns)
         with self._turn:
             self._database.execute(
@@ -205,7 +207,7 @@ class Manifest:
         self._database.execute("INSERT OR REPLACE INTO shards VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def forget(self, shard: int) -> None:
-        """A shard that is not in place, or not as it was: its rows are pending again."""
+        """A shard that is missing or not as it was noted: its rows are pending again."""
         with self.transaction():
             self._database.execute("DELETE FROM shards WHERE shard = ?", (shard,))
             self._database.execute(
@@ -233,13 +235,11 @@ class Manifest:
     def __enter__(self) -> "Manifest":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
-def counts(rows: Sequence[Row]) -> dict[str, int]:
+def counts(rows: Sequence[ManifestRow]) -> dict[str, int]:
     """{"done", "failed", "pending", "frames"}; frames of the done ones."""
     total = {"done": 0, "failed": 0, "pending": 0, "frames": 0}
     for row in rows:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Source:
+class VideoSource:
     """`name` tells it from all others: a file's absolute path, with `#t=START,END` (seconds) behind it for a
     part; for an example of a data set `tfds:NAME/SPLIT#INDEX`.
 

@@ -11,8 +11,9 @@ from ringvision.errors import UserError
 from ringvision.tokenize.example import Example
 from ringvision.tokenize.formats import format_named, format_of
 from ringvision.tokenize.inputs import read_inputs
-from ringvision.tokenize.library import Encoder, Library
-from ringvision.tokenize.manifest import Manifest, Row, counts
+from ringvision.tokenize.job import FrameEncoder, Job, Outcome
+from ringvision.tokenize.library import Library
+from ringvision.tokenize.manifest import Manifest, ManifestRow, counts
 
 Engine = Literal["local", "ray"]
 BATCH = 64
@@ -28,8 +29,8 @@ class Progress(Protocol):
     def encoded(self, frames: int) -> None:
         """So many more frames went through the encoder."""
 
-    def settled(self, row: Row, worked: bool) -> None:
-        """A source's fate is known; `worked`: it took work in this run."""
+    def settled(self, row: ManifestRow, worked: bool) -> None:
+        """A source's outcome is known; `worked`: it took work in this run."""
 
 
 class Silent:
@@ -37,13 +38,13 @@ class Silent:
 
     def start(self, sources: int) -> None: ...
     def encoded(self, frames: int) -> None: ...
-    def settled(self, row: Row, worked: bool) -> None: ...
+    def settled(self, row: ManifestRow, worked: bool) -> None: ...
 
 
 def tokenize_videos(
     inputs: Iterable[str | os.PathLike[str]],
     out: str | os.PathLike[str],
-    tokenizer: Encoder | str | os.PathLike[str],
+    tokenizer: FrameEncoder | str | os.PathLike[str],
     fps: float = 1.0,
     *,
     size: int | None = None,
@@ -60,18 +61,37 @@ def tokenize_videos(
     decoder: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Codes for everything that `inputs` names (inputs.read_inputs says what may) under `out`, by `tokenizer`
-    or the folder of one.
+    """Codes for everything that `inputs` names, in a folder. What cannot be read is recorded as failed, with
+    the kind of failure and its message, and the others go on; it is tried again only when its file changed or
+    `retry_failed`.
 
-    What cannot be read is recorded as failed, with the kind of failure and its message, and the others go on;
-    it is tried again only when its file changed or `retry_failed`. size: pixels a side of the frames (None:
-    the tokenizer's). batch: frames that are encoded together. workers: videos that are decoded at once (None:
-    processors and one more). shard_size: sources to a file. limit: only the first so many. part (i, n): only
-    every n-th from the i-th on, for the i-th of n machines, each with a folder of its own.
+    Args:
+        inputs: what inputs.read_inputs takes.
+        out: the folder, new or of an earlier run.
+        tokenizer: an encoder or the folder of one.
+        fps: frames a second that are read.
+        size: pixels on a side of the frames; None: the tokenizer's.
+        batch: frames that are encoded together.
+        workers: videos that are decoded at once; None: processors and one more.
+        engine: "local" or "ray".
+        ray_address: of a Ray cluster; None: one is started here.
+        format: of the shards.
+        shard_size: sources to a file.
+        limit: only the first so many sources.
+        part: (i, n), only every n-th source from the i-th on: for the i-th of n machines, each with a folder
+            of its own.
+        retry_failed: whether sources that failed before are tried again.
+        limits: of what a video may take to decode; None: the usual ones.
+        decoder: as ringvision.data.video's `sample` takes it.
+        progress: what is told while it goes on.
 
-    Returns {"done", "failed", "pending", "frames"} over these inputs, whenever they were done, and "seconds",
-    what this run took. Raises UserError for no inputs, a folder made with other settings, or one that another
-    run is writing to.
+    Returns:
+        {"done", "failed", "pending", "frames"} over these inputs, whenever they were done, and "seconds",
+        what
+        this run took.
+
+    Raises:
+        UserError: for no inputs, a folder made with other settings, or one that another run is writing to.
     """
     began = time.monotonic()
     _check(fps=fps, batch=batch, workers=workers, shard_size=shard_size, limit=limit)
@@ -84,7 +104,6 @@ def tokenize_videos(
         )
     load = _loader(tokenizer, size)
     encoder = load()
-    workers = workers or (os.cpu_count() or 1) + 1
     settings = {
         "format": shape.name,
         "tokenizer": encoder.hash,
@@ -95,7 +114,7 @@ def tokenize_videos(
     common: dict[str, Any] = {
         "fps": fps,
         "batch": batch,
-        "workers": workers,
+        "workers": workers or (os.cpu_count() or 1) + 1,
         "limits": limits,
         "decoder": decoder,
         "encoded": progress.encoded,
@@ -113,21 +132,35 @@ def tokenize_videos(
             retry_failed=retry_failed,
             settled=progress.settled,
         )
-        if engine == "ray":
-            from ringvision.tokenize.cluster import RayEngine
-
-            run = RayEngine(load, size=encoder.size, address=ray_address, **common).run
-        else:
-            from ringvision.tokenize.local import LocalEngine
-
-            run = LocalEngine(encoder, **common).run
-        jobs: Iterable = library.jobs()
-        while True:
-            for outcome in run(jobs):
-                library.settle(outcome)
-            if not (jobs := library.postponed()):
-                break
+        _work(library, _engine(engine, encoder, load, ray_address, common))
         return {**counts(library.finish()), "seconds": time.monotonic() - began}
+
+
+def _engine(
+    engine: Engine,
+    encoder: FrameEncoder,
+    load: Callable[[], FrameEncoder],
+    ray_address: str | None,
+    common: dict[str, Any],
+) -> Callable[[Iterable[Job]], Iterator[Outcome]]:
+    """The `run` of an engine; common: the arguments that both take."""
+    if engine == "ray":
+        from ringvision.tokenize.cluster import RayEngine
+
+        return RayEngine(load, size=encoder.size, address=ray_address, **common).run
+    from ringvision.tokenize.local import LocalEngine
+
+    return LocalEngine(encoder, **common).run
+
+
+def _work(library: Library, run: Callable[[Iterable[Job]], Iterator[Outcome]]) -> None:
+    """All jobs, then those that were postponed, until no more are."""
+    jobs: Iterable[Job] = library.jobs()
+    while True:
+        for outcome in run(jobs):
+            library.settle(outcome)
+        if not (jobs := library.postponed()):
+            return
 
 
 def read_examples(folder: str | os.PathLike[str]) -> Iterator[Example]:
@@ -146,7 +179,7 @@ def _check(**values: float | None) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {value}; give a number above 0")
 
 
-def _loader(tokenizer: Encoder | str | os.PathLike[str], size: int | None) -> Callable[[], Encoder]:
+def _loader(tokenizer: FrameEncoder | str | os.PathLike[str], size: int | None) -> Callable[[], FrameEncoder]:
     """Makes the encoder, here or in another process."""
     if not isinstance(tokenizer, str | os.PathLike):
         if size not in (None, tokenizer.size):
@@ -158,11 +191,11 @@ def _loader(tokenizer: Encoder | str | os.PathLike[str], size: int | None) -> Ca
     return partial(_open, os.path.abspath(tokenizer), size)
 
 
-def _itself(encoder: Encoder) -> Encoder:
+def _itself(encoder: FrameEncoder) -> FrameEncoder:
     return encoder
 
 
-def _open(folder: str, size: int | None) -> Encoder:
+def _open(folder: str, size: int | None) -> FrameEncoder:
     import jax
 
     from ringvision.video_tokenizer import load_video_tokenizer

@@ -1,4 +1,4 @@
-"""MODEL_CARD.md of what was imported: where it comes from, whose it is, what was assumed, how to use it.
+"""MODEL_CARD.md of imported weights: where they come from, whose they are, what was assumed, how to use them.
 
 In: the "source" of the new config.json, and a few numbers. Out: text.
 """
@@ -22,7 +22,17 @@ def versions() -> dict[str, str]:
 
 
 def model_card(name: str, source: Mapping[str, Any], parameters: int, dtypes: Sequence[str]) -> str:
-    """The card's text. source: the "source" of config.json."""
+    """The card's text.
+
+    Args:
+        name: of the model.
+        source: the "source" of its config.json.
+        parameters: how many there are.
+        dtypes: of the tensors, each once.
+
+    Returns:
+        the text, Markdown.
+    """
     licence = (
         source.get("license") or "not stated where the weights came from; find out before you pass them on"
     )

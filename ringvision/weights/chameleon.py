@@ -2,32 +2,22 @@
 one file.
 
     model.layers.*, model.embed_tokens.*, lm_head.*  ->  the destination: a transformer, with Llama's table of
-    names
-    model.vqmodel.*                                  ->  its folder tokenizer/: models/vqgan.py, without a decoder, as none was published
+                                                         names
+    model.vqmodel.*                                  ->  its folder tokenizer/: models/vqgan.py, without a
+                                                         decoder, as none was published
 
-Ids come in our order (code_ids.py says why). transformers leaves out of a config.json what is as its classes
-have it: such values are filled in.
+Ids come in our order (code_ids.py says why). transformers leaves settings that are its classes' defaults out
+of a config.json: they are filled in.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from flax import nnx
-
 from ringvision.data.stream import PictureFormat, StreamFormat
 from ringvision.models.vqgan import VQGAN, VQGANConfig
 from ringvision.vocabulary import Vocabulary
-from ringvision.weights.code_ids import (
-    TOKENIZER,
-    CodeIds,
-    check_rows,
-    ids_by_code,
-    mapped,
-    model_folder,
-    model_rows,
-    piece_id,
-)
+from ringvision.weights import code_ids
 from ringvision.weights.family import Family, Folder, Settings, root_of, shapes_of
 from ringvision.weights.llama import EMBEDDING, transformer_config
 from ringvision.weights.table import Table
@@ -70,19 +60,19 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
         {**DEFAULTS, **config, "tie_word_embeddings": None}
     )  # whether the file has a head says it better
     settings.only("attention_bias", False)
-    check_rows(settings, tensors, prefix)
+    code_ids.check_rows(settings, tensors, prefix)
     placement: Literal["before", "after"] = "after" if settings.flag("swin_norm", False) else "before"
     transformer = replace(
         transformer_config(settings, tensors.specs, prefix, qk_norm="layer"), norm_placement=placement
     )
-    ids = code_ids(config, transformer.vocab_size)
+    ids = find_code_ids(config, transformer.vocab_size)
     words = vocabulary(config, ids)
     model_table, tokenizer_table = tables(config, ids, prefix)
-    model = model_folder(
+    model = code_ids.model_folder(
         replace(transformer, vocab_size=words.size), model_table, words, config, stream_format(config)
     )
     tokenizer = tokenizer_config(config)
-    shapes = shapes_of(lambda: VQGAN(tokenizer, rngs=nnx.Rngs(0)))
+    shapes = shapes_of(VQGAN, tokenizer)
     described = {
         "kind": "vqgan",
         "name": "chameleon",
@@ -91,36 +81,42 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
     }
     return Family(
         "Chameleon (Hugging Face)",
-        (model, Folder(described, shapes, tokenizer_table, TOKENIZER)),
+        (model, Folder(described, shapes, tokenizer_table, code_ids.TOKENIZER)),
         (r".*lm_head\.weight",) if transformer.tie_embeddings else (),
         tuple(settings.assumed),
         ids.renumber,
     )
 
 
-def tables(config: Mapping[str, Any], ids: CodeIds, prefix: str = "") -> tuple[Table, Table]:
+def tables(config: Mapping[str, Any], ids: code_ids.CodeIds, prefix: str = "") -> tuple[Table, Table]:
     """The names of the language model and of the tokenizer."""
-    return Table(model_rows(ids), prefix), Table(TAMING.rows(), "model.vqmodel.")
+    return Table(code_ids.model_rows(ids), prefix), Table(TAMING.rows(), "model.vqmodel.")
 
 
-def code_ids(config: Mapping[str, Any], vocab_size: int) -> CodeIds:
-    """Where the codes lie among their ids."""
-    pieces = mapped(config, "vocabulary_map")
-    return CodeIds(vocab_size, ids_by_code(pieces, "IMGIMG([A-J]{1,9})Z", LETTERS), piece_id(pieces, *END))
+def find_code_ids(config: Mapping[str, Any], vocab_size: int) -> code_ids.CodeIds:
+    """Where the codes are among their ids."""
+    pieces = code_ids.mapped(config, "vocabulary_map")
+    return code_ids.CodeIds(
+        vocab_size,
+        code_ids.ids_by_code(pieces, "IMGIMG([A-J]{1,9})Z", LETTERS),
+        code_ids.piece_id(pieces, *END),
+    )
 
 
-def vocabulary(config: Mapping[str, Any], ids: CodeIds) -> Vocabulary:
+def vocabulary(config: Mapping[str, Any], ids: code_ids.CodeIds) -> Vocabulary:
     """Our ids of text and codes."""
-    pieces = mapped(config, "vocabulary_map")
+    pieces = code_ids.mapped(config, "vocabulary_map")
     text = {**DEFAULTS, **config}
-    start = piece_id(pieces, *START)
-    end = piece_id(pieces, *END)
-    return ids.vocabulary(piece_id(text, "bos_token_id"), piece_id(text, "eos_token_id"), start, end)
+    start = code_ids.piece_id(pieces, *START)
+    end = code_ids.piece_id(pieces, *END)
+    return ids.vocabulary(
+        code_ids.piece_id(text, "bos_token_id"), code_ids.piece_id(text, "eos_token_id"), start, end
+    )
 
 
 def stream_format(config: Mapping[str, Any]) -> StreamFormat:
     """Pictures, then the question; each picture is its codes between two markers."""
-    ends = TURN_END if TURN_END in mapped(config, "vocabulary_map") else ""
+    ends = TURN_END if TURN_END in code_ids.mapped(config, "vocabulary_map") else ""
     return StreamFormat(
         stamps=False, question="{video}{question}" + ends, in_step=False, picture=PictureFormat()
     )
@@ -128,7 +124,7 @@ def stream_format(config: Mapping[str, Any]) -> StreamFormat:
 
 def tokenizer_config(config: Mapping[str, Any]) -> VQGANConfig:
     """UserError for what models/vqgan.py has no place for."""
-    vq = Settings({**VQ_DEFAULTS, **mapped(config, "vq_config")})
+    vq = Settings({**VQ_DEFAULTS, **code_ids.mapped(config, "vq_config")})
     vq.only("double_latent", False)
     attention = vq.get("attn_type") == "vanilla"
     resolutions = vq.wholes("attn_resolutions", default=())

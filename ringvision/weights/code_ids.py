@@ -4,12 +4,13 @@ keeps: text, codes, eof, eov.
     their config's vocabulary_map, {piece: id} -> CodeIds -> arrays that turn ids, rows of tables and a
     tokenizer.json either way
 
-Such a model is imported with its rows in our order, rather than with a map that every look at an id has to go
-through: an id is text or a code by where it stands, so that what the model may say is a prefix of its logits
-(Chameleon's library masks its codes for that), and nothing else here needs to know of it. The tokenizer.json
-is renumbered alike, and loses the pieces that stand for codes. The model has no eof and eov of its own: both
-are given the row of the piece that ends a picture there; its pictures stand alone (`StreamFormat.picture`)
-and nothing reads them. Going back, these two rows are dropped. What is exported has their ids.
+Such a model is imported with its rows in our order, rather than with a map that every look-up of an id has to
+go through: an id is text or a code by its range, so that what the model may generate is a prefix of its
+logits (Chameleon's library masks its codes for that), and nothing else here needs to know of it. The
+tokenizer.json is renumbered alike, and loses the pieces that stand for codes. The model has no eof and eov of
+its own: both are given the row of the piece that ends a picture there; its pictures stand alone
+(`StreamFormat.picture`) and nothing reads them. Going back, these two rows are dropped. What is exported has
+their ids.
 """
 
 import re
@@ -28,7 +29,7 @@ from ringvision.models.transformer import TransformerConfig
 from ringvision.vocabulary import Vocabulary
 from ringvision.weights import llama
 from ringvision.weights.family import Folder, Settings, transformer_folder
-from ringvision.weights.table import Row, Shape, Table, Transform
+from ringvision.weights.table import NameRow, Shape, Table, Transform
 from ringvision.weights.tensors import Tensors
 
 TOKENIZER = "tokenizer"
@@ -75,8 +76,19 @@ class CodeIds:
         return np.argsort(self.theirs[: self.vocab_size]).astype(np.int32)
 
     def vocabulary(self, bos: int, eos: int, vision_start: int, vision_end: int) -> Vocabulary:
-        """The ids given are theirs; those in the vocabulary are ours. UserError where one is not in the
-        vocabulary.
+        """Our vocabulary.
+
+        Args:
+            bos: their id of what begins a text.
+            eos: their id of what ends one.
+            vision_start: their id of what comes before a picture.
+            vision_end: their id of what comes behind it.
+
+        Returns:
+            the same pieces by our ids.
+
+        Raises:
+            UserError: where one is not among their ids.
         """
         given = (bos, eos, vision_start, vision_end)
         if min(given) < 0 or max(given) >= self.vocab_size:
@@ -88,21 +100,22 @@ class CodeIds:
         return Vocabulary(self.text_size, len(self.codes), bos, eos, (vision_start,), (vision_end,))
 
     def rows(self, *, columns: bool = False) -> Transform:
-        """Their table [vocab_size, D] in our order: [vocab_size + 2, D], or [D, vocab_size + 2] where
-        `columns`.
+        """Their table [vocab_size, D] <-> ours, [vocab_size + 2, D], or [D, vocab_size + 2] where `columns`;
+        of any dtype.
         """
 
         def into(x: np.ndarray, shape: Shape) -> np.ndarray:
-            return x[self.theirs].T if columns else x[self.theirs]
+            return x[self.theirs].T if columns else x[self.theirs]  # rows (vocab_size + 2, D)
 
         def back(x: np.ndarray) -> np.ndarray:
-            return (x.T if columns else x)[self.ours]
+            return (x.T if columns else x)[self.ours]  # (vocab_size, D)
 
         return Transform("rows in our order" + " transposed" * columns, into, back)
 
     def renumber(self, tokenizer: Mapping[str, Any]) -> dict[str, Any]:
-        """A tokenizer.json (parsed) with our ids in the place of theirs, and without the codes. UserError
-        where that cannot be, as with ids that the model does not have, or a vocabulary without ids
+        """A tokenizer.json (parsed) with our ids in place of theirs, and without the codes.
+
+        UserError where that cannot be, as with ids that the model does not have, or a vocabulary without ids
         (unigram).
         """
         changed = deepcopy(dict(tokenizer))
@@ -130,7 +143,7 @@ class CodeIds:
 
 
 def mapped(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """An object within a config.json. UserError where it is not there."""
+    """An object within a config.json. UserError where the config has none of this name."""
     if not isinstance(config.get(name), Mapping):
         raise UserError(
             f"a config.json of {config.get('model_type')} without {name}; take the one that came "
@@ -147,8 +160,19 @@ def model_folder(
     stream: StreamFormat,
     generation: GenerationFormat | None = None,
 ) -> Folder:
-    """The folder of such a model: a transformer's, which names its tokenizer and says how it is asked, and
-    for pictures, if it is; it keeps their config, where their ids are.
+    """The folder of such a model: a transformer's, which names its tokenizer and says how it is prompted. It
+    keeps their config, which tells where their ids are.
+
+    Args:
+        transformer: the language model's architecture, with our number of ids.
+        table: which of its tensors is which of theirs.
+        words: our vocabulary.
+        config: their config.json.
+        stream: how pictures and questions are written.
+        generation: how the model is asked for pictures; None: it generates none.
+
+    Returns:
+        the folder.
     """
     folder = transformer_folder(transformer, table, words, {"bos": words.bos, "eos": words.eos})
     asked = {"stream": stream.to_dict()} | ({"generation": generation.to_dict()} if generation else {})
@@ -158,8 +182,8 @@ def model_folder(
 
 
 def check_rows(settings: Settings, tensors: Tensors, prefix: str) -> None:
-    """That there are as many ids as the file has rows for: a map over them is made before the file's shapes
-    are checked.
+    """Notes in `settings` where the config speaks of another number of ids than the file has rows: a map over
+    them is made before the file's shapes are checked.
     """
     shape = tensors.specs[prefix + llama.EMBEDDING].shape
     if settings.whole("vocab_size", default=shape[0] if shape else 1) not in shape[:1]:
@@ -168,7 +192,7 @@ def check_rows(settings: Settings, tensors: Tensors, prefix: str) -> None:
         )
 
 
-def model_rows(ids: CodeIds) -> tuple[Row, ...]:
+def model_rows(ids: CodeIds) -> tuple[NameRow, ...]:
     """Llama's table of names, its two tables of tokens in our order."""
     ends = {"embed.table": ids.rows(), "unembed.kernel": ids.rows(columns=True)}
     return tuple(replace(row, transform=ends[row.ours]) if row.ours in ends else row for row in llama.ROWS)
@@ -180,7 +204,7 @@ def ids_by_code(
     """The ids of the pieces whose whole name matches `pattern`, by the code that its group 1 holds (its
     letters translated by `number`).
 
-    UserError where a code from 0 to the largest is missing, or there is none.
+    UserError where a code from 0 to the largest is missing, or the map has none.
     """
     found = {}
     for piece in vocabulary_map:
@@ -196,7 +220,7 @@ def ids_by_code(
 
 
 def piece_id(vocabulary_map: Mapping[str, Any], *names: str) -> int:
-    """The id of the first of these pieces that there is. UserError where there is none."""
+    """The id of the first of these pieces that the map has. UserError where it has none."""
     id = next((vocabulary_map[name] for name in names if name in vocabulary_map), None)
     if isinstance(id, bool) or not isinstance(id, int):
         raise UserError(
@@ -207,8 +231,8 @@ def piece_id(vocabulary_map: Mapping[str, Any], *names: str) -> int:
 
 
 def _renumber_specials(part: Any, ours: np.ndarray) -> None:
-    """A post processor's ids: `{"id": "<s>", "ids": [1]}` of a template, and `["<s>", 1]` of the older kinds;
-    in place.
+    """A post processor's ids, changed in place: `{"id": "<s>", "ids": [1]}` of a template, and `["<s>", 1]`
+    of the older kinds.
     """
     if isinstance(part, list):
         for entry in part:

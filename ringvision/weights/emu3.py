@@ -4,8 +4,8 @@
     vqmodel.*                                 ->  its folder tokenizer/: models/emu3_tokenizer.py
 
 Ids come in our order (code_ids.py says why). A picture is one row of codes after another there, each ended by
-the piece <|extra_200|>, after its size in words: see `stream_format`. transformers leaves out of a
-config.json what is as its classes have it: such values are filled in.
+the piece <|extra_200|>, after its size in words: see `stream_format`. transformers leaves settings that are
+its classes' defaults out of a config.json: they are filled in.
 """
 
 import math
@@ -13,44 +13,33 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from flax import nnx
-
 from ringvision.data.generation_format import GenerationFormat
 from ringvision.data.stream import PictureFormat, StreamFormat
 from ringvision.errors import UserError
 from ringvision.models.emu3_tokenizer import Emu3Tokenizer, Emu3TokenizerConfig
 from ringvision.models.vqgan import VQGANConfig
 from ringvision.vocabulary import Vocabulary
-from ringvision.weights.code_ids import (
-    TOKENIZER,
-    CodeIds,
-    check_rows,
-    ids_by_code,
-    mapped,
-    model_folder,
-    model_rows,
-    piece_id,
-)
+from ringvision.weights import code_ids
 from ringvision.weights.family import Family, Folder, Settings, root_of, shapes_of
 from ringvision.weights.llama import EMBEDDING, transformer_config
-from ringvision.weights.table import TORCH_CONVOLUTION, TORCH_POINT, Row, Table, Transform
+from ringvision.weights.table import TORCH_CONVOLUTION, TORCH_POINT, NameRow, Table, Transform
 from ringvision.weights.tensors import Tensors
 
 SIZE = 512
-DRAWN = 720
-"""Pixels on a side of a frame that is seen, and of one that is drawn, where the model's context has room for
-it: the config names none, and the network takes any.
+GENERATED_SIZE = 720
+"""Pixels on a side of a frame that is read, and of one that is generated, where the model's context has space
+for it: the config names none, and the network takes any.
 """
 LINE_END = "<|extra_200|>"
 FRAME_END = "<|extra_201|>"
-ASKS = "You are a helpful assistant. USER: {video}{question}. ASSISTANT:"
-WANTED = "{prompt} masterpiece, film grained, best quality."
-UNWANTED = (
+QUESTION = "You are a helpful assistant. USER: {video}{question}. ASSISTANT:"
+PROMPT = "{prompt} masterpiece, film grained, best quality."
+NEGATIVE_PROMPT = (
     "lowres, bad anatomy, bad hands, text, error, missing fingers, extra digit, fewer "
     "digits, cropped, worst quality, low quality, normal "
     "quality, jpeg artifacts, signature, watermark, username, blurry."
 )
-"""The words with which its authors ask for a picture, and those with which guidance compares."""
+"""The words with which its authors ask for a picture, and those that guidance compares with."""
 GUIDANCE = 3.0
 TORCH_CONVOLUTION_3D = Transform(
     "OITHW to THWIO", lambda x, shape: x.transpose(2, 3, 4, 1, 0), lambda x: x.transpose(4, 3, 0, 1, 2)
@@ -86,55 +75,65 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
     if config.get("model_type") != "emu3" or prefix is None:
         return None
     # whether the file has a head says better than two configs whether embeddings are tied
-    settings = Settings({**TEXT_DEFAULTS, **mapped(config, "text_config"), "tie_word_embeddings": None})
-    check_rows(settings, tensors, prefix)
+    settings = Settings(
+        {**TEXT_DEFAULTS, **code_ids.mapped(config, "text_config"), "tie_word_embeddings": None}
+    )
+    code_ids.check_rows(settings, tensors, prefix)
     transformer = transformer_config(settings, tensors.specs, prefix)
-    ids = code_ids(config, transformer.vocab_size)
+    ids = find_code_ids(config, transformer.vocab_size)
     words = vocabulary(config, ids)
     model_table, tokenizer_table = tables(config, ids, prefix)
     tokenizer = tokenizer_config(config)
-    asked = stream_format(config, ids), prompt_form(tokenizer, transformer.max_length)
-    model = model_folder(replace(transformer, vocab_size=words.size), model_table, words, config, *asked)
-    shapes = shapes_of(lambda: Emu3Tokenizer(tokenizer, rngs=nnx.Rngs(0)))
+    asked = stream_format(config, ids), generation_format(tokenizer, transformer.max_length)
+    model = code_ids.model_folder(
+        replace(transformer, vocab_size=words.size), model_table, words, config, *asked
+    )
+    shapes = shapes_of(Emu3Tokenizer, tokenizer)
     described = {"kind": "emu3", "name": "emu3", "size": tokenizer.resolution, "emu3": tokenizer.to_dict()}
     return Family(
         "Emu3 (Hugging Face)",
-        (model, Folder(described, shapes, tokenizer_table, TOKENIZER)),
+        (model, Folder(described, shapes, tokenizer_table, code_ids.TOKENIZER)),
         (*IGNORABLE, r".*lm_head\.weight") if transformer.tie_embeddings else IGNORABLE,
         tuple(settings.assumed),
         ids.renumber,
     )
 
 
-def tables(config: Mapping[str, Any], ids: CodeIds, prefix: str = "text_model.") -> tuple[Table, Table]:
+def tables(
+    config: Mapping[str, Any], ids: code_ids.CodeIds, prefix: str = "text_model."
+) -> tuple[Table, Table]:
     """The names of the language model and of the tokenizer."""
     levels = len(tokenizer_config(config).frames.channel_mults)
-    return Table(model_rows(ids), prefix), Table(tuple(_tokenizer_rows()), "vqmodel.", levels)
+    return Table(code_ids.model_rows(ids), prefix), Table(tuple(_tokenizer_rows()), "vqmodel.", levels)
 
 
-def code_ids(config: Mapping[str, Any], vocab_size: int) -> CodeIds:
-    """Where the codes lie among their ids."""
-    pieces = mapped(config, "vocabulary_map")
-    return CodeIds(
-        vocab_size, ids_by_code(pieces, r"<\|visual token (\d{1,9})\|>"), piece_id(pieces, FRAME_END)
+def find_code_ids(config: Mapping[str, Any], vocab_size: int) -> code_ids.CodeIds:
+    """Where the codes are among their ids."""
+    pieces = code_ids.mapped(config, "vocabulary_map")
+    return code_ids.CodeIds(
+        vocab_size,
+        code_ids.ids_by_code(pieces, r"<\|visual token (\d{1,9})\|>"),
+        code_ids.piece_id(pieces, FRAME_END),
     )
 
 
-def vocabulary(config: Mapping[str, Any], ids: CodeIds) -> Vocabulary:
+def vocabulary(config: Mapping[str, Any], ids: code_ids.CodeIds) -> Vocabulary:
     """Our ids of text and codes."""
-    pieces = mapped(config, "vocabulary_map")
-    text = {**TEXT_DEFAULTS, **mapped(config, "text_config")}
-    start = piece_id(pieces, "<|image start|>")
-    end = piece_id(pieces, "<|image end|>")
-    return ids.vocabulary(piece_id(text, "bos_token_id"), piece_id(text, "eos_token_id"), start, end)
+    pieces = code_ids.mapped(config, "vocabulary_map")
+    text = {**TEXT_DEFAULTS, **code_ids.mapped(config, "text_config")}
+    start = code_ids.piece_id(pieces, "<|image start|>")
+    end = code_ids.piece_id(pieces, "<|image end|>")
+    return ids.vocabulary(
+        code_ids.piece_id(text, "bos_token_id"), code_ids.piece_id(text, "eos_token_id"), start, end
+    )
 
 
-def stream_format(config: Mapping[str, Any], ids: CodeIds) -> StreamFormat:
+def stream_format(config: Mapping[str, Any], ids: code_ids.CodeIds) -> StreamFormat:
     """A picture: its rows and columns of codes in words, the piece that opens it, rows that each end in a
     piece, and one behind them.
     """
-    pieces = mapped(config, "vocabulary_map")
-    opened, line, end = (piece_id(pieces, name) for name in ("<|image token|>", LINE_END, FRAME_END))
+    pieces = code_ids.mapped(config, "vocabulary_map")
+    opened, line, end = (code_ids.piece_id(pieces, name) for name in ("<|image token|>", LINE_END, FRAME_END))
     if max(opened, line, end) >= ids.vocab_size or min(opened, line, end) < 0:
         raise UserError(
             f"a vocabulary_map with ids {opened}, {line}, {end}: expected 0 to "
@@ -142,20 +141,22 @@ def stream_format(config: Mapping[str, Any], ids: CodeIds) -> StreamFormat:
         )
     opened, line, end = (int(ids.ours[id]) for id in (opened, line, end))
     return StreamFormat(
-        False, ASKS, in_step=False, picture=PictureFormat("{height}*{width}", (opened,), (line,), (end,))
+        False, QUESTION, in_step=False, picture=PictureFormat("{height}*{width}", (opened,), (line,), (end,))
     )
 
 
-def prompt_form(tokenizer: Emu3TokenizerConfig, context: int) -> GenerationFormat:
-    """How its authors ask for a picture, and of which size where that fits into so many tokens."""
-    drawn = DRAWN // tokenizer.pixels_per_code
-    fits = not DRAWN % tokenizer.pixels_per_code and drawn * (drawn + 1) < 0.9 * context
-    return GenerationFormat(WANTED, without=UNWANTED, guidance=GUIDANCE, size=DRAWN if fits else None)
+def generation_format(tokenizer: Emu3TokenizerConfig, context: int) -> GenerationFormat:
+    """How its authors ask for a picture, and of which size where such a context has space for it."""
+    codes = GENERATED_SIZE // tokenizer.pixels_per_code
+    fits = not GENERATED_SIZE % tokenizer.pixels_per_code and codes * (codes + 1) < 0.9 * context
+    return GenerationFormat(
+        PROMPT, without=NEGATIVE_PROMPT, guidance=GUIDANCE, size=GENERATED_SIZE if fits else None
+    )
 
 
 def tokenizer_config(config: Mapping[str, Any]) -> Emu3TokenizerConfig:
     """UserError for what models/emu3_tokenizer.py has no place for."""
-    vq = Settings({**VQ_DEFAULTS, **mapped(config, "vq_config")})
+    vq = Settings({**VQ_DEFAULTS, **code_ids.mapped(config, "vq_config")})
     channels = vq.whole("base_channels")
     levels = vq.wholes("channel_multiplier", default=VQ_LEVELS)
     stages = [stage for stage in vq.wholes("attn_resolutions", default=()) if stage < len(levels)]
@@ -163,7 +164,7 @@ def tokenizer_config(config: Mapping[str, Any]) -> Emu3TokenizerConfig:
         vq.only("hidden_size", channels * width)
     vq.only("double_latent", False)
     vq.only("out_channels", vq.whole("in_channels"))
-    # A picture that is seen leaves half of the context; the published models' is small enough at SIZE.
+    # A picture in a question leaves half of the context; the published models' has space for one of SIZE.
     pixels = 2 ** max(0, len(levels) - 1)
     text = config.get("text_config")
     context = Settings({**TEXT_DEFAULTS, **(text if isinstance(text, Mapping) else {})}).whole(
@@ -190,30 +191,31 @@ def tokenizer_config(config: Mapping[str, Any]) -> Emu3TokenizerConfig:
     return Emu3TokenizerConfig(VQGANConfig(**values), temporal_factor=factor)
 
 
-def _tokenizer_rows() -> list[Row]:
-    rows = [Row("codebook", "quantize.embedding.weight")]
+def _tokenizer_rows() -> list[NameRow]:
+    rows = [NameRow("codebook", "quantize.embedding.weight")]
     for side, theirs in (("encoder", "encoder.down_block.down.{i}"), ("decoder", "decoder.up_block.up.{-i}")):
-        steered = side == "decoder"
+        conditioned = side == "decoder"
         rows += [
             *_convolution(f"{side}.conv_in"),
             *_convolution(f"{side}.conv_out"),
-            *_norm(f"{side}.norm_out", f"{side}.norm_out", steered),
+            *_norm(f"{side}.norm_out", f"{side}.norm_out", conditioned),
         ]
-        rows += _block(f"{side}.levels.{{i}}.blocks.{{j}}", f"{theirs}.block.{{j}}", steered)
+        rows += _block(f"{side}.levels.{{i}}.blocks.{{j}}", f"{theirs}.block.{{j}}", conditioned)
         rows += _attention(
             f"{side}.levels.{{i}}.attentions.{{j}}",
             f"{theirs}.attn.{{j}}",
             f"{theirs}.attn_norms.{{j}}",
-            steered,
+            conditioned,
         )
         rows += _convolution(
-            f"{side}.levels.{{i}}.resample.conv", f"{theirs}.{'upsample' if steered else 'downsample'}.conv"
+            f"{side}.levels.{{i}}.resample.conv",
+            f"{theirs}.{'upsample' if conditioned else 'downsample'}.conv",
         )
         middle = f"{side}.middle_block"
-        rows += _block(f"{side}.middle.block{{n}}", f"{middle}.block_{{n}}", steered)
-        rows += _attention(f"{side}.middle.attention", f"{middle}.attn_1", f"{middle}.attn_norm", steered)
+        rows += _block(f"{side}.middle.block{{n}}", f"{middle}.block_{{n}}", conditioned)
+        rows += _attention(f"{side}.middle.attention", f"{middle}.attn_1", f"{middle}.attn_norm", conditioned)
         rows += _time(
-            f"temporal_{side}.{'double' if steered else 'halve'}.{{i}}", f"{side}.time_conv.{{i}}.conv"
+            f"temporal_{side}.{'double' if conditioned else 'halve'}.{{i}}", f"{side}.time_conv.{{i}}.conv"
         )
         rows += _time(f"temporal_{side}.blocks.{{i}}.conv{{n}}", f"{side}.time_res_stack.{{i}}.conv{{n}}")
         statistics = (("mean", "running_mean"), ("variance", "running_var"))
@@ -225,48 +227,48 @@ def _tokenizer_rows() -> list[Row]:
     return [*rows, *_time("quant_conv", "quant_conv"), *_time("post_quant_conv", "post_quant_conv")]
 
 
-def _leaves(ours: str, theirs: str, names: tuple[tuple[str, str], ...]) -> list[Row]:
-    return [Row(f"{ours}.{leaf}", f"{theirs}.{other}") for leaf, other in names]
+def _leaves(ours: str, theirs: str, names: tuple[tuple[str, str], ...]) -> list[NameRow]:
+    return [NameRow(f"{ours}.{leaf}", f"{theirs}.{other}") for leaf, other in names]
 
 
-def _convolution(ours: str, theirs: str | None = None) -> list[Row]:
+def _convolution(ours: str, theirs: str | None = None) -> list[NameRow]:
     theirs = theirs or ours
     return [
-        Row(f"{ours}.kernel", f"{theirs}.weight", TORCH_CONVOLUTION),
-        Row(f"{ours}.bias", f"{theirs}.bias"),
+        NameRow(f"{ours}.kernel", f"{theirs}.weight", TORCH_CONVOLUTION),
+        NameRow(f"{ours}.bias", f"{theirs}.bias"),
     ]
 
 
-def _time(ours: str, theirs: str) -> list[Row]:
+def _time(ours: str, theirs: str) -> list[NameRow]:
     return [
-        Row(f"{ours}.kernel", f"{theirs}.conv.weight", TORCH_CONVOLUTION_3D),
-        Row(f"{ours}.bias", f"{theirs}.conv.bias"),
+        NameRow(f"{ours}.kernel", f"{theirs}.conv.weight", TORCH_CONVOLUTION_3D),
+        NameRow(f"{ours}.bias", f"{theirs}.conv.bias"),
     ]
 
 
-def _norm(ours: str, theirs: str, steered: bool) -> list[Row]:
-    if not steered:
+def _norm(ours: str, theirs: str, conditioned: bool) -> list[NameRow]:
+    if not conditioned:
         return _leaves(ours, theirs, NORM)
-    steering = [
+    conditioning = [
         *_convolution(f"{ours}.factor", f"{theirs}.conv_y"),
         *_convolution(f"{ours}.shift", f"{theirs}.conv_b"),
     ]
-    return _leaves(f"{ours}.norm", f"{theirs}.norm_layer", NORM) + steering
+    return _leaves(f"{ours}.norm", f"{theirs}.norm_layer", NORM) + conditioning
 
 
-def _block(ours: str, theirs: str, steered: bool) -> list[Row]:
+def _block(ours: str, theirs: str, conditioned: bool) -> list[NameRow]:
     rows = [
-        *_norm(f"{ours}.norm{{m}}", f"{theirs}.norm{{m}}", steered),
+        *_norm(f"{ours}.norm{{m}}", f"{theirs}.norm{{m}}", conditioned),
         *_convolution(f"{ours}.conv{{m}}", f"{theirs}.conv{{m}}"),
     ]
     return rows + _convolution(f"{ours}.shortcut", f"{theirs}.nin_shortcut")
 
 
-def _attention(ours: str, theirs: str, norm: str, steered: bool) -> list[Row]:
-    rows = _norm(f"{ours}.norm", norm, steered)
+def _attention(ours: str, theirs: str, norm: str, conditioned: bool) -> list[NameRow]:
+    rows = _norm(f"{ours}.norm", norm, conditioned)
     for part, other in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("out", "out_proj")):
         rows += [
-            Row(f"{ours}.{part}.kernel", f"{theirs}.{other}.weight", TORCH_POINT),
-            Row(f"{ours}.{part}.bias", f"{theirs}.{other}.bias"),
+            NameRow(f"{ours}.{part}.kernel", f"{theirs}.{other}.weight", TORCH_POINT),
+            NameRow(f"{ours}.{part}.bias", f"{theirs}.{other}.bias"),
         ]
     return rows

@@ -1,6 +1,6 @@
 """A video tokenizer of ours -> the form that other programs read: diffusers, or LWM.
 
-    tokenizer folder ─plan by the style's table, the other way─→ their tensors ─→ DEST
+    tokenizer folder ─the style's table, the other way─→ their tensors ─→ DEST
 
     hf    config.json, diffusion_pytorch_model.safetensors: a VQModel
     lwm   config.json, `vqgan.pkl`: a pickle of nested dicts of NumPy arrays, as LWM's VQGAN opens it
@@ -11,21 +11,20 @@ pixels, whether it clips) is in the config.json all the same, where our import f
 
 import json
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from flax import nnx
 
 from ringvision.errors import UserError
 from ringvision.model_folder import CONFIG_FILE, ModelReader, ModelWriter
 from ringvision.models.vqgan import VQGAN, VQGANConfig
-from ringvision.weights.aside import folder_aside
+from ringvision.weights.atomic_folder import atomic_folder
+from ringvision.weights.converting import Progress, foreign_tensors
+from ringvision.weights.export_pair import PYTORCH, check_tensors
 from ringvision.weights.family import shapes_of
-from ringvision.weights.importing import Latest, Progress
-from ringvision.weights.pair import PYTORCH, check_tensors
-from ringvision.weights.table import Piece, Table, unmake
+from ringvision.weights.table import Table
 from ringvision.weights.vqgan import DIFFUSERS, LWM
 
 DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
@@ -41,49 +40,52 @@ def export_vqgan(
     dtype: np.dtype | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Write `dest` anew; dtype None: each tensor's own. Returns how many tensors it has. UserError where the
-    other program has no such network, the folder's tensors do not fit its config, or `dest` is there already.
-    Memory: of `lwm`, the whole network.
+    """Write `dest` anew. Memory: one tensor; of `lwm`, the whole network.
+
+    Args:
+        folder: the tokenizer's.
+        dest: the folder to be written.
+        settings: the tokenizer's config.json.
+        format: "hf" for diffusers, "lwm".
+        dtype: of the tensors; None: each tensor's own.
+        progress: gets (what, done, of).
+
+    Returns:
+        how many tensors were written.
+
+    Raises:
+        UserError: where the other program has no such network, the folder's tensors do not fit its config, or
+        `dest` exists already.
     """
     config = VQGANConfig.from_dict(settings["vqgan"])
     theirs, style = (_for_diffusers(config), DIFFUSERS) if format == "hf" else (_for_lwm(config), LWM)
-    shapes = shapes_of(lambda: VQGAN(config, rngs=nnx.Rngs(0)))
+    shapes = shapes_of(VQGAN, config)
     with ModelReader(folder) as reader:
         check_tensors([reader], (shapes,), folder)
-        pieces = Table(style.rows(), levels=len(config.channel_mults)).plan(shapes)
+        pieces = Table(style.rows(), levels=len(config.channel_mults)).pieces(shapes)
         specs = {
             source.name: (source.shape, dtype or reader.specs[piece.ours][1])
             for piece in pieces
             for source in piece.sources
         }
-        with folder_aside(dest) as aside:
+        converted = foreign_tensors([(reader, piece) for piece in pieces], dtype, progress)
+        with atomic_folder(dest) as partial:
             if format == "hf":
-                with ModelWriter(aside, theirs, specs, metadata=PYTORCH) as writer:
-                    for name, array in _turned(reader, pieces, dtype, progress):
-                        writer.write(name, array)
-                (aside / "model.safetensors").rename(aside / DIFFUSERS_FILE)
+                with ModelWriter(partial, theirs, specs, metadata=PYTORCH) as writer:
+                    for tensor, array in converted:
+                        writer.write(tensor.name, array)
+                (partial / "model.safetensors").rename(partial / DIFFUSERS_FILE)
             else:
                 tree: dict[str, Any] = {}
-                for name, array in _turned(reader, pieces, dtype, progress):
-                    *path, leaf = name.split("/")
-                    place = tree
+                for tensor, array in converted:
+                    *path, leaf = tensor.name.split("/")
+                    branch = tree
                     for key in path:
-                        place = place.setdefault(key, {})
-                    place[leaf] = np.ascontiguousarray(array)
-                (aside / PICKLE_FILE).write_bytes(pickle.dumps(tree, protocol=4))
-                (aside / CONFIG_FILE).write_text(json.dumps(theirs, indent=2) + "\n", encoding="utf-8")
+                        branch = branch.setdefault(key, {})
+                    branch[leaf] = np.ascontiguousarray(array)
+                (partial / PICKLE_FILE).write_bytes(pickle.dumps(tree, protocol=4))
+                (partial / CONFIG_FILE).write_text(json.dumps(theirs, indent=2) + "\n", encoding="utf-8")
     return len(specs)
-
-
-def _turned(
-    reader: ModelReader, pieces: list[Piece], dtype: np.dtype | None, progress: Progress | None
-) -> Iterator[tuple[str, np.ndarray]]:
-    latest = Latest(reader.read)
-    for number, piece in enumerate(pieces):
-        if progress is not None:
-            progress("tensors", number, len(pieces))
-        for source, part in unmake(piece, latest.read(piece.ours)):
-            yield source.name, part.astype(dtype or part.dtype, copy=False)
 
 
 def _refuse(config: VQGANConfig, program: str, **more: tuple[Any, Any]) -> None:

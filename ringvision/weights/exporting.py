@@ -1,6 +1,6 @@
 """A model of ours -> the form that other programs read: Hugging Face's transformers, or LWM.
 
-    model folder ─plan by the family's table, the other way─→ their tensors, one piece at a time ─→ DEST
+    model folder ─the family's table, the other way─→ their tensors, one piece at a time ─→ DEST
 
     hf    config.json, model.safetensors (several and an index above 5 GB)
     lwm   config.json, `streaming_params`: to be loaded as `params::DEST/streaming_params`
@@ -10,12 +10,11 @@ Imported again, the weights are the same bit for bit. Memory holds one tensor of
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from flax import nnx
 
 from ringvision.data.text.folder import save_text_tokenizer
 from ringvision.data.text.settings import OWN_FILE, SENTENCEPIECE_FILE
@@ -23,13 +22,14 @@ from ringvision.errors import UserError
 from ringvision.model_folder import CONFIG_FILE, ModelReader, ModelWriter, read_config
 from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.weights import llama, lwm
-from ringvision.weights.aside import folder_aside
+from ringvision.weights.atomic_folder import atomic_folder
+from ringvision.weights.converting import Progress, Work, foreign_tensors
+from ringvision.weights.export_pair import PYTORCH, export_pair, is_pair
 from ringvision.weights.export_vqgan import export_vqgan
 from ringvision.weights.family import shapes_of
-from ringvision.weights.importing import TYPES, Latest, Progress
-from ringvision.weights.pair import PYTORCH, export_pair, is_pair
+from ringvision.weights.importing import TYPES
 from ringvision.weights.streaming import record
-from ringvision.weights.table import Piece, Shape, Table, unmake
+from ringvision.weights.table import Shape, Table
 from ringvision.weights.tensors import DTYPES
 
 Format = Literal["hf", "lwm"]
@@ -49,60 +49,72 @@ def export_weights(
 ) -> dict[str, Any]:
     """Write the model in `model_folder` as the new folder `dest`.
 
-    dtype: "float32", "bfloat16" or "float16" (None: as it is stored). progress: (what, done, of). Returns
-    {"format", "tensors", "dest"}. UserError where the folder is no model, where the other program has no such
-    model, or `dest` is there already.
+    Args:
+        model_folder: a model's, or a VQGAN's.
+        dest: the folder to be written.
+        format: one of FORMATS.
+        dtype: "float32", "bfloat16" or "float16"; None: as it is stored.
+        progress: gets (what, done, of).
+
+    Returns:
+        {"format", "tensors", "dest"}.
+
+    Raises:
+        UserError: where the folder is no model, the other program has no such model, or `dest` exists
+        already.
     """
     if format not in FORMATS:
         raise UserError(f"the format {format!r} was given; expected {' or '.join(FORMATS)}")
     if dtype is not None and dtype not in TYPES:
         raise UserError(f"dtype {dtype!r} was given; expected one of {', '.join(TYPES)}")
     settings = read_config(model_folder)
-    if settings.get("kind") == TOKENIZER:
-        kind = DTYPES[dtype] if dtype else None
-        tensors = export_vqgan(
-            Path(model_folder), Path(dest), settings, format, dtype=kind, progress=progress
-        )
-        return {"format": format, "tensors": tensors, "dest": str(dest)}
-    if settings.get("kind") not in KINDS or not isinstance(settings.get("transformer"), Mapping):
+    kind = settings.get("kind")
+    folder = Path(model_folder)
+    numbers = DTYPES[dtype] if dtype else None
+    if kind == TOKENIZER:
+        tensors = export_vqgan(folder, Path(dest), settings, format, dtype=numbers, progress=progress)
+    elif kind not in KINDS or not isinstance(settings.get("transformer"), Mapping):
         raise UserError(
-            f"{model_folder} is of kind {settings.get('kind')!r}; give the folder of a model "
+            f"{model_folder} is of kind {kind!r}; give the folder of a model "
             f"(kind {', '.join(KINDS)} or {TOKENIZER})"
         )
-    if format == "hf" and is_pair(settings):
-        tensors = export_pair(
-            Path(model_folder),
-            Path(dest),
-            settings,
-            dtype=DTYPES[dtype] if dtype else None,
-            progress=progress,
-        )
-        return {"format": format, "tensors": tensors, "dest": str(dest)}
+    elif format == "hf" and is_pair(settings):
+        tensors = export_pair(folder, Path(dest), settings, dtype=numbers, progress=progress)
+    else:
+        tensors = _export_transformer(folder, Path(dest), settings, format, numbers, progress)
+    return {"format": format, "tensors": tensors, "dest": str(dest)}
+
+
+def _export_transformer(
+    model_folder: Path,
+    dest: Path,
+    settings: Mapping[str, Any],
+    format: Format,
+    dtype: np.dtype | None,
+    progress: Progress | None,
+) -> int:
+    """Writes a language model; returns how many tensors it has there."""
     config = TransformerConfig.from_dict(settings["transformer"])
     with ModelReader(model_folder) as reader:
         shapes = _checked(reader, config, str(model_folder))
-        kind = DTYPES[dtype] if dtype else _widest(reader)
+        dtype = dtype or _widest(reader)
         if format == "hf":
-            theirs = llama.config_of(config, settings, kind.name)
+            theirs = llama.config_of(config, settings, dtype.name)
             table = Table(llama.ROWS)
         else:
             theirs = lwm.config_of(config, settings)
             table = Table(lwm.rows(_parts(settings)))
-        pieces = table.plan(shapes)
-        with folder_aside(Path(dest)) as aside:
+        pieces = table.pieces(shapes)
+        with atomic_folder(dest) as partial:
             write = _write_safetensors if format == "hf" else _write_streaming
-            write(reader, pieces, aside, theirs, kind, progress)
-            _copy_text(Path(model_folder), aside)
-    return {
-        "format": format,
-        "tensors": len({source.name for piece in pieces for source in piece.sources}),
-        "dest": str(dest),
-    }
+            write([(reader, piece) for piece in pieces], partial, theirs, dtype, progress)
+            _copy_text(model_folder, partial)
+    return len({source.name for piece in pieces for source in piece.sources})
 
 
 def _checked(reader: ModelReader, config: TransformerConfig, where: str) -> dict[str, Shape]:
     """The shapes of all our tensors. UserError where the folder holds others."""
-    shapes = shapes_of(lambda: Transformer(config, rngs=nnx.Rngs(0)))
+    shapes = shapes_of(Transformer, config)
     wrong = [
         f"{name} is {'unknown' if name in reader.specs else 'missing'}"
         for name in sorted(shapes.keys() ^ reader.specs.keys())
@@ -130,57 +142,34 @@ def _parts(settings: Mapping[str, Any]) -> tuple[int, ...]:
     return (int(vocabulary["text_size"]), int(vocabulary["vision_size"])) if vocabulary else ()
 
 
-def _turned(
-    reader: ModelReader, pieces: list[Piece], kind: np.dtype, progress: Progress | None
-) -> Iterator[tuple[Any, np.ndarray]]:
-    """Their tensors, or layers of them, with where each belongs, in the order of the pieces."""
-    latest = Latest(reader.read)
-    for number, piece in enumerate(pieces):
-        if progress is not None:
-            progress("tensors", number, len(pieces))
-        array = latest.read(piece.ours)
-        for source, part in unmake(piece, array if piece.at is None else array[piece.at]):
-            yield source, part.astype(kind, copy=False)
-        del array
-
-
 def _write_safetensors(
-    reader: ModelReader,
-    pieces: list[Piece],
-    where: Path,
-    config: Mapping[str, Any],
-    kind: np.dtype,
-    progress: Progress | None,
+    work: Work, where: Path, config: Mapping[str, Any], kind: np.dtype, progress: Progress | None
 ) -> None:
-    specs = {source.name: (source.shape, kind) for piece in pieces for source in piece.sources}
+    specs = {source.name: (source.shape, kind) for _, piece in work for source in piece.sources}
     with ModelWriter(where, config, specs, metadata=PYTORCH) as writer:
-        for source, part in _turned(reader, pieces, kind, progress):
-            writer.write(source.name, part)
+        for tensor, part in foreign_tensors(work, kind, progress):
+            writer.write(tensor.name, part)
 
 
 def _write_streaming(
-    reader: ModelReader,
-    pieces: list[Piece],
-    where: Path,
-    config: Mapping[str, Any],
-    kind: np.dtype,
-    progress: Progress | None,
+    work: Work, where: Path, config: Mapping[str, Any], kind: np.dtype, progress: Progress | None
 ) -> None:
     """One record a tensor, its layers one after another; tensors that are parts of one of ours (text and
     vision) are read once each.
     """
-    names = dict.fromkeys(source.name for piece in pieces for source in piece.sources)
+    names = dict.fromkeys(source.name for _, piece in work for source in piece.sources)
     with (where / PARAMS_FILE).open("wb") as file:
         for name in names:
-            mine = [piece for piece in pieces if any(source.name == name for source in piece.sources)]
-            shape = next(source.shape for source in mine[0].sources if source.name == name)
-            parts = (part for source, part in _turned(reader, mine, kind, progress) if source.name == name)
+            mine = [pair for pair in work if any(source.name == name for source in pair[1].sources)]
+            shape = next(source.shape for source in mine[0][1].sources if source.name == name)
+            tensors = foreign_tensors(mine, kind, progress)
+            parts = (part for tensor, part in tensors if tensor.name == name)
             record(file, name.split("/"), shape, kind, parts)
     (where / CONFIG_FILE).write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
 
 
 def _copy_text(source: Path, where: Path) -> None:
-    """The text tokenizer, where there is one, under the name that other programs know."""
+    """The text tokenizer, where the model has one, under the name that other programs know."""
     try:
         names = save_text_tokenizer(source, where)
     except UserError:

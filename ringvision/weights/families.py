@@ -28,7 +28,7 @@ KNOWN = (
 
 
 LONGEST = 60
-"""Characters of a config's word that are said again."""
+"""Characters of a config's word that an error repeats."""
 
 
 def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family:

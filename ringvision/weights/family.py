@@ -1,14 +1,15 @@
 """What somebody else's weights are: a `Family`, which says what folders they become and by which tables.
 
     tensors (names, shapes), config (their config.json, {} where there is none)  --recognise-->  Family, or
-    None: somebody else's
+    None: another family's
 
 Every family's file has such a `recognise`; families.py asks them in turn. `Settings` reads a foreign config
 one setting at a time and remembers what had to be assumed and what was wrong.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from flax import nnx
@@ -29,7 +30,7 @@ class Folder:
     """One folder to be written: its config.json (without "source"), the shapes of its tensors, the table that
     fills them.
 
-    path: where it lies within the destination; "." is the destination itself.
+    path: its path within the destination; "." is the destination itself.
     """
 
     config: Mapping[str, Any]
@@ -40,8 +41,8 @@ class Folder:
 
 @dataclass(frozen=True)
 class Family:
-    """name: for people. ignorable: regular expressions of tensors that may be there and are left out.
-    assumed: what nothing said.
+    """name: for people. ignorable: regular expressions of tensors that may occur and are left out. assumed:
+    what the config did not say and was assumed, a sentence each.
 
     renumber: what becomes of a tokenizer.json (parsed), where ids change on the way.
     """
@@ -54,8 +55,8 @@ class Family:
 
 
 class Settings:
-    """A foreign config, read with types and bounds. Each reader takes the first of several names that is
-    there and not null.
+    """A foreign config, read with types and bounds. Each reader takes the first of several names that has a
+    value other than null.
 
     assumed: sentences on what was not said. `report()` raises one UserError of all that was wrong.
     """
@@ -66,9 +67,9 @@ class Settings:
         self.wrong = list[str]()
 
     def get(self, *names: str) -> Any:
-        return self._said(*names)[1]
+        return self._first(*names)[1]
 
-    def _said(self, *names: str) -> tuple[str, Any]:
+    def _first(self, *names: str) -> tuple[str, Any]:
         """The first of the names that has a value, and that; the first of all with None where none has."""
         return next(
             ((name, self.values[name]) for name in names if self.values.get(name) is not None),
@@ -78,10 +79,19 @@ class Settings:
     def whole(
         self, *names: str, default: int | None = None, why: str = "", least: int = 1, most: int = LARGEST
     ) -> int:
-        """A whole number. Where it is absent: `default`, which is noted as assumed where `why` says on what
-        grounds.
+        """A whole number.
+
+        Args:
+            names: the setting's names, in the order in which they are tried.
+            default: what an absent setting counts as; None: it is an error.
+            why: on what grounds the default is taken, which is then noted as assumed; "": it needs no note.
+            least: the smallest number that makes sense.
+            most: the largest.
+
+        Returns:
+            the number; `least` where it is wrong, which `report` raises.
         """
-        name, value = self._said(*names)
+        name, value = self._first(*names)
         if value is None:
             return int(self._absent(name, default, why))
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
@@ -91,7 +101,7 @@ class Settings:
 
     def real(self, *names: str, default: float | None = None, why: str = "") -> float:
         """A number above 0."""
-        name, value = self._said(*names)
+        name, value = self._first(*names)
         if value is None:
             return float(self._absent(name, default, why))
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
@@ -107,7 +117,7 @@ class Settings:
 
     def wholes(self, *names: str, default: Iterable[int]) -> tuple[int, ...]:
         """A list of whole numbers from 0 on."""
-        name, value = self._said(*names)
+        name, value = self._first(*names)
         if value is None:
             return tuple(default)
         if (
@@ -126,7 +136,7 @@ class Settings:
         return value if isinstance(value, Mapping) else {}
 
     def only(self, name: str, *allowed: Any) -> None:
-        """This setting, where it is there, must have one of these values: nothing else is computed here."""
+        """This setting, where it is given, must have one of these values: nothing else is computed here."""
         value = self.get(name)
         if value is not None and value not in allowed:
             self.wrong.append(
@@ -150,16 +160,23 @@ class Settings:
 
 
 def shown(value: Any) -> str:
-    """A value of somebody's config as an error may show it: on one line, and not all of it where it is
-    long.
-    """
+    """A value of a foreign config as an error may show it: on one line, and shortened where it is long."""
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} …"
 
 
-def shapes_of(make: Callable[[], nnx.Module]) -> dict[str, Shape]:
-    """The names and shapes of a model's tensors; `make` is traced, so nothing is made."""
-    return {name: shape for name, (shape, _) in specs(nnx.split(nnx.eval_shape(make))[1]).items()}
+def shapes_of(network: Callable[..., nnx.Module], config: Hashable) -> dict[str, Shape]:
+    """The names and shapes of the tensors of `network(config, rngs=...)`; it is traced, so that no array is
+    made.
+    """
+    return dict(_traced_shapes(network, config))
+
+
+@lru_cache(maxsize=32)
+def _traced_shapes(network: Callable[..., nnx.Module], config: Hashable) -> dict[str, Shape]:
+    """Kept, since tracing a network takes a second, and an import and an export ask for the same."""
+    module = nnx.eval_shape(lambda: network(config, rngs=nnx.Rngs(0)))
+    return {name: shape for name, (shape, _) in specs(nnx.split(module)[1]).items()}
 
 
 def transformer_folder(
@@ -168,17 +185,27 @@ def transformer_folder(
     vocabulary: Vocabulary | None = None,
     text: Mapping[str, Any] | None = None,
 ) -> Folder:
-    """The folder of a transformer. text: "bos" and "eos" as their config says, where it does."""
+    """The folder of a transformer.
+
+    Args:
+        config: its architecture.
+        table: which of its tensors is which of theirs.
+        vocabulary: its ids of text and codes; None: a text model.
+        text: "bos" and "eos" as their config says, where it does.
+
+    Returns:
+        the folder, with the shapes of all its tensors.
+    """
     settings: dict[str, Any] = {"kind": "transformer", "transformer": config.to_dict()}
     if vocabulary is not None:
         settings["vocabulary"] = vocabulary.to_dict()
     if text:
         settings["text"] = dict(text)
-    return Folder(settings, shapes_of(lambda: Transformer(config, rngs=nnx.Rngs(0))), table)
+    return Folder(settings, shapes_of(Transformer, config), table)
 
 
 def root_of(names: Iterable[str], marker: str) -> str | None:
-    """What stands before `marker` in the shortest of the names that end in it, an optimizer's apart; None
+    """What stands before `marker` in the shortest of the names that end in it, an optimizer's excepted; None
     where none does.
     """
     found = (name.removesuffix(marker) for name in names if name.endswith(marker))

@@ -9,6 +9,7 @@ they are used. Llama 3's scaling of positions is not among the key-values but a 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ import numpy as np
 from ringvision.errors import UserError
 from ringvision.models.transformer import TransformerConfig
 from ringvision.ops.rope import RopeScaling, frequencies
+from ringvision.weights import llama
 from ringvision.weights.family import MOST_LAYERS, Family, Settings, shown, transformer_folder
-from ringvision.weights.table import Row, Table, matrix, vector
+from ringvision.weights.table import NameRow, Table, matrix, vector
 from ringvision.weights.tensors import Tensors
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -25,33 +27,47 @@ LLAMA3_LENGTHS = tuple(2**power for power in range(5, 20))
 LLAMA3_BOUNDS = (1.0, 4.0)
 
 
-def rows(pairs: bool) -> tuple[Row, ...]:
-    """The table. pairs: q and k are stored with rotary pairs side by side."""
-    layer = "blk.{layer}."
-    return (
-        Row("embed.table", "token_embd.weight"),
-        Row("layers.attention.query", layer + "attn_q.weight", matrix(out_first=True, pairs=pairs)),
-        Row("layers.attention.key", layer + "attn_k.weight", matrix(out_first=True, pairs=pairs)),
-        Row("layers.attention.value", layer + "attn_v.weight", matrix(out_first=True)),
-        Row("layers.attention.output", layer + "attn_output.weight", matrix(2, out_first=True)),
-        Row("layers.attention.query_bias", layer + "attn_q.bias", vector(pairs=pairs)),
-        Row("layers.attention.key_bias", layer + "attn_k.bias", vector(pairs=pairs)),
-        Row("layers.attention.value_bias", layer + "attn_v.bias", vector()),
-        Row("layers.attention.query_norm", layer + "attn_q_norm.weight"),
-        Row("layers.attention.key_norm", layer + "attn_k_norm.weight"),
-        Row("layers.attention_norm.scale", layer + "attn_norm.weight"),
-        Row("layers.feed_forward_norm.scale", layer + "ffn_norm.weight"),
-        Row("layers.feed_forward.gate", layer + "ffn_gate.weight", matrix(out_first=True)),
-        Row("layers.feed_forward.up", layer + "ffn_up.weight", matrix(out_first=True)),
-        Row("layers.feed_forward.down", layer + "ffn_down.weight", matrix(out_first=True)),
-        Row("norm.scale", "output_norm.weight"),
-        Row("unembed.kernel", "output.weight", matrix(out_first=True)),
+NAMES = {
+    "embed.table": "token_embd.weight",
+    "layers.attention.query": "blk.{layer}.attn_q.weight",
+    "layers.attention.key": "blk.{layer}.attn_k.weight",
+    "layers.attention.value": "blk.{layer}.attn_v.weight",
+    "layers.attention.output": "blk.{layer}.attn_output.weight",
+    "layers.attention.query_bias": "blk.{layer}.attn_q.bias",
+    "layers.attention.key_bias": "blk.{layer}.attn_k.bias",
+    "layers.attention.value_bias": "blk.{layer}.attn_v.bias",
+    "layers.attention.query_norm": "blk.{layer}.attn_q_norm.weight",
+    "layers.attention.key_norm": "blk.{layer}.attn_k_norm.weight",
+    "layers.attention_norm.scale": "blk.{layer}.attn_norm.weight",
+    "layers.feed_forward_norm.scale": "blk.{layer}.ffn_norm.weight",
+    "layers.feed_forward.gate": "blk.{layer}.ffn_gate.weight",
+    "layers.feed_forward.up": "blk.{layer}.ffn_up.weight",
+    "layers.feed_forward.down": "blk.{layer}.ffn_down.weight",
+    "norm.scale": "output_norm.weight",
+    "unembed.kernel": "output.weight",
+}
+PAIRED = {
+    "layers.attention.query": matrix(out_first=True, pairs=True),
+    "layers.attention.key": matrix(out_first=True, pairs=True),
+    "layers.attention.query_bias": vector(pairs=True),
+    "layers.attention.key_bias": vector(pairs=True),
+}
+"""What turns adjacent rotary pairs into halves, for the tensors that have some."""
+
+
+def rows(pairs: bool) -> tuple[NameRow, ...]:
+    """The table: that of llama.py under GGUF's names. pairs: rotary pairs of q and k lie side by side."""
+    paired = PAIRED if pairs else {}
+    return tuple(
+        replace(row, theirs=NAMES[row.ours], transform=paired.get(row.ours, row.transform))
+        for row in llama.ROWS
+        if row.ours in NAMES
     )
 
 
 def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
-    """A GGUF file. UserError for an architecture that is not known here. `config` is not needed: the file
-    says everything.
+    """A GGUF file; `config` is not needed: the file says everything. UserError for an architecture that is
+    not known here.
     """
     if tensors.form != "gguf":
         return None
@@ -67,8 +83,8 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
     }
     settings = Settings(own)
     transformer = _architecture(settings, tensors, kind)
-    marks = {ours: tensors.metadata.get(f"tokenizer.ggml.{ours}_token_id") for ours in ("bos", "eos")}
-    text = {ours: id for ours, id in marks.items() if isinstance(id, int)}
+    ids = {ours: tensors.metadata.get(f"tokenizer.ggml.{ours}_token_id") for ours in ("bos", "eos")}
+    text = {ours: id for ours, id in ids.items() if isinstance(id, int)}
     folder = transformer_folder(transformer, Table(rows(kind == "llama")), text=text)
     return Family(f"{kind.capitalize()} (GGUF)", (folder,), (r"rope_freqs\.weight",), tuple(settings.assumed))
 

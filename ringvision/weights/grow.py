@@ -1,11 +1,11 @@
-"""A text model given eyes: the vocabulary of a video tokenizer stacked under its embeddings and its head, as
-LWM was made from Llama 2.
+"""A text model that learns to read videos: the vocabulary of a video tokenizer is stacked under its
+embeddings and its head, as LWM was made from Llama 2.
 
     text model [T rows] + tokenizer of K codes  ->  model of T + K + 2 rows (codes, end of frame, end of
     vision) and padding
 
 A new row is the mean of the text rows plus a little noise of their own spread, so that no token stands out
-before training. Text rows are copied and a model whose head is its embedding table stays so: logits of text
+before training. Text rows are copied, and a model whose head is its embedding table stays so: logits of text
 are what they were, and, since a matrix product sums in blocks of columns, to the last bit where the rows are
 padded to whole blocks before and after.
 """
@@ -27,8 +27,14 @@ from ringvision.models.transformer import TransformerConfig
 from ringvision.untrusted_files import belongs
 from ringvision.video_tokenizer import load_video_tokenizer
 from ringvision.vocabulary import Vocabulary
-from ringvision.weights.aside import check_free, folder_aside
-from ringvision.weights.importing import EYES, Progress, Say, copy_eyes, import_weights
+from ringvision.weights.atomic_folder import atomic_folder, check_free
+from ringvision.weights.converting import Progress
+from ringvision.weights.importing import (
+    VIDEO_TOKENIZER_FOLDER,
+    Say,
+    copy_video_tokenizer,
+    import_weights,
+)
 from ringvision.weights.source import read_settings
 
 NOISE = 0.1
@@ -49,14 +55,26 @@ def add_vision(
     say: Say | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write `dest`: a text model with room for the codes of the video tokenizer in `tokenizer_folder`, which
-    is copied into it.
+    """Write `dest`: a text model with room for the codes of a video tokenizer, which is copied into its
+    folder. The kind is "assistant" where the text tokenizer is of our own kind (text.model), else
+    "transformer". The markers around a video are `<vision>` and `</vision>` in the text tokenizer's pieces.
 
-    source: a model folder of ours, or whatever `import_weights` takes, which is then imported first with
-    config, dtype, say and progress. The kind is "assistant" where the text tokenizer is of our own kind
-    (text.model), else "transformer". The markers around a video are `<vision>` and `</vision>` in the text
-    tokenizer's pieces. The same seed gives the same rows. Returns {"rows", "tied", "kind", "dest"}. UserError
-    where the model sees already, has no text tokenizer, or the tokenizer's folder is none.
+    Args:
+        source: a model folder of ours, or whatever `import_weights` takes, which is then imported first.
+        tokenizer_folder: the video tokenizer's.
+        dest: the model folder to be written.
+        seed: of the new rows; the same seed gives the same rows.
+        config: as `import_weights` takes it.
+        dtype: as `import_weights` takes it.
+        say: gets lines for people.
+        progress: gets (what, done, of).
+
+    Returns:
+        {"rows", "tied", "kind", "dest"}.
+
+    Raises:
+        UserError: where the model reads videos already, has no text tokenizer, or the tokenizer's folder is
+        none.
     """
     target = Path(dest)
     if _is_ours(Path(source)):
@@ -80,19 +98,19 @@ def _grow(model_folder: Path, tokenizer_folder: str | Path, dest: Path, seed: in
         "kind": kind,
         "transformer": {**settings["transformer"], "vocab_size": vocabulary.size},
         "vocabulary": vocabulary.to_dict(),
-        "video_tokenizer": EYES,
+        "video_tokenizer": VIDEO_TOKENIZER_FOLDER,
         "grown": {"from_rows": config.vocab_size, "seed": seed, "noise": NOISE},
     }
-    with ModelReader(model_folder) as reader, folder_aside(dest) as aside:
+    with ModelReader(model_folder) as reader, atomic_folder(dest) as partial:
         shapes = {
             name: (_grown_shape(name, shape, vocabulary.size), dtype)
             for name, (shape, dtype) in reader.specs.items()
         }
-        with ModelWriter(aside, grown, shapes) as writer:
+        with ModelWriter(partial, grown, shapes) as writer:
             for name in reader.specs:
                 writer.write(name, _rows_added(name, reader.read(name), vocabulary.size, seed))
-        _copy_rest(model_folder, aside)
-        copy_eyes(Path(tokenizer_folder), aside)
+        _copy_rest(model_folder, partial)
+        copy_video_tokenizer(Path(tokenizer_folder), partial)
     return {"rows": vocabulary.size, "tied": config.tie_embeddings, "kind": kind, "dest": str(dest)}
 
 

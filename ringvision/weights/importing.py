@@ -1,11 +1,11 @@
 """Somebody else's weights -> a model or tokenizer folder of ours.
 
-    SOURCE ─find─→ files, config ─open─→ tensors ─recognise─→ Family ─plan, check─→ pieces ─read, transform,
+    SOURCE ─find─→ files, config ─open─→ tensors ─recognise─→ Family ─pieces, check─→ pieces ─read, transform,
     write, one by one─→ DEST
 
-Everything that is wrong is found before anything is written, and said at once. What is written appears under
-its name when it is whole; an import that fails or is interrupted leaves nothing. Memory holds one tensor of
-theirs and one piece of ours at a time.
+Everything that is wrong is found before anything is written, and reported at once. What is written appears
+under its name when it is whole; an import that fails or is interrupted leaves nothing. Memory holds one
+tensor of theirs and one piece of ours at a time.
 """
 
 import json
@@ -27,19 +27,19 @@ from ringvision.errors import UserError
 from ringvision.model_folder import CONFIG_FILE, ModelWriter, check_room, weight_names
 from ringvision.untrusted_files import belongs
 from ringvision.video_tokenizer import load_video_tokenizer
-from ringvision.weights.aside import check_free, folder_aside
+from ringvision.weights.atomic_folder import atomic_folder, check_free
 from ringvision.weights.card import model_card, versions
+from ringvision.weights.converting import LatestTensor, Progress
 from ringvision.weights.families import recognise
 from ringvision.weights.family import Family, Folder
-from ringvision.weights.source import Source, find_source, read_settings
-from ringvision.weights.table import Piece, Read, gathered, make, problems
+from ringvision.weights.source import CheckpointSource, find_source, read_settings
+from ringvision.weights.table import TensorPiece, assemble, gathered, problems
 from ringvision.weights.tensors import DTYPES, Tensors, open_tensors
 
 Say = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
 CARD_FILE = "MODEL_CARD.md"
-EYES = "video_tokenizer"
-"""The folder of a video tokenizer that was given along, within the model's."""
+VIDEO_TOKENIZER_FOLDER = "video_tokenizer"
+"""The folder, within the model's, of a video tokenizer that was given with it."""
 TEMPLATE = "chat_template"
 """In what a family says of a model's config: the chat template that is written beside it where none came with
 the weights.
@@ -59,15 +59,24 @@ def import_weights(
     say: Say | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Import `source` (a file, a folder, hf:OWNER/NAME, smollm2) into the new folder `dest`.
+    """Import weights into the new folder `dest`.
 
-    config: a config.json to be read in the place of the one beside the weights. dtype: one of TYPES (None: as
-    tensors are stored, GGUF in float32). tokenizer: the folder of the video tokenizer that the model was
-    trained with, which is copied into its folder. dry_run: the table of names is said and checked, nothing is
-    written. say gets lines for people, progress (what, done, of). Returns {"family", "tensors", "parameters",
-    "assumed", "dest"}; dest is None after a dry run. UserError, one line with all that is wrong, for weights
-    that no family knows, that lack something, hold more than they should, or do not fit their config, and for
-    a video tokenizer that is not the model's.
+    Args:
+        source: a file, a folder, hf:OWNER/NAME, or smollm2.
+        dest: the model folder to be written.
+        config: a config.json to be read instead of the one in the folder of the weights.
+        dtype: one of TYPES; None: as tensors are stored, GGUF in float32.
+        tokenizer: the folder of the video tokenizer that the model was trained with; it is copied.
+        dry_run: whether the table of names is only shown and checked, and nothing written.
+        say: gets lines for people.
+        progress: gets (what, done, of).
+
+    Returns:
+        {"family", "tensors", "parameters", "assumed", "dest"}; dest is None after a dry run.
+
+    Raises:
+        UserError: one line with all that is wrong: weights that no family knows, or that do not fit their
+        config, or a video tokenizer that is not the model's.
     """
     tell = say or (lambda line: None)
     if dtype is not None and dtype not in TYPES:
@@ -79,27 +88,18 @@ def import_weights(
     with open_tensors(found.weights) as tensors:
         family = recognise(tensors, {**_markers(found, tensors.form), **found.config})
         if tokenizer is not None:
-            _check_eyes(family, tokenizer)
-        plans = [(folder, folder.table.plan(folder.shapes)) for folder in family.folders]
-        _describe(family, plans, tell, table=dry_run)
-        if (
-            tokenizer is None
-            and "vocabulary" in family.folders[0].config
-            and "video_tokenizer" not in family.folders[0].config
-        ):
+            _check_video_tokenizer(family, tokenizer)
+        work = [(folder, folder.table.pieces(folder.shapes)) for folder in family.folders]
+        _describe(family, work, tell, table=dry_run)
+        if tokenizer is None and _needs_video_tokenizer(family):
             tell(
                 "it sees by a video tokenizer that is not among these weights; give it with "
                 "--tokenizer, here or when it is used"
             )
-        wrong = problems((piece for _, pieces in plans for piece in pieces), tensors.specs, family.ignorable)
-        if wrong:
-            raise UserError(
-                f"{found.name} is not {family.name} of this config: {'; '.join(wrong)}; give the "
-                "right config with --config"
-            )
+        _check_tensors(found, tensors, family, work)
         if not dry_run:
-            with folder_aside(target) as aside:
-                _write(found, tensors, family, plans, aside, target.name, dtype, tokenizer, tell, progress)
+            with atomic_folder(target) as partial:
+                _write(found, tensors, family, work, partial, target.name, dtype, tokenizer, tell, progress)
     shapes = [shape for folder in family.folders for shape in folder.shapes.values()]
     return {
         "family": family.name,
@@ -110,7 +110,28 @@ def import_weights(
     }
 
 
-def _markers(found: Source, form: str) -> dict[str, Any]:
+def _needs_video_tokenizer(family: Family) -> bool:
+    """Whether this is a model of videos whose tokenizer is not among the weights."""
+    config = family.folders[0].config
+    return "vocabulary" in config and "video_tokenizer" not in config
+
+
+def _check_tensors(
+    found: CheckpointSource,
+    tensors: Tensors,
+    family: Family,
+    work: Sequence[tuple[Folder, list[TensorPiece]]],
+) -> None:
+    """UserError with all in which the tensors are not those of the family's tables."""
+    wrong = problems((piece for _, pieces in work for piece in pieces), tensors.specs, family.ignorable)
+    if wrong:
+        raise UserError(
+            f"{found.name} is not {family.name} of this config: {'; '.join(wrong)}; give the "
+            "right config with --config"
+        )
+
+
+def _markers(found: CheckpointSource, form: str) -> dict[str, Any]:
     """The ids of the vision's markers by a tokenizer.json beside LWM's msgpack; find_source asks a
     tokenizer.model.
     """
@@ -118,40 +139,42 @@ def _markers(found: Source, form: str) -> dict[str, Any]:
         return {}
     try:
         encode = load_text_tokenizer(found.folder).encode
-    except UserError:  # is said when it is to be copied
+    except UserError:  # reported when it is to be copied
         return {}
     return {"vision_start_tokens": encode(VISION_START), "vision_end_tokens": encode(VISION_END)}
 
 
-def _describe(family: Family, plans: Iterable[tuple[Folder, list[Piece]]], tell: Say, *, table: bool) -> None:
+def _describe(
+    family: Family, work: Iterable[tuple[Folder, list[TensorPiece]]], tell: Say, *, table: bool
+) -> None:
     tell(f"this is {family.name}")
     for line in family.assumed:
         tell(f"assumed: {line}")
-    for folder, pieces in plans if table else ():
+    for folder, pieces in work if table else ():
         sources: dict[str, dict[str, None]] = {}
         for piece in pieces:
             sources.setdefault(piece.ours, {}).update({source.name: None for source in piece.sources})
-        says = {piece.ours: piece.row.transform.says for piece in pieces}
+        transforms = {piece.ours: piece.row.transform.description for piece in pieces}
         for name, theirs in sources.items():
-            how = f" ({says[name]})" if says[name] else ""
+            how = f" ({transforms[name]})" if transforms[name] else ""
             tell(f"{name} {list(folder.shapes[name])} <- {' + '.join(gathered(theirs))}{how}")
 
 
 def _write(
-    found: Source,
+    found: CheckpointSource,
     tensors: Tensors,
     family: Family,
-    plans: Sequence[tuple[Folder, list[Piece]]],
-    aside: Path,
+    work: Sequence[tuple[Folder, list[TensorPiece]]],
+    partial: Path,
     name: str,
     dtype: str | None,
     tokenizer: str | Path | None,
     tell: Say,
     progress: Progress | None,
 ) -> None:
-    for folder, pieces in plans:  # before files are gone over that only seem to have their size
+    for folder, pieces in work:  # before sparse files, which only seem to have their size, are hashed
         kinds = _dtypes(pieces, tensors, dtype)
-        check_room(aside, {ours: (shape, kinds[ours]) for ours, shape in folder.shapes.items()})
+        check_room(partial, {ours: (shape, kinds[ours]) for ours, shape in folder.shapes.items()})
     origin = {
         "name": Path(found.name).name if Path(found.name).is_absolute() else found.name,
         "family": family.name,
@@ -163,54 +186,37 @@ def _write(
         "versions": versions(),
     }
     dtypes: set[str] = set()
-    for folder, pieces in plans:
+    for folder, pieces in work:
         kinds = _dtypes(pieces, tensors, dtype)
         dtypes |= {kind.name for kind in kinds.values()}
-        eyes = {} if tokenizer is None else {"video_tokenizer": EYES}
+        also = {} if tokenizer is None else {"video_tokenizer": VIDEO_TOKENIZER_FOLDER}
         described = {key: value for key, value in folder.config.items() if key != TEMPLATE}
-        settings = {"kind": folder.config["kind"], "name": name, **described, **eyes, "source": origin}
+        settings = {"kind": folder.config["kind"], "name": name, **described, **also, "source": origin}
         specs = {ours: (shape, kinds[ours]) for ours, shape in folder.shapes.items()}
-        latest = Latest(tensors.read)
-        with ModelWriter(aside / folder.path, settings, specs) as writer:
+        latest = LatestTensor(tensors.read)
+        with ModelWriter(partial / folder.path, settings, specs) as writer:
             for number, piece in enumerate(pieces):
                 if progress is not None:
                     progress("tensors", number, len(pieces))
                 writer.write(
-                    piece.ours, make(piece, latest.read).astype(kinds[piece.ours], copy=False), at=piece.at
+                    piece.ours,
+                    assemble(piece, latest.read).astype(kinds[piece.ours], copy=False),
+                    at=piece.at,
                 )
     if any("transformer" in folder.config for folder in family.folders):
-        _copy_text(found, tensors, family, aside, tell)
-        _write_template(family, aside)
+        _copy_text(found, tensors, family, partial, tell)
+        _write_template(family, partial)
     if tokenizer is not None:
-        copy_eyes(Path(tokenizer), aside)
+        copy_video_tokenizer(Path(tokenizer), partial)
     for licence in sorted(found.folder.glob("LICENSE*"))[:4] if found.licence else ():
         if licence.is_file() and belongs(licence, found.folder) and licence.stat().st_size <= LARGEST_LICENCE:
-            shutil.copyfile(licence, aside / licence.name)
+            shutil.copyfile(licence, partial / licence.name)
     shapes = [shape for folder in family.folders for shape in folder.shapes.values()]
     card = model_card(name, origin, sum(map(math.prod, shapes)), sorted(dtypes))
-    (aside / CARD_FILE).write_text(card, encoding="utf-8")
+    (partial / CARD_FILE).write_text(card, encoding="utf-8")
 
 
-class Latest:
-    """Reads tensors, keeping the latest: layers of one stacked tensor are cut from one reading. The one
-    before is let go first.
-    """
-
-    def __init__(self, read: Read) -> None:
-        self._read = read
-        self._name = ""
-        self._array = np.zeros(0)
-
-    def read(self, name: str) -> np.ndarray:
-        if name != self._name:
-            self._name = ""
-            self._array = np.zeros(0)
-            self._array = self._read(name)
-            self._name = name
-        return self._array
-
-
-def _dtypes(pieces: Iterable[Piece], tensors: Tensors, dtype: str | None) -> dict[str, np.dtype]:
+def _dtypes(pieces: Iterable[TensorPiece], tensors: Tensors, dtype: str | None) -> dict[str, np.dtype]:
     """The type of each of our tensors: `dtype`, or one that holds all its sources' numbers."""
     kinds: dict[str, np.dtype] = {}
     for piece in pieces:
@@ -220,18 +226,18 @@ def _dtypes(pieces: Iterable[Piece], tensors: Tensors, dtype: str | None) -> dic
     return kinds
 
 
-def copy_eyes(tokenizer: Path, where: Path) -> None:
-    """A video tokenizer's folder, as EYES, into a model's: its config, its weights, and what else lies there,
-    but nothing that is a link to another place.
+def copy_video_tokenizer(tokenizer: Path, where: Path) -> None:
+    """A video tokenizer's folder into a model's, as VIDEO_TOKENIZER_FOLDER: its config, its weights, and its
+    other files, but no link that leads elsewhere.
     """
-    (where / EYES).mkdir()
+    (where / VIDEO_TOKENIZER_FOLDER).mkdir()
     read = {CONFIG_FILE, *weight_names(tokenizer)}
     for path in sorted(tokenizer.iterdir()):
         if path.is_file() and (path.name in read or belongs(path, tokenizer)):
-            shutil.copyfile(path, where / EYES / path.name)
+            shutil.copyfile(path, where / VIDEO_TOKENIZER_FOLDER / path.name)
 
 
-def _check_eyes(family: Family, tokenizer: str | Path) -> None:
+def _check_video_tokenizer(family: Family, tokenizer: str | Path) -> None:
     """UserError where this is no video tokenizer, or the model has no use for it."""
     settings = family.folders[0].config
     if "vocabulary" not in settings:
@@ -252,9 +258,9 @@ def _check_eyes(family: Family, tokenizer: str | Path) -> None:
         )
 
 
-def _copy_text(found: Source, tensors: Tensors, family: Family, where: Path, tell: Say) -> None:
-    """The text tokenizer beside the weights, or in them. What cannot be read is said, and the model is
-    imported without.
+def _copy_text(found: CheckpointSource, tensors: Tensors, family: Family, where: Path, tell: Say) -> None:
+    """The text tokenizer beside the weights, or in them. One that cannot be read is reported, and the model
+    is imported without it.
     """
     try:
         if tensors.form == "gguf":

@@ -1,4 +1,5 @@
-"""Llama and its kin as Hugging Face's transformers names them: Llama 2 and 3, SmolLM2, Mistral, Qwen2, Qwen3.
+"""Llama and models of its architecture as Hugging Face's transformers names them: Llama 2 and 3, SmolLM2,
+Mistral, Qwen2, Qwen3.
 
     model.layers.{layer}.self_attn.q_proj.weight [N*H, D]  <->  layers.attention.query [layers, D, N, H]
 
@@ -25,8 +26,8 @@ from ringvision.weights.family import (
     shown,
     transformer_folder,
 )
-from ringvision.weights.table import Row, Table, matrix, vector
-from ringvision.weights.tensors import Spec, Tensors
+from ringvision.weights.table import NameRow, Table, matrix, vector
+from ringvision.weights.tensors import Tensors, TensorSpec
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 EMBEDDING = "model.embed_tokens.weight"
@@ -42,29 +43,30 @@ WINDOW = 4096
 FIRST_WITH_WINDOW = 28
 """transformers' defaults of sliding_window and max_window_layers."""
 
+FIRST = "model.layers.0."
 _LAYER = "model.layers.{layer}."
 _ATTENTION = _LAYER + "self_attn."
 _MLP = _LAYER + "mlp."
 ROWS = (
-    Row("embed.table", EMBEDDING),
-    Row("layers.attention.query", _ATTENTION + "q_proj.weight", matrix(out_first=True)),
-    Row("layers.attention.key", _ATTENTION + "k_proj.weight", matrix(out_first=True)),
-    Row("layers.attention.value", _ATTENTION + "v_proj.weight", matrix(out_first=True)),
-    Row("layers.attention.output", _ATTENTION + "o_proj.weight", matrix(2, out_first=True)),
-    Row("layers.attention.query_bias", _ATTENTION + "q_proj.bias", vector()),
-    Row("layers.attention.key_bias", _ATTENTION + "k_proj.bias", vector()),
-    Row("layers.attention.value_bias", _ATTENTION + "v_proj.bias", vector()),
-    Row("layers.attention.query_norm", _ATTENTION + "q_norm.weight"),
-    Row("layers.attention.key_norm", _ATTENTION + "k_norm.weight"),
-    Row("layers.attention.query_norm_bias", _ATTENTION + "q_norm.bias"),
-    Row("layers.attention.key_norm_bias", _ATTENTION + "k_norm.bias"),
-    Row("layers.attention_norm.scale", _LAYER + "input_layernorm.weight"),
-    Row("layers.feed_forward_norm.scale", _LAYER + "post_attention_layernorm.weight"),
-    Row("layers.feed_forward.gate", _MLP + "gate_proj.weight", matrix(out_first=True)),
-    Row("layers.feed_forward.up", _MLP + "up_proj.weight", matrix(out_first=True)),
-    Row("layers.feed_forward.down", _MLP + "down_proj.weight", matrix(out_first=True)),
-    Row("norm.scale", "model.norm.weight"),
-    Row("unembed.kernel", HEAD, matrix(out_first=True)),
+    NameRow("embed.table", EMBEDDING),
+    NameRow("layers.attention.query", _ATTENTION + "q_proj.weight", matrix(out_first=True)),
+    NameRow("layers.attention.key", _ATTENTION + "k_proj.weight", matrix(out_first=True)),
+    NameRow("layers.attention.value", _ATTENTION + "v_proj.weight", matrix(out_first=True)),
+    NameRow("layers.attention.output", _ATTENTION + "o_proj.weight", matrix(2, out_first=True)),
+    NameRow("layers.attention.query_bias", _ATTENTION + "q_proj.bias", vector()),
+    NameRow("layers.attention.key_bias", _ATTENTION + "k_proj.bias", vector()),
+    NameRow("layers.attention.value_bias", _ATTENTION + "v_proj.bias", vector()),
+    NameRow("layers.attention.query_norm", _ATTENTION + "q_norm.weight"),
+    NameRow("layers.attention.key_norm", _ATTENTION + "k_norm.weight"),
+    NameRow("layers.attention.query_norm_bias", _ATTENTION + "q_norm.bias"),
+    NameRow("layers.attention.key_norm_bias", _ATTENTION + "k_norm.bias"),
+    NameRow("layers.attention_norm.scale", _LAYER + "input_layernorm.weight"),
+    NameRow("layers.feed_forward_norm.scale", _LAYER + "post_attention_layernorm.weight"),
+    NameRow("layers.feed_forward.gate", _MLP + "gate_proj.weight", matrix(out_first=True)),
+    NameRow("layers.feed_forward.up", _MLP + "up_proj.weight", matrix(out_first=True)),
+    NameRow("layers.feed_forward.down", _MLP + "down_proj.weight", matrix(out_first=True)),
+    NameRow("norm.scale", "model.norm.weight"),
+    NameRow("unembed.kernel", HEAD, matrix(out_first=True)),
 )
 
 
@@ -89,7 +91,7 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
             "give a config (--config) that says false "
             "where the model is to keep its head, or weights without it"
         )
-    folder = transformer_folder(transformer, Table(ROWS, prefix), _vocabulary(config), _marks(config))
+    folder = transformer_folder(transformer, Table(ROWS, prefix), _vocabulary(config), _special_ids(config))
     kept = {name: value for name, value in _own(config).items() if name in KEPT}
     return Family(
         f"{(kind or 'llama').capitalize()} (Hugging Face)",
@@ -100,7 +102,7 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
 
 
 def _has_another_head(tensors: Tensors, prefix: str) -> bool:
-    """Whether there is a head that differs from the embeddings; looked at a few rows at a time."""
+    """Whether the file has a head that differs from the embeddings; compared a few rows at a time."""
     embedding, head = (tensors.specs.get(prefix + name) for name in (EMBEDDING, HEAD))
     if embedding is None or head is None or embedding.shape != head.shape:
         return head is not None
@@ -114,67 +116,77 @@ def _has_another_head(tensors: Tensors, prefix: str) -> bool:
 
 
 def transformer_config(
-    settings: Settings, found: Mapping[str, Spec], prefix: str = "", *, qk_norm: str | None = None
+    settings: Settings, found: Mapping[str, TensorSpec], prefix: str = "", *, qk_norm: str | None = None
 ) -> TransformerConfig:
     """The architecture, from the settings where they say it and from the tensors' shapes where they do not.
 
-    qk_norm: "layer" for Chameleon's; None: "rms" where there are such tensors. UserError names all that is
-    wrong or unknown.
+    Args:
+        settings: their config.
+        found: their tensors.
+        prefix: what stands before the tensors' names.
+        qk_norm: "layer" for Chameleon's; None: "rms" where such tensors are found.
+
+    Returns:
+        our config.
+
+    Raises:
+        UserError: names all that is wrong or unknown.
     """
 
     def size(name: str, axis: int) -> int | None:
         spec = found.get(prefix + name)
         return spec.shape[axis] if spec is not None and axis < len(spec.shape) else None
 
-    first = "model.layers.0."
     kind = settings.get("model_type")
     settings.only("hidden_act", "silu", "swish")
     settings.only("mlp_bias", False)
     layers = layers_in(found, prefix + "model.layers.", ".input_layernorm.weight")
     width = settings.whole("hidden_size", default=size(EMBEDDING, 1))
-    rows = size(first + "self_attn.q_proj.weight", 0)
-    kv_rows = size(first + "self_attn.k_proj.weight", 0)
-    heads_said = settings.get("num_attention_heads") is not None
-    if heads_said:
-        heads = settings.whole("num_attention_heads")
-        head_dim = settings.whole("head_dim", default=width // heads)
-    else:
-        head_dim = settings.whole("head_dim", default=128, why="no config says it")
-        heads = max(1, (rows or head_dim) // head_dim)
-    kv_heads = settings.whole(
-        "num_key_value_heads", default=heads if heads_said else max(1, (kv_rows or head_dim) // head_dim)
+    heads = _heads(
+        settings,
+        width,
+        size(FIRST + "self_attn.q_proj.weight", 0),
+        size(FIRST + "self_attn.k_proj.weight", 0),
     )
     theta, scaling = rope_settings(settings)
-    if f"{prefix}{first}self_attn.o_proj.bias" in found:
+    if f"{prefix}{FIRST}self_attn.o_proj.bias" in found:
         settings.wrong.append(
             "o_proj has a bias (attention_bias), and only query, key and value may have one here"
         )
-    bias = (
-        f"{prefix}{first}self_attn.q_proj.bias" in found
-        or kind == "qwen2"
-        or settings.flag("attention_bias", False)
-    )
-    normed = f"{prefix}{first}self_attn.q_norm.weight" in found or kind == "qwen3"
+    bias = f"{prefix}{FIRST}self_attn.q_proj.bias" in found or kind == "qwen2"
+    normed = f"{prefix}{FIRST}self_attn.q_norm.weight" in found or kind == "qwen3"
     layers = settings.whole("num_hidden_layers", default=layers or None, most=MOST_LAYERS)
     values: dict[str, Any] = {
         "vocab_size": settings.whole("vocab_size", default=size(EMBEDDING, 0)),
         "embed_dim": width,
         "num_layers": layers,
-        "num_heads": heads,
-        "num_kv_heads": kv_heads,
-        "head_dim": head_dim,
-        "hidden_dim": settings.whole("intermediate_size", default=size(first + "mlp.gate_proj.weight", 0)),
+        **heads,
+        "hidden_dim": settings.whole("intermediate_size", default=size(FIRST + "mlp.gate_proj.weight", 0)),
         "rope_theta": theta,
         "rope_scaling": scaling,
         "norm_eps": settings.real("rms_norm_eps", default=1e-6, why="transformers' default"),
         "tie_embeddings": settings.flag("tie_word_embeddings", prefix + HEAD not in found),
         "max_length": settings.whole("max_position_embeddings", default=4096, why="no config says it"),
-        "qkv_bias": bias,
+        "qkv_bias": bias or settings.flag("attention_bias", False),
         "qk_norm": qk_norm or ("rms" if normed else "none"),
         "window": _window(settings, layers),
     }
     settings.report()
     return TransformerConfig(**values)
+
+
+def _heads(settings: Settings, width: int, rows: int | None, kv_rows: int | None) -> dict[str, int]:
+    """num_heads, num_kv_heads and head_dim; rows, kv_rows: of the projections to queries and to keys."""
+    if settings.get("num_attention_heads") is not None:
+        heads = settings.whole("num_attention_heads")
+        head_dim = settings.whole("head_dim", default=width // heads)
+        kv_heads = heads
+    else:
+        head_dim = settings.whole("head_dim", default=128, why="no config says it")
+        heads = max(1, (rows or head_dim) // head_dim)
+        kv_heads = max(1, (kv_rows or head_dim) // head_dim)
+    kv_heads = settings.whole("num_key_value_heads", default=kv_heads)
+    return {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": head_dim}
 
 
 def rope_settings(settings: Settings) -> tuple[float, RopeScaling | None]:
@@ -246,16 +258,16 @@ def _vocabulary(config: Mapping[str, Any]) -> Vocabulary | None:
         ) from error
 
 
-def _marks(config: Mapping[str, Any]) -> dict[str, Any]:
+def _special_ids(config: Mapping[str, Any]) -> dict[str, Any]:
     """bos, an id; eos, an id or several."""
-    marks = {}
+    ids = {}
     for ours, theirs in (("bos", "bos_token_id"), ("eos", "eos_token_id")):
         value = config.get(theirs)
         if type(value) is int or (
             isinstance(value, list) and value and all(type(one) is int for one in value)
         ):
-            marks[ours] = value
-    return marks
+            ids[ours] = value
+    return ids
 
 
 def config_of(config: TransformerConfig, settings: Mapping[str, Any], dtype: str) -> dict[str, Any]:

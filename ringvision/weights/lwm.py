@@ -1,8 +1,9 @@
 """LWM's language models: Llama in Flax, text alone or with a second table of embeddings and a second head for
 vision.
 
-    transformer/h/scan_decoder/attention/wq/kernel [layers, D, N*H]  <->  layers.attention.query [layers, D,
-    N, H] transformer/wte/embedding [T, D] over transformer/vte/embedding [V, D]  <->  embed.table [T+V, D]
+    transformer/h/scan_decoder/attention/wq/kernel [layers, D, N*H]  <->
+        layers.attention.query [layers, D, N, H]
+    transformer/wte/embedding [T, D] over transformer/vte/embedding [V, D]  <->  embed.table [T+V, D]
     lm_head/kernel [D, T] beside vision_head/kernel [D, V]  <->  unembed.kernel [D, T+V]
 
 LWM turns adjacent pairs of a head's channels, we halves: q and k are permuted. Layers lie on axis 0 or 1 of
@@ -20,8 +21,8 @@ from ringvision.errors import UserError
 from ringvision.models.transformer import TransformerConfig
 from ringvision.vocabulary import Vocabulary
 from ringvision.weights.family import MOST_LAYERS, Family, Settings, layers_in, root_of, transformer_folder
-from ringvision.weights.table import SAME, Row, Table, matrix
-from ringvision.weights.tensors import Spec, Tensors
+from ringvision.weights.table import SAME, NameRow, Table, matrix
+from ringvision.weights.tensors import Tensors, TensorSpec
 
 TEXT = "transformer/wte/embedding"
 VISION = "transformer/vte/embedding"
@@ -31,20 +32,24 @@ VISION_START = (529, 4924, 29958)
 VISION_END = (1533, 4924, 29958)
 """`<vision>` and `</vision>` in Llama 2's pieces: "▁<" or "▁</", then "vision" and ">"."""
 
-ASKS = "You are a helpful assistant. USER: "
-STREAM = StreamFormat(stamps=False, question=ASKS + "{question}\n{video} ASSISTANT:", in_step=False)
+CHAT_START = "You are a helpful assistant. USER: "
+STREAM = StreamFormat(stamps=False, question=CHAT_START + "{question}\n{video} ASSISTANT:", in_step=False)
 """A question about a video, as LWM's chat asks it."""
 GENERATION = GenerationFormat(
-    ASKS + "Generate an image of {prompt} ASSISTANT:",
-    ASKS + "Generate a video of {prompt} ASSISTANT:",
+    CHAT_START + "Generate an image of {prompt} ASSISTANT:",
+    CHAT_START + "Generate a video of {prompt} ASSISTANT:",
     fps=4.0,
 )
 """The first frame is asked for as an image, the rest as a video that begins with it."""
-CHAT = """<s>{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% else %}You are a helpful assistant.{% endif %}\
-{% for message in messages %}{% if message['role'] == 'user' %}\
-{{ '' if loop.previtem is defined and loop.previtem['role'] == 'assistant' else ' ' }}USER: {{ message['content'] }}\
-{% elif message['role'] == 'assistant' %} ASSISTANT: {{ message['content'] }}</s>{% endif %}{% endfor %}\
-{% if add_generation_prompt %} ASSISTANT:{% endif %}"""
+CHAT = (
+    "<s>{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}"
+    "{% else %}You are a helpful assistant.{% endif %}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{{ '' if loop.previtem is defined and loop.previtem['role'] == 'assistant' else ' ' }}"
+    "USER: {{ message['content'] }}"
+    "{% elif message['role'] == 'assistant' %} ASSISTANT: {{ message['content'] }}</s>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
 """A conversation, in the words of LWM's text models; turns after the first as Vicuna's, whose words these
 are.
 """
@@ -62,22 +67,22 @@ _LAYER = {
 }
 
 
-def rows(parts: tuple[int, ...] = (), layer_axis: int | None = 0) -> tuple[Row, ...]:
+def rows(parts: tuple[int, ...] = (), layer_axis: int | None = 0) -> tuple[NameRow, ...]:
     """The table. parts: (text rows, vision rows), () without vision. layer_axis: None where every layer has
     tensors of its own.
     """
-    place = "transformer/h/{layer}/" if layer_axis is None else "transformer/h/scan_decoder/"
+    layer = "transformer/h/{layer}/" if layer_axis is None else "transformer/h/scan_decoder/"
     layers = (
-        Row(ours, f"{place}{theirs}/kernel", transform, layer_axis=layer_axis)
+        NameRow(ours, f"{layer}{theirs}/kernel", transform, layer_axis=layer_axis)
         for ours, (theirs, transform) in _LAYER.items()
     )
     embeddings = (TEXT, VISION)
     heads = ("lm_head/kernel", "vision_head/kernel")
     return (
-        Row("embed.table", embeddings if parts else TEXT, parts=parts),
+        NameRow("embed.table", embeddings if parts else TEXT, parts=parts),
         *layers,
-        Row("norm.scale", "transformer/ln_f/kernel"),
-        Row("unembed.kernel", heads if parts else heads[0], parts=parts, axis=1),
+        NameRow("norm.scale", "transformer/ln_f/kernel"),
+        NameRow("unembed.kernel", heads if parts else heads[0], parts=parts, axis=1),
     )
 
 
@@ -92,7 +97,9 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
     transformer, parts = _architecture(settings, found, prefix, axis)
     vocabulary = _vocabulary(settings, *parts) if parts else None
     tied = (r".*lm_head/kernel", r".*vision_head/kernel") if transformer.tie_embeddings else ()
-    folder = transformer_folder(transformer, Table(rows(parts, axis), prefix), vocabulary, _marks(settings))
+    folder = transformer_folder(
+        transformer, Table(rows(parts, axis), prefix), vocabulary, _special_ids(settings)
+    )
     words = {"stream": STREAM.to_dict(), "generation": GENERATION.to_dict()} if parts else {}
     return Family(
         f"LWM ({'text and vision' if parts else 'text'})",
@@ -102,9 +109,9 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
     )
 
 
-def _layer_axis(settings: Settings, found: Mapping[str, Spec], prefix: str) -> int | None:
-    """Where layers are counted: by the feed-forward kernel, which is [D, F] with the layers before or behind
-    D.
+def _layer_axis(settings: Settings, found: Mapping[str, TensorSpec], prefix: str) -> int | None:
+    """On which axis layers are counted: by the feed-forward kernel, which is [D, F] with the layers before or
+    behind D.
     """
     spec = found.get(f"{prefix}transformer/h/scan_decoder/feed_forward/w1/kernel")
     if spec is None:
@@ -118,19 +125,20 @@ def _layer_axis(settings: Settings, found: Mapping[str, Spec], prefix: str) -> i
 
 
 def _architecture(
-    settings: Settings, found: Mapping[str, Spec], prefix: str, axis: int | None
+    settings: Settings, found: Mapping[str, TensorSpec], prefix: str, axis: int | None
 ) -> tuple[TransformerConfig, tuple[int, ...]]:
     """The config, and (text rows, vision rows), () without vision."""
-    place = f"{prefix}transformer/h/{'0' if axis is None else 'scan_decoder'}/"
+    layer = f"{prefix}transformer/h/{'0' if axis is None else 'scan_decoder'}/"
 
-    def one_layer(name: str) -> tuple[int, ...]:
-        spec = found.get(f"{place}{name}/kernel")
+    def columns(name: str) -> int:
+        """Of a kernel [D, columns] of one layer; 0 where it is missing."""
+        spec = found.get(f"{layer}{name}/kernel")
         shape = spec.shape if spec is not None else ()
-        return shape if axis is None else (*shape[:axis], *shape[axis + 1 :])
+        return (*(shape if axis is None else (*shape[:axis], *shape[axis + 1 :])), 0, 0)[1]
 
     text, width = (*found[prefix + TEXT].shape, 1, 1)[:2]
     vision = (*found[prefix + VISION].shape, 1)[0] if prefix + VISION in found else 0
-    up = found.get(f"{place}feed_forward/w1/kernel")
+    up = found.get(f"{layer}feed_forward/w1/kernel")
     layers = (
         layers_in(found, f"{prefix}transformer/h/", "/ffn_norm/kernel")
         if axis is None
@@ -138,21 +146,8 @@ def _architecture(
         if up
         else 0
     )
-    columns, kv_columns = ((*one_layer(f"attention/{name}"), 0, 0)[1] for name in ("wq", "wk"))
     width = settings.whole("hidden_size", default=width)
-    if settings.get("num_attention_heads") is not None:
-        heads = settings.whole("num_attention_heads")
-        head_dim = settings.whole("head_dim", default=max(1, width // heads))
-    else:
-        head_dim = settings.whole(
-            "head_dim", default=100 if width == 3200 else 128, why="as LWM's models have; no config says it"
-        )
-        heads = max(1, columns // head_dim)
-        if columns % head_dim:
-            said = (
-                f"num_attention_heads is missing, and the {columns} columns of wq are no heads of {head_dim}"
-            )
-            settings.wrong.append(f"{said}, which is what LWM's models have")
+    heads = _heads(settings, width, columns("attention/wq"), columns("attention/wk"))
     long = vision > 0 or settings.get("theta", "rope_theta") is None
     tied = settings.flag("tie_word_embeddings", f"{prefix}lm_head/kernel" not in found)
     if vision and tied != settings.flag("tie_vision_embeddings", tied):
@@ -165,12 +160,8 @@ def _architecture(
         "vocab_size": text + vision,
         "embed_dim": width,
         "num_layers": settings.whole("num_hidden_layers", default=layers or None, most=MOST_LAYERS),
-        "num_heads": heads,
-        "num_kv_heads": settings.whole("num_key_value_heads", default=max(1, kv_columns // head_dim)),
-        "head_dim": head_dim,
-        "hidden_dim": settings.whole(
-            "intermediate_size", default=(*one_layer("feed_forward/w1"), 0, 0)[1] or None
-        ),
+        **heads,
+        "hidden_dim": settings.whole("intermediate_size", default=columns("feed_forward/w1") or None),
         "rope_theta": settings.real(
             "theta", "rope_theta", default=5e7, why="as LWM's models of a million tokens; no config says it"
         ),
@@ -185,6 +176,25 @@ def _architecture(
     }
     settings.report()
     return TransformerConfig(**values), (text, vision) if vision else ()
+
+
+def _heads(settings: Settings, width: int, columns: int, kv_columns: int) -> dict[str, int]:
+    """num_heads, num_kv_heads and head_dim; columns, kv_columns: of the query and key projections."""
+    if settings.get("num_attention_heads") is not None:
+        heads = settings.whole("num_attention_heads")
+        head_dim = settings.whole("head_dim", default=max(1, width // heads))
+    else:
+        head_dim = settings.whole(
+            "head_dim", default=100 if width == 3200 else 128, why="as LWM's models have; no config says it"
+        )
+        heads = max(1, columns // head_dim)
+        if columns % head_dim:
+            settings.wrong.append(
+                f"num_attention_heads is missing, and the {columns} columns of wq are no heads of "
+                f"{head_dim}, which is what LWM's models have"
+            )
+    kv_heads = settings.whole("num_key_value_heads", default=max(1, kv_columns // head_dim))
+    return {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": head_dim}
 
 
 def _vocabulary(settings: Settings, text: int, vision: int) -> Vocabulary:
@@ -211,8 +221,8 @@ def _vocabulary(settings: Settings, text: int, vision: int) -> Vocabulary:
 
 
 def _codes(settings: Settings, vision: int) -> int:
-    """How many codes there are: all rows before eof, behind which eov is. A config may say more of them than
-    a video tokenizer has.
+    """How many codes the model knows: all rows before eof, behind which eov is. A config may name more of
+    them than a video tokenizer has.
     """
     codes = settings.whole(
         "num_vision_codes", "eof_token", default=min(8192, vision - 2), why="the rest: eof, eov, padding"
@@ -231,13 +241,13 @@ def _codes(settings: Settings, vision: int) -> int:
     return eof
 
 
-def _marks(settings: Settings) -> dict[str, int]:
-    marks = {
+def _special_ids(settings: Settings) -> dict[str, int]:
+    ids = {
         "bos": settings.whole("bos_token_id", default=1, least=0),
         "eos": settings.whole("eos_token_id", default=2, least=0),
     }
     settings.report()
-    return marks
+    return ids
 
 
 def config_of(config: TransformerConfig, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """What SOURCE names: a file, a folder, a repository on Hugging Face (`hf:OWNER/NAME`), or an installed
 package with weights (`smollm2`).
 
-In: what the user wrote. Out: a `Source`: the files of weights, the config that goes with them, what else lies
-beside, and what is known of where it comes from. Nothing of a package is imported: its file is found and
-read.
+In: what the user wrote. Out: a `CheckpointSource`: the files of weights, the config that goes with them, what
+else lies in their folder, and what is known of where it comes from. Nothing of a package is imported: its
+file is found and read.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ _LICENSE = re.compile(r"^license:\s*[\"']?([\w.+-]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Source:
+class CheckpointSource:
     """name: as the user wrote it. weights: the file, or the index of several. config: their config.json, {}
     where there is none.
 
@@ -70,15 +70,19 @@ class Source:
 
     @property
     def licence(self) -> str | None:
-        """What the README beside says in its head, or the config; None where nothing does."""
-        said = self.config.get("license")
+        """What the README of the folder says in its head, or the config; None where neither does."""
+        licence = self.config.get("license")
         readme = self.folder / "README.md"
-        if said is None and readme.is_file():
+        if licence is None and readme.is_file():
             with readme.open(encoding="utf-8", errors="replace") as file:
                 head = file.read(MOST_README).split("---")
             match = _LICENSE.search(head[1]) if len(head) > 2 and not head[0].strip() else None
-            said = match[1] if match else None
-        return said if isinstance(said, str) and said.isprintable() and len(said) <= LONGEST_LICENCE else None
+            licence = match[1] if match else None
+        return (
+            licence
+            if isinstance(licence, str) and licence.isprintable() and len(licence) <= LONGEST_LICENCE
+            else None
+        )
 
     def hashes(self, progress: Callable[[str, int, int], None] | None = None) -> dict[str, str]:
         """SHA-256 of each file of weights, by its name."""
@@ -91,18 +95,18 @@ class Source:
         return sums
 
 
-def find_source(name: str, config: str | Path | None = None) -> Source:
-    """The files behind what the user wrote; config: a config.json to be read in the place of the one beside.
+def find_source(name: str, config: str | Path | None = None) -> CheckpointSource:
+    """The files behind what the user wrote; config: a config.json to be read instead of the folder's.
 
-    UserError where there is nothing of this name, or a config cannot be read.
+    UserError where nothing has this name, or a config cannot be read.
     """
-    there = os.path.exists(name)
-    if not there and name in PACKAGES:
+    exists = os.path.exists(name)
+    if not exists and name in PACKAGES:
         weights = _in_package(*PACKAGES[name])
-    elif not there and name.startswith(HUB):
+    elif not exists and name.startswith(HUB):
         weights = find_weights(_download(name.removeprefix(HUB)))
     else:
-        if not there:
+        if not exists:
             raise UserError(
                 f"{name} is neither a file nor a folder; give one, or hf:OWNER/NAME, or the name "
                 f"{' or '.join(PACKAGES)}"
@@ -111,12 +115,12 @@ def find_source(name: str, config: str | Path | None = None) -> Source:
     beside = weights.parent / CONFIG_FILE
     path = Path(config) if config is not None else beside if os.path.lexists(beside) else None
     settings = {} if path is None else read_settings(path)
-    return Source(name, weights, {**_pieces(weights.parent / SENTENCEPIECE_FILE), **settings})
+    return CheckpointSource(name, weights, {**_special_ids(weights.parent / SENTENCEPIECE_FILE), **settings})
 
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The object in a file of JSON, or by its name of YAML, that is not ours: config or tokenizer.json.
-    UserError where there is none.
+    UserError where it holds none.
     """
     if path.name == TOKENIZER_FILE:
         return read_object(path, "download it again", most_bytes=TOKENIZER_BYTES, most_parts=TOKENIZER_PARTS)
@@ -124,8 +128,8 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def _of_yaml(path: Path) -> dict[str, Any]:
-    """As Taming Transformers keeps its settings. What JSON cannot hold is refused, and aliases, which make
-    much of little.
+    """As Taming Transformers keeps its settings. What JSON cannot hold is refused, and so are aliases, with
+    which a small file describes a large tree.
     """
     try:
         with path.open("rb") as file:
@@ -146,9 +150,9 @@ def _of_yaml(path: Path) -> dict[str, Any]:
     return found
 
 
-def _pieces(path: Path) -> dict[str, Any]:
-    """What a sentencepiece model beside the weights says of the ids that a vocabulary needs; {} where there
-    is none that can be read.
+def _special_ids(path: Path) -> dict[str, Any]:
+    """What a sentencepiece model in the folder of the weights says of the ids that a vocabulary needs; {}
+    where none can be read.
     """
     if not path.is_file():
         return {}
@@ -156,20 +160,20 @@ def _pieces(path: Path) -> dict[str, Any]:
         text = IsolatedTokenizer(path)
         start = text.encode("<vision>")
         end = text.encode("</vision>")
-    except UserError:  # is said when it is to be copied
+    except UserError:  # reported when it is to be copied
         return {}
-    marks = {
+    ends = {
         name: id for name, id in (("bos_token_id", text.bos), ("eos_token_id", text.eos)) if id is not None
     }
-    return {**marks, "vision_start_tokens": start, "vision_end_tokens": end}
+    return {**ends, "vision_start_tokens": start, "vision_end_tokens": end}
 
 
 def _in_package(module: str, how: str) -> Path:
     found = importlib.util.find_spec(module)
-    places = list(found.submodule_search_locations or ()) if found else []
-    files = sorted(file for place in places for file in Path(place).glob("*.gguf"))
+    folders = list(found.submodule_search_locations or ()) if found else []
+    files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
     if len(files) != 1:
-        what = "is not installed" if not places else f"holds {len(files)} GGUF files, expected one"
+        what = "is not installed" if not folders else f"holds {len(files)} GGUF files, expected one"
         raise UserError(f"the package {module} {what}; install it with: {how}")
     return files[0]
 

@@ -3,9 +3,10 @@ Flax's msgpack of the array.
 
     file, path, shape, dtype, arrays that lie one after another in it  ->  bytes
 
-Flax cuts an array above 1 GiB into a map of chunks. Lengths stand before contents in msgpack, so they are
-computed first and nothing has to be held; a length is written in 32 bits, the widest form, wherever it may be
-large.
+Written by hand, although the package msgpack exists, for memory: that package needs the bytes of a whole
+array before it writes their length. Here lengths, which stand before contents, are computed first and nothing
+has to be held; a length is written in 32 bits, the widest form, wherever it may be large. Flax cuts an array
+above 1 GiB into a map of chunks.
 """
 
 import math
@@ -32,8 +33,19 @@ def record(
     *,
     chunk: int = CHUNK,
 ) -> None:
-    """Write one tensor. parts: arrays of `dtype` that together are the tensor in C order. UserError above 4
-    GiB, which this format cannot hold; ValueError where the parts are more or fewer than the shape says.
+    """Write one tensor.
+
+    Args:
+        file: where to, at its current position.
+        path: the keys that lead to the tensor.
+        shape: the whole tensor's.
+        dtype: the whole tensor's.
+        parts: arrays [...] of `dtype` and any shape that together are the tensor in C order.
+        chunk: bytes above which the array is cut, and of each piece.
+
+    Raises:
+        UserError: above 4 GiB, which this format cannot hold.
+        ValueError: where the parts are more or fewer than the shape says.
     """
     count = math.prod(shape)
     width = dtype.itemsize
@@ -77,7 +89,7 @@ class _Stream:
             count = count - written
 
     def left(self) -> bool:
-        """Whether there is more; the next array is taken where the last is used up."""
+        """Whether more bytes follow; the next array is taken where the last is used up."""
         while not self._rest:
             part = next(self._parts, None)
             if part is None:

@@ -1,14 +1,15 @@
 """One table of names a family: which tensor of ours is which of theirs, and how its numbers are laid out, in
 both directions.
 
-    rows (templates of names + a transform)  --plan(shapes of ours)-->  pieces: what is written, from which of
-    their tensors pieces --problems(what they have)-->  all that is missing, unexpected, misshaped, in one
-    list
-    pieces --make(piece, read)-->  one array of ours      pieces --unmake(piece, array)-->  arrays of theirs
+    rows (templates of names + a transform)  --pieces(shapes of ours)-->  pieces: what is written, from which
+    of their tensors
+    pieces --problems(what they have)-->  all that is missing, unexpected, misshaped, in one list
+    pieces --assemble(piece, read)-->  one array of ours
+    pieces --disassemble(piece, array)-->  arrays of theirs
 
-A template is a name with places for numbers: "encoder.levels.{i}.blocks.{j}.norm1.scale". `{-i}` counts from
-the other end of the table's `levels`. `{layer}` stands in their names where they have a tensor for every
-layer and we have one for all.
+A template is a name with braces where numbers stand: "encoder.levels.{i}.blocks.{j}.norm1.scale". `{-i}`
+counts from the other end of the table's `levels`. `{layer}` stands in their names where they have a tensor
+for every layer and we have one for all.
 """
 
 import math
@@ -26,7 +27,7 @@ Shape = tuple[int, ...]
 Read = Callable[[str], np.ndarray]
 MOST_ELEMENTS = 1 << 44
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-_PLACE = re.compile(r"\\\{(-?)(\w+)\\\}|\{(-?)(\w+)\}")
+_INDEX = re.compile(r"\\\{(-?)(\w+)\\\}|\{(-?)(\w+)\}")
 
 
 # ------------------------------------------------------------------------------------------------- transforms
@@ -37,16 +38,16 @@ class Transform:
     """How the numbers of one tensor are laid out. `into(theirs, shape of ours)` gives ours, `back(ours)`
     theirs; both are views or copies.
 
-    says: a word for people. They must be inverse to each other, bit for bit, and work on arrays whose strides
-    are all 0.
+    description: what it does, in a few words, for people. The two must be inverse to each other, bit for bit,
+    and work on arrays whose strides are all 0.
     """
 
-    says: str
+    description: str
     into: Callable[[np.ndarray, Shape], np.ndarray]
     back: Callable[[np.ndarray], np.ndarray]
 
     def shape(self, ours: Shape) -> Shape:
-        """The shape that theirs has; found by turning an array that takes no memory. UserError for more
+        """The shape of theirs; found by transforming an array that takes no memory. UserError for more
         elements than any tensor has.
         """
         if math.prod(ours) > MOST_ELEMENTS:
@@ -58,12 +59,14 @@ class Transform:
 
 
 def halves(x: np.ndarray) -> np.ndarray:
-    """[..., H] with the pairs that rotary positions turn side by side -> with them half a head apart."""
+    """[..., H] with the pairs that rotary positions turn side by side -> [..., H] with them half a head
+    apart; any dtype.
+    """
     return x.reshape(*x.shape[:-1], x.shape[-1] // 2, 2).swapaxes(-1, -2).reshape(x.shape)
 
 
 def adjacent(x: np.ndarray) -> np.ndarray:
-    """The inverse of `halves`."""
+    """[..., H] with rotary pairs half a head apart -> [..., H] with them side by side: `halves` undone."""
     return x.reshape(*x.shape[:-1], 2, x.shape[-1] // 2).swapaxes(-1, -2).reshape(x.shape)
 
 
@@ -75,12 +78,12 @@ def matrix(inputs: int = 1, *, out_first: bool, pairs: bool = False) -> Transfor
     """
 
     def into(x: np.ndarray, shape: Shape) -> np.ndarray:
-        x = (x.T if out_first else x).reshape(shape)
+        x = (x.T if out_first else x).reshape(shape)  # [in, out] -> (inputs…, outputs…)
         return halves(x) if pairs else x
 
     def back(x: np.ndarray) -> np.ndarray:
         x = adjacent(x) if pairs else x
-        x = x.reshape(int(np.prod(x.shape[:inputs])), -1)
+        x = x.reshape(int(np.prod(x.shape[:inputs])), -1)  # (in, out)
         return x.T if out_first else x
 
     return Transform("transposed" * out_first + " rotary pairs to halves" * pairs, into, back)
@@ -104,14 +107,14 @@ TORCH_CONVOLUTION = Transform(
     "OIHW to HWIO", lambda x, shape: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)
 )
 TORCH_POINT = Transform("OI to 11IO", lambda x, shape: x.T[None, None], lambda x: x[0, 0].T)
-"""A linear layer over channels, which is a convolution of one place."""
+"""A linear layer over channels, which is a convolution of one pixel."""
 
 
 # ------------------------------------------------------------------------------------------------------- rows
 
 
 @dataclass(frozen=True)
-class Row:
+class NameRow:
     """One line of a table.
 
     ours, theirs: templates. Several of theirs lie one after another in ours, along `axis`, `parts` entries of
@@ -137,7 +140,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Source:
+class ForeignTensor:
     """A tensor of theirs, or the layer `layer` of it: its name, its whole shape, and the axis that layers are
     counted on.
     """
@@ -148,51 +151,52 @@ class Source:
     layer: int | None = None
 
     def take(self, array: np.ndarray) -> np.ndarray:
+        """The layer that is meant, without the axis of layers, of the whole tensor [*self.shape]."""
         return array if self.axis is None else array[(slice(None),) * self.axis + (self.layer,)]
 
 
 @dataclass(frozen=True)
-class Piece:
+class TensorPiece:
     """What is written at once: our tensor `ours`, or its layer `at`, of shape `shape`, made of `sources`."""
 
     ours: str
     at: int | None
     shape: Shape
-    sources: tuple[Source, ...]
-    row: Row
+    sources: tuple[ForeignTensor, ...]
+    row: NameRow
 
 
 @dataclass(frozen=True)
 class Table:
     """Rows, with what stands before each of their names, and how many levels `{-i}` counts."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[NameRow, ...]
     prefix: str = ""
     levels: int = 0
 
-    def plan(self, shapes: Mapping[str, Shape]) -> list[Piece]:
+    def pieces(self, shapes: Mapping[str, Shape]) -> list[TensorPiece]:
         """The pieces that make up tensors of these names and shapes (ours), layer after layer. UserError
         names those without a row.
         """
-        pieces = list[Piece]()
-        homeless = list[str]()
+        pieces = list[TensorPiece]()
+        unmatched = list[str]()
         for name, shape in shapes.items():
             found = next(
                 ((row, match) for row, pattern in self._ours if (match := pattern.fullmatch(name))), None
             )
             if found is None:
-                homeless.append(name)
+                unmatched.append(name)
             else:
-                pieces += self._pieces(name, tuple(shape), *found)
-        if homeless:
+                pieces += self._row_pieces(name, tuple(shape), *found)
+        if unmatched:
             raise UserError(
-                f"{', '.join(gathered(homeless))}: this form of weights has no place for such "
+                f"{', '.join(gathered(unmatched))}: this form of weights has no place for such "
                 "tensors; choose another"
             )
         return pieces
 
     def ours(self, theirs: str) -> tuple[str, Transform] | None:
-        """What we call a tensor of theirs, and how it is transformed; None where it is in no row."""
+        """What we call a tensor of theirs, and how it is transformed; None where no row has it."""
         for pattern, row in self._theirs:
             if match := pattern.fullmatch(theirs):
                 turned = {key for _, key in re.findall(r"\{(-)(\w+)\}", row.names[0])}
@@ -204,19 +208,21 @@ class Table:
         return None
 
     @cached_property
-    def _ours(self) -> list[tuple[Row, re.Pattern[str]]]:
+    def _ours(self) -> list[tuple[NameRow, re.Pattern[str]]]:
         return [(row, _pattern(row.ours)) for row in self.rows]
 
     @cached_property
-    def _theirs(self) -> list[tuple[re.Pattern[str], Row]]:
+    def _theirs(self) -> list[tuple[re.Pattern[str], NameRow]]:
         return [(_pattern(self.prefix + name), row) for row in self.rows for name in row.names]
 
-    def _pieces(self, name: str, shape: Shape, row: Row, match: re.Match[str]) -> Iterator[Piece]:
+    def _row_pieces(
+        self, name: str, shape: Shape, row: NameRow, match: re.Match[str]
+    ) -> Iterator[TensorPiece]:
         names = [self.prefix + self._filled(template, match.groupdict()) for template in row.names]
         whole = shape[1:] if row.by_layer else shape
         shapes = [row.transform.shape(part) for part in _part_shapes(row, whole)]
         if not row.by_layer:
-            yield Piece(name, None, shape, tuple(map(Source, names, shapes)), row)
+            yield TensorPiece(name, None, shape, tuple(map(ForeignTensor, names, shapes)), row)
             return
         layers = shape[0]
         axis = row.layer_axis
@@ -224,20 +230,20 @@ class Table:
             shapes = [(*part[:axis], layers, *part[axis:]) for part in shapes]
         for layer in range(layers):
             sources = tuple(
-                Source(one.replace("{layer}", str(layer)), part, axis, layer)
+                ForeignTensor(one.replace("{layer}", str(layer)), part, axis, layer)
                 for one, part in zip(names, shapes)
             )
-            yield Piece(name, layer, whole, sources, row)
+            yield TensorPiece(name, layer, whole, sources, row)
 
     def _filled(self, template: str, numbers: Mapping[str, str]) -> str:
-        def number(place: re.Match[str]) -> str:
-            back = place[3]
-            key = place[4]
+        def number(index: re.Match[str]) -> str:
+            back = index[3]
+            key = index[4]
             if key not in numbers:
-                return place[0]
+                return index[0]
             return self._from_end(numbers[key]) if back else numbers[key]
 
-        return _PLACE.sub(number, template)
+        return _INDEX.sub(number, template)
 
     def _from_end(self, number: str) -> str:
         return str(self.levels - 1 - int(number))
@@ -245,14 +251,14 @@ class Table:
 
 def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(
-        _PLACE.sub(
-            lambda place: rf"(?P<{place[2]}>\d+)" if place[2] else place[0],
+        _INDEX.sub(
+            lambda index: rf"(?P<{index[2]}>\d+)" if index[2] else index[0],
             re.escape(template).replace(r"\-", "-"),
         )
     )
 
 
-def _part_shapes(row: Row, whole: Shape) -> list[Shape]:
+def _part_shapes(row: NameRow, whole: Shape) -> list[Shape]:
     if not row.parts:
         return [whole]
     return [(*whole[: row.axis], part, *whole[row.axis + 1 :]) for part in row.parts]
@@ -261,8 +267,8 @@ def _part_shapes(row: Row, whole: Shape) -> list[Shape]:
 # -------------------------------------------------------------------------------------------- both directions
 
 
-def make(piece: Piece, read: Read) -> np.ndarray:
-    """The array of a piece, [piece.shape], of their tensors as `read` gives them."""
+def assemble(piece: TensorPiece, read: Read) -> np.ndarray:
+    """The array of a piece, [*piece.shape] in their dtype, made of their tensors as `read` gives them."""
     row = piece.row
     parts = _part_shapes(piece.row, piece.shape)
     arrays = [
@@ -271,19 +277,25 @@ def make(piece: Piece, read: Read) -> np.ndarray:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=row.axis)
 
 
-def unmake(piece: Piece, array: np.ndarray) -> Iterator[tuple[Source, np.ndarray]]:
-    """Their tensors (or layers of them) that a piece of ours holds."""
+def disassemble(piece: TensorPiece, array: np.ndarray) -> Iterator[tuple[ForeignTensor, np.ndarray]]:
+    """Their tensors (or layers of them) that a piece of ours holds.
+
+    array: [*piece.shape], any dtype. Yields each foreign tensor with its array, in its own layout and the
+    same dtype.
+    """
     ends = np.cumsum(piece.row.parts)[:-1]
     parts = np.split(array, ends, axis=piece.row.axis) if piece.row.parts else [array]
     for source, part in zip(piece.sources, parts):
         yield source, piece.row.transform.back(part)
 
 
-def problems(pieces: Iterable[Piece], found: Mapping[str, Any], ignorable: Iterable[str] = ()) -> list[str]:
+def problems(
+    pieces: Iterable[TensorPiece], found: Mapping[str, Any], ignorable: Iterable[str] = ()
+) -> list[str]:
     """All that keeps `found` (name -> something with .shape and .dtype) from being what the pieces are made
     of: a line for each kind.
 
-    ignorable: regular expressions of names that may be there and are not wanted.
+    ignorable: regular expressions of names that may occur and are not wanted.
     """
     wanted = {source.name: source.shape for piece in pieces for source in piece.sources}
     known = re.compile("|".join(f"(?:{pattern})" for pattern in ignorable) or r"(?!)")

@@ -1,7 +1,7 @@
 """Opens anything that holds weights: which format it is, is found out from its bytes, and nothing in it is
 ever run.
 
-In goes a file, or a folder with one; out come `Tensors`: what tensors there are, known without reading them,
+In goes a file, or a folder with one; out come `Tensors`: which tensors it has, known without reading them,
 and each read when asked for.
 """
 
@@ -15,11 +15,11 @@ from ringvision.weights.readers.gguf import open_gguf
 from ringvision.weights.readers.msgpack import open_streaming, open_tree
 from ringvision.weights.readers.pickle import open_pickle
 from ringvision.weights.readers.safetensors import HEADER_BYTES, open_index, open_safetensors
-from ringvision.weights.readers.source import Source
-from ringvision.weights.readers.stored import DTYPES, Spec
+from ringvision.weights.readers.stored import DTYPES, TensorSpec
 from ringvision.weights.readers.torch import open_torch
+from ringvision.weights.readers.weights_file import WeightsFile
 
-__all__ = ["DTYPES", "FORMS", "Spec", "Tensors", "find_weights", "generation_format_of", "open_tensors"]
+__all__ = ["DTYPES", "FORMS", "TensorSpec", "Tensors", "find_weights", "open_tensors", "weights_format_of"]
 
 FORMS = ("safetensors", "streaming-msgpack", "flax-msgpack", "pickle", "torch", "gguf")
 WHOLE = "model.safetensors"
@@ -36,14 +36,14 @@ class Tensors(Protocol):
     """
 
     form: str
-    specs: dict[str, Spec]
+    specs: dict[str, TensorSpec]
     metadata: dict[str, Any]
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
-        """One tensor as it is stored (GGUF: as float32), in memory of its own; rows (first, end): that part
-        of its first axis alone.
+        """One tensor in memory of its own, of the shape and dtype of `specs[name]` (GGUF: float32): [R, …]
+        whole, or [end - first, …] where `rows` is (first, end), a range of its first axis.
 
-        Raises UserError for a name or rows that are not there.
+        Raises UserError for a name or rows that it does not have.
         """
         ...
 
@@ -65,7 +65,7 @@ def open_tensors(path: str | Path, form: str | None = None, *, memory: int = MEM
         if form not in (None, "safetensors"):
             raise UserError(f"{path} is an index of safetensors, not {form}; leave the form out")
         return open_index(path)
-    found = generation_format_of(path)
+    found = weights_format_of(path)
     if found is None:
         raise UserError(
             f"{path} is none of the kinds of weights that are read ({', '.join(FORMS)}); check "
@@ -92,7 +92,7 @@ def find_weights(path: Path) -> Path:
     """The file of weights that `path` is or holds: a folder's model.safetensors, where transformers looks
     first, its index of safetensors, its one file of safetensors or of any other kind.
 
-    Raises UserError where there is none, or it is not clear which.
+    Raises UserError where it holds none, or it is not clear which.
     """
     if not path.is_dir():
         return path
@@ -108,9 +108,7 @@ def find_weights(path: Path) -> Path:
         if len(found := [file for file in files if file.name.endswith(kind)]) == 1:
             return found[0]
     found = found or [
-        file
-        for file in files
-        if file.suffix not in (".json", ".npz") and generation_format_of(file) is not None
+        file for file in files if file.suffix not in (".json", ".npz") and weights_format_of(file) is not None
     ]
     if not found:
         raise UserError(
@@ -124,13 +122,13 @@ def find_weights(path: Path) -> Path:
     return found[0]
 
 
-def generation_format_of(path: Path) -> str | None:
-    """Which of FORMS the file's first bytes begin; None where they begin none."""
-    source = Source(path)
+def weights_format_of(path: Path) -> str | None:
+    """Which of FORMS the file's first bytes begin; None where they begin none of them."""
+    file = WeightsFile(path)
     try:
-        first = source.take(0, min(32, source.size))
+        first = file.take(0, min(32, file.size))
     finally:
-        source.close()
+        file.close()
     if first[8:9] == b"{" and int.from_bytes(first[:8], "little") <= HEADER_BYTES:
         return "safetensors"
     if first[:4] == b"GGUF":

@@ -1,14 +1,15 @@
 """Image tokenizers of the VQGAN's kind, as four families name them; one table, filled with each family's
 words.
 
-    LWM               encoder/DownsamplingBlock_{i}/ResnetBlock_{j}/Conv_0/kernel     decoder numbered from the lowest resolution
-    vqgan-jax         encoder/down_{i}/block_{j}/conv1/kernel                         decoder numbered from the highest
-    taming            encoder.down.{i}.block.{j}.conv1.weight [out, in, h, w]         decoder numbered from the highest
-    diffusers         encoder.down_blocks.{i}.resnets.{j}.conv1.weight [out, in, h, w]   decoder numbered from the lowest (aMUSEd)
+    LWM         encoder/DownsamplingBlock_{i}/ResnetBlock_{j}/Conv_0/kernel
+    vqgan-jax   encoder/down_{i}/block_{j}/conv1/kernel
+    taming      encoder.down.{i}.block.{j}.conv1.weight [out, in, h, w]
+    diffusers   encoder.down_blocks.{i}.resnets.{j}.conv1.weight [out, in, h, w]   (aMUSEd)
 
-The architecture is inferred from the tensors' names and shapes, all but what they cannot say (resolution,
-groups of a norm), and a config that lies beside overrides it. LWM's network clips to [-1, 1] and aMUSEd's
-takes pixels in [0, 1]; the others' values are left alone.
+The levels of the decoder are counted from the lowest resolution by LWM and diffusers, from the highest by the
+others. The architecture is inferred from the tensors' names and shapes, all but what they cannot say
+(resolution, groups of a norm), and a config in their folder overrides it. LWM's network clips to [-1, 1] and
+aMUSEd's takes pixels in [0, 1]; the others' values are left alone.
 """
 
 import math
@@ -18,18 +19,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from ringvision.errors import UserError
 from ringvision.models.vqgan import VQGAN, VQGANConfig
 from ringvision.weights.family import Family, Folder, Settings, root_of, shapes_of, shown
-from ringvision.weights.table import SAME, TORCH_CONVOLUTION, TORCH_POINT, Row, Shape, Table, Transform
-from ringvision.weights.tensors import Spec, Tensors
+from ringvision.weights.table import SAME, TORCH_CONVOLUTION, TORCH_POINT, NameRow, Shape, Table, Transform
+from ringvision.weights.tensors import Tensors, TensorSpec
 
 RESOLUTION = 256
 MOST_LEVELS = 16
 _BLOCK = re.compile(r"(Attn)?(Down|Up)(En|De)coderBlock2D")
-PLACES = (
+MODULES = (
     "encoder.conv_in",
     "encoder.levels.{i}.blocks.{j}",
     "encoder.levels.{i}.attentions.{j}",
@@ -40,21 +40,19 @@ PLACES = (
     "encoder.norm_out",
     "encoder.conv_out",
 )
-"""Our places; the decoder's are the same."""
+"""Our modules with weights; the decoder has the same."""
 PARTS = ("norm1", "conv1", "norm2", "conv2", "shortcut")
 ATTENTION = ("norm", "query", "key", "value", "out")
 
 
 @dataclass(frozen=True)
 class Style:
-    """A family's words. encoder, decoder: its names of PLACES. parts, attention: of PARTS and ATTENTION.
-    leaves: kernel, scale, bias.
+    """A family's words. halves: its names of MODULES, in the encoder and in the decoder. parts, attention:
+    its names of PARTS and ATTENTION. leaves: of kernel, scale and bias.
     """
 
     name: str
-    join: str
-    encoder: tuple[str, ...]
-    decoder: tuple[str, ...]
+    halves: tuple[tuple[str, ...], tuple[str, ...]]
     parts: tuple[str, ...]
     attention: tuple[str, ...]
     leaves: tuple[str, str, str]
@@ -65,16 +63,22 @@ class Style:
     clip: bool = False
     pixel_range: tuple[float, float] = (-1.0, 1.0)
 
-    def rows(self) -> tuple[Row, ...]:
-        rows = [Row("codebook", self.codebook)]
+    @property
+    def join(self) -> str:
+        """What stands between the levels of a name."""
+        return "." if self.leaves == _TORCH else "/"
+
+    def rows(self) -> tuple[NameRow, ...]:
+        """The whole table."""
+        rows = [NameRow("codebook", self.codebook)]
         for name in ("quant_conv", "post_quant_conv"):
             rows += self._leaves(name, name, self.convolution)
-        for half, names in (("encoder", self.encoder), ("decoder", self.decoder)):
-            for ours, theirs in zip(PLACES, names):
-                rows += self._place(ours.replace("encoder", half, 1), theirs)
+        for half, names in zip(("encoder", "decoder"), self.halves):
+            for ours, theirs in zip(MODULES, names):
+                rows += self._module_rows(ours.replace("encoder", half, 1), theirs)
         return tuple(rows)
 
-    def _place(self, ours: str, theirs: str) -> list[Row]:
+    def _module_rows(self, ours: str, theirs: str) -> list[NameRow]:
         last = ours.rpartition(".")[2]
         if "attention" in ours:
             inner = zip(ATTENTION, self.attention)
@@ -92,30 +96,22 @@ class Style:
             )
         ]
 
-    def _leaves(self, ours: str, theirs: str, kernel: Transform | None) -> list[Row]:
+    def _leaves(self, ours: str, theirs: str, kernel: Transform | None) -> list[NameRow]:
         """A convolution's kernel and bias, or a norm's scale and bias where `kernel` is None."""
         weight, scale, bias = (f"{theirs}{self.join}{leaf}" for leaf in self.leaves)
-        first = Row(f"{ours}.scale", scale) if kernel is None else Row(f"{ours}.kernel", weight, kernel)
-        return [first, Row(f"{ours}.bias", bias)]
+        first = (
+            NameRow(f"{ours}.scale", scale) if kernel is None else NameRow(f"{ours}.kernel", weight, kernel)
+        )
+        return [first, NameRow(f"{ours}.bias", bias)]
 
 
 def _flax_half(half: str, block: str, resample: str) -> tuple[str, ...]:
-    level = f"{half}/{block}_{{i}}/"
-    middle = f"{half}/MidBlock_0/"
-    places = (
-        f"{half}/Conv_0",
-        level + "ResnetBlock_{j}",
-        level + "AttnBlock_{j}",
-        f"{level}{resample}_0/Conv_0",
+    level = f"{block}_{{i}}"
+    names = (
+        f"Conv_0 {level}/ResnetBlock_{{j}} {level}/AttnBlock_{{j}} {level}/{resample}_0/Conv_0 "
+        "MidBlock_0/ResnetBlock_0 MidBlock_0/AttnBlock_0 MidBlock_0/ResnetBlock_1 GroupNorm_0 Conv_1"
     )
-    return (
-        *places,
-        middle + "ResnetBlock_0",
-        middle + "AttnBlock_0",
-        middle + "ResnetBlock_1",
-        f"{half}/GroupNorm_0",
-        f"{half}/Conv_1",
-    )
+    return tuple(f"{half}/{name}" for name in names.split())
 
 
 def _taming_half(half: str, level: str, resample: str, join: str, number: str) -> tuple[str, ...]:
@@ -134,33 +130,28 @@ def _taming_half(half: str, level: str, resample: str, join: str, number: str) -
 
 
 def _diffusers_half(half: str, blocks: str, resample: str) -> tuple[str, ...]:
-    level = f"{half}.{blocks}.{{i}}."
-    middle = f"{half}.mid_block."
-    places = (f"{half}.conv_in", level + "resnets.{j}", level + "attentions.{j}", f"{level}{resample}.0.conv")
-    return (
-        *places,
-        middle + "resnets.0",
-        middle + "attentions.0",
-        middle + "resnets.1",
-        f"{half}.conv_norm_out",
-        f"{half}.conv_out",
+    level = f"{blocks}.{{i}}"
+    names = (
+        f"conv_in {level}.resnets.{{j}} {level}.attentions.{{j}} {level}.{resample}.0.conv "
+        "mid_block.resnets.0 mid_block.attentions.0 mid_block.resnets.1 conv_norm_out conv_out"
     )
+    return tuple(f"{half}.{name}" for name in names.split())
 
 
-TAMING_EXTRAS = (
-    r"(.*\.)?loss\..*",
-    r"(callbacks|optimizer_states|lr_schedulers|loops|hyper_parameters)\..*",
-    r"global_step|epoch",
-)
-"""The discriminator and the perceptual loss, and what a trainer keeps beside the weights."""
 _TAMING = ("norm1", "conv1", "norm2", "conv2", "nin_shortcut"), ("norm", "q", "k", "v", "proj_out")
 _FLAX = ("kernel", "scale", "bias")
 _TORCH = ("weight", "weight", "bias")
-DIFFUSERS = Style(
-    "VQModel of diffusers (aMUSEd)",
-    ".",
+_DIFFUSERS_HALVES = (
     _diffusers_half("encoder", "down_blocks", "downsamplers"),
     _diffusers_half("decoder", "up_blocks", "upsamplers"),
+)
+_LWM_HALVES = (
+    _flax_half("encoder", "DownsamplingBlock", "Downsample"),
+    _flax_half("decoder", "UpsamplingBlock", "Upsample"),
+)
+DIFFUSERS = Style(
+    "VQModel of diffusers (aMUSEd)",
+    _DIFFUSERS_HALVES,
     ("norm1", "conv1", "norm2", "conv2", "conv_shortcut"),
     ("group_norm", "to_q", "to_k", "to_v", "to_out.0"),
     _TORCH,
@@ -171,9 +162,7 @@ DIFFUSERS = Style(
 )
 LWM = Style(
     "LWM's VQGAN",
-    "/",
-    _flax_half("encoder", "DownsamplingBlock", "Downsample"),
-    _flax_half("decoder", "UpsamplingBlock", "Upsample"),
+    _LWM_HALVES,
     ("GroupNorm_0", "Conv_0", "GroupNorm_1", "Conv_1", "Conv_2"),
     ("GroupNorm_0", "Conv_0", "Conv_1", "Conv_2", "Conv_3"),
     _FLAX,
@@ -184,18 +173,20 @@ STYLES = {
     "encoder/DownsamplingBlock_0/ResnetBlock_0/Conv_0/kernel": LWM,
     "encoder/down_0/block_0/conv1/kernel": Style(
         "vqgan-jax",
-        "/",
-        _taming_half("encoder", "down_{i}.", "downsample", "/", "_"),
-        _taming_half("decoder", "up_{-i}.", "upsample", "/", "_"),
+        (
+            _taming_half("encoder", "down_{i}.", "downsample", "/", "_"),
+            _taming_half("decoder", "up_{-i}.", "upsample", "/", "_"),
+        ),
         *_TAMING,
         _FLAX,
         "quantize/embedding/embedding",
     ),
     "encoder.down.0.block.0.conv1.weight": Style(
         "taming-transformers' VQGAN",
-        ".",
-        _taming_half("encoder", "down.{i}.", "downsample", ".", "."),
-        _taming_half("decoder", "up.{-i}.", "upsample", ".", "."),
+        (
+            _taming_half("encoder", "down.{i}.", "downsample", ".", "."),
+            _taming_half("decoder", "up.{-i}.", "upsample", ".", "."),
+        ),
         *_TAMING,
         _TORCH,
         "quantize.embedding.weight",
@@ -233,7 +224,7 @@ def recognise(tensors: Tensors, config: Mapping[str, Any]) -> Family | None:
     table = Table(style.rows(), prefix, levels)
     settings = Settings(_flattened(config))
     vqgan = _read(settings, _inferred(table, tensors.specs), style)
-    shapes = shapes_of(lambda: VQGAN(vqgan, rngs=nnx.Rngs(0)))
+    shapes = shapes_of(VQGAN, vqgan)
     folder = Folder({"kind": "vqgan", "size": vqgan.resolution, "vqgan": vqgan.to_dict()}, shapes, table)
     return Family(style.name, (folder,), style.ignorable, tuple(settings.assumed))
 
@@ -252,9 +243,9 @@ def _flattened(config: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _inferred(table: Table, found: Mapping[str, Spec]) -> dict[str, Any]:
+def _inferred(table: Table, found: Mapping[str, TensorSpec]) -> dict[str, Any]:
     """What names and shapes say: attention by level, and the sizes. Where something is missing, a size that
-    the check will complain of.
+    the check will report.
     """
     shapes: dict[str, Shape] = {}
     for name, spec in found.items():
@@ -298,14 +289,14 @@ def _turned(transform: Transform, shape: Shape) -> Shape:
         return ()
 
 
-def _read(settings: Settings, seen: Mapping[str, Any], style: Style) -> VQGANConfig:
+def _read(settings: Settings, inferred: Mapping[str, Any], style: Style) -> VQGANConfig:
     """The config, from the settings where they say it (under the names of any of the four families) and from
-    what was seen.
+    what was inferred.
     """
     if style is DIFFUSERS:
         settings.only("_class_name", "VQModel")
     _refuse_unknown(settings)
-    widths = settings.wholes("block_out_channels", default=()) or seen["widths"]
+    widths = settings.wholes("block_out_channels", default=()) or inferred["widths"]
     base = settings.whole("hidden_channels", "ch", default=math.gcd(*widths) or 1)
     mults = settings.wholes("channel_mult", "ch_mult", default=[width // base for width in widths])
     if not 1 <= len(mults) <= MOST_LEVELS:
@@ -315,33 +306,33 @@ def _read(settings: Settings, seen: Mapping[str, Any], style: Style) -> VQGANCon
     groups = settings.whole(
         "group_norm_groups", "norm_num_groups", default=math.gcd(32, *(base * mult for mult in mults))
     )
-    z_channels = settings.whole("z_channels", "latent_channels", default=seen["z_channels"])
-    attended, middle = _attention(settings, seen, resolution, style)
+    z_channels = settings.whole("z_channels", "latent_channels", default=inferred["z_channels"])
+    attended, middle = _attention(settings, inferred, resolution, style)
     values: dict[str, Any] = {
         "resolution": resolution,
-        "in_channels": settings.whole("num_channels", "in_channels", default=seen["in_channels"]),
+        "in_channels": settings.whole("num_channels", "in_channels", default=inferred["in_channels"]),
         "channels": base,
         "channel_mults": mults,
         "num_res_blocks": settings.whole(
-            "num_res_blocks", "layers_per_block", default=seen["num_res_blocks"], most=64
+            "num_res_blocks", "layers_per_block", default=inferred["num_res_blocks"], most=64
         ),
         "attention_resolutions": attended,
         "mid_attention": middle,
         "z_channels": z_channels,
         "embed_dim": settings.whole(
-            "quantized_embed_dim", "embed_dim", "vq_embed_dim", default=seen["embed_dim"]
+            "quantized_embed_dim", "embed_dim", "vq_embed_dim", default=inferred["embed_dim"]
         ),
         "codebook_size": settings.whole(
-            "num_embeddings", "n_embed", "num_vq_embeddings", default=seen["codebook_size"]
+            "num_embeddings", "n_embed", "num_vq_embeddings", default=inferred["codebook_size"]
         ),
         "norm_groups": groups,
         "norm_eps": settings.real("group_norm_eps", default=1e-6),
         "clip": settings.flag("clip", style.clip),
         "pixel_range": _pixel_range(settings, style),
         "learned_resampling": settings.flag(
-            "resample_with_conv", settings.flag("resamp_with_conv", seen["learned_resampling"])
+            "resample_with_conv", settings.flag("resamp_with_conv", inferred["learned_resampling"])
         ),
-        "entry_channels": _entry(settings, seen, base, mults, style),
+        "entry_channels": _entry(settings, inferred, base, mults, style),
     }
     settings.report()
     return VQGANConfig(**values)
@@ -349,23 +340,23 @@ def _read(settings: Settings, seen: Mapping[str, Any], style: Style) -> VQGANCon
 
 def _pixel_range(settings: Settings, style: Style) -> tuple[float, float]:
     """The style's own, or what one of our exports says."""
-    said: Any = settings.get("pixel_range")
-    if isinstance(said, list) and len(said) == 2 and all(type(value) in (int, float) for value in said):
-        return said[0], said[1]
-    if said is not None:
+    stated: Any = settings.get("pixel_range")
+    if isinstance(stated, list) and len(stated) == 2 and all(type(value) in (int, float) for value in stated):
+        return stated[0], stated[1]
+    if stated is not None:
         settings.wrong.append(
-            f"pixel_range is {said!r}, expected what black and what white are, such as [-1, 1]"
+            f"pixel_range is {stated!r}, expected what black and what white are, such as [-1, 1]"
         )
     return style.pixel_range
 
 
 def _entry(
-    settings: Settings, seen: Mapping[str, Any], base: int, mults: Sequence[int], style: Style
+    settings: Settings, inferred: Mapping[str, Any], base: int, mults: Sequence[int], style: Style
 ) -> int | None:
-    """What the first convolution gives where that is not the first level's width, as diffusers always has it;
-    elsewhere it is the base.
+    """The width of the first convolution where that is not the first level's, as in all of diffusers'
+    networks; elsewhere it is the base.
     """
-    entry = seen["entry"] if settings.get("hidden_channels", "ch") is None else base
+    entry = inferred["entry"] if settings.get("hidden_channels", "ch") is None else base
     return None if style is DIFFUSERS or entry is None or not mults or entry == base * mults[0] else entry
 
 
@@ -373,9 +364,9 @@ def _resolution(settings: Settings, step: int) -> int:
     """diffusers' sample_size is a count of codes in some files and of pixels in others: what cannot be pixels
     is not believed.
     """
-    said = settings.get("resolution") or settings.get("sample_size")
-    believed = settings.get("resolution") is not None or (isinstance(said, int) and said >= 4 * step)
-    if said is not None and believed:
+    stated = settings.get("resolution") or settings.get("sample_size")
+    believed = settings.get("resolution") is not None or (isinstance(stated, int) and stated >= 4 * step)
+    if stated is not None and believed:
         resolution = settings.whole("resolution", "sample_size")
     else:
         resolution = RESOLUTION if RESOLUTION % step == 0 else 4 * step
@@ -390,11 +381,11 @@ def _resolution(settings: Settings, step: int) -> int:
 
 
 def _attention(
-    settings: Settings, seen: Mapping[str, Any], resolution: int, style: Style
+    settings: Settings, inferred: Mapping[str, Any], resolution: int, style: Style
 ) -> tuple[tuple[int, ...], bool]:
     """(resolutions with attention, attention in the middle)."""
-    attended: tuple[int, ...] = tuple(resolution >> level for level in seen["attended"])
-    middle = seen["mid_attention"]
+    attended: tuple[int, ...] = tuple(resolution >> level for level in inferred["attended"])
+    middle = inferred["mid_attention"]
     if style is DIFFUSERS:
         kinds = settings.get("down_block_types")
         if isinstance(kinds, (list, tuple)) and all(isinstance(kind, str) for kind in kinds):

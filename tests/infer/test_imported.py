@@ -298,7 +298,7 @@ def test_a_picture_is_the_part_of_the_recorded_prompt(family: str, tmp_path: Pat
 
 def ids_of(family: str) -> CodeIds:
     config = json.loads((FIXTURES / family / "config.json").read_text())
-    return emu3.code_ids(config, 200) if family == "emu3" else chameleon.code_ids(config, 224)
+    return emu3.find_code_ids(config, 200) if family == "emu3" else chameleon.find_code_ids(config, 224)
 
 
 def woven_by(place: Path) -> PromptProcessor:

@@ -18,7 +18,7 @@ from ringvision.data.video.decode import square
 from ringvision.errors import UserError
 from ringvision.tokenize import dataset
 from ringvision.tokenize.inputs import content, pictures, read_inputs, stamp
-from ringvision.tokenize.source import Source
+from ringvision.tokenize.source import VideoSource
 
 
 def features_of(**kept):
@@ -103,7 +103,7 @@ def test_an_example_is_a_source_and_its_frames_are_all_sampled(videos):
     found = read_inputs([f"tfds:{folder}/train"])
     whole = f"tfds:{folder}/train"
     assert found == [
-        Source(f"{whole}#{n}", dataset=whole, index=n, caption=f"clip {n}, größer") for n in range(3)
+        VideoSource(f"{whole}#{n}", dataset=whole, index=n, caption=f"clip {n}, größer") for n in range(3)
     ]
     theirs = tfds.builder_from_directory(str(folder)).as_data_source(split="train")
     for source, clip, example in zip(found, clips, theirs, strict=True):

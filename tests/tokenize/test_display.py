@@ -3,19 +3,22 @@ import io
 from rich.console import Console
 
 from ringvision.tokenize.display import Display, Lines
-from ringvision.tokenize.manifest import Row
+from ringvision.tokenize.manifest import ManifestRow
 
 
 def told(progress):
     progress.start(4)
     progress.settled(
-        Row(0, "/videos/old.mp4", "", status="failed", kind="empty", message="old.mp4 is empty"), False
+        ManifestRow(0, "/videos/old.mp4", "", status="failed", kind="empty", message="old.mp4 is empty"),
+        False,
     )
     progress.encoded(40)
     progress.encoded(20)
-    progress.settled(Row(1, "/videos/a.mp4", "", status="done", frames=60), True)
+    progress.settled(ManifestRow(1, "/videos/a.mp4", "", status="done", frames=60), True)
     progress.settled(
-        Row(2, "/videos/b.mp4", "", status="failed", kind="damaged", message="b.mp4 is [bold]cut[/bold]"),
+        ManifestRow(
+            2, "/videos/b.mp4", "", status="failed", kind="damaged", message="b.mp4 is [bold]cut[/bold]"
+        ),
         True,
     )
 
@@ -26,7 +29,7 @@ def test_a_terminal_sees_what_is_done_how_fast_and_what_failed():
         told(display)
         display.began -= 10
         assert display.speed() > 0
-        display.settled(Row(3, "/videos/c.mp4", "", status="done", frames=0), True)
+        display.settled(ManifestRow(3, "/videos/c.mp4", "", status="done", frames=0), True)
         display.progress.refresh()
     shown = screen.getvalue()
     assert "b.mp4: damaged: b.mp4 is [bold]cut[/bold]" in shown, "what a file is called is no markup"

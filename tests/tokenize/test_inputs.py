@@ -11,7 +11,7 @@ from listed import GIF, names, put, write
 from ringvision.data.video import VideoError, sample
 from ringvision.errors import UserError
 from ringvision.tokenize.inputs import content, is_video, pictures, read_inputs, stamp
-from ringvision.tokenize.source import Source
+from ringvision.tokenize.source import VideoSource
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def test_a_file_is_taken_as_it_is_even_where_there_is_none(tmp_path, monkeypatch
     there = put(tmp_path / "there.bin")
     found = read_inputs(["gone.mp4", there, "./sub/../gone.mp4"])
     assert found == [
-        Source(str(tmp_path / "gone.mp4"), str(tmp_path / "gone.mp4")),
-        Source(str(there), str(there)),
+        VideoSource(str(tmp_path / "gone.mp4"), str(tmp_path / "gone.mp4")),
+        VideoSource(str(there), str(there)),
     ]
 
 
@@ -189,7 +189,11 @@ def test_no_checksum_of_what_is_no_video(tmp_path, monkeypatch):
         with pytest.raises(VideoError) as failed:
             content(source)
         assert failed.value.kind == kind
-    assert stamp(Source("gone", str(tmp_path / "gone.mp4"))) == stamp(Source("odd", "a\0b")) == (None, None)
+    assert (
+        stamp(VideoSource("gone", str(tmp_path / "gone.mp4")))
+        == stamp(VideoSource("odd", "a\0b"))
+        == (None, None)
+    )
 
     (source,) = read_inputs([put(tmp_path / "a.mp4")])
     monkeypatch.setattr(

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from ringvision.errors import UserError
 from ringvision.tokenize import listing
 from ringvision.tokenize.inputs import read_inputs
-from ringvision.tokenize.source import Source
+from ringvision.tokenize.source import VideoSource
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
@@ -31,10 +31,10 @@ def test_a_manifest_names_parts_captions_and_questions(tmp_path, suffix, column)
     c = "/c.mp4"
     (tmp_path / "m").mkdir()
     assert read_inputs([write(tmp_path / f"m/list{suffix}", rows)]) == [
-        Source(a, a, caption='A red, "round" ball\nrolls'),
-        Source(f"{b}#t=1.5,90", b, 1.5, 90.0, qa=(("Whose?", "Ours"),)),
-        Source(f"{c}#t=2,", c, 2.0, qa=(("What?", "A ball"), ("Where?", "Hier, in Köln"))),
-        Source(f"{a}#t=0,2", a, 0.0, 2.0),
+        VideoSource(a, a, caption='A red, "round" ball\nrolls'),
+        VideoSource(f"{b}#t=1.5,90", b, 1.5, 90.0, qa=(("Whose?", "Ours"),)),
+        VideoSource(f"{c}#t=2,", c, 2.0, qa=(("What?", "A ball"), ("Where?", "Hier, in Köln"))),
+        VideoSource(f"{a}#t=0,2", a, 0.0, 2.0),
     ]
 
 
@@ -274,4 +274,4 @@ def test_no_manifest_gives_anything_but_sources_or_a_user_error(tmp_path_factory
         found = []
         message = str(error)
         assert str(path) in message
-    assert all(isinstance(source, Source) for source in found)
+    assert all(isinstance(source, VideoSource) for source in found)

@@ -386,6 +386,20 @@ def test_two_runs_do_not_share_a_folder(tmp_path, folder):
     assert figures(run([folder], out, progress=Another())) == (5, 0, 0, 20)
 
 
+def test_a_run_killed_while_it_notes_its_settings_goes_on(tmp_path, folder, monkeypatch):
+    class Dying(sqlite3.Connection):
+        def executemany(self, statement, parameters):
+            self.execute(statement, next(iter(parameters)))
+            raise KeyboardInterrupt
+
+    connect = sqlite3.connect
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", lambda *args, **more: connect(*args, **more, factory=Dying))
+        with pytest.raises(KeyboardInterrupt):
+            run([folder / "a.mp4"], tmp_path / "out")
+    assert figures(run([folder / "a.mp4"], tmp_path / "out")) == (1, 0, 0, 4)
+
+
 def test_killed_and_resumed_gives_the_same_bytes_and_leaves_nothing_running(tmp_path, folder):
     """With SIGKILL, at moments spread over the run."""
     program = tmp_path / "program.py"

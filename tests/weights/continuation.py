@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 from ringvision.infer.model import Model, load_model
 from ringvision.mesh import make_mesh
@@ -17,6 +18,22 @@ def imported(source: Path, dest: Path, **options: Any) -> Model:
     """The model in `source` by way of the folder `dest`, on one device."""
     import_weights(source, dest, **options)
     return load_model(dest, make_mesh(context=1, devices=jax.devices()[:1]))
+
+
+def imported_folder(tmp_path_factory: pytest.TempPathFactory, source: Path, family: str) -> Path:
+    """The folder that the fixture `source` becomes; that its family is recognised and nothing assumed."""
+    target = tmp_path_factory.mktemp("models") / source.name
+    report = import_weights(source, target)
+    assert report["family"] == family and not report["assumed"]
+    return target
+
+
+def assert_imported_again(theirs: Path, folder: Path, again: Path) -> None:
+    """What was exported to `theirs` is, imported to `again`, what it was in `folder`: model and tokenizer."""
+    import_weights(theirs, again)
+    for part in (".", "tokenizer"):
+        files = [where / part / "model.safetensors" for where in (again, folder)]
+        assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def logits(

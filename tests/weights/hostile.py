@@ -432,7 +432,8 @@ MSGPACK = {
     "msgpack_wide_type": of_msgpack(msgpack.packb({"w": extension((1,), "V1000000", bytes(16))})),
     "msgpack_escape_in_a_type": of_msgpack(msgpack.packb({"w": extension((1,), "\x1b[2J", bytes(16))})),
     "msgpack_chunks_of_billions": of_msgpack(
-        b"\x81\xa1w\x83\xb9__msgpack_chunked_array__\xc3\xa5shape\x81\xa10\x04\xa6chunks\xdf\xff\xff\xff\xff\xa10"
+        b"\x81\xa1w\x83\xb9__msgpack_chunked_array__\xc3\xa5shape\x81\xa10\x04"
+        b"\xa6chunks\xdf\xff\xff\xff\xff\xa10"
     ),
     "msgpack_shape": of_msgpack(msgpack.packb({"w": extension((1 << 40, 1 << 40), "float32", bytes(16))})),
     "msgpack_shape_without_bytes": of_msgpack(
@@ -475,7 +476,8 @@ SAFETENSORS = {
     "safetensors_hole": of_safetensors({"a": fields(4), "b": fields(4, begin=24, end=40)}, bytes(40)),
     "safetensors_negative": of_safetensors({"w": fields(4, begin=-16, end=0)}, bytes(16)),
     "safetensors_twice": of_safetensors(
-        b'{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}',
+        b'{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},'
+        b'"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}',
         bytes(16),
     ),
     "safetensors_wide_header": of_safetensors(b'{"w":[' + b"[]," * (5 << 20) + b"0]}"),

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from continuation import assert_imported_again, imported_folder
 from safetensors.numpy import load_file
 
 from ringvision.errors import UserError
@@ -26,7 +27,7 @@ from ringvision.weights.importing import import_weights
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "chameleon"
 CONFIG = json.loads((FIXTURE / "config.json").read_text())
-IDS = chameleon.code_ids(CONFIG, CONFIG["vocab_size"])
+IDS = chameleon.find_code_ids(CONFIG, CONFIG["vocab_size"])
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +38,7 @@ def recorded() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    target = tmp_path_factory.mktemp("models") / "chameleon"
-    report = import_weights(FIXTURE, target)
-    assert report["family"] == "Chameleon (Hugging Face)" and not report["assumed"]
-    return target
+    return imported_folder(tmp_path_factory, FIXTURE, "Chameleon (Hugging Face)")
 
 
 @pytest.fixture(scope="module")
@@ -145,11 +143,7 @@ def test_exported_it_is_what_was_imported(folder, tmp_path) -> None:
         "torch_dtype": "float32",
         **old,
     }
-    import_weights(tmp_path / "theirs", tmp_path / "again")
-    for part in (".", "tokenizer"):
-        assert (tmp_path / "again" / part / "model.safetensors").read_bytes() == (
-            folder / part / "model.safetensors"
-        ).read_bytes()
+    assert_imported_again(tmp_path / "theirs", folder, tmp_path / "again")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from continuation import assert_imported_again, imported_folder
 from safetensors.numpy import load_file, save_file
 
 from ringvision.data.stream import PromptProcessor
@@ -29,7 +30,7 @@ from ringvision.weights.importing import import_weights
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "emu3"
 CONFIG = json.loads((FIXTURE / "config.json").read_text())
 PIECES = CONFIG["vocabulary_map"]
-IDS = emu3.code_ids(CONFIG, CONFIG["text_config"]["vocab_size"])
+IDS = emu3.find_code_ids(CONFIG, CONFIG["text_config"]["vocab_size"])
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +46,7 @@ def recorded() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    target = tmp_path_factory.mktemp("models") / "emu3"
-    report = import_weights(FIXTURE, target)
-    assert report["family"] == "Emu3 (Hugging Face)" and not report["assumed"]
-    return target
+    return imported_folder(tmp_path_factory, FIXTURE, "Emu3 (Hugging Face)")
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +72,9 @@ def test_images(tokenizer, recorded) -> None:
 
 def test_videos(tokenizer, recorded) -> None:
     """Whose frames pass through the network two at a time, and all at once along time."""
-    (video,), (expected,), sure = (
-        recorded["video"],
-        recorded["video_codes"],
-        recorded["video_code_margin"][0] > 1e-3,
-    )
+    (video,) = recorded["video"]
+    (expected,) = recorded["video_codes"]
+    sure = recorded["video_code_margin"][0] > 1e-3
     codes = tokenizer.encode_video(video)
     assert tokenizer.temporal_factor == 4 and codes.shape == (2, 8, 8) and sure.mean() > 0.95
     np.testing.assert_array_equal(codes[sure], expected[sure])
@@ -176,11 +172,7 @@ def test_exported_it_is_what_was_imported(folder, tmp_path) -> None:
     old = {"rope_theta": 1e6, "rope_scaling": None}  # for transformers 4
     expected = {**CONFIG, "torch_dtype": "float32", "text_config": {**CONFIG["text_config"], **old}}
     assert json.loads((tmp_path / "theirs" / "config.json").read_text()) == expected
-    import_weights(tmp_path / "theirs", tmp_path / "again")
-    for part in (".", "tokenizer"):
-        assert (tmp_path / "again" / part / "model.safetensors").read_bytes() == (
-            folder / part / "model.safetensors"
-        ).read_bytes()
+    assert_imported_again(tmp_path / "theirs", folder, tmp_path / "again")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ringvision.errors import UserError
 from ringvision.weights.families import recognise
-from ringvision.weights.readers.stored import Spec
+from ringvision.weights.readers.stored import TensorSpec
 from ringvision.weights.table import problems
 from ringvision.weights.tensors import open_tensors
 
@@ -48,7 +48,7 @@ QUICK = settings(
 class Stored:
     """Tensors of which nothing but names and shapes is known."""
 
-    specs: dict[str, Spec]
+    specs: dict[str, TensorSpec]
     form: str = "safetensors"
     metadata: dict[str, Any] = field(default_factory=dict)
 
@@ -65,11 +65,11 @@ def known(request):
     return specs, json.loads((folder / "config.json").read_text())
 
 
-def answer(specs: dict[str, Spec], config: dict[str, Any]) -> list[str]:
+def answer(specs: dict[str, TensorSpec], config: dict[str, Any]) -> list[str]:
     """What is wrong with the tensors; anything but a UserError is a failure."""
     try:
         family = recognise(Stored(specs), config)
-        pieces = [piece for folder in family.folders for piece in folder.table.plan(folder.shapes)]
+        pieces = [piece for folder in family.folders for piece in folder.table.pieces(folder.shapes)]
     except UserError as error:
         return [str(error)]
     return problems(pieces, specs, family.ignorable)
@@ -97,7 +97,7 @@ def test_any_shapes(known, data):
         if shape is None:
             changed.pop(name, None)
         else:
-            changed[name] = Spec(
+            changed[name] = TensorSpec(
                 tuple(shape), data.draw(st.sampled_from(["float32", "bfloat16", "int8", "bool"]))
             )
     if changed != specs:
@@ -115,5 +115,5 @@ def test_any_shapes(known, data):
 )
 def test_what_no_family_knows_is_called_as_its_config_does(config, begins):
     with pytest.raises(UserError, match="of no family known here") as error:
-        recognise(Stored({"transformer.wte.weight": Spec((2, 3), "float32")}), config)
+        recognise(Stored({"transformer.wte.weight": TensorSpec((2, 3), "float32")}), config)
     assert str(error.value).startswith(begins)

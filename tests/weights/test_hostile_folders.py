@@ -21,7 +21,7 @@ from ringvision.infer.chat import load_stops
 from ringvision.infer.model import load_model
 from ringvision.models.transformer import TransformerConfig
 from ringvision.video_tokenizer import load_video_tokenizer
-from ringvision.weights.aside import folder_aside
+from ringvision.weights.atomic_folder import atomic_folder
 from ringvision.weights.importing import import_weights
 from ringvision.weights.source import find_source, read_settings
 
@@ -140,8 +140,8 @@ def test_what_a_killed_import_left_goes_whatever_the_folder_is_called(tmp_path: 
     others = tmp_path / ".ab.making-999999999"
     left.mkdir()
     others.mkdir()
-    with folder_aside(tmp_path / "a[b]*") as aside:
-        (aside / "part").touch()
+    with atomic_folder(tmp_path / "a[b]*") as partial:
+        (partial / "part").touch()
     assert sorted(path.name for path in tmp_path.iterdir()) == [others.name, "a[b]*"]
 
 
@@ -159,8 +159,8 @@ def test_a_full_disk_is_one_line_and_another_error_stays_what_it_is(tmp_path: Pa
         (OSError("not the system's"), OSError),
         (ValueError(), ValueError),
     ):
-        with pytest.raises(kind), folder_aside(tmp_path / "dest") as aside:
-            (aside / "part").write_text("x")
+        with pytest.raises(kind), atomic_folder(tmp_path / "dest") as partial:
+            (partial / "part").write_text("x")
             raise error
         assert not [*tmp_path.iterdir()]
 

@@ -191,7 +191,7 @@ def test_visions_markers_are_those_of_the_text_tokenizer_beside(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, UserError])
 def test_an_interrupted_import_leaves_nothing(tmp_path, monkeypatch, error):
-    made = importing.make
+    made = importing.assemble
     count = iter(range(100))
 
     def interrupted(piece, read):
@@ -199,7 +199,7 @@ def test_an_interrupted_import_leaves_nothing(tmp_path, monkeypatch, error):
             raise error("now")
         return made(piece, read)
 
-    monkeypatch.setattr(importing, "make", interrupted)
+    monkeypatch.setattr(importing, "assemble", interrupted)
     with pytest.raises((error, UserError)):
         import_weights(TIED, tmp_path / "deep/model")
     assert list(tmp_path.iterdir()) == []

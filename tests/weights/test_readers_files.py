@@ -20,7 +20,7 @@ from gguf_writer import write_gguf
 from safetensors.numpy import load_file, save_file
 
 from ringvision.errors import UserError
-from ringvision.weights.tensors import FORMS, Spec, open_tensors
+from ringvision.weights.tensors import FORMS, TensorSpec, open_tensors
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -31,7 +31,7 @@ def everything(path, form=None):
         assert form is None or tensors.form == form
         found = {name: tensors.read(name) for name in tensors.specs}
         for name, array in found.items():
-            assert tensors.specs[name] == Spec(array.shape, array.dtype.name)
+            assert tensors.specs[name] == TensorSpec(array.shape, array.dtype.name)
             assert array.flags.writeable and array.flags.c_contiguous
             if array.ndim:
                 middle = (len(array) // 3, len(array) - len(array) // 4)

@@ -7,6 +7,7 @@ import json
 import pickle
 import pickletools
 import struct
+import sys
 import zipfile
 from pathlib import Path
 
@@ -22,9 +23,13 @@ from safetensors.numpy import save
 
 from ringvision.errors import UserError
 from ringvision.weights.readers import child
-from ringvision.weights.readers.source import Source
 from ringvision.weights.readers.unpickler import ACTIONS
+from ringvision.weights.readers.weights_file import WeightsFile
 from ringvision.weights.tensors import open_tensors
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+from byte_changes import changes
 
 EXAMPLES = 300
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -71,7 +76,9 @@ def in_this_process(monkeypatch):
     is lost: the limits.
     """
 
-    def table_of(source: Source, memory: int, kind: str, offset: int = 0, end: int | None = None) -> dict:
+    def table_of(
+        source: WeightsFile, memory: int, kind: str, offset: int = 0, end: int | None = None
+    ) -> dict:
         return json.loads(json.dumps(child.table(source, kind, offset, source.size if end is None else end)))
 
     monkeypatch.setattr("ringvision.weights.readers.pickle.table_of", table_of)
@@ -114,14 +121,7 @@ def mutations(draw, data: bytes) -> bytes:
         end = min(len(data), start + draw(st.integers(0, 40)))
         piece = draw(NUMBERS)
         flipped = bytes([data[start] ^ 1 << draw(st.integers(0, 7))]) if start < len(data) else b""
-        changed = [
-            data[:start] + flipped + data[start + 1 :],
-            data[:start] + piece + data[start + len(piece) :],
-            data[:start] + piece + data[start:],
-            data[:start] + data[end:],
-            data[:end] + data[start:],
-            data[:end],
-        ]
+        changed = changes(data, start, end, piece, flipped)
         data = draw(st.sampled_from(changed))
     return data
 

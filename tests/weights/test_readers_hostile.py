@@ -15,7 +15,7 @@ import pytest
 
 from ringvision.errors import UserError
 from ringvision.weights.readers.child import table
-from ringvision.weights.readers.source import Source
+from ringvision.weights.readers.weights_file import WeightsFile
 from ringvision.weights.tensors import open_tensors
 
 PARENT_MB = 200
@@ -125,7 +125,7 @@ def test_a_pickle_that_takes_steps_without_end_is_left_early(tmp_path, monkeypat
     monkeypatch.setattr("ringvision.weights.readers.unpickler.MOST_STEPS", 1000)
     path = tmp_path / "long.pkl"
     path.write_bytes(b"\x80\x02" + b"N0" * 1000 + b".")
-    source = Source(path)
+    source = WeightsFile(path)
     with pytest.raises(UserError, match="more than 1000 steps"):
         table(source, "pickle", 0, source.size)
     source.close()

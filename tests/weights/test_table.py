@@ -5,18 +5,18 @@ import pytest
 
 from ringvision.errors import UserError
 from ringvision.weights import table
-from ringvision.weights.readers.stored import Spec
+from ringvision.weights.readers.stored import TensorSpec
 from ringvision.weights.table import (
     SAME,
     TORCH_CONVOLUTION,
     TORCH_POINT,
-    Row,
+    NameRow,
     Table,
+    assemble,
+    disassemble,
     gathered,
-    make,
     matrix,
     problems,
-    unmake,
     vector,
 )
 
@@ -67,11 +67,11 @@ def test_rotating_pairs_and_rotating_halves_are_the_same_after_the_permutation()
 
 
 ROWS = (
-    Row("embed", ("words", "sights"), parts=(3, 2)),
-    Row("head", ("word_head", "sight_head"), parts=(3, 2), axis=1),
-    Row("layers.query", "h.{layer}.q", matrix(out_first=True)),
-    Row("stacked", "all", layer_axis=1),
-    Row("decoder.{i}.block.{j}", "up_{-i}/block_{j}"),
+    NameRow("embed", ("words", "sights"), parts=(3, 2)),
+    NameRow("head", ("word_head", "sight_head"), parts=(3, 2), axis=1),
+    NameRow("layers.query", "h.{layer}.q", matrix(out_first=True)),
+    NameRow("stacked", "all", layer_axis=1),
+    NameRow("decoder.{i}.block.{j}", "up_{-i}/block_{j}"),
 )
 TABLE = Table(ROWS, "params/", levels=3)
 SHAPES = {
@@ -84,7 +84,7 @@ SHAPES = {
 
 
 def test_a_plan_names_each_source_with_its_shape():
-    pieces = TABLE.plan(SHAPES)
+    pieces = TABLE.pieces(SHAPES)
     sources = {
         (piece.ours, piece.at): [(source.name, source.shape) for source in piece.sources] for piece in pieces
     }
@@ -105,29 +105,29 @@ def test_there_and_back():
     random = np.random.default_rng(0)
     ours = {name: random.standard_normal(shape) for name, shape in SHAPES.items()}
     theirs: dict[str, np.ndarray] = {}
-    for piece in TABLE.plan(SHAPES):
+    for piece in TABLE.pieces(SHAPES):
         whole = ours[piece.ours]
-        for source, part in unmake(piece, whole if piece.at is None else whole[piece.at]):
+        for source, part in disassemble(piece, whole if piece.at is None else whole[piece.at]):
             if source.axis is None:
                 theirs[source.name] = part
             else:
                 theirs.setdefault(source.name, np.zeros(source.shape))[:, source.layer] = part
-    for piece in TABLE.plan(SHAPES):
+    for piece in TABLE.pieces(SHAPES):
         whole = ours[piece.ours]
         np.testing.assert_array_equal(
-            make(piece, theirs.__getitem__), whole if piece.at is None else whole[piece.at]
+            assemble(piece, theirs.__getitem__), whole if piece.at is None else whole[piece.at]
         )
 
 
 def test_all_that_is_wrong_is_in_one_list():
-    pieces = TABLE.plan(SHAPES)
-    found = {source.name: Spec(source.shape, "float32") for piece in pieces for source in piece.sources}
+    pieces = TABLE.pieces(SHAPES)
+    found = {source.name: TensorSpec(source.shape, "float32") for piece in pieces for source in piece.sources}
     assert problems(pieces, found) == []
     del found["params/h.0.q"], found["params/h.1.q"]
-    found["params/all"] = Spec((2, 7), "float32")
-    found["params/words"] = Spec((3, 4), "int8")
-    found |= {f"extra.{number}.x": Spec((1,), "float32") for number in (0, 1, 2, 5)} | {
-        "step": Spec((), "int32")
+    found["params/all"] = TensorSpec((2, 7), "float32")
+    found["params/words"] = TensorSpec((3, 4), "int8")
+    found |= {f"extra.{number}.x": TensorSpec((1,), "float32") for number in (0, 1, 2, 5)} | {
+        "step": TensorSpec((), "int32")
     }
     assert problems(pieces, found, (r"step|opt_state/.*",)) == [
         "params/h.{0-1}.q is missing",
@@ -139,7 +139,7 @@ def test_all_that_is_wrong_is_in_one_list():
 
 def test_a_tensor_of_ours_without_a_row_is_named():
     with pytest.raises(UserError, match=r"cells\.table.*no place"):
-        TABLE.plan({**SHAPES, "cells.table": (3, 4)})
+        TABLE.pieces({**SHAPES, "cells.table": (3, 4)})
 
 
 def test_names_are_gathered_by_their_first_number():

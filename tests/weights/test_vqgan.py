@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import runpy
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from ringvision.errors import UserError
 from ringvision.model_folder import load_model, read_config, specs
 from ringvision.models.vqgan import VQGAN, VQGANConfig
 from ringvision.tree import unflatten
-from ringvision.video_tokenizer import load_video_tokenizer
+from ringvision.video_tokenizer import VideoTokenizer, load_video_tokenizer
 from ringvision.weights.importing import import_weights
 
 LWM, PICKLES, FLAX, AMUSED, ATTENDING = (
@@ -154,20 +155,29 @@ def test_taming_transformers(tmp_path, prefix):
 
 
 TAMING = FIXTURES / "taming_vqgan"
+formula = runpy.run_path(str(TAMING / "formula.py"))["formula"]
+"""The weights that the fixture was computed with."""
 
 
-def formula(number: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The weights that the fixture was computed with: the same lines as in its write.py."""
-    count = int(np.prod(shape))
-    noise = (
-        np.arange(1, count + 1, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(number * 40503)
-    ) % np.uint64(2**32)
-    noise = noise.astype(np.float64) / 2**31 - 1
-    return (
-        (noise * (0.3 if len(shape) == 1 else 2 / (count / shape[0]) ** 0.5))
-        .astype(np.float32)
-        .reshape(shape)
+def taming_weights() -> dict[str, np.ndarray]:
+    """The network of the fixture, as taming-transformers names it."""
+    shapes = json.loads((TAMING / "shapes.json").read_text())
+    return {
+        name: formula(number, tuple(shape)) + np.float32("norm" in name and name.endswith("weight"))
+        for number, (name, shape) in enumerate(shapes.items())
+    }
+
+
+def assert_computes(tokenizer: VideoTokenizer, values: dict[str, np.ndarray]) -> None:
+    """That the tokenizer gives the latents, codes and pictures that were recorded."""
+    np.testing.assert_allclose(
+        tokenizer.latents(values["images"]), values["latents_pre_quant"], atol=1e-4, rtol=0
     )
+    codes = tokenizer.encode(values["images"])
+    wide = values["code_margin"] > 1e-3
+    assert wide.mean() > 0.7 and len(np.unique(codes[wide])) > 8
+    np.testing.assert_array_equal(codes[wide], values["codes"][wide])
+    np.testing.assert_allclose(tokenizer.decode(values["codes"]), values["decoded"], atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("said", ["json", "yaml", None])
@@ -175,11 +185,7 @@ def test_a_first_level_wider_than_the_first_convolution(tmp_path, said):
     """As taming-transformers computes it with ch_mult 2, 1: the convolution gives `ch` channels, the level
     twice as many.
     """
-    shapes = json.loads((TAMING / "shapes.json").read_text())
-    tensors = {
-        name: formula(number, tuple(shape)) + np.float32("norm" in name and name.endswith("weight"))
-        for number, (name, shape) in enumerate(shapes.items())
-    }
+    tensors = taming_weights()
     save_file(
         {f"state_dict.{name}": array for name, array in tensors.items()}, tmp_path / "model.safetensors"
     )
@@ -190,14 +196,7 @@ def test_a_first_level_wider_than_the_first_convolution(tmp_path, said):
     values = values_of(TAMING)
     tokenizer = load_video_tokenizer(tmp_path / "model", batch=2, size=16)
     assert tokenizer.config.entry_channels == 32 and tokenizer.config.widths == (64, 32)
-    np.testing.assert_allclose(
-        tokenizer.latents(values["images"]), values["latents_pre_quant"], atol=1e-4, rtol=0
-    )
-    codes = tokenizer.encode(values["images"])
-    wide = values["code_margin"] > 1e-3
-    assert wide.mean() > 0.7 and len(np.unique(codes[wide])) > 8
-    np.testing.assert_array_equal(codes[wide], values["codes"][wide])
-    np.testing.assert_allclose(tokenizer.decode(values["codes"]), values["decoded"], atol=1e-3, rtol=0)
+    assert_computes(tokenizer, values)
 
 
 @pytest.mark.parametrize(
@@ -225,11 +224,7 @@ def test_pictures_that_are_not_square(tmp_path):
     """As taming-transformers computes them; attention stays on its level. A tokenizer is opened for their
     size.
     """
-    shapes = json.loads((TAMING / "shapes.json").read_text())
-    tensors = {
-        name: formula(number, tuple(shape)) + np.float32("norm" in name and name.endswith("weight"))
-        for number, (name, shape) in enumerate(shapes.items())
-    }
+    tensors = taming_weights()
     save_file(tensors, tmp_path / "model.safetensors")
     import_weights(tmp_path / "model.safetensors", tmp_path / "model", config=TAMING / "config.json")
     values = {
@@ -239,14 +234,7 @@ def test_pictures_that_are_not_square(tmp_path):
     }
     tokenizer = load_video_tokenizer(tmp_path / "model", batch=2, size=(12, 20))
     assert tokenizer.grid == (6, 10) and tokenizer.codes_per_frame == 60
-    np.testing.assert_allclose(
-        tokenizer.latents(values["images"]), values["latents_pre_quant"], atol=1e-4, rtol=0
-    )
-    codes = tokenizer.encode(values["images"])
-    wide = values["code_margin"] > 1e-3
-    assert wide.mean() > 0.7 and len(np.unique(codes[wide])) > 8
-    np.testing.assert_array_equal(codes[wide], values["codes"][wide])
-    np.testing.assert_allclose(tokenizer.decode(values["codes"]), values["decoded"], atol=1e-3, rtol=0)
+    assert_computes(tokenizer, values)
     with pytest.raises(UserError, match="multiples of 2"):
         load_video_tokenizer(tmp_path / "model", size=(12, 19))
     with pytest.raises(UserError, match="12, 20"):

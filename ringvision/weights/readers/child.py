@@ -1,10 +1,10 @@
 """The process that reads pickles: started by `table_of`, it writes one JSON object to stdout and ends.
 
-Nothing in a pickle can be run (unpickler.py has no way to), but a hostile one can use memory and time, and a
-mistake of ours should find nothing to do harm with. So this is a fresh interpreter with the standard library
+Nothing in a pickle can be run (unpickler.py has no way to), but a hostile one can use memory and time, and an
+error of ours should find nothing to do harm with. So this is a fresh interpreter with the standard library
 alone. It holds one descriptor (of the file, for reading) and limits itself: address space, processor time, no
 core, no written file, no further process (unless it is root's), and no network where the system lets it leave
-that. The places that it names are checked against the file by whoever asked.
+that. The offsets that it answers with are checked against the file by the process that asked.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from ringvision.errors import UserError
-from ringvision.weights.readers.source import MOST_TENSORS, Source
 from ringvision.weights.readers.unpickler import Array, Tensor, Unpickler, leaves
+from ringvision.weights.readers.weights_file import MOST_TENSORS, WeightsFile
 
 SECONDS = 120
 ANSWER_BYTES = 64 << 20
@@ -40,20 +40,30 @@ START = (
 
 
 def table_of(
-    source: Source, memory: int, kind: str, offset: int = 0, end: int | None = None
+    file: WeightsFile, memory: int, kind: str, offset: int = 0, end: int | None = None
 ) -> dict[str, Any]:
-    """What the pickle in `source` describes, found out in a process of at most `memory` bytes and SECONDS.
+    """What the pickle in `file` describes, found out in a process of limited memory and SECONDS of time.
 
-    kind: "pickle" (arrays lie in the file itself), "torch" (a zip's data.pkl, from `offset` to `end`) or
-    "torch-legacy". Returns {"tensors": {name: fields}}; for torch also {"storages": {key: [dtype, count]}};
-    for its legacy form "keys" and "end". Raises UserError, for what the process says of the file and for its
-    passing a limit.
+    Args:
+        file: the file that holds the pickle.
+        memory: bytes that the process may use.
+        kind: "pickle" (arrays lie in the file itself), "torch" (a zip's data.pkl) or "torch-legacy".
+        offset: the pickle's first byte in the file.
+        end: the byte behind its last; None: the file's end.
+
+    Returns:
+        {"tensors": {name: fields}}; for torch also {"storages": {key: [dtype, count]}}; for its legacy form
+        also
+        "keys" and "end".
+
+    Raises:
+        UserError: for what the process says of the file, and where it passes a limit.
     """
     memory = max(memory, LEAST_MEMORY)
-    end = source.size if end is None else end
+    end = file.size if end is None else end
     request = {
-        "path": str(source.path),
-        "descriptor": source.descriptor,
+        "path": str(file.path),
+        "descriptor": file.descriptor,
         "memory": memory,
         "kind": kind,
         "offset": offset,
@@ -65,16 +75,16 @@ def table_of(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        pass_fds=(source.descriptor,),
+        pass_fds=(file.descriptor,),
         env={"MALLOC_ARENA_MAX": "1"},
         start_new_session=True,
     )
     assert child.stdout is not None
     try:
-        answer = json.loads(_until_end(source, child.stdout.fileno()))
+        answer = json.loads(_until_end(file, child.stdout.fileno()))
     except (ValueError, RecursionError):
         why = f"the process that reads it ended without an answer; it may need more than {memory >> 20} MB"
-        raise source.damaged(why) from None
+        raise file.damaged(why) from None
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -85,7 +95,7 @@ def table_of(
     return answer
 
 
-def _until_end(source: Source, descriptor: int) -> bytes:
+def _until_end(file: WeightsFile, descriptor: int) -> bytes:
     data = bytearray()
     until = time.monotonic() + SECONDS
     waiting = select.poll()
@@ -96,24 +106,24 @@ def _until_end(source: Source, descriptor: int) -> bytes:
             return bytes(data)
         data += piece
         if len(data) > ANSWER_BYTES:
-            raise source.damaged("the table of its tensors is too large")
-    raise source.damaged(f"going over it takes longer than {SECONDS} seconds")
+            raise file.damaged("the table of its tensors is too large")
+    raise file.damaged(f"going over it takes longer than {SECONDS} seconds")
 
 
 def main() -> None:
     request = json.loads(sys.argv[1])
     limit_process(request["memory"])
-    # everything that is built stays until the end: looking for what does not would take most of the time
+    # everything that is built stays until the end: looking for garbage would take most of the time
     gc.disable()
-    source = Source(request["path"], request["descriptor"])
+    file = WeightsFile(request["path"], request["descriptor"])
     try:
-        answer = table(source, request["kind"], request["offset"], request["end"])
+        answer = table(file, request["kind"], request["offset"], request["end"])
     except UserError as error:
         answer = {"error": str(error)}
     except MemoryError:
-        answer = {"error": str(source.damaged(f"going over it needs more than {request['memory'] >> 20} MB"))}
+        answer = {"error": str(file.damaged(f"going over it needs more than {request['memory'] >> 20} MB"))}
     except Exception as error:
-        answer = {"error": str(source.damaged(f"the pickle in it makes no sense ({type(error).__name__})"))}
+        answer = {"error": str(file.damaged(f"the pickle in it makes no sense ({type(error).__name__})"))}
     rest = memoryview(json.dumps(answer).encode())
     while rest:
         rest = rest[os.write(1, rest) :]
@@ -136,9 +146,22 @@ def limit_process(memory: int) -> None:
             unshare(CLONE_NEWUSER | CLONE_NEWNET)
 
 
-def table(source: Source, kind: str, offset: int, end: int) -> dict[str, Any]:
-    """`table_of`, in this process."""
-    unpickler = Unpickler(source, offset, end, torch=kind != "pickle")
+def table(file: WeightsFile, kind: str, offset: int, end: int) -> dict[str, Any]:
+    """`table_of`, in this process.
+
+    Args:
+        file: the file that holds the pickle.
+        kind: "pickle", "torch" or "torch-legacy".
+        offset: the pickle's first byte in the file.
+        end: the byte behind its last.
+
+    Returns:
+        what `table_of` returns.
+
+    Raises:
+        UserError: where the pickle is not sound.
+    """
+    unpickler = Unpickler(file, offset, end, torch=kind != "pickle")
     answer: dict[str, Any] = {}
     if kind == "torch-legacy":
         if unpickler.load() != TORCH_MAGIC or unpickler.load() != TORCH_PROTOCOL:

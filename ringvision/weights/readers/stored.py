@@ -1,5 +1,5 @@
-"""Tensors that lie in a file as they are: what each is (Spec), where its bytes are (Entry), and reading one
-at a time.
+"""Tensors that lie in a file as they are: what each is (TensorSpec), where its bytes are (Entry), and reading
+one at a time.
 
 A reader hands in a table of entries made from the file's headers; `StoredTensors` checks each against the
 file and reads on demand, so that memory holds one tensor at a time however large the file is.
@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from ringvision.errors import UserError
-from ringvision.weights.readers.source import MOST_TENSORS, Source
+from ringvision.weights.readers.weights_file import MOST_TENSORS, WeightsFile
 
 DTYPES: dict[str, np.dtype] = {
     f"{kind}{bits}": np.dtype(f"{kind}{bits}")
@@ -37,7 +37,7 @@ MOST_SHARING = 16
 
 
 @dataclass(frozen=True)
-class Spec:
+class TensorSpec:
     """A tensor's shape and the name of its NumPy dtype ("bfloat16" for ml_dtypes')."""
 
     shape: tuple[int, ...]
@@ -61,69 +61,90 @@ class Entry:
     of the characters 0 to 255, as pickles of old protocols do.
     """
 
-    spec: Spec
+    spec: TensorSpec
     pieces: tuple[tuple[int, int], ...]
     strides: tuple[int, ...] | None = None
     text: bool = False
 
 
-def check_shape(source: Source, name: str, shape: object, dtype: object) -> Spec:
-    """The Spec of a shape and a dtype that a file gives. Raises UserError where there can be no such
-    tensor.
+def check_shape(file: WeightsFile, name: str, shape: object, dtype: object) -> TensorSpec:
+    """The TensorSpec of a shape and a dtype that a file gives.
+
+    Args:
+        file: the file, for the error.
+        name: the tensor's name.
+        shape: what the file says its shape is, of whatever type.
+        dtype: what the file says its dtype is, of whatever type.
+
+    Returns:
+        the shape, as a tuple of whole numbers, and the dtype's name.
+
+    Raises:
+        UserError: where there can be no such tensor.
     """
-    source.name(name)
+    file.name(name)
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise source.damaged(f"{name} has the type {ascii(dtype)[:40]}; known are {', '.join(DTYPES)}")
+        raise file.damaged(f"{name} has the type {ascii(dtype)[:40]}; known are {', '.join(DTYPES)}")
     if (
         not isinstance(shape, list | tuple)
         or len(shape) > MOST_AXES
         or any(type(length) is not int or length < 0 for length in shape)
     ):
-        raise source.damaged(f"{name} has the shape {ascii(shape)[:60]}")
+        raise file.damaged(f"{name} has the shape {ascii(shape)[:60]}")
     if math.prod(max(1, length) for length in shape) > MOST_ELEMENTS:
-        raise source.damaged(f"{name} has the shape {ascii(shape)[:60]}, which is more than any tensor has")
-    return Spec(tuple(shape), dtype)
+        raise file.damaged(f"{name} has the shape {ascii(shape)[:60]}, which is more than any tensor has")
+    return TensorSpec(tuple(shape), dtype)
 
 
-def check_sharing(source: Source, entries: Mapping[str, Entry]) -> None:
+def check_sharing(file: WeightsFile, entries: Mapping[str, Entry]) -> None:
     """Raises UserError where tensors share bytes so often that they would come to more than MOST_SHARING
     times the file.
     """
-    if sum(entry.spec.nbytes for entry in entries.values()) > MOST_SHARING * source.size:
-        raise source.damaged(
+    if sum(entry.spec.nbytes for entry in entries.values()) > MOST_SHARING * file.size:
+        raise file.damaged(
             f"its tensors share so many bytes that they would come to {MOST_SHARING} times the file and more"
         )
 
 
 class StoredTensors:
-    """The tensors of one file (`Tensors` of ringvision/weights/tensors.py). Takes over `source` and closes
-    it.
+    """The tensors of one file (`Tensors` of ringvision/weights/tensors.py).
+
+    Args:
+        file: the file, which is closed with this.
+        form: one of FORMS of ringvision/weights/tensors.py.
+        entries: each tensor's name, shape, dtype and bytes.
+        metadata: what the file says beside its tensors; None: nothing.
+
+    Raises:
+        UserError: where there is no tensor, too many, or an entry that does not lie in the file.
     """
 
     def __init__(
-        self, source: Source, form: str, entries: Mapping[str, Entry], metadata: dict[str, Any] | None = None
+        self,
+        file: WeightsFile,
+        form: str,
+        entries: Mapping[str, Entry],
+        metadata: dict[str, Any] | None = None,
     ) -> None:
         if not entries:
-            raise source.damaged("there is not one tensor in it")
+            raise file.damaged("there is not one tensor in it")
         if len(entries) > MOST_TENSORS or sum(map(len, entries)) > NAME_BYTES:
-            raise source.damaged(
+            raise file.damaged(
                 f"it speaks of {len(entries)} tensors, and {MOST_TENSORS} with short names are the most"
             )
         for name, entry in entries.items():
-            self.check(source, name, entry)
+            self.check(file, name, entry)
         self.form = form
-        self.source = source
+        self.file = file
         self.entries = dict(entries)
         self.metadata = metadata or {}
         self.specs = {name: entry.spec for name, entry in entries.items()}
 
-    def check(self, source: Source, name: str, entry: Entry) -> None:
+    def check(self, file: WeightsFile, name: str, entry: Entry) -> None:
         """Raises UserError unless the entry's bytes lie in the file and are as many as its shape needs."""
         for offset, length in entry.pieces:
-            if offset < 0 or length < 0 or offset + length > source.size:
-                raise source.damaged(
-                    f"{name} ends at byte {offset + length} where the file has {source.size}"
-                )
+            if offset < 0 or length < 0 or offset + length > file.size:
+                raise file.damaged(f"{name} ends at byte {offset + length} where the file has {file.size}")
         given = sum(length for _, length in entry.pieces)
         needed = entry.spec.nbytes
         size = DTYPES[entry.spec.dtype].itemsize
@@ -135,30 +156,30 @@ class StoredTensors:
             if len(entry.strides) != len(entry.spec.shape) or any(
                 type(stride) is not int or stride < 0 for stride in entry.strides
             ):
-                raise source.damaged(f"{name} has the strides {ascii(entry.strides)[:60]}")
+                raise file.damaged(f"{name} has the strides {ascii(entry.strides)[:60]}")
             span = 1 + sum((length - 1) * stride for length, stride in zip(entry.spec.shape, entry.strides))
             possible = given == span * size and needed <= given
         if not possible:
-            raise source.damaged(
+            raise file.damaged(
                 f"{name} of shape {list(entry.spec.shape)} needs {needed} bytes of {entry.spec.dtype} "
                 f"and has {given}"
             )
 
     def entry(self, name: str) -> Entry:
-        """Where a tensor lies. Raises UserError for a name that is not there."""
+        """Where a tensor lies. Raises UserError for a name that is not in the file."""
         if name not in self.entries:
             raise UserError(
-                f"{self.source.path} has no tensor {name}; it has {len(self.entries)}, such as "
+                f"{self.file.path} has no tensor {name}; it has {len(self.entries)}, such as "
                 f"{', '.join([*self.entries][:3])}"
             )
         return self.entries[name]
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
-        """One tensor, of the shape and dtype that `specs` says, in memory of its own; rows (first, end): that
-        part of its first axis.
+        """One tensor in memory of its own, of the shape and dtype of `specs[name]`: [R, …] whole, or [end -
+        first, …] where `rows` is (first, end), a range of its first axis.
 
-        A part takes the memory of a part, where the tensor lies in C order. Raises UserError for a name or
-        rows that are not there.
+        A range takes the memory of a range, where the tensor lies in C order. Raises UserError for a name or
+        rows that the file does not have.
         """
         entry = self.entry(name)
         first, end = self.rows(name, rows)
@@ -167,26 +188,28 @@ class StoredTensors:
             return whole if rows is None else whole[first:end].copy()
         dtype = DTYPES[entry.spec.dtype]
         shape = entry.spec.shape
-        row = math.prod(shape[1:])
-        flat = np.empty((end - first) * row, dtype)
+        row = math.prod(shape[1:])  # elements of one row
+        flat = np.empty((end - first) * row, dtype)  # (elements of the range)
         self.fill(flat, entry, first * row * dtype.itemsize)
         return flat.reshape(shape if rows is None else (end - first, *shape[1:]))
 
     def rows(self, name: str, rows: tuple[int, int] | None) -> tuple[int, int]:
-        """The rows that are meant; a tensor without axes has one. Raises UserError for those that are not
-        there.
+        """The range of rows that is meant; a tensor without axes has one row. Raises UserError for rows that
+        the tensor does not have.
         """
         count = (*self.entry(name).spec.shape, 1)[0]
         first, end = rows or (0, count)
         if not 0 <= first <= end <= count or (rows and not self.specs[name].shape):
             raise UserError(
-                f"{name} of {self.source.path} has {count} rows, and {first} to {end} were asked for; "
+                f"{name} of {self.file.path} has {count} rows, and {first} to {end} were asked for; "
                 "ask for some of them"
             )
         return first, end
 
     def fill(self, flat: np.ndarray, entry: Entry, start: int) -> None:
-        """Fills `flat` with the entry's bytes from the one numbered `start` on, across its pieces."""
+        """Fills `flat` [count], of the entry's dtype, with the entry's bytes from the one numbered `start`
+        on, across its pieces.
+        """
         data = flat.view(np.uint8)
         done = 0
         for offset, length in entry.pieces:
@@ -194,7 +217,7 @@ class StoredTensors:
             start -= skipped
             count = min(length - skipped, len(data) - done)
             if count:
-                self.source.fill(data[done : done + count].data, offset + skipped)
+                self.file.fill(data[done : done + count].data, offset + skipped)
             done += count
 
     def _whole(self, name: str, entry: Entry) -> np.ndarray:
@@ -215,15 +238,15 @@ class StoredTensors:
     def _characters(self, name: str, entry: Entry, dtype: np.dtype) -> np.ndarray:
         ((offset, length),) = entry.pieces
         try:
-            data = self.source.take(offset, length).decode("utf-8").encode("latin-1")
+            data = self.file.take(offset, length).decode("utf-8").encode("latin-1")
         except UnicodeError:
-            raise self.source.damaged(f"{name} is no text of characters 0 to 255") from None
+            raise self.file.damaged(f"{name} is no text of characters 0 to 255") from None
         if len(data) != entry.spec.nbytes:
-            raise self.source.damaged(f"{name} needs {entry.spec.nbytes} bytes and has {len(data)}")
+            raise self.file.damaged(f"{name} needs {entry.spec.nbytes} bytes and has {len(data)}")
         return np.frombuffer(bytearray(data), dtype)
 
     def close(self) -> None:
-        self.source.close()
+        self.file.close()
 
     def __enter__(self) -> Self:
         return self

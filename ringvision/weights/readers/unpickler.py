@@ -1,152 +1,75 @@
 """Reads a pickle without running it: its opcodes build descriptions, and nothing that it names is ever
 imported or called.
 
-In goes a file and where in it a pickle begins; out comes a tree of Mapping, list, tuple, numbers, Characters
-(where text or bytes lie), and descriptions of arrays: Array (NumPy's, and JAX's through NumPy's own reduce
-tuple) and Tensor (torch's, over a Storage). A name that weights do not need ends the reading with UserError;
-a few that training frameworks leave beside weights become Opaque, which is nothing.
+In goes a file and where in it a pickle begins; out comes a tree of the descriptions in pickle_objects.py,
+where each says where the bytes of its array lie. A name that weights do not need ends the reading with
+UserError; a few that training frameworks leave beside weights become Opaque, which is nothing.
 
-This stands in for `pickle.Unpickler` with a `find_class` of its own: there is no way from an opcode to a
-call. What is left to a hostile file is to use memory and time: its steps are counted, and child.py sets
-limits.
+Written by hand, although the standard library has `pickle.Unpickler` with a `find_class` to override, for
+security: that class still calls whatever `find_class` returns with arguments of the file's choosing (NumPy's
+own names alone can be made to ask for gigabytes), and here there is no way from an opcode to a call. What is
+left to a hostile file is to use memory and time: its steps are counted, and child.py sets limits.
 
 Opcodes: the comments of CPython's Lib/pickletools.py.
 """
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from ringvision.errors import UserError
-from ringvision.weights.readers.source import DEEPEST, LONGEST_NAME, MOST_STEPS, MOST_TENSORS, Source
-
-NUMPY = ("numpy.core", "numpy._core")
-RECONSTRUCT = {f"{base}.multiarray._reconstruct" for base in NUMPY}
-SCALAR = {f"{base}.multiarray.scalar" for base in NUMPY}
-FROM_BUFFER = {f"{base}.numeric._frombuffer" for base in NUMPY}
-NDARRAY = "numpy.ndarray"
-DTYPE = "numpy.dtype"
-BFLOAT16 = "ml_dtypes.bfloat16"
-ENCODE = "_codecs.encode"
-BYTES = {"__builtin__.bytes", "builtins.bytes"}
-JAX_ARRAY = "jax._src.array._reconstruct_array"
-MAPPINGS = {"collections.OrderedDict", "flax.core.frozen_dict.FrozenDict"}
-TENSOR = "torch._utils._rebuild_tensor_v2"
-PARAMETER = "torch._utils._rebuild_parameter"
-STORAGES = {
-    f"torch.{kind}Storage": dtype
-    for kind, dtype in {
-        **{
-            "Double": "float64",
-            "Float": "float32",
-            "Half": "float16",
-            "BFloat16": "bfloat16",
-            "Bool": "bool",
-        },
-        **{"Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8"},
-    }.items()
-}
-KNOWN = (
-    RECONSTRUCT
-    | SCALAR
-    | FROM_BUFFER
-    | BYTES
-    | MAPPINGS
-    | {NDARRAY, DTYPE, BFLOAT16, ENCODE, JAX_ARRAY, TENSOR, PARAMETER}
-    | set(STORAGES)
+from ringvision.weights.readers.pickle_objects import (
+    BFLOAT16,
+    BYTES,
+    DTYPE,
+    DTYPES,
+    ENCODE,
+    FROM_BUFFER,
+    JAX_ARRAY,
+    KNOWN,
+    MAPPINGS,
+    NDARRAY,
+    OPAQUE,
+    OPAQUE_MODULES,
+    PARAMETER,
+    RECONSTRUCT,
+    SCALAR,
+    STORAGES,
+    TENSOR,
+    Array,
+    Characters,
+    DType,
+    Mapping,
+    Name,
+    Opaque,
+    Storage,
+    Tensor,
 )
-# What frameworks leave in a training checkpoint beside the weights. Each becomes Opaque, whatever is done to
-# it.
-OPAQUE_MODULES = ("pytorch_lightning.", "lightning.", "omegaconf.")
-OPAQUE = {"collections.defaultdict", "argparse.Namespace", "typing.Any", "torch.Size"}
-OPAQUE |= {
-    f"{module}.{kind}"
-    for module in ("builtins", "__builtin__")
-    for kind in ("dict", "list", "set", "int", "float", "str", "bool")
-}
-DTYPES = {"b1": "bool"} | {
-    f"{letter}{size}": f"{kind}{8 * size}"
-    for letter, kind in (("i", "int"), ("u", "uint"))
-    for size in (1, 2, 4, 8)
-}
-DTYPES |= {f"f{size}": f"float{8 * size}" for size in (2, 4, 8)}
-
-
-@dataclass(frozen=True, slots=True)
-class Characters:
-    """Bytes of the file: of a text in UTF-8, or as they are. latin: bytes that are written as the characters
-    0 to 255 of a text.
-    """
-
-    start: int
-    length: int
-    text: bool
-    latin: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Name:
-    """What the pickle calls by name; one of KNOWN."""
-
-    name: str
-
-
-@dataclass(slots=True)
-class Opaque:
-    """Something that weights do not need."""
-
-
-@dataclass(slots=True)
-class Mapping:
-    """A dict, an OrderedDict or a FrozenDict: keys and values in the order in which they come."""
-
-    pairs: list[tuple[Any, Any]] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class DType:
-    name: str
-
-
-@dataclass(slots=True)
-class Array:
-    """A NumPy array; what is None comes with BUILD."""
-
-    dtype: str | None = None
-    shape: tuple[int, ...] = ()
-    fortran: bool = False
-    data: Characters | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """torch's one-dimensional memory, which lies elsewhere under `key`."""
-
-    key: str
-    dtype: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """torch's view of a storage; offset and strides in elements."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+from ringvision.weights.readers.weights_file import (
+    DEEPEST,
+    LONGEST_NAME,
+    MOST_STEPS,
+    MOST_TENSORS,
+    WeightsFile,
+)
 
 
 class Unpickler:
-    """Follows one pickle from `offset`; afterwards `offset` is where it ends. Storages it met are in
-    `storages` (torch files only).
+    """Follows one pickle from `offset` to `end`; afterwards `offset` is where the pickle ended.
+
+    Args:
+        file: the file that the pickle lies in.
+        offset: its first byte.
+        end: the byte behind the last that it may use; None: the file's end.
+        torch: whether it may speak of torch's storages; those it met are in `storages`.
     """
 
-    def __init__(self, source: Source, offset: int = 0, end: int | None = None, torch: bool = False) -> None:
-        self.source = source
+    def __init__(
+        self, file: WeightsFile, offset: int = 0, end: int | None = None, torch: bool = False
+    ) -> None:
+        self.file = file
         self.offset = offset
-        self.end = source.size if end is None else end
+        self.end = file.size if end is None else end
         self.torch = torch
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
@@ -155,8 +78,9 @@ class Unpickler:
         self.steps = 0
 
     def load(self) -> Any:
-        """What the pickle describes. Raises UserError where it is damaged or asks for what no weights
-        need.
+        """What the pickle describes.
+
+        Raises UserError where it is damaged or asks for what no weights need.
         """
         self.stack = []
         self.marked = []
@@ -178,13 +102,13 @@ class Unpickler:
     # -- the file
 
     def damaged(self, why: str) -> UserError:
-        return self.source.damaged(f"the pickle in it is not sound at byte {self.offset}: {why}")
+        return self.file.damaged(f"the pickle in it is not sound at byte {self.offset}: {why}")
 
     def take(self, count: int) -> bytes:
         if self.offset + count > self.end:
             raise self.damaged("it ends in the middle of something")
         self.offset += count
-        return self.source.take(self.offset - count, count)
+        return self.file.take(self.offset - count, count)
 
     def number(self, count: int) -> int:
         return int.from_bytes(self.take(count), "little")
@@ -201,7 +125,7 @@ class Unpickler:
         if not isinstance(value, Characters) or not value.text or value.length > LONGEST_NAME:
             raise self.damaged("something else is in the place of a short text")
         try:
-            return self.source.take(value.start, value.length).decode()
+            return self.file.take(value.start, value.length).decode()
         except UnicodeDecodeError:
             raise self.damaged("a text is no UTF-8") from None
 
@@ -275,7 +199,7 @@ class Unpickler:
             while self.take(1) != b"\n":
                 if self.offset - start > LONGEST_NAME:
                     raise self.damaged("a name is too long")
-            lines.append(self.source.take(start, self.offset - start - 1))
+            lines.append(self.file.take(start, self.offset - start - 1))
         try:
             self.named(*(line.decode() for line in lines))
         except UnicodeDecodeError:
@@ -294,7 +218,7 @@ class Unpickler:
             self.stack.append(Opaque())
         else:
             raise UserError(
-                f"{self.source.path} asks for {ascii(whole)[1:-1][:100]}, which no weights need: it "
+                f"{self.file.path} asks for {ascii(whole)[1:-1][:100]}, which no weights need: it "
                 "may be made to run a program. "
                 "Nothing of it was run; use another file, best one of safetensors"
             )
@@ -468,8 +392,9 @@ ACTIONS: dict[bytes, Callable[[Unpickler], Any]] = {
 
 
 def leaves(unpickler: Unpickler, root: Any) -> dict[str, Array | Tensor]:
-    """The arrays and tensors of a tree, by the keys that lead to them, joined by "/". Of a training
-    checkpoint, its "state_dict" alone.
+    """The arrays and tensors (descriptions, no numbers: their shapes are [...], whatever the file says) of a
+    tree, named by the keys that lead to them, joined by "/": `encoder/conv/kernel`. Of a training checkpoint,
+    its "state_dict" alone.
 
     Raises UserError for a tree too deep or too large (one that holds itself is both), and for two of one
     name.
@@ -483,7 +408,7 @@ def leaves(unpickler: Unpickler, root: Any) -> dict[str, Array | Tensor]:
         if len(path) > DEEPEST or visited > 4 * MOST_TENSORS:
             raise unpickler.damaged("what it describes is nested too deep or without end")
         if isinstance(value, Array | Tensor):
-            name = unpickler.source.name("/".join(path))
+            name = unpickler.file.name("/".join(path))
             if name in found:
                 raise unpickler.damaged(f"{name[:60]} comes twice in it")
             found[name] = value

@@ -3,9 +3,9 @@
     model folder + its tokenizer/ --the tables of their family, the other way--> one file of safetensors with
     its config.json
 
-Ids are theirs again, and the rows that eof and eov were given are gone. The text tokenizer is not written:
-ours has lost the pieces that stand for codes, so the one that came with the weights goes beside them. Memory
-holds one tensor of ours at a time.
+Ids are theirs again, and the rows that eof and eov were given are dropped. The text tokenizer is not written:
+ours has lost the pieces that stand for codes, so a user adds the one that came with the weights. Memory holds
+one tensor of ours at a time.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from ringvision.errors import UserError
 from ringvision.model_folder import ModelReader, ModelWriter
@@ -22,11 +21,11 @@ from ringvision.models.emu3_tokenizer import Emu3Tokenizer
 from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.models.vqgan import VQGAN
 from ringvision.weights import chameleon, emu3
-from ringvision.weights.aside import folder_aside
+from ringvision.weights.atomic_folder import atomic_folder
 from ringvision.weights.code_ids import EXTRA, TOKENIZER
+from ringvision.weights.converting import Progress, foreign_tensors
 from ringvision.weights.family import shapes_of
-from ringvision.weights.importing import Latest, Progress
-from ringvision.weights.table import Piece, Shape, Table, unmake
+from ringvision.weights.table import Shape, Table
 
 MEAN = "running_mean"
 COUNT = "num_batches_tracked"
@@ -48,10 +47,21 @@ def export_pair(
     dtype: np.dtype | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Write `dest` anew; dtype None: each tensor's own. Returns how many tensors it has.
+    """Write `dest` anew.
 
-    UserError where the folder lacks its tokenizer, its tensors do not fit its config, or `dest` is there
-    already.
+    Args:
+        model_folder: the language model's, with its tokenizer in TOKENIZER.
+        dest: the folder to be written.
+        settings: the model's config.json.
+        dtype: of the tensors; None: each tensor's own.
+        progress: gets (what, done, of).
+
+    Returns:
+        how many tensors were written.
+
+    Raises:
+        UserError: where the folder lacks its tokenizer, its tensors do not fit its config, or `dest` exists
+        already.
     """
     config = settings["hugging_face"]
     transformer = TransformerConfig.from_dict(settings["transformer"])
@@ -64,7 +74,7 @@ def export_pair(
         work = [
             (reader, piece)
             for reader, shapes, table in zip(readers, expected, tables)
-            for piece in table.plan(shapes)
+            for piece in table.pieces(shapes)
         ]
         specs: dict[str, tuple[Shape, Any]] = {
             source.name: (source.shape, dtype or reader.specs[piece.ours][1])
@@ -75,10 +85,11 @@ def export_pair(
         specs |= dict.fromkeys(counts, ((), np.int64))
         kind = np.dtype(dtype or readers[0].specs["embed.table"][1]).name
         theirs = {**_of_both_generations(config), "dtype": kind, "torch_dtype": kind}
-        with folder_aside(dest) as aside, ModelWriter(aside, theirs, specs, metadata=PYTORCH) as writer:
+        with atomic_folder(dest) as partial, ModelWriter(partial, theirs, specs, metadata=PYTORCH) as writer:
             for name in counts:
                 writer.write(name, np.int64(0))
-            _write(writer, work, dtype, progress)
+            for tensor, array in foreign_tensors(work, dtype, progress):
+                writer.write(tensor.name, array)
     return len(specs)
 
 
@@ -103,40 +114,21 @@ def _of_both_generations(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, **both, **old, "rope_parameters": rope}
 
 
-def _write(
-    writer: ModelWriter,
-    work: list[tuple[ModelReader, Piece]],
-    dtype: np.dtype | None,
-    progress: Progress | None,
-) -> None:
-    latest: Latest | None = None
-    owner: ModelReader | None = None
-    for number, (reader, piece) in enumerate(work):
-        if progress is not None:
-            progress("tensors", number, len(work))
-        if latest is None or owner is not reader:
-            latest = Latest(reader.read)
-            owner = reader
-        array = latest.read(piece.ours)
-        for source, part in unmake(piece, array if piece.at is None else array[piece.at]):
-            writer.write(source.name, part.astype(dtype or part.dtype, copy=False))
-
-
 def _parts(
     config: Mapping[str, Any], transformer: TransformerConfig
 ) -> tuple[tuple[dict[str, Shape], ...], tuple[Table, Table]]:
     """(names and shapes of ours, tables), each of the language model and of the tokenizer."""
     vocab_size = transformer.vocab_size - EXTRA
-    model = shapes_of(lambda: Transformer(transformer, rngs=nnx.Rngs(0)))
+    model = shapes_of(Transformer, transformer)
     match config.get("model_type"):
         case "chameleon":
             vqgan = chameleon.tokenizer_config(config)
-            shapes = shapes_of(lambda: VQGAN(vqgan, rngs=nnx.Rngs(0)))
-            return (model, shapes), chameleon.tables(config, chameleon.code_ids(config, vocab_size))
+            shapes = shapes_of(VQGAN, vqgan)
+            return (model, shapes), chameleon.tables(config, chameleon.find_code_ids(config, vocab_size))
         case "emu3":
             tokenizer = emu3.tokenizer_config(config)
-            shapes = shapes_of(lambda: Emu3Tokenizer(tokenizer, rngs=nnx.Rngs(0)))
-            return (model, shapes), emu3.tables(config, emu3.code_ids(config, vocab_size))
+            shapes = shapes_of(Emu3Tokenizer, tokenizer)
+            return (model, shapes), emu3.tables(config, emu3.find_code_ids(config, vocab_size))
         case other:
             raise UserError(
                 f"a model that came from one of type {other!r}; expected chameleon or emu3: was its "

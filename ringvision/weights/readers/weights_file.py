@@ -1,5 +1,5 @@
-"""A file somebody else made, read by pieces: every offset and length is held against the file's size before
-memory is asked for.
+"""A file of weights that somebody else made, read by pieces: every offset and length is held against the
+file's size before memory is asked for.
 
 Only the standard library is imported here, since the process that reads pickles (child.py) starts with it.
 """
@@ -17,8 +17,8 @@ DEEPEST = 64
 LONGEST_NAME = 1024
 
 
-class Source:
-    """Bytes of one regular file, from `path` or from an open descriptor that is named by it.
+class WeightsFile:
+    """The bytes of one regular file, from `path` or from an open descriptor that is named by it.
 
     Raises UserError where the file cannot be opened, and wherever more is asked of it than it holds.
     """
@@ -43,7 +43,9 @@ class Source:
         self.window_start = 0
 
     def take(self, offset: int, count: int) -> bytes:
-        """`count` bytes from `offset` on; small pieces come out of a window that is kept."""
+        """`count` bytes from `offset` on; small pieces come out of a buffer of the latest bytes that were
+        read.
+        """
         start = offset - self.window_start
         if min(start, count) >= 0 and start + count <= len(self.window):
             return self.window[start : start + count]
@@ -74,8 +76,8 @@ class Source:
             offset = offset + count
 
     def damaged(self, why: str) -> UserError:
-        """The error to raise where the file is not what it should be. What it says of names out of the file
-        is made printable.
+        """The error to raise where the file is not what it should be. What `why` quotes of names out of the
+        file is made printable.
         """
         why = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in why)
         return UserError(
