@@ -26,9 +26,8 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ringvision.data.tokenized import Format, TokenizedVideo, format_of
 from ringvision.errors import UserError
-from ringvision.tokenize.example import Example
-from ringvision.tokenize.formats import Format, format_of
 
 MOST_CODES = 1 << 24
 NAMED = 10
@@ -76,7 +75,7 @@ class Tally:
 class Row:
     """One video of the sheet: pictures uint8 [T, H, W, 3] at `times`."""
 
-    example: Example
+    example: TokenizedVideo
     pictures: np.ndarray
     times: list[float]
 
@@ -169,7 +168,7 @@ def describe(report: dict[str, Any]) -> str:
     )
 
 
-def _examples(format: Format, paths: Sequence[Path]) -> Iterator[Example]:
+def _examples(format: Format, paths: Sequence[Path]) -> Iterator[TokenizedVideo]:
     for path in paths:
         for place, record in enumerate(format.stream(path)):
             try:
@@ -180,7 +179,7 @@ def _examples(format: Format, paths: Sequence[Path]) -> Iterator[Example]:
 
 
 def _same_tokenizer(
-    folder: str | os.PathLike[str], tally: Tally, example: Example, decoder: Decoder | None
+    folder: str | os.PathLike[str], tally: Tally, example: TokenizedVideo, decoder: Decoder | None
 ) -> None:
     expected = decoder.hash if decoder else tally.tokenizer or example.tokenizer
     if example.tokenizer != expected:
@@ -198,7 +197,7 @@ def _same_tokenizer(
     tally.tokenizer = example.tokenizer
 
 
-def _count(folder: str | os.PathLike[str], tally: Tally, example: Example, known: int | None) -> None:
+def _count(folder: str | os.PathLike[str], tally: Tally, example: TokenizedVideo, known: int | None) -> None:
     most = int(example.codes.max())
     limit = min(known or MOST_CODES, MOST_CODES)
     if most >= limit:
@@ -280,7 +279,7 @@ def _spread(count: int, wanted: int) -> set[int]:
     return {int(number) for number in np.linspace(0, count - 1, min(count, wanted)).round()}
 
 
-def _row(example: Example, decoder: Decoder) -> Row:
+def _row(example: TokenizedVideo, decoder: Decoder) -> Row:
     shown = sorted(_spread(len(example.codes), FRAMES_SHOWN))
     pictures = np.asarray(decoder.decode(example.codes[shown].astype(np.int32), dtype=np.uint8))
     return Row(example, pictures, example.times[shown].tolist())

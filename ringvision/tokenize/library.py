@@ -26,10 +26,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ringvision.data.tokenized import Format, TokenizedVideo
 from ringvision.data.video import VideoError
 from ringvision.errors import UserError
-from ringvision.tokenize.example import Example
-from ringvision.tokenize.formats import Format
 from ringvision.tokenize.inputs import content, stamp
 from ringvision.tokenize.manifest import Manifest, Row, Shard, asked_of
 from ringvision.tokenize.source import Source
@@ -268,7 +267,7 @@ class Library:
             made = self.fps, self.encoder.size, self.encoder.hash, source.caption, source.qa
             self._put_aside(
                 row,
-                self.format.encode(Example(row.source, str(row.sha256), codes, outcome.times, *made)),
+                self.format.encode(TokenizedVideo(row.source, str(row.sha256), codes, outcome.times, *made)),
                 len(codes),
             )
             for follower in self._waiting.pop(number, []):
@@ -417,7 +416,7 @@ class Library:
             del self._ready[number]  # found again if the source has not changed since
 
     @staticmethod
-    def _asked(example: Example, row: Row) -> str:
+    def _asked(example: TokenizedVideo, row: Row) -> str:
         start, end, _, _ = json.loads(row.asked)
         return asked_of(Source(example.source, start=start, end=end, caption=example.caption, qa=example.qa))
 

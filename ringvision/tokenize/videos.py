@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Literal, Protocol
 
+from ringvision.data.tokenized import TokenizedVideo, format_named, format_of
 from ringvision.data.video import Limits
 from ringvision.errors import UserError
-from ringvision.tokenize.example import Example
-from ringvision.tokenize.formats import format_named, format_of
 from ringvision.tokenize.inputs import read_inputs
 from ringvision.tokenize.library import Encoder, Library
 from ringvision.tokenize.manifest import Manifest, Row, counts
@@ -130,7 +129,7 @@ def tokenize_videos(
         return {**counts(library.finish()), "seconds": time.monotonic() - began}
 
 
-def read_examples(folder: str | os.PathLike[str]) -> Iterator[Example]:
+def read_examples(folder: str | os.PathLike[str]) -> Iterator[TokenizedVideo]:
     """Everything in a folder of codes, in the order of its shards. UserError where it is none, or a shard is
     damaged.
     """
