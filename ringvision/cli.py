@@ -197,7 +197,7 @@ def _train(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         )
     config = apply_overrides(config, overrides, prog=f"ringvision {options.command} {options.config}")
     if options.command == "train":
-        from ringvision.train.transformer import train
+        from ringvision.train.loop import train
 
         train(config)
     else:

@@ -1,4 +1,5 @@
-"""ArrayRecord shards of tokenized videos, with the metadata by which TFDS and grain read them without TensorFlow.
+"""ArrayRecord shards of tokenized videos, with the metadata by which TFDS and grain read them without
+TensorFlow.
 
 TokenizedVideo -> tf.train.Example with the features of features.json -> one record of an ArrayRecord file
 """

@@ -62,7 +62,9 @@ class Format(ABC):
 
     @abstractmethod
     def read(self, path: str | os.PathLike[str], indices: Sequence[int] | None = None) -> list[bytes]:
-        """The records of these indices (from 0; all where None), in the order asked for, reading no others."""
+        """The records of these indices (from 0; all where None), in the order asked for, reading no
+        others.
+        """
 
     @abstractmethod
     def stream(self, path: str | os.PathLike[str]) -> Iterator[bytes]:
