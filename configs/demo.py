@@ -2,14 +2,15 @@
 
     ringvision train demo --devices 2
 
-It begins with single frames and sees longer and longer pieces of the videos. Questions and codes are
-predicted too (a little), since what is asked of a video says what is in it, long before the model can answer.
-What it took and scored stands in demos/model/MODEL_CARD.md. Data, text model and video tokenizer come from
+It begins with single frames and sees longer and longer parts of the videos. Questions and codes are predicted
+too (a little), since what is asked of a video says what is in it, long before the model can answer. What it
+took and scored stands in demos/model/MODEL_CARD.md. Data, text model and video tokenizer come from
 scripts/make_demo_model.sh, which runs this in its place.
 """
 
-from ringvision.config import TrainConfig
-from ringvision.models.transformer import TransformerConfig
+from ringvision.config import CheckpointConfig, EvaluationConfig, MeshConfig, OptimizerConfig, TrainConfig
+from ringvision.data.sources import WorldData
+from ringvision.models.presets import TransformerConfig
 
 config = TrainConfig(
     name="demo",
@@ -26,29 +27,25 @@ config = TrainConfig(
         frame_period=2 + 16 + 1,
         code_offset=640,
     ),
-    data="runs/demo/codes",
-    eval_data="runs/demo/held-codes",
-    text_model="runs/demo/text.model",
-    tokenizer="world-16",
-    length=512,
-    rows=6,
+    data=WorldData(
+        folder="runs/demo/codes",
+        text_model="runs/demo/text.model",
+        tokenizer="world-16",
+        length=512,
+        rows=6,
+        turns_max=10,
+        vision_weight=0.3,
+        question_weight=0.3,
+        grow_from=3,
+        grow_steps=5400,
+    ),
     steps=9000,
-    optimizer="muon",
-    muon_lr=0.01,
-    lr=2e-3,
-    min_lr=4e-5,
-    warmup_steps=100,
-    weight_decay=0.05,
-    ema=0.997,
-    turns_max=10,
-    vision_weight=0.3,
-    question_weight=0.3,
-    grow_from=3,
-    grow_steps=5400,
-    mesh="data=2",
+    optimizer=OptimizerConfig(
+        kind="muon", muon_lr=0.01, lr=2e-3, min_lr=4e-5, warmup_steps=100, weight_decay=0.05, ema=0.997
+    ),
+    mesh=MeshConfig(data=2),
+    checkpoints=CheckpointConfig(every=250),
+    evaluation=EvaluationConfig(folder="runs/demo/held-codes", every=500, examples=330),
     embed_codebook=True,
-    checkpoint_every=250,
     log_every=25,
-    eval_every=500,
-    eval_examples=330,
 )

@@ -1,29 +1,28 @@
-"""Finishes the shipped model: goes on from configs/demo.py's with more of the questions that it answers
+"""Finishes the shipped model: goes on from configs/demo.py's, with more of the questions that it answers
 worst.
 
-ringvision train demo_finish --devices 2
+    ringvision train demo_finish --devices 2
 """
 
 from dataclasses import replace
 
-from ringvision.config import load_config
+from ringvision.config import CheckpointConfig, load_config
 
+demo = load_config("demo")
 config = replace(
-    load_config("demo"),
-    name="demo",
+    demo,
     out="runs/demo/finish",
     init_from="runs/demo/model/model",
     steps=900,
-    muon_lr=0.004,
-    lr=8e-4,
-    min_lr=2e-5,
-    warmup_steps=50,
-    ema=0.99,
     seed=1,
-    turns_max=4,
-    favour=("after", "change", "direction", "order"),
-    grow_from=0,
-    grow_steps=0,
-    checkpoint_every=100,
-    eval_every=300,
+    data=replace(
+        demo.data,
+        turns_max=4,
+        favour=("after", "change", "direction", "order"),
+        grow_from=0,
+        grow_steps=0,
+    ),
+    optimizer=replace(demo.optimizer, muon_lr=0.004, lr=8e-4, min_lr=2e-5, warmup_steps=50, ema=0.99),
+    checkpoints=CheckpointConfig(every=100),
+    evaluation=replace(demo.evaluation, every=300),
 )

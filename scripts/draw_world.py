@@ -1,11 +1,11 @@
-"""Draws the videos that the shipped tokenizer and model learn from: films of the world, one frame a second.
+"""Renders the videos of the world that the shipped tokenizer and model learn from, one frame a second.
 
-    python scripts/draw_world.py runs/demo/films --videos 28000
+    python scripts/draw_world.py runs/demo/videos --videos 28000
 
-Writes `films-00000.npz` and so on: frames uint8 [N, 64, 64, 3], lengths [videos], seeds [videos]. A file that
-is there already is left alone, so a run that was stopped goes on where it stopped. `--held-out` draws from
-the seeds that training never sees; `--frames FILE.npy` also gathers the frames of the first sixteen files for
-the tokenizer's training.
+Writes `videos-00000.npz` and so on: frames uint8 [N, 64, 64, 3], lengths [videos], seeds [videos]. A file
+that is there already is left alone, so a run that was stopped goes on where it stopped. `--held-out` takes the
+seeds that training never sees; `--frames FILE.npy` also gathers the frames of the first sixteen files for the
+tokenizer's training.
 """
 
 import argparse
@@ -18,20 +18,21 @@ from ringvision.data.world import HELD_OUT, encoded_frames, make_scene
 
 
 def draw(path: Path, seeds: range) -> None:
-    films = [encoded_frames(make_scene(seed)) for seed in seeds]
+    """The videos of these seeds, frames uint8 [N, 64, 64, 3] one after another, in one file."""
+    videos = [encoded_frames(make_scene(seed)) for seed in seeds]
     aside = path.with_suffix(".part.npz")
     np.savez(
         aside,
-        frames=np.concatenate(films),
-        lengths=np.array([len(film) for film in films]),
+        frames=np.concatenate(videos),
+        lengths=np.array([len(video) for video in videos]),
         seeds=np.array(seeds),
     )
     os.replace(aside, path)
 
 
-def gather(films: list[Path], out: Path) -> None:
+def gather(paths: list[Path], out: Path) -> None:
     """The frames of some files, shuffled, as one array uint8 [F, 64, 64, 3]."""
-    frames = np.concatenate([np.load(path)["frames"] for path in films])
+    frames = np.concatenate([np.load(path)["frames"] for path in paths])
     np.random.default_rng(0).shuffle(frames)
     aside = out.with_suffix(".part.npy")
     np.save(aside, frames)
@@ -52,12 +53,12 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     first = arguments.first + (HELD_OUT if arguments.held_out else 0)
     for index, begin in enumerate(range(0, arguments.videos, arguments.chunk)):
-        path = arguments.out / f"films-{arguments.first // arguments.chunk + index:05d}.npz"
+        path = arguments.out / f"videos-{arguments.first // arguments.chunk + index:05d}.npz"
         if not path.exists():
             draw(path, range(first + begin, first + min(begin + arguments.chunk, arguments.videos)))
             print(path, flush=True)
     if arguments.frames and not arguments.frames.exists():
-        gather(sorted(arguments.out.glob("films-?????.npz"))[:16], arguments.frames)
+        gather(sorted(arguments.out.glob("videos-?????.npz"))[:16], arguments.frames)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ say() { printf '\n--- %s\n' "$*"; }
 
 say "videos of the world"
 $python scripts/draw_world.py "$runs/held" --videos 500 --held-out
-$python scripts/draw_world.py "$runs/films" --videos 28000 --frames "$runs/frames.npy"
+$python scripts/draw_world.py "$runs/videos" --videos 28000 --frames "$runs/frames.npy"
 
 say "text tokenizer"
 [ -f "$runs/text.model" ] || $python scripts/train_text_tokenizer.py "$runs/text.model"
@@ -28,7 +28,7 @@ $python scripts/ship.py "$runs/tokenizer/tokenizer" tokenizers/world-16
 
 say "codes"
 $python scripts/tokenize_world.py "$runs/held" "$runs/held-codes" --tokenizer tokenizers/world-16
-$python scripts/tokenize_world.py "$runs/films" "$runs/codes" --tokenizer tokenizers/world-16
+$python scripts/tokenize_world.py "$runs/videos" "$runs/codes" --tokenizer tokenizers/world-16
 
 say "model"
 .venv/bin/ringvision train configs/demo.py --devices 2

@@ -64,8 +64,8 @@ each one of {shape.codebook_size}. An hour of video at one frame a second is {36
 **Knows** the world's six colours, four shapes, ten digits and dull backgrounds. **Does not know** faces, text, fine detail, or anything else that
 a camera sees: real video comes back as patches of about the right colour. For real video bring a tokenizer that was trained on it.
 
-Loss weights: L1 + L2, more where there is an edge ({config.edge_weight}), commitment {config.codebook_weight}; the codebook follows running means, and rows
-that nobody uses are started again. Adversarial loss: {"from step " + str(config.adversarial_start) if config.adversarial_start is not None else "not used in this run"}.
+Loss weights: L1 + L2, more where there is an edge ({config.loss.edge_weight}), commitment {config.loss.codebook_weight}; the codebook follows running means, and rows
+that nobody uses are started again. Adversarial loss: {"from step " + str(config.loss.adversarial_start) if config.loss.adversarial_start is not None else "not used in this run"}.
 
 ![loss and quality over steps](curves.png)
 """
@@ -96,8 +96,8 @@ each frame after its second, and answers questions about what it saw.
 | | |
 |---|---|
 | trained on | videos of `ringvision.data.world`, 5 to 12 seconds, seeds from 0; several questions about each |
-| for | {int(last(run, "step")):,} steps of {settings["rows"]} x {settings["length"]} tokens, {hours(run):.1f} hours; then \
-{int(last(finish, "step")):,} more in which {", ".join(finishing["favour"])} were asked before the other kinds, {hours(finish):.1f} hours |
+| for | {int(last(run, "step")):,} steps of {settings["data"]["rows"]} x {settings["data"]["length"]} tokens, {hours(run):.1f} hours; then \
+{int(last(finish, "step")):,} more in which {", ".join(finishing["data"]["favour"])} were asked before the other kinds, {hours(finish):.1f} hours |
 | with | {made_with()}; seeds {settings["seed"]} and {finishing["seed"]}; `configs/demo.py`, `configs/demo_finish.py` |
 | licence | Apache-2.0, like the project |
 

@@ -5,20 +5,25 @@ from pathlib import Path
 
 import pytest
 
-from ringvision.config import TokenizerTrainConfig, TrainConfig, apply_overrides, load_config
+from ringvision.config import (
+    RENAMED,
+    MeshConfig,
+    TokenizerTrainConfig,
+    TrainConfig,
+    apply_overrides,
+    load_config,
+)
+from ringvision.data.sources import TokenizedData, WorldData
 from ringvision.errors import UserError
 from ringvision.models.presets import PRESETS
 from ringvision.models.vqgan import VQGANConfig
+from ringvision.options import option_names
 
 TRAIN = TrainConfig(
     name="trial",
     out="out",
     model=PRESETS["tiny"],
-    data="shards",
-    text_model="text.model",
-    tokenizer="small",
-    length=128,
-    rows=2,
+    data=WorldData(folder="codes", text_model="text.model", tokenizer="small", length=128, rows=2),
     steps=1000,
 )
 TOKENIZER = TokenizerTrainConfig(name="small", out="out", vqgan=VQGANConfig(), data="frames.npy", steps=1000)
@@ -27,77 +32,128 @@ TOKENIZER = TokenizerTrainConfig(name="small", out="out", vqgan=VQGANConfig(), d
 @pytest.mark.parametrize("config", [TRAIN, TOKENIZER])
 def test_configs_are_frozen(config):
     with pytest.raises(dataclasses.FrozenInstanceError):
-        config.lr = 1.0
+        config.steps = 1
+
+
+def changed(config, changes):
+    """The config with these fields; a dict for a part changes fields of that part."""
+    whole = {
+        name: dataclasses.replace(getattr(config, name), **value) if isinstance(value, dict) else value
+        for name, value in changes.items()
+    }
+    return dataclasses.replace(config, **whole)
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"lr": 0.0}, "lr is 0.0"),
-        ({"rows": 0, "steps": -1, "b1": 1.0}, "rows is 0, expected at least 1; steps is -1"),
-        ({"min_lr": 1.0}, "min_lr is 1.0, expected at most lr"),
-        ({"warmup_steps": 1001}, "expected at most steps, which is 1000"),
-        ({"length": 10**9}, "max_length"),
-        ({"data": ""}, "data is ''"),
-        ({"clip_norm": 0.0}, "clip_norm"),
-        ({"optimizer": "adam"}, "optimizer is 'adam', expected adamw or muon"),
-        ({"muon_lr": 0.0}, "muon_lr is 0.0"),
-        ({"mesh": "context=x"}, "context=x"),
-        ({"mesh": "contxt=2"}, "contxt"),
+        ({"optimizer": {"lr": 0.0}}, "optimizer.lr is 0.0"),
+        (
+            {"steps": -1, "data": {"rows": 0}, "optimizer": {"b1": 1.0}, "lora": {"rank": 0}},
+            "steps is -1, expected at least 1; data.rows is 0, expected at least 1; "
+            "optimizer.b1 is 1.0, expected from 0 to below 1; lora.rank is 0",
+        ),
+        ({"optimizer": {"min_lr": 1.0}}, "optimizer.min_lr is 1.0, expected at most lr"),
+        ({"optimizer": {"warmup_steps": 1001}}, "expected at most steps, which is 1000"),
+        ({"data": {"length": 10**9}}, "data.length is 1000000000, expected at most the model's max_length"),
+        ({"data": {"folder": ""}}, "data.folder is ''"),
+        ({"data": {"turns_min": 3, "turns_max": 2}}, "data.turns_max is 2, expected at least turns_min: 3"),
+        ({"data": {"grow_steps": -1}}, "data.grow_steps is -1"),
+        ({"optimizer": {"clip_norm": 0.0}}, "optimizer.clip_norm"),
+        ({"optimizer": {"kind": "adam"}}, "optimizer.kind is 'adam', expected adamw or muon"),
+        ({"optimizer": {"muon_lr": 0.0}}, "optimizer.muon_lr is 0.0"),
+        ({"mesh": {"context": 0}}, "mesh.context is 0"),
+        ({"checkpoints": {"every": 0}}, "checkpoints.every is 0"),
+        ({"evaluation": {"examples": 0}}, "evaluation.examples is 0"),
     ],
 )
 def test_what_is_wrong_with_a_training_config_is_said(changes, says):
     with pytest.raises(UserError) as caught:
-        dataclasses.replace(TRAIN, **changes)
+        changed(TRAIN, changes)
     assert says in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "says"),
     [
-        {"batch": 0},
-        {"adversarial_start": -1},
-        {"lr": -1.0},
-        {"warmup_steps": 2000},
-        {"name": ""},
-        {"seed": -1},
+        ({"batch": 0}, "batch"),
+        ({"loss": {"adversarial_start": -1}}, "loss.adversarial_start"),
+        ({"optimizer": {"lr": -1.0}}, "optimizer.lr"),
+        ({"optimizer": {"warmup_steps": 2000}}, "optimizer.warmup_steps"),
+        ({"name": ""}, "name"),
+        ({"seed": -1}, "seed"),
+        ({"checkpoints": {"every": 0}}, "checkpoints.every"),
     ],
 )
-def test_what_is_wrong_with_a_tokenizer_config_is_said(changes):
-    with pytest.raises(UserError, match=next(iter(changes))):
-        dataclasses.replace(TOKENIZER, **changes)
+def test_what_is_wrong_with_a_tokenizer_config_is_said(changes, says):
+    with pytest.raises(UserError, match=says):
+        changed(TOKENIZER, changes)
+
+
+def test_a_config_as_settings_says_of_which_kind_its_data_is():
+    settings = TRAIN.to_dict()
+    assert (settings["data"]["kind"], settings["data"]["rows"]) == ("WorldData", 2)
+    assert settings["optimizer"]["lr"] == TRAIN.optimizer.lr
 
 
 def test_overrides_are_typed_and_reach_nested_fields():
-    changed = apply_overrides(
+    args = ["--optimizer.lr", "2e-3", "--model.num-layers=3", "--model.tie_embeddings", "True"]
+    wider = apply_overrides(TRAIN, [*args, "--init-from", "folder"])
+    assert wider == changed(
         TRAIN,
-        ["--lr", "2e-3", "--model.num-layers=3", "--model.tie_embeddings", "True", "--init-from", "folder"],
-    )
-    assert changed == dataclasses.replace(
-        TRAIN,
-        lr=2e-3,
-        init_from="folder",
-        model=dataclasses.replace(TRAIN.model, num_layers=3, tie_embeddings=True),
+        {
+            "optimizer": {"lr": 2e-3},
+            "init_from": "folder",
+            "model": {"num_layers": 3, "tie_embeddings": True},
+        },
     )
     assert apply_overrides(TRAIN, []) == TRAIN
-    assert apply_overrides(changed, ["--init-from", "None"]).init_from is None
+    assert apply_overrides(wider, ["--init-from", "None"]).init_from is None
     assert apply_overrides(TOKENIZER, ["--vqgan.channel-mults", "1", "2"]).vqgan.channel_mults == (1, 2)
-    assert apply_overrides(TRAIN, ["--favour", "after", "time"]).favour == ("after", "time")
+    assert apply_overrides(TRAIN, ["--data.favour", "after", "time"]).data.favour == ("after", "time")
+    assert apply_overrides(TRAIN, ["--data.grow-from", "3"]).data == dataclasses.replace(
+        TRAIN.data, grow_from=3
+    )
+
+
+def test_data_and_mesh_have_short_forms():
+    for args in (["--data", "tokens"], ["--data=tokens"], ["--data.folder", "tokens"]):
+        assert apply_overrides(TRAIN, args) == changed(TRAIN, {"data": {"folder": "tokens"}})
+    tokenized = TokenizedData("a", "text.model", "small", 128, 2)
+    other = apply_overrides(dataclasses.replace(TRAIN, data=tokenized), ["--data", "b", "--steps", "9999"])
+    assert (other.data, other.steps) == (dataclasses.replace(tokenized, folder="b"), 9999)
+    on_four = dataclasses.replace(TRAIN, mesh=MeshConfig(data=4))
+    assert apply_overrides(on_four, ["--mesh", "context=2,fsdp=2"]).mesh == MeshConfig(context=2, fsdp=2)
+    assert apply_overrides(on_four, ["--mesh=tensor=2"]).mesh == MeshConfig(tensor=2)
+    assert apply_overrides(on_four, ["--mesh.context", "2"]).mesh == MeshConfig(data=4, context=2)
+
+
+@pytest.mark.parametrize("config", [TRAIN, TOKENIZER])
+def test_options_of_flat_configs_are_answered_with_their_new_names(config):
+    """Every one of them, and every new name is an option."""
+    names = option_names(config)
+    for old, new in RENAMED[type(config).__name__].items():
+        assert new in names
+        with pytest.raises(UserError, match=f"no option --{old}: it is called --{new} now"):
+            apply_overrides(config, [f"--{old}", "1"])
 
 
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--warmup-step", "3"], "did you mean --warmup-steps?"),
+        (["--optimizer.warmup-step", "3"], "did you mean --optimizer.warmup-steps?"),
         (["--num-layers", "3"], "did you mean --model.num-layers?"),
         (["--zzz", "3"], "see --help"),
-        (["--lr", "fast"], "--lr: could not convert string to float: 'fast'"),
-        (["--rows", "2.5"], "--rows"),
-        (["--rows"], "--rows"),
+        (["--optimizer.lr", "fast"], "--optimizer.lr: could not convert string to float: 'fast'"),
+        (["--data.rows", "2.5"], "--data.rows"),
+        (["--data.rows"], "--data.rows"),
+        (["--data"], "--data is given nothing"),
+        (["--mesh", "contxt=2"], "did you mean context?"),
+        (["--mesh", "context=x"], "context=x"),
         (["lr=3"], "lr=3"),
         (["--model.remat", "blok"], "blok"),
         (["--model.num-heads", "7"], "num_heads=7"),
-        (["--rows", "0"], "rows is 0"),
+        (["--data.rows", "0"], "data.rows is 0"),
     ],
 )
 def test_a_wrong_override_is_one_clear_line(args, says):

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "ringvision"
 # layer -> what stands on it; a folder is one thing. Things of one layer do not import each other, unless the
 # layer is in MINGLING.
 LAYERS: list[set[str]] = [
-    {"errors", "fields", "shipped", "untrusted_files", "vocabulary", "mesh", "ops", "tree"},
+    {"checks", "errors", "fields", "shipped", "untrusted_files", "vocabulary", "mesh", "ops", "tree"},
     {"models", "data"},
     {"video_tokenizer", "checkpoint", "model_folder", "weights", "options", "config"},
     {"tokenize", "train", "infer"},

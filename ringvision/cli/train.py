@@ -48,7 +48,7 @@ class Train(Command):
         return 0
 
     def _train(self, config: Any) -> None:
-        from ringvision.train.transformer import train
+        from ringvision.train.loop import train
 
         train(config)
 

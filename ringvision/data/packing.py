@@ -29,10 +29,12 @@ Array = Any  # numpy where a batch is made, jax where it is used
 class Batch:
     """What the trainer feeds the transformer: five arrays [B, L].
 
-    tokens int32: what is read (0 in padding). targets int32: what comes next within the example (0 where
-    nothing does). positions int32: place within the example. segment_ids int32: which example of the row,
-    from 1; 0 is padding. loss_weights float32: how much predicting the target counts; those of an example sum
-    to its weight (1 for one of weight 1).
+    tokens: int32 [B, L], what is read (0 in padding).
+    targets: int32 [B, L], what comes next within the example (0 where nothing does).
+    positions: int32 [B, L], from 0 within the example.
+    segment_ids: int32 [B, L], which example of the row, from 1; 0 is padding.
+    loss_weights: float32 [B, L], how much predicting the target counts; those of an example sum to its
+    weight.
     """
 
     tokens: Array
@@ -42,48 +44,67 @@ class Batch:
     loss_weights: Array
 
 
-Place = tuple[int, int]  # (row, where in it the example starts)
+Slot = tuple[int, int]  # (row, where in it the example starts)
 
 
-def place(lengths: Sequence[int], length: int, rows: int, *, before: int = 0) -> list[Place | None]:
-    """Where examples of these lengths go in `rows` rows of `length`: the longest first, each into the fullest
-    row that takes it.
+def assign_slots(lengths: Sequence[int], length: int, rows: int, *, before: int = 0) -> list[Slot | None]:
+    """Where examples go in rows: the longest first, each into the fullest row that takes it.
 
-    The first `before` of them are placed before the others. None for those that found no room. Deterministic:
-    among equals the earlier example, then the lower row, goes first.
+    Deterministic: among equals the earlier example, then the lower row, goes first.
+
+    Args:
+        lengths: tokens of each example.
+        length: tokens of a row.
+        rows: how many rows there are.
+        before: the first so many examples get their slots before the others.
+
+    Returns:
+        The slot of each example; None for those that fit into no row.
     """
-    room = [length] * rows
-    places: list[Place | None] = [None] * len(lengths)
+    free = [length] * rows
+    slots: list[Slot | None] = [None] * len(lengths)
     for index in sorted(range(len(lengths)), key=lambda i: (i >= before, -lengths[i])):
-        takers = [(left, row) for row, left in enumerate(room) if left >= lengths[index]]
+        takers = [(left, row) for row, left in enumerate(free) if left >= lengths[index]]
         if takers:
             left, row = min(takers)
-            places[index] = (row, length - left)
-            room[row] = left - lengths[index]
-    return places
+            slots[index] = (row, length - left)
+            free[row] = left - lengths[index]
+    return slots
 
 
 def pack(examples: Sequence[Example], length: int, rows: int) -> Batch:
-    """Pack all of them into `rows` rows of `length`. UserError where one is longer than a row or they do not
-    all fit.
+    """All of them in one batch [rows, length]. UserError where one is longer than a row or they do not all
+    fit.
     """
-    places = place([len(example.tokens) for example in examples], length, rows)
-    missing = [len(example.tokens) for example, found in zip(examples, places, strict=True) if found is None]
+    slots = assign_slots([len(example.tokens) for example in examples], length, rows)
+    missing = [len(example.tokens) for example, slot in zip(examples, slots, strict=True) if slot is None]
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(examples)} examples (the longest of {max(missing)} tokens) "
-            f"found no room in {rows} rows of"
-            f" {length} tokens; give longer or more rows, or fewer examples"
+            f"{len(missing)} of {len(examples)} examples (the longest of {max(missing)} tokens) do not fit "
+            f"into {rows} rows of {length} tokens; give longer or more rows, or fewer examples"
         )
-    return fill(examples, [found for found in places if found is not None], length, rows)
+    return fill(examples, [slot for slot in slots if slot is not None], length, rows)
 
 
-def fill(examples: Sequence[Example], places: Sequence[Place], length: int, rows: int) -> Batch:
-    """Write examples at places that do not overlap (`place` gives such) into a new batch, rows x length."""
-    tokens, targets, positions, segment_ids = (np.zeros((rows, length), np.int32) for _ in range(4))
+def fill(examples: Sequence[Example], slots: Sequence[Slot], length: int, rows: int) -> Batch:
+    """Write examples at slots that do not overlap, as `assign_slots` gives them.
+
+    Args:
+        examples: their tokens are int32 [n], their loss_mask float32 [n].
+        slots: where each of them begins.
+        length: tokens of a row.
+        rows: how many rows there are.
+
+    Returns:
+        A batch of arrays [rows, length]; what no example fills is 0.
+    """
+    tokens = np.zeros((rows, length), np.int32)
+    targets = np.zeros((rows, length), np.int32)
+    positions = np.zeros((rows, length), np.int32)
+    segment_ids = np.zeros((rows, length), np.int32)
     loss_weights = np.zeros((rows, length), np.float32)
     segments = [0] * rows
-    for example, (row, start) in sorted(zip(examples, places, strict=True), key=lambda pair: pair[1]):
+    for example, (row, start) in sorted(zip(examples, slots, strict=True), key=lambda pair: pair[1]):
         size = len(example.tokens)
         here = slice(start, start + size)
         segments[row] += 1
@@ -91,13 +112,15 @@ def fill(examples: Sequence[Example], places: Sequence[Place], length: int, rows
         positions[row, here] = np.arange(size, dtype=np.int32)
         segment_ids[row, here] = segments[row]
         if size > 1:
+            # A target is the token after it; the last token of an example has none, so nothing crosses over.
             targets[row, start : start + size - 1] = example.tokens[1:]
             total = float(example.loss_mask[1:].sum(dtype=np.float64))
             if total:
+                # Divided by its own total alone: an example counts `weight`, whatever else is in its row.
                 loss_weights[row, start : start + size - 1] = example.loss_mask[1:] * (example.weight / total)
     return Batch(tokens, targets, positions, segment_ids, loss_weights)
 
 
 def fill_ratio(batch: Batch) -> float:
-    """The share of a batch that is not padding."""
+    """The share of a batch's slots [B, L] that is not padding."""
     return float(np.mean(np.asarray(batch.segment_ids) > 0))

@@ -2,8 +2,8 @@
 for.
 """
 
-from ringvision.tokenize.example import Example
+from ringvision.data.tokenized import TokenizedVideo
 from ringvision.tokenize.manifest import Manifest
 from ringvision.tokenize.videos import read_examples, tokenize_videos
 
-__all__ = ["Example", "Manifest", "read_examples", "tokenize_videos"]
+__all__ = ["Manifest", "TokenizedVideo", "read_examples", "tokenize_videos"]

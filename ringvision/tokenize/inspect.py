@@ -25,9 +25,8 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ringvision.data.tokenized import Format, TokenizedVideo, format_of
 from ringvision.errors import UserError
-from ringvision.tokenize.example import Example
-from ringvision.tokenize.formats import Format, format_of
 
 MOST_CODES = 1 << 24
 NAMED = 10
@@ -79,7 +78,7 @@ class Tally:
 class SheetRow:
     """One video of the sheet: pictures uint8 [T, H, W, 3] at `times`."""
 
-    example: Example
+    example: TokenizedVideo
     pictures: np.ndarray
     times: list[float]
 
@@ -182,7 +181,7 @@ def describe(report: dict[str, Any]) -> str:
     )
 
 
-def _examples(format: Format, paths: Sequence[Path]) -> Iterator[Example]:
+def _examples(format: Format, paths: Sequence[Path]) -> Iterator[TokenizedVideo]:
     for path in paths:
         for number, record in enumerate(format.stream(path)):
             try:
@@ -193,7 +192,7 @@ def _examples(format: Format, paths: Sequence[Path]) -> Iterator[Example]:
 
 
 def _same_tokenizer(
-    folder: str | os.PathLike[str], tally: Tally, example: Example, decoder: CodeDecoder | None
+    folder: str | os.PathLike[str], tally: Tally, example: TokenizedVideo, decoder: CodeDecoder | None
 ) -> None:
     expected = decoder.hash if decoder else tally.tokenizer or example.tokenizer
     if example.tokenizer != expected:
@@ -211,7 +210,7 @@ def _same_tokenizer(
     tally.tokenizer = example.tokenizer
 
 
-def _count(folder: str | os.PathLike[str], tally: Tally, example: Example, known: int | None) -> None:
+def _count(folder: str | os.PathLike[str], tally: Tally, example: TokenizedVideo, known: int | None) -> None:
     most = int(example.codes.max())
     limit = min(known or MOST_CODES, MOST_CODES)
     if most >= limit:
@@ -293,7 +292,7 @@ def _spread(count: int, wanted: int) -> set[int]:
     return {int(number) for number in np.linspace(0, count - 1, min(count, wanted)).round()}
 
 
-def _row(example: Example, decoder: CodeDecoder) -> SheetRow:
+def _row(example: TokenizedVideo, decoder: CodeDecoder) -> SheetRow:
     shown = sorted(_spread(len(example.codes), FRAMES_SHOWN))
     pictures = np.asarray(decoder.decode(example.codes[shown].astype(np.int32), dtype=np.uint8))
     return SheetRow(example, pictures, example.times[shown].tolist())

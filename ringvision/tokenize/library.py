@@ -27,10 +27,9 @@ from typing import Any
 
 import numpy as np
 
+from ringvision.data.tokenized import Format, TokenizedVideo
 from ringvision.data.video import VideoError
 from ringvision.errors import UserError
-from ringvision.tokenize.example import Example
-from ringvision.tokenize.formats import Format
 from ringvision.tokenize.inputs import content, stamp
 from ringvision.tokenize.job import FrameEncoder, Job, Outcome
 from ringvision.tokenize.manifest import Manifest, ManifestRow, Shard, asked_of
@@ -242,7 +241,7 @@ class Library:
             made = self.fps, self.encoder.size, self.encoder.hash, source.caption, source.qa
             self._ready.put(
                 row,
-                self.format.encode(Example(row.source, str(row.sha256), codes, outcome.times, *made)),
+                self.format.encode(TokenizedVideo(row.source, str(row.sha256), codes, outcome.times, *made)),
                 len(codes),
             )
             for follower in self._waiting.pop(number, []):
@@ -392,7 +391,7 @@ class Library:
             self._ready.forget(number)  # found again if the source has not changed since
 
     @staticmethod
-    def _asked(example: Example, row: ManifestRow) -> str:
+    def _asked(example: TokenizedVideo, row: ManifestRow) -> str:
         start, end, _, _ = json.loads(row.asked)
         return asked_of(
             VideoSource(example.source, start=start, end=end, caption=example.caption, qa=example.qa)

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Literal, Protocol
 
+from ringvision.data.tokenized import TokenizedVideo, format_named, format_of
 from ringvision.data.video import Limits
 from ringvision.errors import UserError
-from ringvision.tokenize.example import Example
-from ringvision.tokenize.formats import format_named, format_of
 from ringvision.tokenize.inputs import read_inputs
 from ringvision.tokenize.job import FrameEncoder, Job, Outcome
 from ringvision.tokenize.library import Library
@@ -163,7 +162,7 @@ def _work(library: Library, run: Callable[[Iterable[Job]], Iterator[Outcome]]) -
             return
 
 
-def read_examples(folder: str | os.PathLike[str]) -> Iterator[Example]:
+def read_examples(folder: str | os.PathLike[str]) -> Iterator[TokenizedVideo]:
     """Everything in a folder of codes, in the order of its shards. UserError where it is none, or a shard is
     damaged.
     """

@@ -1,12 +1,13 @@
 """How well a model answers while it is being trained, without generating: every answer is fed, and must be
-what it would have said.
+what the model would have said.
 
-In: exams (batches with one question an example) and parameters. Out: the share of answers, by kind of
-question, of which every token had the highest logit. For greedy decoding this is exact: an answer right by
-this measure is the answer it gives.
+In: eval batches (one question an example) and parameters. Out: the share of answers, by kind of question, of
+which every token had the highest logit. For greedy decoding this is exact: an answer right by this measure is
+the answer it gives.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,16 +17,45 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ringvision.data.loader import EvalBatch
+from ringvision.config import TrainConfig
+from ringvision.data.loader import EvalBatch, Loader
 from ringvision.data.packing import Batch
+from ringvision.errors import UserError
 from ringvision.models.transformer import Transformer
+
+
+def open_evaluation(config: TrainConfig, trained_on: Loader) -> list[EvalBatch]:
+    """The batches on which a run is marked while it goes on, arrays [rows, length]; [] where there is nothing
+    to mark. UserError where the held-out videos were tokenized otherwise than those that are trained on.
+    """
+    folder = config.evaluation.folder
+    if folder is None or not config.evaluation.every:
+        return []
+    data = replace(config.data, folder=folder)
+    source = data.open()
+    hashes = (source.info.tokenizer, trained_on.source.info.tokenizer)
+    if hashes[0] != hashes[1]:
+        raise UserError(
+            f"{folder} was tokenized by another tokenizer ({hashes[0][:8]}) than {config.data.folder} "
+            f"({hashes[1][:8]}); tokenize both with one tokenizer"
+        )
+    return Loader(source, trained_on.processor, data).eval_batches(config.evaluation.examples)
 
 
 def mark(
     eval_batches: Sequence[EvalBatch], params: Any, graphdef: Any, mesh: Mesh, put: Callable[..., Any]
 ) -> tuple[dict[str, float], dict[str, int]]:
-    """-> (share right by kind and under "all", questions by kind). put: lays a batch, and answers like it, on
-    the mesh.
+    """How many answers are right.
+
+    Args:
+        eval_batches: one question an example, arrays [B, L].
+        params: of the whole model.
+        graphdef: the transformer, without arrays.
+        mesh: the devices that the arrays are spread over.
+        put: spreads a batch, and answers like it, over the mesh.
+
+    Returns:
+        The share that is right by kind of question and under "all", and how many questions of each there are.
     """
     right = dict[str, int]()
     asked = dict[str, int]()
@@ -50,15 +80,14 @@ def table(scores: dict[str, float], asked: dict[str, int]) -> str:
 def _missed(
     params: Any, batch: Batch, answers: jax.Array, *, graphdef: Any, mesh: Mesh, count: int
 ) -> jax.Array:
-    """How many tokens of each answer are not the likeliest: int32 [count]. Logits exist for one row at a
-    time.
-    """
+    """How many tokens of each answer are not the likeliest: int32 [count], for batch and answers [B, L]."""
     model: Transformer = nnx.merge(graphdef, params)
-    hidden = model.hidden(batch.tokens, batch.positions, batch.segment_ids, mesh=mesh)
-    head = model.head()
-    guesses = jax.lax.map(lambda row: jnp.argmax(row @ head, axis=-1), hidden)
+    hidden = model.hidden(batch.tokens, batch.positions, batch.segment_ids, mesh=mesh)  # (B, L, D)
+    head = model.head()  # (D, V)
+    # One row after another: logits (L, V) of a single row exist at a time.
+    guesses = jax.lax.map(lambda row: jnp.argmax(row @ head, axis=-1), hidden)  # (B, L)
     wrong = (guesses != batch.targets) & (answers >= 0)
-    whole = jax.lax.with_sharding_constraint(
+    numbers = jax.lax.with_sharding_constraint(
         jnp.where(answers >= 0, answers, 0), NamedSharding(mesh, PartitionSpec())
     )
-    return jnp.zeros(count, jnp.int32).at[whole].add(wrong.astype(jnp.int32))
+    return jnp.zeros(count, jnp.int32).at[numbers].add(wrong.astype(jnp.int32))

@@ -89,7 +89,7 @@ class Part:
             return self.join(trained, frozen)
         return unflatten(
             lora.merged(
-                {**flatten(frozen), **trained}, rank=self.config.lora_rank, alpha=self.config.lora_alpha
+                {**flatten(frozen), **trained}, rank=self.config.lora.rank, alpha=self.config.lora.alpha
             ),
             frozen,
         )
@@ -99,8 +99,8 @@ class Part:
         if self.kind == "lora":
             lora.attach(
                 model,
-                rank=self.config.lora_rank,
-                alpha=self.config.lora_alpha,
+                rank=self.config.lora.rank,
+                alpha=self.config.lora.alpha,
                 rngs=nnx.Rngs(jax.random.fold_in(jax.random.key(self.config.seed), 5)),
             )
         return model

@@ -84,23 +84,31 @@ def schedule(config: TrainConfig) -> optax.Schedule:
     """The learning rate by step: from 0 up to lr over warmup_steps, then down to min_lr at `steps` along a
     cosine.
     """
-    steps = max(config.steps, config.warmup_steps + 1)
-    return optax.warmup_cosine_decay_schedule(0.0, config.lr, config.warmup_steps, steps, config.min_lr)
+    settings = config.optimizer
+    steps = max(config.steps, settings.warmup_steps + 1)
+    return optax.warmup_cosine_decay_schedule(0.0, settings.lr, settings.warmup_steps, steps, settings.min_lr)
 
 
 def optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """Gradients clipped to clip_norm together, then AdamW or, for the matrices of the layers, Muon; norms and
     tables do not decay.
     """
+    settings = config.optimizer
     rate = schedule(config)
-    if config.optimizer == "adamw":
-        rule = optax.adamw(rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decays)
+    if settings.kind == "adamw":
+        rule = optax.adamw(
+            rate, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay, mask=decays
+        )
     else:
         rule = contrib.muon(
-            lambda step: rate(step) * (config.muon_lr / config.lr), weight_decay=config.weight_decay,
-            muon_weight_dimension_numbers=matrices, adam_learning_rate=rate, adam_b1=config.b1, adam_b2=config.b2,
-        )  # fmt: skip
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
+            lambda step: rate(step) * (settings.muon_lr / settings.lr),
+            weight_decay=settings.weight_decay,
+            muon_weight_dimension_numbers=matrices,
+            adam_learning_rate=rate,
+            adam_b1=settings.b1,
+            adam_b2=settings.b2,
+        )
+    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), rule)
 
 
 def matrices(params: Any) -> Any:

@@ -56,7 +56,11 @@ def train_tokenizer(
         started = time.monotonic()
         since = step
         while step < last:
-            if not adversarial and config.adversarial_start is not None and step >= config.adversarial_start:
+            if (
+                not adversarial
+                and config.loss.adversarial_start is not None
+                and step >= config.loss.adversarial_start
+            ):
                 train_step = training.compile(adversarial=True)
                 adversarial = True
             state, scalars = train_step(state, batch_of(seen, config, step))
@@ -74,7 +78,7 @@ def train_tokenizer(
                 Image.fromarray(picture).save(out / "pictures" / f"step-{step:06d}.png")
                 started = time.monotonic()
                 since = step
-            if step % config.checkpoint_every == 0 or step == last:
+            if step % config.checkpoints.every == 0 or step == last:
                 checkpoints.save(step, state)
                 save_tokenizer(out / "tokenizer", config, state)
                 started = time.monotonic()

@@ -63,11 +63,12 @@ class TokenizerTraining:
         judge_graph, judge_params = nnx.split(
             Discriminator(in_channels=config.vqgan.in_channels, rngs=nnx.Rngs(config.seed + 1))
         )
+        lr = config.optimizer.lr
         rate = optax.warmup_cosine_decay_schedule(
-            0.0, config.lr, max(1, config.warmup_steps), max(2, config.steps), config.lr * FINAL_LR
+            0.0, lr, max(1, config.optimizer.warmup_steps), max(2, config.steps), lr * FINAL_LR
         )
         tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b1=0.9, b2=0.99))
-        judge_tx = optax.adam(config.lr, b1=0.5, b2=0.99)
+        judge_tx = optax.adam(lr, b1=0.5, b2=0.99)
         size = config.vqgan.codebook_size
         width = config.vqgan.embed_dim
         state = TokenizerState(
@@ -96,7 +97,7 @@ def train_step(
     """
     config = training.config
     images = frames.astype(jnp.float32) / 127.5 - 1
-    weights = edge_weights(images, config.edge_weight)
+    weights = edge_weights(images, config.loss.edge_weight)
 
     def loss_of(params: Any) -> tuple[jax.Array, tuple[Any, ...]]:
         model = nnx.merge(training.graph, params)
@@ -112,11 +113,11 @@ def train_step(
             "l2": jnp.mean(weights * error**2),
             "commitment": jnp.mean((z - z_q) ** 2),
         }
-        loss = scalars["l1"] + scalars["l2"] + config.codebook_weight * scalars["commitment"]
+        loss = scalars["l1"] + scalars["l2"] + config.loss.codebook_weight * scalars["commitment"]
         if adversarial:
             judge = nnx.merge(training.judge_graph, state.judge_params)
             scalars["fooled"] = -jnp.mean(judge(outputs))
-            loss += config.adversarial_weight * scalars["fooled"]
+            loss += config.loss.adversarial_weight * scalars["fooled"]
         return loss, (scalars, z, z_q, codes, outputs)
 
     (loss, (scalars, z, z_q, codes, outputs)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)

@@ -1,5 +1,5 @@
-"""A text tokenizer of the world's words, a prompt processor for 2x2 codes, and shards of random codes as long
-as a few dozen of the world's scenes.
+"""A text tokenizer of the world's words, a processor of 2x2 codes, and tokenized videos of a few dozen of the
+world's scenes, their codes random.
 """
 
 from pathlib import Path
@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ringvision.data.shards import Shards, ShardsInfo, ShardWriter
+from ringvision.data.sources import WorldSource
 from ringvision.data.stream import PromptProcessor
 from ringvision.data.text.sentencepiece_tokenizer import LosslessTokenizer, train_text_tokenizer
+from ringvision.data.tokenized import TokenizedVideo
+from ringvision.data.tokenized.writer import TokenizedWriter
 from ringvision.data.world import make_scene, questions
 from ringvision.vocabulary import Vocabulary
 
-INFO = ShardsInfo(tokenizer="none", hash="0", grid=(2, 2), num_codes=32, fps=1.0)
+NUM_CODES = 32
 
 
 @pytest.fixture(scope="session")
@@ -27,16 +29,20 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> LosslessTokenizer:
 @pytest.fixture(scope="session")
 def processor(text: LosslessTokenizer) -> PromptProcessor:
     return PromptProcessor(
-        text, Vocabulary(text.size, INFO.num_codes, text.bos, text.eos, text.vision_start, text.vision_end)
+        text, Vocabulary(text.size, NUM_CODES, text.bos, text.eos, text.vision_start, text.vision_end)
     )
 
 
 @pytest.fixture(scope="session")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    folder: Path = tmp_path_factory.mktemp("shards")
+def world(tmp_path_factory: pytest.TempPathFactory) -> WorldSource:
+    folder: Path = tmp_path_factory.mktemp("world")
     random = np.random.default_rng(0)
-    with ShardWriter(folder, INFO, videos_per_file=16) as writer:
-        for seed in range(40):
-            frames = int(make_scene(seed).duration)
-            writer.add(random.integers(0, INFO.num_codes, (frames, *INFO.grid)), np.arange(frames), seed)
-    return Shards(folder)
+    with TokenizedWriter(folder, num_codes=NUM_CODES) as writer:
+        for first in range(0, 40, 16):
+            videos = []
+            for seed in range(first, min(40, first + 16)):
+                frames = int(make_scene(seed).duration)
+                codes = random.integers(0, NUM_CODES, (frames, 2, 2))
+                videos.append(TokenizedVideo(f"world:{seed}", "", codes, np.arange(frames), 1.0, 64, "0"))
+            writer.add(videos)
+    return WorldSource(folder)

@@ -1,18 +1,20 @@
 """Batches depend on seed and step alone, waste little, and hold every video once an epoch."""
 
+import copy
 import dataclasses
 import itertools
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from ringvision.data.loader import Loader, Piece, ask_world
+from ringvision.data.loader import Clip, Loader
 from ringvision.data.packing import Batch, fill_ratio
-from ringvision.data.shards import Shards
+from ringvision.data.sources import DataSource, QuestionAnswer, WorldData, WorldSource
 from ringvision.data.stream import PromptProcessor
-from ringvision.data.world import Question, make_scene
 from ringvision.errors import UserError
 
 
@@ -22,17 +24,27 @@ def same(one: Batch, other: Batch) -> bool:
     )
 
 
-def loader(shards: Shards, processor: PromptProcessor, **options: int) -> Loader:
-    return Loader(shards, processor, **{"length": 256, "rows": 4, "seed": 3, **options})
+def loader(source: DataSource, processor: PromptProcessor, *, seed: int = 3, **options: Any) -> Loader:
+    data = WorldData(source.name, "text.model", "none", **{"length": 256, "rows": 4, **options})
+    return Loader(source, processor, data, seed=seed)
 
 
-def test_a_batch_is_the_same_whatever_was_asked_before(shards: Shards, processor: PromptProcessor) -> None:
-    one = loader(shards, processor)
-    other = loader(shards, processor)
+def asking(world: WorldSource, ask: Callable[[int], list[QuestionAnswer]]) -> DataSource:
+    """The same videos, about each of which `ask` of its number is asked."""
+    source = copy.copy(world)
+    source.questions = lambda index, first, count: ask(index)  # type: ignore[method-assign]
+    return source
+
+
+def test_a_batch_is_the_same_whatever_was_asked_before(
+    world: WorldSource, processor: PromptProcessor
+) -> None:
+    one = loader(world, processor)
+    other = loader(world, processor)
     in_order = [one.batch(step) for step in range(6)]
     assert all(same(other.batch(step), in_order[step]) for step in (5, 0, 3))
     assert not same(in_order[0], in_order[1])
-    assert not same(loader(shards, processor, seed=4).batch(0), in_order[0])
+    assert not same(loader(world, processor, seed=4).batch(0), in_order[0])
     ahead = one.batches(2)
     assert all(
         same(batch, expected)
@@ -42,9 +54,9 @@ def test_a_batch_is_the_same_whatever_was_asked_before(shards: Shards, processor
     assert not [thread for thread in threading.enumerate() if thread.name == "batches"]
 
 
-def test_little_is_wasted(shards: Shards, processor: PromptProcessor) -> None:
+def test_little_is_wasted(world: WorldSource, processor: PromptProcessor) -> None:
     for length, rows in ((512, 8), (256, 4)):
-        source = loader(shards, processor, length=length, rows=rows, turns_max=6)
+        source = loader(world, processor, length=length, rows=rows, turns_max=6)
         assert np.mean([fill_ratio(source.batch(step)) for step in range(8)]) > 0.97
 
 
@@ -55,10 +67,10 @@ def documents(batch: Batch) -> list[list[int]]:
     ]
 
 
-def test_an_epoch_holds_every_video_once(shards: Shards, processor: PromptProcessor) -> None:
-    source = loader(shards, processor)
-    seen = [0] * len(shards)
-    videos = {tuple(processor.video(*shards.video(index))): index for index in range(len(shards))}
+def test_an_epoch_holds_every_video_once(world: WorldSource, processor: PromptProcessor) -> None:
+    source = loader(world, processor)
+    seen = [0] * len(world)
+    videos = {tuple(processor.video(*world.video(index))): index for index in range(len(world))}
     for step in range(40):
         for tokens in documents(source.batch(step)):
             end = tokens.index(processor.vocabulary.vision_end[0]) + 1
@@ -68,13 +80,13 @@ def test_an_epoch_holds_every_video_once(shards: Shards, processor: PromptProces
 
 
 def test_turns_are_the_scenes_own_questions_and_as_many_as_wanted(
-    shards: Shards, processor: PromptProcessor
+    world: WorldSource, processor: PromptProcessor
 ) -> None:
-    source = loader(shards, processor, turns_min=2, turns_max=3)
+    source = loader(world, processor, turns_min=2, turns_max=3)
     asked = {
-        tuple(processor.question(q.text))
+        tuple(processor.question(q.question))
         for seed in range(40)
-        for q in ask_world(seed, 0, int(make_scene(seed).duration))
+        for q in world.questions(seed, 0, int(world.lengths[seed]))
     }
     for step in range(4):
         batch = source.batch(step)
@@ -85,19 +97,19 @@ def test_turns_are_the_scenes_own_questions_and_as_many_as_wanted(
             assert parts.count("USER:") == turns
     assert all(
         len(turn.question) and tuple(turn.question) in asked
-        for turn in source.turns(Piece(0, 0, int(shards.lengths[0])))
+        for turn in source.turns(Clip(0, 0, int(world.lengths[0])))
     )
 
 
-def test_every_answer_counts_the_same(shards: Shards, processor: PromptProcessor) -> None:
-    batch = loader(shards, processor).batch(0)
+def test_every_answer_counts_the_same(world: WorldSource, processor: PromptProcessor) -> None:
+    batch = loader(world, processor).batch(0)
     assert batch.loss_weights.sum() == pytest.approx(
         (batch.targets == processor.vocabulary.eos).sum(), rel=1e-5
     )
 
 
-def test_exams_ask_every_kind(shards: Shards, processor: PromptProcessor) -> None:
-    eval_batches = loader(shards, processor).eval_batches(50)
+def test_evaluation_asks_every_kind(world: WorldSource, processor: PromptProcessor) -> None:
+    eval_batches = loader(world, processor).eval_batches(50)
     kinds = [kind for eval_batch in eval_batches for kind in eval_batch.kinds]
     assert len(kinds) == 50
     assert max(map(kinds.count, set(kinds))) <= 2 + min(map(kinds.count, set(kinds)))
@@ -106,15 +118,15 @@ def test_exams_ask_every_kind(shards: Shards, processor: PromptProcessor) -> Non
             here = eval_batch.answers == number
             assert eval_batch.batch.targets[here][-1] == processor.vocabulary.eos
             assert eval_batch.batch.loss_weights[here].sum() == pytest.approx(1)
-    again = loader(shards, processor).eval_batches(50)
+    again = loader(world, processor).eval_batches(50)
     assert all(same(one.batch, other.batch) for one, other in zip(eval_batches, again, strict=True))
 
 
-def test_scenes_without_questions_are_left_out(shards: Shards, processor: PromptProcessor) -> None:
-    def ask(seed: int, first: int, count: int) -> list[Question]:
-        return [Question("shape", "What?", "square")] if seed % 2 else []
+def test_scenes_without_questions_are_left_out(world: WorldSource, processor: PromptProcessor) -> None:
+    def ask(index: int) -> list[QuestionAnswer]:
+        return [QuestionAnswer("shape", "What?", "square")] if index % 2 else []
 
-    source = Loader(shards, processor, length=256, rows=4, ask=ask)
+    source = loader(asking(world, ask), processor)
     assert all(
         tokens.count(processor.vocabulary.eos) == 1
         for step in range(3)
@@ -122,35 +134,35 @@ def test_scenes_without_questions_are_left_out(shards: Shards, processor: Prompt
     )
 
 
-def test_errors_say_what_to_do(shards: Shards, processor: PromptProcessor) -> None:
+def test_errors_say_what_to_do(world: WorldSource, processor: PromptProcessor) -> None:
     with pytest.raises(UserError, match="make rows longer"):
-        loader(shards, processor, length=64)
-    with pytest.raises(UserError, match="give 1 <= turns_min"):
-        loader(shards, processor, turns_min=3, turns_max=2)
+        loader(world, processor, length=64)
     with pytest.raises(UserError, match="called 'tme'; there are colour"):
-        loader(shards, processor, favour=("tme",))
+        loader(world, processor, favour=("tme",))
+    with pytest.raises(UserError, match="nothing is asked about any video"):
+        loader(asking(world, lambda index: []), processor)
 
-    def broken(video: Piece) -> list[Question]:
+    def broken(clip: Clip) -> list[QuestionAnswer]:
         raise RuntimeError("no such scene")
 
-    source = loader(shards, processor)
+    source = loader(world, processor)
     source.turns = broken  # type: ignore[method-assign,assignment]
     with pytest.raises(RuntimeError, match="no such scene"):
         next(source.batches(0))
 
 
-def test_stampless_videos_are_measured_too(shards: Shards, processor: PromptProcessor) -> None:
+def test_stampless_videos_are_measured_too(world: WorldSource, processor: PromptProcessor) -> None:
     plain = dataclasses.replace(processor, format=dataclasses.replace(processor.format, stamps=False))
     for one in (processor, plain):
-        source = loader(shards, one)
-        for index in range(len(shards)):
-            codes, times = shards.video(index)
-            assert source._size(Piece(index, 0, len(codes))) == len(one.videos([(codes, times)]))
-            assert source._size(Piece(index, 1, 2)) == len(one.videos([(codes[1:3], times[1:3])]))
+        source = loader(world, one)
+        for index in range(len(world)):
+            codes, times = world.video(index)
+            assert source._size(Clip(index, 0, len(codes))) == len(one.videos([(codes, times)]))
+            assert source._size(Clip(index, 1, 2)) == len(one.videos([(codes[1:3], times[1:3])]))
 
 
-def test_pieces_grow_until_videos_are_whole(shards: Shards, processor: PromptProcessor) -> None:
-    source = loader(shards, processor, grow_from=1, grow_steps=60)
+def test_clips_grow_until_videos_are_whole(world: WorldSource, processor: PromptProcessor) -> None:
+    source = loader(world, processor, grow_from=1, grow_steps=60)
     eof = processor.vocabulary.eof
     eov = processor.vocabulary.eov
 
@@ -159,24 +171,24 @@ def test_pieces_grow_until_videos_are_whole(shards: Shards, processor: PromptPro
 
     assert set(frames(0)) == {1}
     assert max(frames(20)) < 8 < max(frames(59))
-    whole = {tuple(processor.video(*shards.video(index))) for index in range(len(shards))}
+    whole = {tuple(processor.video(*world.video(index))) for index in range(len(world))}
     # What was planned before the last step of growth may still come after it.
     for tokens in documents(source.batch(64)):
         assert tuple(tokens[1 : tokens.index(processor.vocabulary.vision_end[0]) + 1]) in whole
-    again = loader(shards, processor, grow_from=1, grow_steps=60)
+    again = loader(world, processor, grow_from=1, grow_steps=60)
     assert same(again.batch(20), source.batch(20))
 
 
-def test_predicting_questions_and_codes_can_count_too(shards: Shards, processor: PromptProcessor) -> None:
-    plain = loader(shards, processor).batch(0)
-    more = loader(shards, processor, question_weight=0.5, vision_weight=2.0).batch(0)
+def test_predicting_questions_and_codes_can_count_too(world: WorldSource, processor: PromptProcessor) -> None:
+    plain = loader(world, processor).batch(0)
+    more = loader(world, processor, question_weight=0.5, vision_weight=2.0).batch(0)
     assert np.array_equal(plain.tokens, more.tokens)
     assert more.loss_weights.sum() == pytest.approx(plain.loss_weights.sum(), rel=1e-5)
     assert (more.loss_weights > 0).mean() > 3 * (plain.loss_weights > 0).mean()
 
 
-def test_what_tells_most_is_asked_last(shards: Shards, processor: PromptProcessor) -> None:
-    source = loader(shards, processor, length=512, turns_min=8, turns_max=12)
+def test_what_tells_most_is_asked_last(world: WorldSource, processor: PromptProcessor) -> None:
+    source = loader(world, processor, length=512, turns_min=8, turns_max=12)
     telling = {"What was there", "What appeared"}
     mixed = 0
     for step in range(3):
@@ -190,13 +202,14 @@ def test_what_tells_most_is_asked_last(shards: Shards, processor: PromptProcesso
     assert mixed > 5
 
 
-def test_favoured_kinds_are_asked_before_others(shards: Shards, processor: PromptProcessor) -> None:
-    def ask(seed: int, first: int, count: int) -> list[Question]:
-        shapes = [Question("shape", f"What {word}?", "square") for word in ("now", "then", "here", "there")]
-        return [*shapes, Question("time", "When?", "3")]
+def test_favoured_kinds_are_asked_before_others(world: WorldSource, processor: PromptProcessor) -> None:
+    def ask(index: int) -> list[QuestionAnswer]:
+        words = ("now", "then", "here", "there")
+        shapes = [QuestionAnswer("shape", f"What {word}?", "square") for word in words]
+        return [*shapes, QuestionAnswer("time", "When?", "3")]
 
     def share(*favour: str) -> float:
-        source = Loader(shards, processor, length=256, rows=4, turns_max=1, favour=favour, ask=ask)
+        source = loader(asking(world, ask), processor, turns_max=1, favour=favour, seed=0)
         asked = [
             "When?" in processor.text.decode(tokens)
             for step in range(3)
@@ -205,3 +218,10 @@ def test_favoured_kinds_are_asked_before_others(shards: Shards, processor: Promp
         return sum(asked) / len(asked)
 
     assert share() < 1 == share("time")
+
+
+def test_codes_can_be_all_that_counts(world: WorldSource, processor: PromptProcessor) -> None:
+    """Videos about which nothing is asked are shown where predicting their codes counts."""
+    batch = loader(asking(world, lambda index: []), processor, vision_weight=1.0).batch(0)
+    assert batch.loss_weights.sum() == pytest.approx(len(documents(batch)))
+    assert processor.vocabulary.is_vision(batch.targets[batch.loss_weights > 0]).all()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringvision.data.packing import fill_ratio, pack, place
+from ringvision.data.packing import assign_slots, fill_ratio, pack
 from ringvision.data.stream import Example
 from ringvision.errors import UserError
 
@@ -49,10 +49,10 @@ def test_every_example_is_there_once_and_counts_its_weight(sizes: list[int], row
     assert not batch.loss_weights[batch.segment_ids == 0].any()
 
 
-def test_places_do_not_overlap_and_what_finds_no_room_has_none() -> None:
-    assert place([5, 9, 3, 4, 1], 10, 2) == [(1, 0), (0, 0), None, (1, 5), (0, 9)]
+def test_slots_do_not_overlap_and_what_does_not_fit_has_none() -> None:
+    assert assign_slots([5, 9, 3, 4, 1], 10, 2) == [(1, 0), (0, 0), None, (1, 5), (0, 9)]
 
 
 def test_what_does_not_fit_is_said() -> None:
-    with pytest.raises(UserError, match="found no room in 1 rows of 10"):
+    with pytest.raises(UserError, match="do not fit into 1 rows of 10"):
         pack([example(9), example(10)], 10, 1)

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ringvision.data.tokenized import FORMATS, TokenizedVideo
 from ringvision.errors import UserError
-from ringvision.tokenize.example import Example
-from ringvision.tokenize.formats import FORMATS
 from ringvision.tokenize.inspect import describe, inspect
 from ringvision.video_tokenizer import load_video_tokenizer
 
@@ -46,7 +45,7 @@ def film(number, frames, tokenizer="red", **changed):
         "size": 16,
         "tokenizer": tokenizer,
     }
-    return Example(**known | changed)
+    return TokenizedVideo(**known | changed)
 
 
 def folder_of(folder, shards, format="array_record", num_codes=256):

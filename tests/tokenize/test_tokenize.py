@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ringvision.data.tokenized import FORMATS
 from ringvision.data.video import sample
 from ringvision.errors import UserError
 from ringvision.tokenize import library as library_module
 from ringvision.tokenize import read_examples, tokenize_videos
-from ringvision.tokenize.formats import FORMATS
 
 ROOT = Path(__file__).parents[2]
 

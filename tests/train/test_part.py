@@ -16,10 +16,13 @@ from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
 from ringvision.model_folder import load_model, save_model
 from ringvision.models.transformer import Transformer
+from ringvision.train.export import exported
+from ringvision.train.initial_state import first_state
+from ringvision.train.inputs import open_data
+from ringvision.train.loop import train
 from ringvision.train.part import Part
 from ringvision.train.record import read_metrics
 from ringvision.train.state import optimizer, shardings
-from ringvision.train.transformer import exported, first_state, open_data, train
 from ringvision.tree import flatten
 
 TEXT = 560
@@ -28,19 +31,19 @@ TEXT = 560
 
 @pytest.fixture(scope="module")
 def base(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
-    """Model folders of random weights, by whether their embeddings are tied; untied they also know the places
-    in a frame.
+    """Model folders of random weights, by whether their embeddings are tied; untied they also know the
+    positions in a frame.
     """
-    places = {}
+    folders = {}
     for tied in (True, False):
-        place = tmp_path_factory.mktemp("base")
-        processor, _ = open_data(config(data, place, model=model(tied)))
+        folder = tmp_path_factory.mktemp("base")
+        processor, _ = open_data(config(data, folder, model=model(tied)))
         assert processor.vocabulary.code_offset == TEXT
         params = flatten(nnx.split(Transformer(model(tied), rngs=nnx.Rngs(7)))[1])
-        places[tied] = save_model(
-            place, {"kind": "assistant", "vocabulary": processor.vocabulary.to_dict()}, params
+        folders[tied] = save_model(
+            folder, {"kind": "assistant", "vocabulary": processor.vocabulary.to_dict()}, params
         )
-    return places
+    return folders
 
 
 def model(tied: bool) -> Any:
@@ -54,20 +57,26 @@ def setup(
         "model": model(tied),
         "init_from": str(base[tied]),
         "trainable": kind,
-        "lora_rank": 3,
-        "vision_weight": 1.0,
+        "lora": {"rank": 3},
+        "data": {"vision_weight": 1.0},
     }
     return config(data, out, **{**settings, **changes})
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes"), [("new_rows", {}), ("new_rows", {"tied": True, "ema": 0.5}), ("lora", {"ema": 0.5})]
+    ("kind", "changes"),
+    [
+        ("new_rows", {}),
+        ("new_rows", {"tied": True, "optimizer": {"ema": 0.5}}),
+        ("lora", {"optimizer": {"ema": 0.5}}),
+    ],
 )
 def test_two_steps_and_two_more_are_four_bit_for_bit(
     data: Path, base: Any, tmp_path: Path, kind: str, changes: dict[str, Any]
 ) -> None:
     mesh = make_mesh(fsdp=2, context=2, devices=jax.devices()[:4])
-    run = setup(data, tmp_path / "resumed", base, kind, weight_decay=0.5, **changes)
+    decay = {"weight_decay": 0.5, **changes.pop("optimizer", {})}
+    run = setup(data, tmp_path / "resumed", base, kind, optimizer=decay, **changes)
     straight = train(dataclasses.replace(run, out=str(tmp_path / "straight")), quiet=True, mesh=mesh)
     halted = train(run, stop_at=2, quiet=True, mesh=mesh)
     resumed = train(run, quiet=True, mesh=mesh)
@@ -103,7 +112,7 @@ def test_only_what_is_trained_has_moments(data: Path, base: Any, tmp_path: Path,
         tmp_path,
         base,
         kind,
-        mesh="fsdp=2,tensor=2,context=2",
+        mesh={"fsdp": 2, "tensor": 2, "context": 2},
         model=dataclasses.replace(model(False), num_kv_heads=2),
     )
     processor, _ = open_data(run)
@@ -127,7 +136,7 @@ def test_only_what_is_trained_has_moments(data: Path, base: Any, tmp_path: Path,
     sizes = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     assert sum(leaf.size for leaf in jax.tree.leaves(state.opt_state)) < 2 * sizes + 5
     assert jax.tree.all(
-        jax.tree.map(lambda leaf, place: leaf.sharding == place, state, shardings(state, mesh))
+        jax.tree.map(lambda leaf, sharding: leaf.sharding == sharding, state, shardings(state, mesh))
     )
 
 
@@ -156,7 +165,16 @@ def test_the_first_step_begins_with_the_model_as_it_was(
 @pytest.mark.parametrize(("kind", "falls"), [("new_rows", 0.2), ("lora", 0.1)])
 def test_the_loss_falls(data: Path, base: Any, tmp_path: Path, kind: str, falls: float) -> None:
     train(
-        setup(data, tmp_path, base, kind, steps=16, lr=2e-2, checkpoint_every=100, log_every=4),
+        setup(
+            data,
+            tmp_path,
+            base,
+            kind,
+            steps=16,
+            optimizer={"lr": 2e-2},
+            checkpoints={"every": 100},
+            log_every=4,
+        ),
         quiet=True,
         mesh=one_device(),
     )
@@ -168,8 +186,8 @@ def test_what_cannot_be_is_said(data: Path, tmp_path: Path) -> None:
     for changes, said in (
         ({"trainable": "lora"}, "init_from is none"),
         ({"trainable": "head"}, "expected all, new_rows or lora"),
-        ({"lora_rank": 0}, "lora_rank is 0"),
-        ({"lora_alpha": 0.0}, "lora_alpha is 0.0"),
+        ({"lora": {"rank": 0}}, "lora.rank is 0"),
+        ({"lora": {"alpha": 0.0}}, "lora.alpha is 0.0"),
     ):
         with pytest.raises(UserError, match=said):
             config(data, tmp_path, **changes)

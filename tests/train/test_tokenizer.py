@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ringvision.config import TokenizerTrainConfig
+from ringvision.config import (
+    CheckpointConfig,
+    TokenizerLossConfig,
+    TokenizerOptimizerConfig,
+    TokenizerTrainConfig,
+)
 from ringvision.errors import UserError
 from ringvision.models.vqgan import VQGANConfig, nearest
 from ringvision.train.record import read_metrics
@@ -46,9 +51,18 @@ def config(frames_file, tmp_path) -> TokenizerTrainConfig:
         norm_groups=4,
     )
     return TokenizerTrainConfig(
-        name="squares", out=str(tmp_path / "run"), vqgan=vqgan, data=str(frames_file), steps=4, batch=8, lr=3e-3, warmup_steps=1,
-        adversarial_start=None, codebook_weight=0.25, edge_weight=1.0, checkpoint_every=100, log_every=1, eval_every=0,
-    )  # fmt: skip
+        name="squares",
+        out=str(tmp_path / "run"),
+        vqgan=vqgan,
+        data=str(frames_file),
+        steps=4,
+        batch=8,
+        optimizer=TokenizerOptimizerConfig(lr=3e-3, warmup_steps=1),
+        loss=TokenizerLossConfig(codebook_weight=0.25, edge_weight=1.0),
+        checkpoints=CheckpointConfig(every=100),
+        log_every=1,
+        eval_every=0,
+    )
 
 
 def assert_same(one, other) -> None:
@@ -58,7 +72,7 @@ def assert_same(one, other) -> None:
 
 def test_two_and_two_is_four(config, tmp_path) -> None:
     """Bit for bit, with the adversarial loss beginning in the second half."""
-    config = dataclasses.replace(config, adversarial_start=3)
+    config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, adversarial_start=3))
     whole = train_tokenizer(config, quiet=True)
     halves = dataclasses.replace(config, out=str(tmp_path / "halves"))
     assert int(train_tokenizer(halves, stop_at=2, quiet=True).step) == 2
@@ -137,7 +151,7 @@ def test_codebook_follows_its_latents_and_revives_the_dead() -> None:
 
 
 def test_adversarial_loss_is_compiled_in_only_when_asked(config) -> None:
-    config = dataclasses.replace(config, adversarial_start=0)
+    config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, adversarial_start=0))
     frames = np.zeros((8, 16, 16, 3), np.uint8)
     training, state = TokenizerTraining.start(config)
     before = jax.device_get(state.judge_params)

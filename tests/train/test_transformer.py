@@ -13,19 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_run import MODEL, config, one_device, same
+from tiny_run import MODEL, config, one_device, same, write_world
 
 from ringvision.data.packing import pack
-from ringvision.data.shards import ShardsInfo, ShardWriter
 from ringvision.data.stream import Example
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh, parse_mesh
 from ringvision.model_folder import load_model, read_config
 from ringvision.models.transformer import Transformer, TransformerConfig
+from ringvision.train.initial_state import first_state
+from ringvision.train.inputs import batch_sharder, open_data
+from ringvision.train.loop import train
 from ringvision.train.part import Part
 from ringvision.train.record import read_metrics
 from ringvision.train.state import decays, optimizer, schedule, shardings
-from ringvision.train.transformer import first_state, loss_fn, open_data, placer, train, train_step
+from ringvision.train.step import loss_fn, train_step
 from ringvision.tree import flatten
 
 
@@ -61,7 +63,7 @@ def test_packed_and_unpacked_agree() -> None:
 
 def test_two_steps_and_two_more_are_four_bit_for_bit(data: Path, tmp_path: Path) -> None:
     mesh = make_mesh(data=2, context=2, devices=jax.devices()[:4])
-    setup = config(data, tmp_path / "resumed", ema=0.9, optimizer="muon")
+    setup = config(data, tmp_path / "resumed", optimizer={"kind": "muon", "ema": 0.9})
     straight = train(dataclasses.replace(setup, out=str(tmp_path / "straight")), quiet=True, mesh=mesh)
     halted = train(setup, stop_at=2, quiet=True, mesh=mesh)
     assert (int(halted.step), int(straight.step)) == (2, 4)
@@ -76,7 +78,12 @@ def test_two_steps_and_two_more_are_four_bit_for_bit(data: Path, tmp_path: Path)
 
 
 def test_the_model_folder_holds_what_was_trained(data: Path, tmp_path: Path) -> None:
-    setup = config(data, tmp_path, ema=0.5, eval_data=str(data / "codes"), eval_every=4, eval_examples=20)
+    setup = config(
+        data,
+        tmp_path,
+        optimizer={"ema": 0.5},
+        evaluation={"folder": str(data / "codes"), "every": 4, "examples": 20},
+    )
     state = train(setup, quiet=True, mesh=one_device())
     settings = read_config(tmp_path / "model", "assistant")
     arrays = load_model(tmp_path / "model")
@@ -89,7 +96,9 @@ def test_the_model_folder_holds_what_was_trained(data: Path, tmp_path: Path) -> 
     assert 0 <= last["eval/all"] <= 1
     assert {"eval/colour", "eval/needle", "eval/time"} <= set(last)
     assert (tmp_path / "curves.png").is_file()
-    assert json.loads((tmp_path / "run.json").read_text())["lr"] == setup.lr
+    saved = json.loads((tmp_path / "run.json").read_text())
+    assert saved["optimizer"]["lr"] == setup.optimizer.lr
+    assert (saved["data"]["kind"], saved["data"]["rows"]) == ("WorldData", setup.data.rows)
 
 
 @pytest.mark.parametrize(
@@ -104,11 +113,11 @@ def test_the_mesh_changes_nothing(data: Path, tmp_path: Path, mesh: str, rule: s
     model = dataclasses.replace(MODEL, num_kv_heads=2)
     losses: list[list[list[float]]] = []
     for devices in (one_device(), make_mesh(**parse_mesh(mesh))):
-        setup = config(data, tmp_path, model=model, mesh=mesh, optimizer=rule)
+        setup = config(data, tmp_path, model=model, mesh=parse_mesh(mesh), optimizer={"kind": rule})
         processor, loader = open_data(setup)
         tx = optimizer(setup)
         state = first_state(setup, tx, devices, processor)
-        put = placer(setup, devices)
+        put = batch_sharder(setup, devices)
         step = jax.jit(
             partial(
                 train_step, part=Part.of(setup, processor.vocabulary), tx=tx, mesh=devices, chunk=64, ema=0.0
@@ -138,7 +147,7 @@ def test_a_run_can_begin_with_another_ones_model(data: Path, tmp_path: Path) -> 
 
 def test_the_loss_falls(data: Path, tmp_path: Path) -> None:
     train(
-        config(data, tmp_path, steps=24, lr=2e-2, checkpoint_every=100, log_every=4),
+        config(data, tmp_path, steps=24, optimizer={"lr": 2e-2}, checkpoints={"every": 100}, log_every=4),
         quiet=True,
         mesh=one_device(),
     )
@@ -155,7 +164,9 @@ def test_what_decays_and_how_the_rate_goes(data: Path, tmp_path: Path) -> None:
         "layers.attention_norm.scale",
         "layers.feed_forward_norm.scale",
     }
-    rate = schedule(config(data, tmp_path, steps=100, warmup_steps=10, lr=1.0, min_lr=0.1))
+    rate = schedule(
+        config(data, tmp_path, steps=100, optimizer={"warmup_steps": 10, "lr": 1.0, "min_lr": 0.1})
+    )
     assert [round(float(rate(step)), 3) for step in (0, 5, 10, 55, 100, 200)] == [
         0.0,
         0.5,
@@ -175,7 +186,11 @@ def test_muon_moves_the_matrices_of_the_layers_evenly_in_every_direction(data: P
         lambda leaf: jnp.asarray(random.standard_normal(leaf.shape) * 1e-3, leaf.dtype), params
     )
     tx = optimizer(
-        config(data, tmp_path, optimizer="muon", lr=1e-2, muon_lr=0.5, weight_decay=0.0, warmup_steps=0)
+        config(
+            data,
+            tmp_path,
+            optimizer={"kind": "muon", "lr": 1e-2, "muon_lr": 0.5, "weight_decay": 0.0, "warmup_steps": 0},
+        )
     )
     changes = flatten(tx.update(gradients, tx.init(params), params)[0])
     for name in changes:
@@ -192,7 +207,7 @@ def test_muon_moves_the_matrices_of_the_layers_evenly_in_every_direction(data: P
 
 
 def test_every_large_parameter_and_its_moments_are_spread(data: Path, tmp_path: Path) -> None:
-    setup = config(data, tmp_path, mesh="fsdp=4,context=2")
+    setup = config(data, tmp_path, mesh={"fsdp": 4, "context": 2})
     processor, _ = open_data(setup)
     mesh = make_mesh(fsdp=4, context=2)
     state = first_state(setup, optimizer(setup), mesh, processor)
@@ -200,7 +215,7 @@ def test_every_large_parameter_and_its_moments_are_spread(data: Path, tmp_path: 
         if leaf.ndim > 1 and not name.endswith("scale"):
             assert leaf.addressable_shards[0].data.size * 4 == leaf.size, name
     assert jax.tree.all(
-        jax.tree.map(lambda leaf, place: leaf.sharding == place, state, shardings(state, mesh))
+        jax.tree.map(lambda leaf, sharding: leaf.sharding == sharding, state, shardings(state, mesh))
     )
 
 
@@ -208,10 +223,10 @@ def test_errors_say_what_to_do(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="so give at least"):
         train(config(data, tmp_path, model=dataclasses.replace(MODEL, vocab_size=64)), quiet=True)
     with pytest.raises(UserError, match="give rows and length that these divide"):
-        train(config(data, tmp_path, rows=3, mesh="data=2,context=4"), quiet=True)
+        train(config(data, tmp_path, data={"rows": 3}, mesh={"data": 2, "context": 4}), quiet=True)
     with pytest.raises(UserError, match=r"is (nan|inf) at step \d+; go back"):
         train(
-            config(data, tmp_path, lr=1e30, min_lr=0.0, steps=6, checkpoint_every=1),
+            config(data, tmp_path, optimizer={"lr": 1e30, "min_lr": 0.0}, steps=6, checkpoints={"every": 1}),
             quiet=True,
             mesh=one_device(),
         )
@@ -219,9 +234,10 @@ def test_errors_say_what_to_do(data: Path, tmp_path: Path) -> None:
         not (tmp_path / "model").exists() or np.isfinite(load_model(tmp_path / "model")["norm.scale"]).all()
     )
     other = tmp_path / "other"
-    with ShardWriter(other, ShardsInfo("other", "1", (2, 2), 32, 1.0)) as writer:
-        writer.add(np.zeros((4, 2, 2), int), range(4), 0)
+    write_world(other, [(0, np.zeros((4, 2, 2), int))], tokenizer="another")
     with pytest.raises(UserError, match="tokenize both with one tokenizer"):
         train(
-            config(data, tmp_path / "run", eval_data=str(other), eval_every=1), quiet=True, mesh=one_device()
+            config(data, tmp_path / "run", evaluation={"folder": str(other), "every": 1}),
+            quiet=True,
+            mesh=one_device(),
         )

@@ -12,11 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ringvision.data.tokenized import FORMATS, TokenizedVideo, code_dtype, format_named, format_of
 from ringvision.errors import UserError
-from ringvision.tokenize.example import Example
-from ringvision.tokenize.formats import FORMATS, code_dtype, format_named, format_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def an_example(number=0, frames=3, grid=(4, 4), dtype=np.uint16, **changed):
@@ -32,7 +31,7 @@ def an_example(number=0, frames=3, grid=(4, 4), dtype=np.uint16, **changed):
         "caption": f"caption {number}",
         "qa": (("what?", "that"), ("where?", "there")),
     }
-    return Example(**known | changed)
+    return TokenizedVideo(**known | changed)
 
 
 def plain(example):
@@ -68,7 +67,7 @@ def examples(draw):
         st.integers(0, np.iinfo(dtype).max), min_size=int(np.prod(shape)), max_size=int(np.prod(shape))
     )
     finite = st.floats(allow_nan=False, allow_infinity=False)
-    return Example(
+    return TokenizedVideo(
         source=draw(text),
         sha256=draw(text),
         codes=np.array(draw(cells), dtype).reshape(shape),
@@ -105,7 +104,7 @@ def test_records_are_read_by_their_places(form, tmp_path):
         ]
     assert list(form.stream(path)) == form.read(path)
     for places in ([7], [-1], [0, 99]):
-        with pytest.raises(UserError, match="holds 7 examples"):
+        with pytest.raises(UserError, match="holds 7 records"):
             form.read(path, places)
 
 
@@ -151,7 +150,7 @@ def test_every_process_writes_the_same_bytes(form, tmp_path):
     """
     code = f"""
 import sys
-sys.path.insert(0, {str(ROOT / "tests" / "tokenize")!r})
+sys.path.insert(0, {str(ROOT / "tests" / "data" / "tokenized")!r})
 from test_formats import FORMATS, an_example, shard_of
 form = FORMATS[{form.name!r}]
 shard_of(form, sys.argv[1], [an_example(number, dtype="uint32") for number in range(5)], 3)
@@ -275,7 +274,7 @@ def test_a_disk_that_cannot_be_written_is_told(form, tmp_path):
     code = f"""
 import resource, signal, sys
 from pathlib import Path
-sys.path.insert(0, {str(ROOT / "tests" / "tokenize")!r})
+sys.path.insert(0, {str(ROOT / "tests" / "data" / "tokenized")!r})
 from test_formats import FORMATS, UserError, an_example
 form = FORMATS[{form.name!r}]
 records = [form.encode(an_example(frames=1000))] * 30
@@ -399,7 +398,7 @@ def test_grain_reads_it_by_place_without_tensorflow(two_folders):
         """
 import json, sys
 import grain
-from ringvision.tokenize.formats import FORMATS
+from ringvision.data.tokenized import FORMATS
 
 form = FORMATS["array_record"]
 source = grain.sources.ArrayRecordDataSource([str(path) for path in form.shards(sys.argv[1] + "/videos/1.0.0")])
@@ -472,7 +471,7 @@ def test_lwm_trains_on_the_lines(tmp_path):
 
 def test_importing_formats_is_cheap():
     code = (
-        "import sys, ringvision.tokenize.formats as f; print(any(n in sys.modules for n in "
+        "import sys, ringvision.data.tokenized as f; print(any(n in sys.modules for n in "
         "('tensorflow_datasets', 'array_record', 'jax')))"
     )
     assert (

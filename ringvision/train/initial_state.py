@@ -1,0 +1,135 @@
+"""What a run begins with: random parameters by its seed, or those of a model folder.
+
+TrainConfig  --first_state-->  TrainState on a mesh
+             --abstract_state-->  the same without arrays, which a checkpoint is restored into
+"""
+
+import json
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from ringvision import shipped
+from ringvision.config import TrainConfig
+from ringvision.data.stream import PromptProcessor
+from ringvision.errors import UserError
+from ringvision.model_folder import load_model, load_params, read_config
+from ringvision.models.transformer import Transformer
+from ringvision.train.part import Part
+from ringvision.train.state import TrainState, shardings, start
+from ringvision.tree import flatten, unflatten
+
+
+def describe(config: TrainConfig) -> Any:
+    """The graph of the model, without arrays."""
+    return nnx.split(nnx.eval_shape(lambda: Transformer(config.model, rngs=nnx.Rngs(0))))[0]
+
+
+def _random_params(config: TrainConfig) -> Any:
+    """Random parameters by config.seed."""
+    return nnx.split(Transformer(config.model, rngs=nnx.Rngs(config.seed)))[1]
+
+
+def _start(config: TrainConfig, tx: optax.GradientTransformation, part: Part, params: Any) -> TrainState:
+    trained, frozen = part.start(params)
+    return start(trained, tx, average=config.optimizer.ema > 0, frozen=frozen)
+
+
+def abstract_state(
+    config: TrainConfig, tx: optax.GradientTransformation, mesh: Mesh, part: Part
+) -> TrainState:
+    """The state without arrays.
+
+    Args:
+        config: of the run.
+        tx: its optimizer.
+        mesh: the devices that the arrays will be spread over.
+        part: which parameters are trained.
+
+    Returns:
+        A TrainState of jax.ShapeDtypeStruct, with shardings.
+    """
+    shapes = jax.eval_shape(lambda: _start(config, tx, part, _random_params(config)))
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings(shapes, mesh),
+    )
+
+
+def first_state(
+    config: TrainConfig, tx: optax.GradientTransformation, mesh: Mesh, processor: PromptProcessor
+) -> TrainState:
+    """The state before step 1: random weights by config.seed, or those of the model folder config.init_from.
+
+    Args:
+        config: of the run.
+        tx: its optimizer.
+        mesh: the devices that the arrays are spread over.
+        processor: whose vocabulary the model has.
+
+    Returns:
+        The state, each array sharded as train/state.py says.
+
+    Raises:
+        UserError: where config.init_from is no model, or one of another vocabulary or shape than this run's;
+            or the video tokenizer has another number of codes than the data.
+    """
+    part = Part.of(config, processor.vocabulary)
+    state_shardings = shardings(
+        jax.eval_shape(lambda: _start(config, tx, part, _random_params(config))), mesh
+    )
+    if config.init_from is None:
+        state = jax.jit(
+            lambda: _start(config, tx, part, _random_params(config)), out_shardings=state_shardings
+        )()
+        return (
+            state
+            if not config.embed_codebook
+            else _with_codebook(state, config, tx, processor, state_shardings)
+        )
+    settings = read_config(config.init_from)
+    if settings.get("vocabulary") != json.loads(json.dumps(processor.vocabulary.to_dict())):
+        raise UserError(
+            f"{config.init_from} has another vocabulary than this run; use its text model, its "
+            "tokenizer and its vocab_size"
+        )
+    shapes = jax.eval_shape(partial(_random_params, config))
+    params = load_params(config.init_from, shapes, shardings(shapes, mesh))
+    return jax.jit(partial(_start, config, tx, part), out_shardings=state_shardings)(params)
+
+
+def _with_codebook(
+    state: TrainState,
+    config: TrainConfig,
+    tx: optax.GradientTransformation,
+    processor: PromptProcessor,
+    state_shardings: Any,
+) -> TrainState:
+    """The state with the codes' embeddings made from the video tokenizer's codebook, so that codes that look
+    alike begin alike: a random projection of the standardised codebook, of the same standard deviation as the
+    random rows that it replaces.
+    """
+    codebook = load_model(shipped.tokenizer(config.data.tokenizer))["codebook"]
+    codebook = (codebook - codebook.mean(0)) / codebook.std(0)
+    table = np.array(state.params["embed"]["table"][...])
+    first = processor.vocabulary.code_offset
+    if len(codebook) != processor.vocabulary.num_codes:
+        raise UserError(
+            f"{config.data.tokenizer} has {len(codebook)} codes, {config.data.folder} has "
+            f"{processor.vocabulary.num_codes}; tokenize the data with it"
+        )
+    random = np.random.default_rng([config.seed, 4])
+    projection = random.standard_normal((codebook.shape[1], table.shape[1])) / math.sqrt(codebook.shape[1])
+    table[first : first + len(codebook)] = (codebook @ projection) * table.std()  # (codes, D)
+    placed = jax.device_put(table, state_shardings.params["embed"]["table"].get_value())
+    params = unflatten({**flatten(state.params), "embed.table": placed}, state.params)
+    return jax.jit(partial(start, tx=tx, average=config.optimizer.ema > 0), out_shardings=state_shardings)(
+        params
+    )

@@ -1,0 +1,146 @@
+"""Folders of tokenized videos as something to train on: what records say becomes questions, in any format."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ringvision.data.loader import Loader
+from ringvision.data.sources import QuestionAnswer, TokenizedData, TokenizedSource, WorldData, WorldSource
+from ringvision.data.stream import PromptProcessor
+from ringvision.data.tokenized import FORMATS, TokenizedVideo
+from ringvision.data.tokenized.writer import TokenizedWriter
+from ringvision.data.world import make_scene, questions
+from ringvision.errors import UserError
+
+
+def a_video(number: int, frames: int = 3, **changes: Any) -> TokenizedVideo:
+    known: dict[str, Any] = {
+        "source": f"/videos/{number}.mp4",
+        "sha256": "",
+        "codes": np.random.default_rng(number).integers(0, 32, (frames, 2, 2)),
+        "times": np.arange(frames) / 2,
+        "fps": 2.0,
+        "size": 64,
+        "tokenizer": "abc",
+    }
+    return TokenizedVideo(**known | changes)
+
+
+def write(folder: Path, *shards: list[TokenizedVideo], format: str = "array_record") -> Path:
+    with TokenizedWriter(folder, num_codes=32, format=format) as writer:
+        for videos in shards:
+            writer.add(videos)
+    return folder
+
+
+def data(folder: Path, **changes: Any) -> TokenizedData:
+    return TokenizedData(str(folder), "text.model", "none", **{"length": 128, "rows": 2, **changes})
+
+
+@pytest.mark.parametrize("format", sorted(FORMATS))
+@pytest.mark.parametrize("kept_bytes", [1 << 20, 0])
+def test_videos_come_by_number(tmp_path: Path, format: str, kept_bytes: int) -> None:
+    """In the order of the shards, whether their codes stay in memory or are read again."""
+    videos = [a_video(number, frames=1 + number % 3) for number in range(7)]
+    folder = write(tmp_path, videos[:4], [], videos[4:], format=format)
+    source = TokenizedSource(folder, kept_bytes=kept_bytes)
+    assert (len(source), source.lengths.tolist()) == (7, [len(video.codes) for video in videos])
+    assert (source.info.grid, source.info.num_codes, source.info.fps) == ((2, 2), 32, 2.0)
+    for index in (6, 0, 3, 4):
+        codes, times = source.video(index)
+        np.testing.assert_array_equal(codes, videos[index].codes)
+        np.testing.assert_array_equal(times, videos[index].times)
+    np.testing.assert_array_equal(source.times, np.concatenate([video.times for video in videos]))
+    with pytest.raises(IndexError):
+        source.video(7)
+
+
+def test_captions_and_pairs_become_questions(tmp_path: Path) -> None:
+    asked = a_video(0, caption="a red ball", qa=(("What colour?", "red"), ("What shape?", "round")))
+    source = data(write(tmp_path, [asked, a_video(1)]), caption_question="What is it?").open()
+    assert source.questions(0, 0, 3) == (
+        QuestionAnswer("question", "What colour?", "red"),
+        QuestionAnswer("question", "What shape?", "round"),
+        QuestionAnswer("caption", "What is it?", "a red ball"),
+    )
+    assert source.questions(0, 0, 2) == ()  # of a part of a video nothing is known
+    assert source.questions(1, 0, 3) == ()
+
+
+def test_batches_hold_what_records_say(tmp_path: Path, processor: PromptProcessor) -> None:
+    """Every video with its own questions, the caption after them."""
+    videos = [a_video(n, qa=((f"Which number is {n}?", f"{n}"),), caption=f"video {n}") for n in range(4)]
+    settings = data(write(tmp_path, videos), turns_max=2, length=256)
+    batch = Loader(settings.open(), processor, settings).batch(0)
+    seen = []
+    for row in range(2):
+        for segment in range(1, int(batch.segment_ids[row].max()) + 1):
+            tokens = batch.tokens[row][batch.segment_ids[row] == segment].tolist()
+            end = tokens.index(processor.vocabulary.vision_end[0]) + 1
+            (number,) = [
+                n for n, video in enumerate(videos)
+                if tokens[1:end] == processor.video(video.codes, video.times).tolist()
+            ]  # fmt: skip
+            said = processor.text.decode(tokens[end:])
+            pair = said.find(f"Which number is {number}? ASSISTANT: {number}")
+            caption = said.find(f"ASSISTANT: video {number}")
+            assert pair >= 0 or caption >= 0
+            seen.append((pair, caption))
+    both = [(pair, caption) for pair, caption in seen if min(pair, caption) >= 0]
+    assert len(both) >= 2 and all(pair < caption for pair, caption in both)
+
+
+def test_the_worlds_questions_are_made_anew(world: WorldSource) -> None:
+    scene = make_scene(world.seeds[5])
+    whole = world.questions(5, 0, int(world.lengths[5]))
+    assert [tuple(asked) for asked in whole] == [(q.kind, q.text, q.answer) for q in questions(scene)]
+    part = world.questions(5, 1, 3)
+    assert [tuple(a) for a in part] == [(q.kind, q.text, q.answer) for q in questions(scene.clip(1, 3))]
+    assert WorldData(world.name, "t", "n", 1, 1, grow_from=2, grow_steps=9).growth == (2, 9)
+
+
+def test_what_cannot_be_trained_on_is_said(tmp_path: Path) -> None:
+    for name, videos, says in (
+        ("tokenizers", [a_video(0), a_video(1, tokenizer="other")], "tokenizer"),
+        ("rates", [a_video(0), a_video(1, fps=1.0)], "frames a second"),
+        ("grids", [a_video(0), a_video(1, codes=np.zeros((3, 4, 4), int))], "grid"),
+        ("codes", [a_video(0, codes=np.full((3, 2, 2), 32))], "the tokenizer has 32"),
+    ):
+        with pytest.raises(UserError, match=says):
+            write(tmp_path / name, videos)
+    for path, says in (("none", "cannot be read"), (".", "no shard")):
+        with pytest.raises(UserError, match=says):
+            TokenizedSource(tmp_path / path)
+    with pytest.raises(UserError, match="holds no videos"):
+        TokenizedSource(_with_metadata(write(tmp_path / "empty", [])))
+    folder = write(tmp_path / "good", [a_video(0), a_video(1)])
+    with pytest.raises(UserError, match=r"good holds /videos/0.mp4, which is no video of the world"):
+        WorldSource(folder)
+    form = FORMATS["array_record"]
+    mixed = [form.encode(a_video(n, codes=np.full((3, 2, 2), 31, np.uint16), fps=n + 1.0)) for n in range(2)]
+    form.write(folder / form.file_name(1), mixed)
+    with pytest.raises(UserError, match="has the frames a second 1.0, /videos/0.mp4 has 2.0"):
+        TokenizedSource(folder)
+    (folder / form.file_name(1)).write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"array_record-00001 is damaged"):
+        TokenizedSource(folder)
+    (folder / "features.json").unlink()
+    with pytest.raises(UserError, match="does not say how many codes"):
+        TokenizedSource(folder)
+
+
+def _with_metadata(folder: Path) -> Path:
+    FORMATS["array_record"].write_metadata(folder, [0], (2, 2), 32)
+    return folder
+
+
+def test_codes_beyond_the_tokenizers_are_found(tmp_path: Path) -> None:
+    folder = write(tmp_path, [a_video(0)])
+    features = json.loads((folder / "features.json").read_text())
+    features["featuresDict"]["features"]["codes"]["tensor"]["maximum"] = "8"
+    (folder / "features.json").write_text(json.dumps(features))
+    with pytest.raises(UserError, match="expected below 9"):
+        TokenizedSource(folder)
