@@ -7,10 +7,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from ringvision.infer.generate import Generator
 
 from ringvision.errors import UserError
 from ringvision.infer import generate
-from ringvision.infer.generate import Generator
 from ringvision.infer.model import Model, load_model
 from ringvision.infer.sampler import Sampler
 from ringvision.mesh import make_mesh

@@ -10,8 +10,8 @@ import msgpack
 import numpy as np
 import pytest
 from flax import nnx, serialization
-
 from ringvision.infer.guidance import Guide
+
 from ringvision.infer.model import Model, load_model
 from ringvision.infer.sampler import Sampler
 from ringvision.mesh import make_mesh
