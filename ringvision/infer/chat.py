@@ -2,8 +2,8 @@
 
     messages ─chat template→ text ─tokenizer→ ids ─those not read yet→ DecodeBatch → ids of the answer → text
 
-The whole conversation is written anew by the model's own template each time, as it was trained, and the
-row that read the last one is taken back to where the two part: only what is new is read, in place. What a user
+The whole conversation is written anew by the model's own template each time, as it was trained, and the row
+that read the last one is taken back to where the two part: only what is new is read, in place. What a user
 writes never becomes a special token, whatever it spells.
 """
 

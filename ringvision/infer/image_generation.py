@@ -1,7 +1,7 @@
 """Pictures and films from words, or from a video that is to go on: frame by frame, each written before the
 next batch is drawn.
 
-    prompt ─Processor→ tokens ─read→ rows of a DecodeBatch ─→ codes of a frame ─video tokenizer→ pixels ─→ file
+    prompt ─Processor→ tokens ─read→ rows of a DecodeBatch → codes of a frame ─video tokenizer→ pixels → file
                                         └──── eof, time stamp ←────┘
 
 Only codes are ever drawn: how many make a frame, and what stands between frames and rows (eof and time

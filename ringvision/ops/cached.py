@@ -6,8 +6,8 @@ In: queries of new tokens, spread like the length (over context and ulysses) or 
 values of the cache, heads first as the kernels read them, spread like the length along their slots. Out:
 output and log-sum-exp over the whole cache, ready to be merged with attention to anything else. Forward only.
 
-A cache with fewer rows than there are queries is a prefix that rows share: neighbouring rows of queries become
-one row, so that its keys are read once for all of them (cascade inference: Ye et al., 2024).
+A cache with fewer rows than there are queries is a prefix that rows share: neighbouring rows of queries
+become one row, so that its keys are read once for all of them (cascade inference: Ye et al., 2024).
 """
 
 from functools import partial
@@ -63,7 +63,8 @@ def cached_attention(
     mesh = resolve_mesh(mesh)
     if q.shape[0] % k.shape[0]:
         raise UserError(
-            f"{q.shape[0]} rows of queries and {k.shape[0]} rows of keys: expected as many, or a multiple of them"
+            f"{q.shape[0]} rows of queries and {k.shape[0]} rows of keys: expected as many, or a multiple "
+            "of them"
         )
     by_token = jax.eval_shape(attention.heads_first, k), jax.eval_shape(attention.heads_first, v)
     check_heads(jax.ShapeDtypeStruct((k.shape[0], *q.shape[1:]), q.dtype), *by_token, mesh)
@@ -136,7 +137,7 @@ def _unfold_rows(x: jax.Array, rows: int) -> jax.Array:
     """The inverse for what a kernel gives: [P, K, G, (B / P) T, ...] -> [B, K, G, T, ...]. Query heads that
     were folded among the tokens stand behind each token and stay there.
     """
-    few, kv_heads, groups, length, *rest = x.shape
+    few, kv_heads, groups, _, *rest = x.shape
     if few == rows:
         return x
     by_row = x.reshape(few, kv_heads, groups, rows // few, -1, *rest)  # (P, K, G, B / P, T, ...)

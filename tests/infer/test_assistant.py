@@ -192,17 +192,18 @@ def test_a_video_that_was_read_with_others_is_not_read_again(
 ) -> None:
     """Two videos, then the first alone, and the other way round: what they share is a prefix."""
     assistant = _load(folder, 1)
+    read: list[int] = []
+    read_block = Rows._read_block
+
+    def counting(rows: Rows, block: int, parts: dict[int, np.ndarray]) -> None:
+        read.append(len(parts[0]))
+        read_block(rows, block, parts)
+
     expected = [alone.ask(videos, QUESTION, max_tokens=6).text for videos in (clips, clips[:1])]
     for first, second in ((clips, clips[:1]), (clips[:1], clips)):
         assistant.prefixes = PrefixCache(1 << 30)
         assert assistant.ask(first, QUESTION, max_tokens=6).text == expected[len(first) == 1]
-        read: list[int] = []
-        read_block = Rows._read_block
-
-        def counting(rows: Rows, block: int, parts: dict[int, np.ndarray]) -> None:
-            read.append(len(parts[0]))
-            read_block(rows, block, parts)
-
+        read.clear()
         with monkeypatch.context() as patched:
             patched.setattr(Rows, "_read_block", counting)
             reply = assistant.ask(second, QUESTION, max_tokens=6)
