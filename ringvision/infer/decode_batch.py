@@ -261,9 +261,10 @@ def _step(
 ) -> tuple[RowState, jax.Array, Cache]:
     """decode_step: each row's drawn token, or its `forced` one (int32 [R], -1: none), is read."""
     model: Transformer = nnx.merge(graphdef, params)
-    token = jnp.where(forced >= 0, forced, state.token)
-    row = (token, state.position, state.alive)
-    hidden, cache = model.extend(*(x[:, None] for x in row), cache, mesh=mesh, prefix=prefix, shared=shared)
+    token, position, alive = (
+        x[:, None] for x in (jnp.where(forced >= 0, forced, state.token), state.position, state.alive)
+    )  # (R, 1) each
+    hidden, cache = model.extend(token, position, alive, cache, mesh=mesh, prefix=prefix, shared=shared)
     logits = next_logits(model, hidden[:, 0], ids)
     state = replace(
         state,

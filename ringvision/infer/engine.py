@@ -259,10 +259,15 @@ class Rows:
         )
         self._changed()
 
-    def _last_logits(self) -> jax.Array | np.ndarray:
-        """float32 [R, ids], zeros before anything was read."""
-        low, high = self.ids
-        return np.zeros((self.count, high - low), np.float32) if self.logits is None else self.logits
+    def _last_logits(self) -> jax.Array:
+        """float32 [R, ids], zeros before anything was read; placed as those that follow, or what takes them
+        would be compiled for twice.
+        """
+        if self.logits is None:
+            zeros = np.zeros((self.count, self.ids[1] - self.ids[0]), np.float32)
+            whole = NamedSharding(self.engine.model.mesh, PartitionSpec())
+            self.logits = jax.device_put(zeros, whole)
+        return self.logits
 
     def _check(self, prompts: Mapping[int, np.ndarray], longest: int) -> None:
         whole = max(int(self.lengths[row]) + len(ids) for row, ids in prompts.items())

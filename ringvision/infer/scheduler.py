@@ -151,13 +151,15 @@ class Scheduler:
         """The row's next id, None behind its last; steps the batch until there is one."""
         while True:
             with self._lock:
+                if row.closed:
+                    return None
                 if row.waiting:
                     return row.waiting.popleft()
                 if row.failed is not None:
                     raise RuntimeError(
                         "the batch that this answer was part of was interrupted"
                     ) from row.failed
-                if row.done or row.closed:
+                if row.done:
                     return None
                 assert row.running is not None
                 self._step(row.running)
@@ -243,8 +245,8 @@ class Scheduler:
                 for row in rows:
                     self._insert(batch, row)
             for row in rows:
-                guidance = {"without": row.places[1], "scale": row.request.scale} if row.places[1:] else {}
-                batch.sample(row.places[0], row.request.sampler, **guidance)
+                without = row.places[1] if row.places[1:] else None
+                batch.sample(row.places[0], row.request.sampler, without=without, scale=row.request.scale)
                 row.running = running
             running.rows += rows
             self._deliver(running, rows)

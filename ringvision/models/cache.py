@@ -31,6 +31,10 @@ from ringvision.mesh import make_mesh, num_shards, partition_spec
 from ringvision.models.presets import TransformerConfig
 
 
+Parts = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+"""k, v, positions and segment ids."""
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cache:
@@ -280,7 +284,7 @@ def _write(cache: Cache, new: tuple[jax.Array, ...], turn: jax.Array) -> Cache:
         part = jax.lax.dynamic_slice_in_dim(part, row, 1, row_axis)
         return jax.lax.dynamic_update_slice(old, jnp.where(mine[row], part, kept), start)
 
-    def write_row(row: jax.Array | int, parts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def write_row(row: jax.Array | int, parts: Parts) -> Parts:
         olds_k, olds_v, olds_positions, olds_segments = parts
         return (
             place(row, olds_k, k, 1),
@@ -290,8 +294,8 @@ def _write(cache: Cache, new: tuple[jax.Array, ...], turn: jax.Array) -> Cache:
         )
 
     parts = (cache.k, cache.v, cache.positions, cache.segment_ids)
-    parts = write_row(0, parts) if rows == 1 else jax.lax.fori_loop(0, rows, write_row, parts)
-    return Cache(*parts, (slots + taken)[None])
+    done: Parts = write_row(0, parts) if rows == 1 else jax.lax.fori_loop(0, rows, write_row, parts)
+    return Cache(*done, (slots + taken)[None])
 
 
 def shardings(mesh: Mesh) -> Cache:

@@ -67,7 +67,7 @@ def cached_attention(
             "of them"
         )
     by_token = jax.eval_shape(attention.heads_first, k), jax.eval_shape(attention.heads_first, v)
-    check_heads(jax.ShapeDtypeStruct((k.shape[0], *q.shape[1:]), q.dtype), *by_token, mesh)
+    check_heads(jax.eval_shape(lambda: q[: k.shape[0]]), *by_token, mesh)
     check_length("k", k.shape[2], mesh)
     q_tokens = make_tokens("q_", q_positions, q_segment_ids, q.shape[:2])
     k_tokens = make_tokens("k_", k_positions, k_segment_ids, (k.shape[0], k.shape[2]))
