@@ -53,19 +53,22 @@ def _ringvision(options: argparse.Namespace) -> Run:
 
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", options.devices)
-    from ringvision.infer.generate import Generator
+    from ringvision.infer.decode_batch import DecodeBatch
+    from ringvision.infer.engine import Engine
     from ringvision.infer.model import load_model
     from ringvision.infer.sampler import Sampler
     from ringvision.mesh import make_mesh
 
-    generator = Generator(load_model(options.folder, make_mesh(context=options.devices)))
+    engine = Engine(load_model(options.folder, make_mesh(context=options.devices)))
 
     def run(prompt: list[int], count: int) -> tuple[float, float, list[int]]:
-        session = generator.begin(generator.room_for(len(prompt), generate=count))
-        session.cache.k.block_until_ready()
+        slots = engine.slots_for(len(prompt), generate=count)
+        batch = DecodeBatch(engine, 1, max(slots, 1024))
+        batch.cache.k.block_until_ready()
         began = time.perf_counter()
-        generator.read(session, np.array(prompt, np.int32))
-        coming = generator.generate(session, Sampler(), count)
+        batch.read({0: np.array(prompt, np.int32)})
+        batch.sample(0, Sampler())
+        coming = batch.decode(0, count)
         tokens = [next(coming)]
         first = time.perf_counter()
         tokens += coming

@@ -1,46 +1,39 @@
-"""The assistant: a video file and a question in, an answer out, piece by piece.
+"""The assistant: a video file and questions in, answers out, piece by piece.
 
-    file ─sample→ frames ─video tokenizer→ codes ─weave→ tokens ─prefill→ session ─question→ decode → text
+    file ─Processor→ tokens ─Engine.prefill→ prefix ─question→ Scheduler → tokens of the answer → text
 
-A video is read once. Its codes and the session that read it are remembered under what they depend on (model,
-tokenizer, the bytes of the file, sampling), as many as fit a bound in bytes; the next question starts from
-there. Of a model that was trained with the question before the video, as LWM was, the session serves that
-question alone; codes are remembered for all.
+A video is read once. Its codes and the prefix that read it are remembered under what they depend on (model,
+tokenizer, the bytes of the file, sampling), as many as fit a bound in bytes; any number of questions go on
+from there, one after another, from several threads, or several at once as one batch. Of a model that was
+trained with the question before the video, as LWM was, a prefix serves that question alone; codes are
+remembered for all.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from jax.sharding import Mesh
 
 from ringvision import shipped
-from ringvision.data.stream import PromptProcessor, StreamFormat, Video
+from ringvision.data.stream import StreamFormat
 from ringvision.data.text.folder import load_text_tokenizer
 from ringvision.data.text.tokenizer import TextTokenizer
-from ringvision.data.video import probe, sample, sample_times
+from ringvision.data.video import probe, sample_times
 from ringvision.errors import UserError
-from ringvision.infer.generate import Generator, Session
-from ringvision.infer.memory import Memory
+from ringvision.infer.engine import Engine, Prefix
 from ringvision.infer.model import Model, load_model
+from ringvision.infer.prefix_cache import PrefixCache
+from ringvision.infer.processor import Processor
 from ringvision.infer.sampler import Sampler
+from ringvision.infer.scheduler import DecodeRequest, Scheduler, TokenStream
 from ringvision.model_folder import read_config
 from ringvision.video_tokenizer import VideoTokenizer, load_video_tokenizer
 
 PathLike = str | os.PathLike[str]
 Progress = Callable[[str, int, int], None]
-FRAMES_AT_ONCE = 16
-LEAST_ANSWER = 16
-"""Tokens of the context that a video and a question must leave for the answer."""
-HEADROOM = 256
-"""Tokens for question and answer that a session has room for at least, so that a longer second question need
-not read the video again.
-"""
 
 
 class Reply:
@@ -88,11 +81,7 @@ class Reply:
 
 
 class Assistant:
-    """A model, its text tokenizer and its video tokenizer, ready to be asked. `load` makes one from a folder.
-
-    remember: bytes of sessions (caches, over all devices) kept for further questions; codes are kept within
-    an eighth of that.
-    """
+    """A model, its text tokenizer and its video tokenizer, ready to be asked; `load` makes one."""
 
     def __init__(
         self,
@@ -103,6 +92,18 @@ class Assistant:
         *,
         remember: int = 1 << 30,
     ) -> None:
+        """
+        Args:
+            model: with a vocabulary.
+            text: the text tokenizer that it was trained with.
+            tokenizer: the video tokenizer that it was trained with.
+            stream: how things stand in its prompts (None: as in our own models).
+            remember: bytes of prefixes (caches, over all devices) kept for further questions; codes are kept
+                within an eighth of that.
+
+        Raises:
+            UserError: where these do not fit together.
+        """
         if model.vocabulary is None:
             raise UserError(
                 "this model has no vocabulary, so it cannot be asked; give a folder of kind assistant"
@@ -116,11 +117,13 @@ class Assistant:
         self.model = model
         self.text = text
         self.tokenizer = tokenizer
-        self.processor = PromptProcessor(text, model.vocabulary, stream or StreamFormat())
+        self.processor = Processor(
+            model.config, model.vocabulary, text, tokenizer, stream, remember=remember // 8
+        )
         self.eos = model.vocabulary.eos
-        self.generator = Generator(model, limit=text.size)
-        self._sessions: Memory[tuple[Session, int]] = Memory(remember)
-        self._codes: Memory[Video] = Memory(remember // 8)
+        self.engine = Engine(model)
+        self.scheduler = Scheduler(self.engine)
+        self.prefixes = PrefixCache(remember)
 
     def ask(
         self,
@@ -132,232 +135,155 @@ class Assistant:
         max_tokens: int = 128,
         progress: Progress | None = None,
     ) -> Reply:
-        """Reads the videos (one path or several), unless they are remembered, and the question; the answer
-        comes as the reply is iterated.
+        """Reads the videos, unless they are remembered, and the question; the answer comes as the reply is
+        iterated.
 
-        progress: called with (what, done, of) while frames and tokens are read. UserError for an empty
-        question, a file that is not a video, a question or a video longer than the model can read (decided
-        before anything is decoded), or a max_tokens below 1.
+        Args:
+            videos: one path or several.
+            question: about them.
+            fps: frames that are looked at in each second.
+            sampler: how tokens are chosen (None: always the likeliest).
+            max_tokens: the longest answer.
+            progress: called with (what, done, of) while frames and tokens are read.
+
+        Raises:
+            UserError: for an empty question, a file that is not a video, a question or a video longer than
+                the model can read (decided before anything is decoded), or a max_tokens below 1.
+        """
+        (reply,) = self.ask_many(
+            videos, [question], fps, sampler=sampler, max_tokens=max_tokens, progress=progress
+        )
+        return reply
+
+    def ask_many(
+        self,
+        videos: PathLike | Sequence[PathLike],
+        questions: Sequence[str],
+        fps: float = 1.0,
+        *,
+        sampler: Sampler | None = None,
+        max_tokens: int = 128,
+        progress: Progress | None = None,
+    ) -> list[Reply]:
+        """Several questions about the same videos as one batch: each is answered as it is alone, in less
+        time. Iterating one reply brings the others forward as well.
+
+        Args:
+            videos: one path or several.
+            questions: about them, at least one.
+            fps: frames that are looked at in each second.
+            sampler: how tokens are chosen (None: always the likeliest).
+            max_tokens: the longest answer.
+            progress: called with (what, done, of) while frames and tokens are read.
+
+        Returns:
+            A reply for each question.
+
+        Raises:
+            UserError: as `ask`, for any of the questions; then none is answered.
         """
         paths = [videos] if isinstance(videos, (str, os.PathLike)) else list(videos)
-        self._check_request(paths, question, fps, max_tokens)
-        opening = self.processor.opening(question)
-        asked = self.processor.question(question)
-        keys = [self._key(path, fps) for path in paths]
-        whole = (*keys, opening.tobytes())
+        if not questions:
+            raise UserError("no question was given; ask something about the video")
+        for question in questions:
+            self.processor.check_request(len(paths), question, fps, max_tokens)
         timings = {"decode": 0.0, "tokenize": 0.0, "prefill": 0.0}
-        session, frames = self._take_session(whole, len(asked), max_tokens) or (None, 0)
-        if session is None:
-            durations = [probe(path).duration for path in paths]
-            self._check_fit(paths, durations, question, fps)
-            read = [
-                self._read_video(path, key, fps, len(sample_times(duration, fps)), timings, progress)
-                for path, key, duration in zip(paths, keys, durations)
-            ]
-            frames = sum(len(codes) for codes, _ in read)
-            session = self._prefill(
-                self.processor.videos(read, question), len(asked), max_tokens, timings, progress
+        requests = []
+        for question in questions:
+            prefix = self._read(paths, question, fps, timings, progress)
+            asked = self.processor.prompts.question(question)
+            longest = self.processor.answer_tokens(len(prefix), len(asked), max_tokens)
+            requests.append(
+                DecodeRequest(
+                    asked,
+                    sampler or Sampler(),
+                    longest,
+                    stop=frozenset({self.eos}),
+                    prefix=prefix,
+                    ids=(0, self.text.size),
+                )
             )
-        before = session.length
-        room = self.model.config.max_length - before - len(asked)
-        if room < 1:
-            self._remember(whole, session, before, frames)
-            raise UserError(
-                f"the question has {len(asked)} tokens, beside this video there is room for "
-                f"{room + len(asked) - 1}: shorten it"
-            )
-        tokens: list[int] = []
-        back = partial(self._remember, whole, session, before, frames)
-        coming = self._answer(
-            session, asked, sampler or Sampler(), min(max_tokens, room), tokens, timings, back
-        )
-        next(coming)
-        video_tokens = before - len(opening)
-        devices = self.model.mesh.size
-        return Reply(
-            coming, tokens, frames=frames, video_tokens=video_tokens, devices=devices, timings=timings
-        )
-
-    def _answer(
-        self,
-        session: Session,
-        asked: np.ndarray,
-        sampler: Sampler,
-        max_tokens: int,
-        tokens: list[int],
-        timings: dict[str, float],
-        back: Callable[[], None],
-    ) -> Iterator[str]:
-        """First "" when the question is read, then pieces of text, and their ids into `tokens`. However it
-        ends, `back` is called.
-
-        It must not know the reply: an answer that nobody waits for any more ends when its reply is dropped,
-        which a circle would delay.
-        """
-        stream = self.text.stream()
         began = time.perf_counter()
-        try:
-            self.generator.read(session, asked)
-            assert session.logits is not None
-            session.logits.block_until_ready()
-            timings["prefill"] += time.perf_counter() - began
-            yield ""
-            began = time.perf_counter()
-            for token in self.generator.generate(session, sampler, max_tokens, {self.eos}):
-                tokens.append(token)
-                yield stream.push(token)
-            timings["generate"] = time.perf_counter() - began
-            yield stream.finish()
-        finally:
-            back()
+        streams = self.scheduler.submit(requests)
+        timings["prefill"] += time.perf_counter() - began
+        return [self._reply(stream, question, dict(timings)) for stream, question in zip(streams, questions)]
 
-    def _remember(self, whole: tuple[Any, ...], session: Session, length: int, frames: int) -> None:
-        """Takes the session back to where the video ended, and keeps it."""
-        if session.cache.k.is_deleted():
-            return  # interrupted while the cache was being handed on
-        self.generator.rewind(session, length)
-        self._sessions.keep(whole, (session, frames), session.nbytes)
+    def _reply(self, stream: TokenStream, question: str, timings: dict[str, float]) -> Reply:
+        tokens: list[int] = []
+        prefix = stream.request.prefix
+        assert prefix is not None
+        return Reply(
+            _pieces(stream, self.text, tokens, timings),
+            tokens,
+            frames=prefix.frames,
+            video_tokens=len(prefix) - len(self.processor.prompts.opening(question)),
+            devices=self.model.mesh.size,
+            timings=timings,
+        )
 
-    def _take_session(
-        self, whole: tuple[Any, ...], asked: int, max_tokens: int
-    ) -> tuple[Session, int] | None:
-        """A session that has read these videos after this opening and has room for what follows."""
-        found = self._sessions.take(whole)
-        if found is None or found[0].cache.room < self.generator.room_for(asked, generate=max_tokens):
-            return None
+    def _read(
+        self,
+        paths: Sequence[PathLike],
+        question: str,
+        fps: float,
+        timings: dict[str, float],
+        progress: Progress | None,
+    ) -> Prefix:
+        """The prefix that has read these videos."""
+        opening = self.processor.prompts.opening(question)
+        keys = [self.processor.key(path, fps) for path in paths]
+        whole = (self.model.hash, *keys, opening.tobytes())
+        if (found := self.prefixes.get(whole)) is not None:
+            return found
+        durations = [probe(path).duration for path in paths]
+        self.processor.check_videos(paths, durations, question, fps)
+        read = [
+            self.processor.read_video(
+                path,
+                fps,
+                expected=len(sample_times(duration, fps)),
+                timings=timings,
+                progress=progress,
+            )
+            for path, duration in zip(paths, durations)
+        ]
+        frames = sum(len(codes) for codes, _ in read)
+        tokens = self.processor.prompts.videos(read, question)
+        self.processor.check_read(len(tokens), len(self.processor.prompts.question(question)))
+        began = time.perf_counter()
+        other, shared = self.prefixes.longest(tokens)
+        if other is not None and shared == len(tokens):
+            return other.first(shared, frames)
+        # a prefix of which most is of no use here is not copied for the little that is
+        after = other if 2 * shared > len(tokens) else None
+
+        def prefill() -> Prefix:
+            report = None if progress is None else lambda done, of: progress("tokens", done, of)
+            return replace(self.engine.prefill(tokens, after=after, progress=report), frames=frames)
+
+        found = self.prefixes.get_or_make(whole, prefill)
+        timings["prefill"] += time.perf_counter() - began
         return found
 
-    def _read_video(
-        self,
-        path: PathLike,
-        key: Any,
-        fps: float,
-        expected: int,
-        timings: dict[str, float],
-        progress: Progress | None,
-    ) -> Video:
-        """codes [T, h, w] and times [T] of the sampled frames, about `expected` of them."""
-        video = self._codes.take(key)
-        if video is None:
-            codes = []
-            times = []
-            began = time.perf_counter()
-            for batch in sample(path, fps=fps, size=self.tokenizer.size, batch=FRAMES_AT_ONCE):
-                decoded = time.perf_counter()
-                codes.append(self.tokenizer.encode(batch.frames))
-                times.append(batch.times)
-                timings["decode"] += decoded - began
-                timings["tokenize"] += time.perf_counter() - decoded
-                if progress is not None:
-                    progress("frames", sum(map(len, times)), expected)
-                began = time.perf_counter()
-            timings["decode"] += time.perf_counter() - began
-            video = np.concatenate(codes), np.concatenate(times)
-        self._codes.keep(key, video, video[0].nbytes)
-        return video
 
-    def _prefill(
-        self,
-        tokens: np.ndarray,
-        asked: int,
-        max_tokens: int,
-        timings: dict[str, float],
-        progress: Progress | None,
-    ) -> Session:
-        """A session that has read bos and the videos."""
-        if len(tokens) + asked >= self.model.config.max_length:
-            raise UserError(
-                f"the video became {len(tokens)} tokens, more than its header said and than the model "
-                "reads: lower --fps"
-            )
-        began = time.perf_counter()
-        after = max(HEADROOM, self.generator.room_for(asked, generate=max_tokens))
-        session = self.generator.begin(self.generator.room_for(len(tokens)) + after)
-        step = self.generator.blocks[0] * 4
-        for start in range(0, len(tokens), step):
-            self.generator.read(session, tokens[start : start + step])
-            if progress is not None:
-                progress("tokens", session.length, len(tokens))
-        assert session.logits is not None
-        session.logits.block_until_ready()
-        timings["prefill"] += time.perf_counter() - began
-        return session
+def _pieces(
+    stream: TokenStream, text: TextTokenizer, tokens: list[int], timings: dict[str, float]
+) -> Iterator[str]:
+    """Pieces of text as they come, and their ids into `tokens`.
 
-    def _check_request(self, paths: list[PathLike], question: str, fps: float, max_tokens: int) -> None:
-        if not paths:
-            raise UserError("no video was given; give the path of at least one video file")
-        if not question.strip():
-            raise UserError("the question is empty; ask something about the video")
-        if not 0 < fps < float("inf"):
-            raise UserError(
-                f"--fps {fps:g} was given; expected the frames to look at in each second, above 0"
-            )
-        if max_tokens < 1:
-            raise UserError(f"max_tokens {max_tokens} was given; expected at least 1")
-        limit = self.model.config.max_length
-        asked = len(self.processor.opening(question)) + len(self.processor.question(question)) - 1
-        # The shortest video is one frame; there is a bos.
-        least = self._video_tokens([np.zeros(1)]) + 1 + min(LEAST_ANSWER, max_tokens)
-        if least >= limit:
-            raise UserError(
-                f"a video of one frame takes {least} tokens with its answer, and the model reads "
-                f"{limit}: it cannot be asked"
-            )
-        if asked + least > limit:
-            raise UserError(
-                f"the question has {asked} tokens; of the {limit} that the model reads it may have "
-                f"{limit - least}: shorten it"
-            )
-
-    def _check_fit(self, paths: list[PathLike], durations: list[float], question: str, fps: float) -> None:
-        """UserError where the videos, sampled at `fps`, leave no room for question and answer: how many
-        frames fit, which fps would.
-        """
-        fixed = len(self.processor.opening(question)) + len(self.processor.question(question)) + LEAST_ANSWER
-        longest = self.model.config.max_length
-
-        def need(rate: float) -> int:
-            return fixed + self._video_tokens([sample_times(duration, rate) for duration in durations])
-
-        if need(fps) <= longest:
-            return
-        frames = sum(len(sample_times(duration, fps)) for duration in durations)
-        names = ", ".join(Path(path).name for path in paths)
-        fitting = self.processor.frames_that_fit(
-            longest, question, grid=self.tokenizer.grid, fps=fps, answer_tokens=LEAST_ANSWER
-        )
-        line = (
-            f"{names}: {frames} frames at {fps:g} a second do not fit the {longest} tokens that "
-            f"the model reads; about {fitting} frames do"
-        )
-        rate = fps * fitting / frames
-        for _ in range(200):
-            rounded = _round_down(rate)
-            if need(rounded) <= longest:
-                raise UserError(f"{line}: ask with --fps {rounded:g} or less")
-            if all(len(sample_times(duration, rounded)) == 1 for duration in durations):
-                break
-            rate = rounded * 0.97
-        raise UserError(f"{line}: give fewer videos at once")
-
-    def _video_tokens(self, times: list[np.ndarray]) -> int:
-        """How many tokens videos with frames at these times are."""
-        first = [(np.zeros((1, *self.tokenizer.grid), np.int32), one[:1]) for one in times]
-        further = (
-            self.processor.period(self.tokenizer.grid, float(moment)) for one in times for moment in one[1:]
-        )
-        return len(self.processor.videos(first)) - len(self.processor.opening()) + sum(further)
-
-    def _key(self, path: PathLike, fps: float) -> tuple[Any, ...]:
-        try:
-            stat = os.stat(path)
-            content = _sha256(os.fspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
-        except OSError as error:
-            probe(path)  # says what is wrong with it, as for any other file
-            raise UserError(
-                f"{path} cannot be read ({error.strerror}); check the path and its permissions"
-            ) from error
-        return self.model.hash, self.tokenizer.hash, content, float(fps)
+    It must not know the reply: an answer that nobody waits for any more ends when its reply is dropped, which
+    a circle would delay.
+    """
+    pieces = text.stream()
+    began = time.perf_counter()
+    try:
+        for token in stream:
+            tokens.append(token)
+            yield pieces.push(token)
+        timings["generate"] = time.perf_counter() - began
+        yield pieces.finish()
+    finally:
+        stream.close()
 
 
 def load(
@@ -367,34 +293,25 @@ def load(
     tokenizer: PathLike | None = None,
     dtype: str | None = None,
 ) -> Assistant:
-    """The assistant in a model folder (the shipped one when None), on `mesh` (all devices on the axis
-    `context` when None), with the video tokenizer that its config names, or `tokenizer`: a shipped one's
-    name, or a folder. dtype: see `load_model`.
+    """The assistant in a model folder.
 
-    UserError for a folder that lacks something, or whose parts do not fit together.
+    Args:
+        dir: the folder (None: the shipped one).
+        mesh: the devices (None: all of them on the axis `context`).
+        tokenizer: a shipped video tokenizer's name, or a folder (None: the one that the config names).
+        dtype: see `load_model`.
+
+    Raises:
+        UserError: for a folder that lacks something, or whose parts do not fit together.
     """
-    place = shipped.model() if dir is None else Path(dir)
-    settings = read_config(place)
+    folder = shipped.model() if dir is None else Path(dir)
+    settings = read_config(folder)
     if not settings.get("vocabulary"):
         raise UserError(
-            f"{place} lacks vocabulary, so it cannot be asked about a video; give the folder of a "
+            f"{folder} lacks vocabulary, so it cannot be asked about a video; give the folder of a "
             "model that sees"
         )
-    text = load_text_tokenizer(place)
-    eyes = load_video_tokenizer(shipped.tokenizer_of(place, settings, tokenizer))
-    return Assistant(
-        load_model(place, mesh, dtype=dtype), text, eyes, StreamFormat.from_dict(settings.get("stream") or {})
-    )
-
-
-@lru_cache(maxsize=64)
-def _sha256(path: str, size: int, modified: int, inode: int) -> str:
-    """SHA-256 of a file's bytes; read again when size, time or place on the disk changed."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _round_down(rate: float) -> float:
-    """To two significant digits."""
-    digits = 1 - int(np.floor(np.log10(rate)))
-    return float(np.floor(rate * 10**digits + 1e-9) / 10**digits)
+    text = load_text_tokenizer(folder)
+    video_tokenizer = load_video_tokenizer(shipped.tokenizer_of(folder, settings, tokenizer))
+    stream = StreamFormat.from_dict(settings.get("stream") or {})
+    return Assistant(load_model(folder, mesh, dtype=dtype), text, video_tokenizer, stream)

@@ -1,9 +1,9 @@
 """A conversation with a text model: what a user says in, what the model answers out, piece by piece.
 
-    messages ─chat template→ text ─tokenizer→ ids ─those not read yet→ session ─decode→ text
+    messages ─chat template→ text ─tokenizer→ ids ─those not read yet→ DecodeBatch → ids of the answer → text
 
-The whole conversation is written anew by the model's own template each time, as it was trained, and the
-session that read the last one is taken back to where the two part: only what is new is read. What a user
+The whole conversation is written anew by the model's own template each time, as it was trained, and the row
+that read the last one is taken back to where the two part: only what is new is read, in place. What a user
 writes never becomes a special token, whatever it spells.
 """
 
@@ -20,7 +20,8 @@ from ringvision.data.text.chat_template import ChatTemplate, load_chat_template
 from ringvision.data.text.folder import load_text_tokenizer
 from ringvision.data.text.tokenizer import TextTokenizer
 from ringvision.errors import UserError
-from ringvision.infer.generate import Generator, Session
+from ringvision.infer.decode_batch import DecodeBatch
+from ringvision.infer.engine import Engine, shared_length
 from ringvision.infer.model import Model, load_model
 from ringvision.infer.sampler import Sampler
 from ringvision.untrusted_files import read_object
@@ -28,6 +29,8 @@ from ringvision.untrusted_files import read_object
 MAX_TOKENS = 512
 LEAST_ANSWER = 16
 """Tokens of the context that a conversation must leave for the next answer."""
+SHORTEST_CACHE = 1024
+"""Slots that a conversation has at first; they grow with it."""
 GENERATION_FILE = "generation_config.json"
 HELP = "/again answers anew, /new forgets everything, /quit ends"
 
@@ -63,10 +66,10 @@ class Chat:
         self.stops = frozenset(stops) | ({text.eos} if text.eos is not None else set())
         self.sampler = sampler or Sampler()
         self.max_tokens = max_tokens
-        self.generator = Generator(model, limit=text.size)
+        self.engine = Engine(model)
         self._opening = [] if system is None else [{"role": "system", "content": system}]
         self.messages = list(self._opening)
-        self._session: Session | None = None
+        self._batch: DecodeBatch | None = None
         self._read: list[int] = []
         self._answers = 0
 
@@ -115,12 +118,13 @@ class Chat:
         stream = self.text.stream()
         said = ""
         tokens = list(prompt)
-        session = self._prefill(prompt, max_tokens)
+        batch = self._prefill(prompt, max_tokens)
         # Another seed for each answer, or one that is asked for again would be the same.
         sampler = replace(self.sampler, seed=self.sampler.seed + self._answers)
         self._answers += 1
+        batch.sample(0, sampler)
         try:
-            for token in self.generator.generate(session, sampler, max_tokens, self.stops):
+            for token in batch.decode(0, max_tokens, self.stops):
                 tokens.append(token)
                 if token in self.stops:
                     break
@@ -134,26 +138,26 @@ class Chat:
             self.messages = [*messages, {"role": "assistant", "content": said}]
             # Interrupted while the cache was being handed on, there is none: the next answer reads
             # everything.
-            self._session = None if session.cache.k.is_deleted() else session
-            self._read = tokens[: session.length]
+            self._batch = None if batch.cache.k.is_deleted() else batch
+            self._read = tokens[: batch.lengths[0]]
 
-    def _prefill(self, prompt: list[int], max_tokens: int) -> Session:
-        """A session that has read the prompt, at the cost of what is new in it."""
-        session = self._session
-        self._session = None
+    def _prefill(self, prompt: list[int], max_tokens: int) -> DecodeBatch:
+        """Rows of which the first has read the prompt, at the cost of what is new in it. What read the last
+        one is taken out and extended in place; meanwhile another answer would read everything.
+        """
+        batch = self._batch
+        self._batch = None
         same = 0
-        if session is not None:
+        if batch is not None:
             # The last token is always read: the logits after it are wanted.
-            while same < min(len(self._read), len(prompt) - 1) and self._read[same] == prompt[same]:
-                same += 1
-            self.generator.rewind(session, same)
-            if session.cache.room < self.generator.room_for(len(prompt) - same, generate=max_tokens):
-                session = None
-                same = 0
-        if session is None:
-            session = self.generator.begin(self.generator.room_for(len(prompt), generate=max_tokens))
-        self.generator.read(session, np.array(prompt[same:], np.int32))
-        return session
+            same = shared_length(np.array(self._read), np.array(prompt[:-1]))
+            batch.truncate(0, same)
+        slots = self.engine.slots_for(len(prompt) - same, generate=max_tokens)
+        if batch is None:
+            batch = DecodeBatch(self.engine, 1, max(slots, SHORTEST_CACHE), ids=(0, self.text.size))
+        batch.reserve(slots)
+        batch.read({0: np.array(prompt[same:], np.int32)})
+        return batch
 
 
 def load_chat(

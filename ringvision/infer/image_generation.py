@@ -1,15 +1,25 @@
 """Pictures and films from words, or from a video that is to go on: frame by frame, each written before the
 next batch is drawn.
 
-    prompt ─weave→ tokens ─prefill→ two rows ─guided draws→ codes of a frame ─video tokenizer→ pixels ─→ file
+    prompt ─Processor→ tokens ─read→ rows of a DecodeBatch → codes of a frame ─video tokenizer→ pixels → file
                                         └──── eof, time stamp ←────┘
 
 Only codes are ever drawn: how many make a frame, and what stands between frames and rows (eof and time
 stamps, or markers, sizes and ends of lines, as the model's `StreamFormat` says) is known beforehand and read
-by the model as it read it in training. Where the model was trained on texts before vision, the prompt stands
-there and guidance is classifier-free; where it was trained to say what it sees, each frame is the one of
-several drafts of which it would say the prompt (candidates.py). `GenerationFormat` says which. Any model that
-sees can go on from a video, or begin one by itself.
+by the model as it read it in training. `GenerationFormat` says which of two ways a prompt steers.
+
+Where the model was trained on texts before vision, the prompt stands there, and guidance is classifier-free
+(Ho and Salimans, 2022): a pair of rows, the second without the prompt, both of which read what is drawn from
+the difference of their logits.
+
+Where it was trained to say what it sees, each frame is chosen among candidates:
+
+    p(frame | prompt)  ~  p(frame) * p(prompt | frame) ** guidance
+
+They are rows over one prefix, each drawn without any prompt and weighed by how much the model, asked what is
+there, expects the prompt for an answer; the chosen one is read into the prefix of the next frame. That is a
+particle filter (Gordon, Salmond and Smith, 1993) whose weights are those of classifier guidance, so that
+guidance means the same in both. Any model that sees can go on from a video, or begin one by itself.
 """
 
 import os
@@ -28,12 +38,13 @@ from ringvision.data.stream import PromptProcessor, StreamFormat
 from ringvision.data.text.folder import load_text_tokenizer
 from ringvision.data.text.settings import OWN_FILE, SENTENCEPIECE_FILE, TOKENIZER_FILE
 from ringvision.data.text.tokenizer import TextTokenizer
-from ringvision.data.video import probe, sample, sample_times
+from ringvision.data.video import probe, sample_times
 from ringvision.data.video.writer import check_video_output, video_writer
 from ringvision.errors import UserError
-from ringvision.infer.candidates import Candidates, room_to_weigh
-from ringvision.infer.guidance import Guide, Reading
+from ringvision.infer.decode_batch import DecodeBatch, slots_to_score
+from ringvision.infer.engine import Engine, Prefix
 from ringvision.infer.model import Model, load_model
+from ringvision.infer.processor import Processor
 from ringvision.infer.sampler import Sampler
 from ringvision.model_folder import read_config
 from ringvision.models.vqgan import VQGANConfig
@@ -43,6 +54,8 @@ from ringvision.vocabulary import Vocabulary
 PathLike = str | os.PathLike[str]
 Progress = Callable[[str, int, int], None]
 DRAWS = Sampler(temperature=1.0)
+SHORTEST_CANDIDATES = 64
+"""Slots of a candidate's row at least: a frame, and a question with its answer."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +122,9 @@ class ImageGenerator:
         self.tokenizer = tokenizer
         self.form = form
         self.vocabulary = vocabulary
-        self.processor = PromptProcessor(text, vocabulary, stream)
-        self.guide = Guide(model, (vocabulary.code_offset, vocabulary.eof))
-        self.candidates = Candidates(self.guide)
+        self.processor = Processor(model.config, vocabulary, text, tokenizer, stream)
+        self.engine = Engine(model)
+        self.ids = (vocabulary.code_offset, vocabulary.eof)
 
     @property
     def fps(self) -> float:
@@ -146,33 +159,25 @@ class Drawing:
         self.video_guidance = later if request.video_guidance is None else request.video_guidance
         chooses = request.prompt is not None and self.form.question is not None
         self.rows = (request.candidates or self.form.candidates) if chooses else 0
+        self.drawn = 0
         self._check_fit()
 
     def frames(self, progress: Progress | None) -> Iterator[np.ndarray]:
-        processor = self.generator.processor
-        size = self.generator.tokenizer.codes_per_frame
-        grid = self.generator.tokenizer.grid
+        """The codes int32 [h, w] of each frame as it is drawn."""
+        report = progress or _unreported
         seen = self.seen
-        drawn = 0
-        of = self.request.frames * self.generator.tokenizer.codes_per_frame
+        done = 0
         for frames in self._parts():
             scales = [self.video_guidance if len(seen) or index else self.guidance for index in range(frames)]
-            reading = self._read(seen, scales, progress)
-            for index, scale in enumerate(scales):
-                moment = (len(seen) + index) / self.fps
-                self._push(reading, processor.before(grid, moment))
-                codes = np.empty(size, np.int32)
-                for at, token in enumerate(self._draw(reading, moment, scale, first=drawn)):
-                    codes[at] = token - self.generator.vocabulary.code_offset
-                    drawn += 1
-                    if progress is not None:
-                        progress("codes", drawn, of)
-                frame = codes.reshape(grid)
-                yield frame
-                if index + 1 < frames:
-                    self._push(reading, processor.after(last=False))
-            seen = frame[None]
-            del reading  # its memory, before the next part takes as much
+            coming = (
+                self._candidates(seen, scales, report) if self.rows else self._guided(seen, scales, report)
+            )
+            for codes in coming:
+                done += 1
+                yield codes
+            # What follows this part's frames begins with the last of them.
+            seen = codes[None]
+            self.drawn = done * codes.size
 
     def _parts(self) -> list[int]:
         """Frames that are drawn after one reading of the prompt. A first frame that is asked for in other
@@ -183,53 +188,107 @@ class Drawing:
             return [frames]
         return [1, frames - 1]
 
-    def _read(self, seen: np.ndarray, scales: list[float], progress: Progress | None) -> Reading:
-        """Reads the prompt and the frames `seen`, where a scale says so also without the words; where frames
-        are chosen, once a draft.
-        """
+    # ------------------------------------------------------------------------------------------- guidance
+
+    def _guided(self, seen: np.ndarray, scales: list[float], report: Progress) -> Iterator[np.ndarray]:
+        """Frames after the prompt and the frames `seen`; where a scale says so, also without the prompt."""
+        generator = self.generator
         text = self._text(begun=len(seen) > 0)
-        prompts = [self._tokens(text, seen)] * max(1, self.rows)
-        if text and any(scale != 1 for scale in scales):
+        prompts = [self._tokens(text, seen)]
+        guided = bool(text) and any(scale != 1 for scale in scales)
+        if guided:
             prompts.append(self._tokens(self.form.without, seen))
-        report = None if progress is None else lambda done, of: progress("tokens", done, of)
-        return self.generator.guide.read(
-            prompts, room=len(scales) * self._period() + self._room_to_weigh(), progress=report
-        )
+        slots = generator.engine.slots_for(max(map(len, prompts)), generate=len(scales) * self._period())
+        batch = DecodeBatch(generator.engine, len(prompts), slots, ids=generator.ids)
+        batch.read(dict(enumerate(prompts)), lambda done, of: report("tokens", done, of))
+        for index, scale in enumerate(scales):
+            first = self.drawn + index * generator.tokenizer.codes_per_frame
+            batch.sample(0, self.request.sampler, first=first, without=1 if guided else None, scale=scale)
+            self._force(
+                batch, generator.processor.prompts.before(generator.tokenizer.grid, self._moment(seen, index))
+            )
+            yield self._frame(batch, first, report)[0]
+            if index + 1 < len(scales):
+                self._force(batch, generator.processor.prompts.after(last=False))
 
-    def _draw(self, reading: Reading, moment: float, scale: float, *, first: int) -> Iterator[int]:
-        """The ids of one frame's codes; all rows have read them then, and the ends of lines between them."""
-        sampler = self.request.sampler
-        candidates = self.generator.candidates
-        if not self.rows:
-            for at, count in self._lines(first):
-                yield from self.generator.guide.draw(reading, count, sampler, scale, first=at)
-                self._push(reading, self.generator.processor.row_end)
-            return
-        lines = []
-        for at, count in self._lines(first):
-            lines.append(candidates.draw(reading, count, sampler, first=at))
-            self._push(reading, self.generator.processor.row_end)
-        drafts = np.concatenate(lines, axis=1)
-        scores = scale * candidates.weigh(reading, self._question(moment), self._answers()).astype(np.float64)
-        weights = np.exp(scores - scores.max())
-        random = np.random.default_rng([sampler.seed, first])
-        row = int(random.choice(len(scores), p=weights / weights.sum()))
-        candidates.keep(reading, row)
-        yield from drafts[row].tolist()
-
-    def _lines(self, first: int) -> list[tuple[int, int]]:
-        """(number of the first, how many) of the codes of a frame that nothing stands between; `first` is
-        that of the frame's first.
+    def _frame(self, batch: DecodeBatch, first: int, report: Progress | None) -> np.ndarray:
+        """Draws and reads a frame in every row: codes int32 [R, h, w]. first: the number of its first
+        draw.
         """
         height, width = self.generator.tokenizer.grid
-        if not self.generator.processor.row_end:
-            return [(first, height * width)]
-        return [(first + row * width, width) for row in range(height)]
+        drawn = []
+        for _ in range(height):
+            for _ in range(width):
+                tokens = batch.tokens
+                batch.step()  # the devices are at work on what follows while these are looked at
+                drawn.append(np.asarray(tokens) - self.generator.ids[0])  # (R,)
+                if report is not None:
+                    report("codes", first + len(drawn), self._codes_in_all())
+            self._force(batch, self.generator.processor.prompts.row_end)
+        return np.stack(drawn, axis=1).reshape(batch.count, height, width)
 
-    def _push(self, reading: Reading, tokens: Sequence[int]) -> None:
+    def _force(self, batch: DecodeBatch, tokens: Sequence[int]) -> None:
         """All rows read what is known beforehand."""
         for token in tokens:
-            self.generator.guide.push(reading, int(token))
+            batch.step(int(token))
+
+    # ----------------------------------------------------------------------------------------- candidates
+
+    def _candidates(self, seen: np.ndarray, scales: list[float], report: Progress) -> Iterator[np.ndarray]:
+        """Frames after the frames `seen`, each the one of several of which the model would say the prompt."""
+        generator = self.generator
+        prompts = generator.processor.prompts
+        read = self._tokens(self._text(begun=len(seen) > 0), seen)
+        prefix: Prefix | None = None
+        for index, scale in enumerate(scales):
+            moment = self._moment(seen, index)
+            first = self.drawn + index * generator.tokenizer.codes_per_frame
+            before = np.concatenate([read, prompts.before(generator.tokenizer.grid, moment)]).astype(np.int32)
+            prefix = generator.engine.prefill(
+                before[:-1], after=prefix, progress=lambda done, of: report("tokens", done, of)
+            )
+            frames = self._drafts(prefix, int(before[-1]), first, moment, scale)
+            report("codes", first + frames.size, self._codes_in_all())
+            yield frames
+            read = np.concatenate([before, prompts.rows(frames), prompts.after(last=False)]).astype(np.int32)
+
+    def _drafts(self, prefix: Prefix, token: int, first: int, moment: float, scale: float) -> np.ndarray:
+        """Draws several frames after the prefix and `token`, and chooses: codes int32 [h, w]."""
+        generator = self.generator
+        slots = generator.engine.slots_for(generate=1 + self._period() + self._slots_to_score())
+        batch = DecodeBatch(
+            generator.engine,
+            self.rows,
+            slots,
+            prefix=prefix,
+            ids=generator.ids,
+            one_draw=True,
+            shortest=SHORTEST_CANDIDATES,
+        )
+        batch.begin(range(self.rows))
+        for row in range(batch.count):
+            batch.sample(row, self.request.sampler, first=first)
+        self._force(batch, [token])
+        frames = self._frame(batch, first, None)[: self.rows]
+        return frames[self._choose(batch, first, moment, scale)]
+
+    def _choose(self, batch: DecodeBatch, first: int, moment: float, scale: float) -> int:
+        """The row that is chosen, by how much it expects one of the answers."""
+        question = self._question(moment)
+        scores = np.logaddexp.reduce([batch.score(question, answer) for answer in self._answers()], axis=0)
+        scores = scale * scores[: self.rows].astype(np.float64)
+        weights = np.exp(scores - scores.max())
+        random = np.random.default_rng([self.request.sampler.seed, first])
+        return int(random.choice(len(scores), p=weights / weights.sum()))
+
+    # -------------------------------------------------------------------------------------------- prompts
+
+    def _codes_in_all(self) -> int:
+        return self.request.frames * self.generator.tokenizer.codes_per_frame
+
+    def _moment(self, seen: np.ndarray, index: int) -> float:
+        """The time of the frame of this number after those that were seen."""
+        return (len(seen) + index) / self.fps
 
     def _text(self, *, begun: bool) -> str:
         return "" if self.prompt is None else self.form.before(self.prompt, begun)
@@ -238,66 +297,40 @@ class Drawing:
         """bos, the text, the video's start and the frames `seen`: int32 [n], all that stands before the next
         frame.
         """
-        processor = self.generator.processor
-        period = self.generator.model.config.frame_period
-        tokens = [self.generator.vocabulary.bos, *processor.text.encode(text)]
-        if period:  # spaces let frames begin where they did in training, as PromptProcessor.videos has it
-            tokens += processor.text.encode(" ") * ((1 - len(tokens)) % period)
-        tokens += processor.start
-        for index, codes in enumerate(seen):
-            tokens += [
-                *processor.before(codes.shape, index / self.fps),
-                *processor.rows(codes).tolist(),
-                *processor.after(last=False),
-            ]
-        return np.array(tokens, np.int32)
+        return self.generator.processor.frames_prompt(text, seen, self.fps)
 
     def _question(self, moment: float) -> np.ndarray:
         """What ends the video here, and asks what is to be seen at this moment."""
-        processor = self.generator.processor
+        prompts = self.generator.processor.prompts
         return np.concatenate(
-            [processor.after(last=True), processor.end, processor.question(self.form.question_at(moment))]
+            [prompts.after(last=True), prompts.end, prompts.question(self.form.question_at(moment))]
         ).astype(np.int32)
 
     def _answers(self) -> list[np.ndarray]:
-        return [self.generator.processor.answer(text) for text in answers(self.prompt or "")]
+        return [self.generator.processor.prompts.answer(text) for text in answers(self.prompt or "")]
 
     def _last(self) -> float:
         """The moment of the last frame."""
-        return (len(self.seen) + self.request.frames - 1) / self.fps
+        return self._moment(self.seen, self.request.frames - 1)
 
     def _period(self) -> int:
         """The most tokens from one frame to the next."""
-        return self.generator.processor.period(self.generator.tokenizer.grid, self._last())
+        return self.generator.processor.prompts.period(self.generator.tokenizer.grid, self._last())
 
-    def _room_to_weigh(self) -> int:
+    def _slots_to_score(self) -> int:
         if not self.rows:
             return 0
         question = len(self._question(self._last()))
         answer = max(map(len, self._answers()))
-        return room_to_weigh(question, answer, self.generator.model.mesh)
+        return slots_to_score(self.generator.engine, question + answer)
 
     def _check_fit(self) -> None:
         """UserError where the prompt, or prompt and frames, are longer than the model reads."""
         texts = [self._text(begun=False), self._text(begun=True)]
         if texts[0] and (self.guidance, self.video_guidance) != (1, 1):
             texts.append(self.form.without)
-        words = max(len(self._tokens(text, self.seen[:0])) for text in texts) + self._room_to_weigh()
-        longest = self.generator.model.config.max_length
-        period = self._period()
-        fitting = (longest - words) // period
-        if fitting < 1:
-            raise UserError(
-                f"the prompt takes {words} tokens and a frame {period} of the {longest} that the "
-                "model reads: shorten the prompt"
-            )
-        if len(self.seen) + self.request.frames > fitting:
-            beside = f" beside the {len(self.seen)} of the video" if len(self.seen) else ""
-            raise UserError(
-                f"{self.request.frames} frames{beside} do not fit the {longest} tokens that the model reads,"
-                f" {max(0, fitting - len(self.seen))} do: ask for fewer frames"
-                + (", or give a shorter video" if beside else "")
-            )
+        words = max(len(self._tokens(text, self.seen[:0])) for text in texts) + self._slots_to_score()
+        self.generator.processor.check_frames(words, len(self.seen), self.request.frames, self._last())
 
 
 def generate_images(
@@ -336,7 +369,7 @@ def generate_images(
         Drawing(
             generator, request, np.zeros((expected, *generator.tokenizer.grid), np.int32)
         )  # what does not fit is not decoded first
-        seen = _codes(video, fps, expected, generator.tokenizer, progress)
+        seen, _ = generator.processor.read_video(video, fps, expected=expected, progress=progress)
     coming = generator.draw(request, seen, progress)
     left = request.frames
     with video_writer(out, request.frames, fps) as append:
@@ -453,13 +486,5 @@ def _check_parts(vocabulary: Vocabulary, text: TextTokenizer, tokenizer: VideoTo
         )
 
 
-def _codes(
-    video: PathLike, fps: float, expected: int, tokenizer: VideoTokenizer, progress: Progress | None
-) -> np.ndarray:
-    """codes [T, h, w] of a video's frames, `fps` a second, about `expected` of them."""
-    codes: list[np.ndarray] = []
-    for batch in sample(video, fps=fps, size=tokenizer.size, batch=BATCH):
-        codes.extend(tokenizer.encode(batch.frames))
-        if progress is not None:
-            progress("frames", len(codes), max(expected, len(codes)))
-    return np.stack(codes)
+def _unreported(what: str, done: int, of: int) -> None:
+    pass

@@ -1,13 +1,15 @@
 """From logits to the next token: greedy, or drawn at a temperature from the top k, the top p, or both.
 
-In: logits float32 `[B, V]` and a key of jax.random. Out: ids int32 `[B]`. The knobs are traced, so turning
-one compiles nothing anew.
+In: logits float32 `[B, V]`, keys of jax.random and the knobs, of each row or one for all. Out: ids int32
+`[B]`. The knobs are traced, so turning one compiles nothing anew.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ringvision.errors import UserError
 
@@ -44,13 +46,25 @@ class Sampler:
         return jnp.float32(self.temperature), jnp.int32(self.top_k), jnp.float32(self.top_p)
 
     def key(self) -> jax.Array:
+        """The typed key [] of the seed."""
         return jax.random.key(self.seed)
+
+    def key_data(self) -> np.ndarray:
+        """The same as uint32 [2]."""
+        return _key_data(self.seed)
+
+
+@lru_cache(maxsize=256)
+def _key_data(seed: int) -> np.ndarray:
+    return np.asarray(jax.random.key_data(jax.random.key(seed)))
 
 
 def keep_top_k(logits: jax.Array, top_k: jax.Array | int) -> jax.Array:
-    """-inf for all but the `top_k` largest of each row (equal ones at the edge all stay); 0 keeps every
-    one.
+    """-inf for all but the `top_k` largest of each row (equal ones at the edge all stay); 0 keeps every one.
+
+    logits: float32 [B, V]; top_k: int32 [] or [B]; -> float32 [B, V].
     """
+    top_k = jnp.asarray(top_k)[..., None]  # (1,) or (B, 1)
     largest_first = jnp.sort(logits, axis=-1, descending=True)
     index = jnp.clip(jnp.where(top_k > 0, top_k, logits.shape[-1]) - 1, 0, logits.shape[-1] - 1)
     edge = jnp.take_along_axis(largest_first, jnp.broadcast_to(index, (*logits.shape[:-1], 1)), axis=-1)
@@ -58,7 +72,11 @@ def keep_top_k(logits: jax.Array, top_k: jax.Array | int) -> jax.Array:
 
 
 def keep_top_p(logits: jax.Array, top_p: jax.Array | float) -> jax.Array:
-    """-inf for all but the fewest largest whose probabilities reach `top_p`; the largest always stays."""
+    """-inf for all but the fewest largest whose probabilities reach `top_p`; the largest always stays.
+
+    logits: float32 [B, V]; top_p: float32 [] or [B]; -> float32 [B, V].
+    """
+    top_p = jnp.asarray(top_p)[..., None]  # (1,) or (B, 1)
     largest_first = jnp.sort(logits, axis=-1, descending=True)
     probabilities = jax.nn.softmax(largest_first, axis=-1)
     # A token stays while what came before it has not yet reached p; at p = 1 rounding must not drop the tail.
@@ -71,10 +89,87 @@ def keep_top_p(logits: jax.Array, top_p: jax.Array | float) -> jax.Array:
 def choose(
     logits: jax.Array, key: jax.Array, temperature: jax.Array, top_k: jax.Array, top_p: jax.Array
 ) -> jax.Array:
-    """The next ids int32 `[B]` for logits `[B, V]`."""
+    """The next ids.
+
+    Args:
+        logits: float32 [B, V].
+        key: typed keys of jax.random, [B]: rows draw by themselves; or [], of one draw for all of them.
+        temperature: float32 [] or [B]; 0 takes the likeliest.
+        top_k: int32 [] or [B].
+        top_p: float32 [] or [B].
+
+    Returns:
+        int32 [B]. Nothing is sorted or drawn where every temperature is 0.
+    """
+
+    def likeliest() -> jax.Array:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
     def draw() -> jax.Array:
-        kept = keep_top_p(keep_top_k(logits / jnp.maximum(temperature, 1e-6), top_k), top_p)
-        return jax.random.categorical(key, kept, axis=-1).astype(jnp.int32)
+        heated = logits / jnp.maximum(temperature, 1e-6)[..., None]
+        kept = keep_top_p(keep_top_k(heated, top_k), top_p)
+        if key.ndim:
+            drawn = jax.vmap(jax.random.categorical)(key, kept)
+        else:
+            drawn = jax.random.categorical(key, kept, axis=-1)
+        return jnp.where(temperature > 0, drawn.astype(jnp.int32), likeliest())
 
-    return jax.lax.cond(temperature > 0, draw, lambda: jnp.argmax(logits, axis=-1).astype(jnp.int32))
+    return jax.lax.cond(jnp.any(temperature > 0), draw, likeliest)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class RowState:
+    """What a step reads and changes besides the cache; of R rows.
+
+    token int32 [R]: drawn and not read yet; position int32 [R]: where it will be read; alive int32 [R]: 0 or
+    1; draws int32 [R]: the number of the draw that gave it. key uint32 [R, 2], temperature float32 [R], top_k
+    int32 [R], top_p float32 [R]: the sampler. given, without int32 [R], scale float32 [R]: the rows between
+    whose logits guidance steers, and how far.
+    """
+
+    token: jax.Array
+    position: jax.Array
+    alive: jax.Array
+    draws: jax.Array
+    key: jax.Array
+    temperature: jax.Array
+    top_k: jax.Array
+    top_p: jax.Array
+    given: jax.Array
+    without: jax.Array
+    scale: jax.Array
+
+
+def resting_rows(rows: int) -> dict[str, np.ndarray]:
+    """The last eight fields of a `RowState` for rows without a sampler: greedy."""
+    number = np.arange(rows, dtype=np.int32)
+    return {
+        "draws": np.zeros(rows, np.int32),
+        "key": np.zeros((rows, 2), np.uint32),
+        "temperature": np.zeros(rows, np.float32),
+        "top_k": np.zeros(rows, np.int32),
+        "top_p": np.ones(rows, np.float32),
+        "given": number.copy(),
+        "without": number.copy(),
+        "scale": np.ones(rows, np.float32),
+    }
+
+
+def draw(logits: jax.Array, state: RowState, *, guided: bool, one_draw: bool) -> jax.Array:
+    """Each row's next id; a draw depends on the row's key and the number of the draw alone.
+
+    Args:
+        logits: float32 [R, V].
+        state: of the R rows.
+        guided: some rows are a pair of guidance.
+        one_draw: the first row's key is everybody's, and a row's part of the draw depends on its place.
+
+    Returns:
+        int32 [R].
+    """
+    if guided:
+        without = logits[state.without]
+        logits = without + state.scale[:, None] * (logits[state.given] - without)
+    keys = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(state.key), state.draws)
+    return choose(logits, keys[0] if one_draw else keys, state.temperature, state.top_k, state.top_p)

@@ -1,19 +1,21 @@
 """The key/value cache: spread like the length, over the mesh axes `context` and `ulysses`, where it was made,
 and never moved.
 
-    k, v [layers, B, K, S, H]      positions, segment_ids [B, S]      fill [C]
+    k, v [layers, B, K, S, H]      positions, segment_ids [B, S]      fill [C, B]
 
-Each of the C devices owns S / C neighbouring slots and fills them from its own first one; `fill` says how
-many are taken. Which token lies in which slot does not matter, for positions and segment ids travel along (a
-slot with segment 0 is empty). So
+Each of the C devices owns S / C neighbouring slots of every row and fills them from its own first one; `fill`
+says how many each row has taken there, so that rows may be of any length. Which token lies in which slot does
+not matter, for positions and segment ids travel along (a slot with segment 0 is empty). So
 - a block of tokens whose length C divides is written with nothing travelling: each device keeps its own
-  share;
-- a single token goes to the device that has the fewest, which is once round the ring while the devices are
-  level;
-- `truncate` forgets what was appended since some position, so that a video read once serves the next
-  question.
+  share. Padding at the end of a device's share takes no slots;
+- a single token goes to the device on which its row has the fewest, which is once round the ring while the
+  devices are level. A row that passes segment 0 takes no slot at all;
+- `truncate` forgets what a row appended since some position, `insert` puts what was read elsewhere into a
+  row, `select` rearranges, adds and drops rows, `grow` adds slots to all. Tokens are appended in the order of
+  their positions, so no holes come about and nothing needs to be compacted.
 
-Shapes never change: one compilation for the block, one for the single token, and the buffers can be donated.
+Shapes change only in `select` and `grow`: one compilation for a block, one for the single token, and the
+buffers can be donated.
 """
 
 from dataclasses import dataclass, replace
@@ -28,13 +30,16 @@ from ringvision.errors import UserError
 from ringvision.mesh import make_mesh, num_shards, partition_spec
 from ringvision.models.presets import TransformerConfig
 
+Parts = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+"""k, v, positions and segment ids."""
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cache:
     """Keys and values of all layers, already rotated, heads first: attention reads them as they lie.
 
-    k, v: [layers, B, K, S, H]; positions, segment_ids: int32 [B, S]; fill: int32 [C].
+    k, v: [layers, B, K, S, H]; positions, segment_ids: int32 [B, S]; fill: int32 [C, B].
     """
 
     k: jax.Array
@@ -52,12 +57,24 @@ class Cache:
         mesh: Mesh | None = None,
         dtype: jnp.dtype = jnp.float32,
     ) -> "Cache":
-        """Room for `length` tokens a row (rounded up to a multiple of the devices that share the length),
-        made where it will stay.
+        """An empty cache, made where it will stay.
+
+        Args:
+            config: the model whose keys and values it will hold.
+            batch: rows; a multiple of the mesh axes data x fsdp.
+            length: slots of a row, rounded up to a multiple of the devices that share the length.
+            mesh: the devices (None: one).
+            dtype: of keys and values.
+
+        Returns:
+            A cache with `length` free slots in every row.
+
+        Raises:
+            UserError: where batch or length are below 1.
         """
         if batch < 1 or length < 1:
             raise UserError(f"a cache for {batch} rows of {length} tokens: both must be at least 1")
-        mesh = mesh or make_mesh(context=1, devices=jax.devices()[:1])
+        mesh = mesh or _one_device()
         devices = num_shards(mesh, "length")
         length = -(-length // devices) * devices
         stacked = (config.num_layers, batch, config.num_kv_heads, length, config.head_dim)
@@ -69,7 +86,7 @@ class Cache:
                 jnp.zeros(stacked, dtype),
                 rows,
                 rows,
-                jnp.zeros(devices, jnp.int32),
+                jnp.zeros((devices, batch), jnp.int32),
             )
 
         return jax.jit(zeros, out_shardings=shardings(mesh))()
@@ -80,8 +97,18 @@ class Cache:
         return self.positions.shape[1]
 
     @property
-    def room(self) -> int:
-        """Tokens a row that surely still fit, in blocks or one by one. Not inside jit."""
+    def rows(self) -> int:
+        """How many sequences it holds."""
+        return self.positions.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Over all devices."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
+
+    @property
+    def free(self) -> int:
+        """Tokens that surely still fit into every row, in blocks or one by one. Not inside jit."""
         devices = self.fill.shape[0]
         return devices * (self.length // devices - int(np.max(np.asarray(self.fill))))
 
@@ -102,63 +129,176 @@ class Cache:
         """Write T tokens behind those that are there: a block (T a multiple of the devices that share the
         length) or a single one.
 
-        k, v: [layers, B, K, T, H]; positions, segment_ids: int32 [B, T], padding allowed (it takes up slots
-        until `truncate`). A row that has ended passes segment 0. What does not fit is not written, and
-        `overflowed` tells; look at `room` before.
+        Args:
+            k: [layers, B, K, T, H], rotated keys of any floating-point type.
+            v: [layers, B, K, T, H], their values.
+            positions: int32 [B, T].
+            segment_ids: int32 [B, T]; 0 is padding, and takes slots only where a token of the same device
+                stands behind it. A row that has ended passes segment 0.
+            mesh: the devices (None: one).
+
+        Returns:
+            The cache with the tokens in it. What does not fit is not written, and `overflowed` tells; look
+            at `free` before.
+
+        Raises:
+            UserError: for a block that the devices do not divide.
         """
-        mesh = mesh or make_mesh(context=1, devices=jax.devices()[:1])
+        mesh = mesh or _one_device()
         devices = self.fill.shape[0]
         tokens = positions.shape[1]
-        share = self.length // devices
         if tokens > 1 and tokens % devices:
             raise UserError(
                 f"a block of {tokens} tokens for a cache on {devices} devices: expected one token or "
                 f"a multiple of {devices}"
             )
-        # a single token is known everywhere and kept by one device; of a block each device keeps the part it
-        # has
+        # A single token is known everywhere and kept by one device; of a block each keeps the part it has.
         single = tokens == 1
-        turn = jnp.arange(devices) == jnp.argmin(self.fill) if single else jnp.ones(devices, bool)
+        turn = jnp.ones(self.fill.shape, bool)  # (C, B)
+        if single:
+            turn = jnp.arange(devices)[:, None] == jnp.argmin(self.fill, axis=0)
         new = (k.astype(self.k.dtype), v.astype(self.v.dtype), positions, segment_ids)
-        count = 1 if single else tokens // devices
-
-        def write(cache: Cache, new: tuple[jax.Array, ...], turn: jax.Array) -> Cache:
-            slot = cache.fill[0]
-            mine = turn[0] & (slot + count <= share)
-
-            def place(old: jax.Array, part: jax.Array, axis: int) -> jax.Array:
-                kept = jax.lax.dynamic_slice_in_dim(old, slot, count, axis)
-                return jax.lax.dynamic_update_slice_in_dim(old, jnp.where(mine, part, kept), slot, axis)
-
-            k, v, positions, segment_ids = new
-            return Cache(
-                place(cache.k, k, 3),
-                place(cache.v, v, 3),
-                place(cache.positions, positions, 1),
-                place(cache.segment_ids, segment_ids, 1),
-                cache.fill + count * turn.astype(jnp.int32),
-            )
-
         specs = _specs(mesh)
         length = None if single else "length"
         stacked = partition_spec(mesh, None, "batch", "kv_heads", length, None)
         rows = partition_spec(mesh, "batch", length)
         in_specs = (specs, (stacked, stacked, rows, rows), specs.fill)
-        return jax.shard_map(write, mesh=mesh, in_specs=in_specs, out_specs=specs)(self, new, turn)
+        return jax.shard_map(_write, mesh=mesh, in_specs=in_specs, out_specs=specs)(self, new, turn)
 
     def truncate(self, length: int | jax.Array) -> "Cache":
         """Forget every token whose position is `length` or more, and take back the slots behind the last
-        token that stays on each device (so also those that padding at the end of a block took).
+        token that stays on each device.
+
+        length: one for all rows, or int32 [B].
         """
-        segment_ids = jnp.where(self.positions < length, self.segment_ids, 0)
+        limit = jnp.broadcast_to(jnp.asarray(length, jnp.int32), (self.rows,))
+        segment_ids = jnp.where(self.positions < limit[:, None], self.segment_ids, 0)
         devices = self.fill.shape[0]
-        taken = jnp.any(segment_ids > 0, axis=0).reshape(devices, -1)
-        fill = jnp.max(jnp.where(taken, jnp.arange(1, taken.shape[1] + 1), 0), axis=1).astype(jnp.int32)
-        return replace(self, segment_ids=segment_ids, fill=fill)
+        taken = (segment_ids > 0).reshape(self.rows, devices, -1)  # (B, C, S / C)
+        fill = jnp.max(jnp.where(taken, jnp.arange(1, taken.shape[2] + 1), 0), axis=2).T
+        return replace(self, segment_ids=segment_ids, fill=fill.astype(jnp.int32))
+
+    def select(self, rows: jax.Array) -> "Cache":
+        """rows int32 [R]: which of the old rows each of the new ones is; -1 for an empty one."""
+        there = rows >= 0
+        index = jnp.maximum(rows, 0)
+        return Cache(
+            jnp.take(self.k, index, axis=1),
+            jnp.take(self.v, index, axis=1),
+            jnp.take(self.positions, index, axis=0),
+            jnp.where(there[:, None], jnp.take(self.segment_ids, index, axis=0), 0),
+            jnp.where(there, jnp.take(self.fill, index, axis=1), 0),
+        )
+
+    def insert(self, row: jax.Array | int, other: "Cache", *, mesh: Mesh | None = None) -> "Cache":
+        """What `other` holds in the place of what `row` held; each device copies its own share.
+
+        Args:
+            row: int32 [], which one.
+            other: a cache of at most as many slots with a row for every share of the batch (mesh axes data x
+                fsdp), all of them alike.
+            mesh: the devices (None: one).
+
+        Raises:
+            UserError: where `other` has more slots.
+        """
+        if other.length > self.length:
+            raise UserError(f"{other.length} slots were to be put into a row of {self.length}: grow it first")
+        mesh = mesh or _one_device()
+        specs = _specs(mesh)
+        shares = num_shards(mesh, "batch")
+        share = self.rows // shares
+        at = jnp.asarray(row, jnp.int32)
+        # for each share of the batch the row within it, or `share` where the row is another's
+        local = jnp.where(jnp.arange(shares) == at // share, at % share, share).astype(jnp.int32)
+
+        def write(cache: Cache, other: Cache, local: jax.Array) -> Cache:
+            row = jnp.minimum(local[0], share - 1)
+            mine = local[0] < share
+
+            def put(old: jax.Array, new: jax.Array, axis: int) -> jax.Array:
+                start = [jnp.int32(0)] * old.ndim
+                start[axis] = row
+                kept = jax.lax.dynamic_slice(old, start, new.shape)
+                return jax.lax.dynamic_update_slice(old, jnp.where(mine, new, kept), start)
+
+            slots = cache.positions.shape[1] - other.positions.shape[1]
+            segment_ids = jnp.pad(other.segment_ids, ((0, 0), (0, slots)))  # what lay behind is forgotten
+            return Cache(
+                put(cache.k, other.k, 1),
+                put(cache.v, other.v, 1),
+                put(cache.positions, other.positions, 0),
+                put(cache.segment_ids, segment_ids, 0),
+                put(cache.fill, other.fill, 1),
+            )
+
+        in_specs = (specs, specs, partition_spec(mesh, "batch"))
+        return jax.shard_map(write, mesh=mesh, in_specs=in_specs, out_specs=specs)(self, other, local)
+
+    def grow(self, length: int, *, mesh: Mesh | None = None) -> "Cache":
+        """The same with `length` slots a row (rounded up as `empty` does); each device adds to its own
+        share, so nothing travels and everything is copied once.
+        """
+        mesh = mesh or _one_device()
+        devices = self.fill.shape[0]
+        more = -(-length // devices) - self.length // devices
+
+        def pad(cache: Cache) -> Cache:
+            def behind(x: jax.Array, axis: int) -> jax.Array:
+                return jnp.pad(x, [(0, more if i == axis else 0) for i in range(x.ndim)])
+
+            return Cache(
+                behind(cache.k, 3),
+                behind(cache.v, 3),
+                behind(cache.positions, 1),
+                behind(cache.segment_ids, 1),
+                cache.fill,
+            )
+
+        specs = _specs(mesh)
+        return jax.shard_map(pad, mesh=mesh, in_specs=(specs,), out_specs=specs)(self)
+
+
+def _write(cache: Cache, new: tuple[jax.Array, ...], turn: jax.Array) -> Cache:
+    """One device's part of `Cache.append`: its share of the slots, of the tokens, of the rows; turn [1, B]:
+    whether it keeps a row's tokens.
+    """
+    k, v, positions, segment_ids = new
+    rows, count = positions.shape
+    real = (segment_ids > 0) & turn[0][:, None]  # (B, T)
+    taken = jnp.max(jnp.where(real, jnp.arange(1, count + 1), 0), axis=1).astype(jnp.int32)  # (B,)
+    slots = cache.fill[0]  # (B,)
+    # dynamic_update_slice would move a block that reaches beyond the end: such a one is not written
+    mine = (taken > 0) & (slots + count <= cache.positions.shape[1])
+
+    def place(row: jax.Array | int, old: jax.Array, part: jax.Array, row_axis: int) -> jax.Array:
+        slot_axis = row_axis + 1 if row_axis == 0 else row_axis + 2
+        shape = list(old.shape)
+        shape[row_axis] = 1
+        shape[slot_axis] = count
+        start = [jnp.int32(0)] * old.ndim
+        start[row_axis] = jnp.asarray(row, jnp.int32)
+        start[slot_axis] = slots[row]
+        kept = jax.lax.dynamic_slice(old, start, shape)
+        part = jax.lax.dynamic_slice_in_dim(part, row, 1, row_axis)
+        return jax.lax.dynamic_update_slice(old, jnp.where(mine[row], part, kept), start)
+
+    def write_row(row: jax.Array | int, parts: Parts) -> Parts:
+        olds_k, olds_v, olds_positions, olds_segments = parts
+        return (
+            place(row, olds_k, k, 1),
+            place(row, olds_v, v, 1),
+            place(row, olds_positions, positions, 0),
+            place(row, olds_segments, segment_ids, 0),
+        )
+
+    parts = (cache.k, cache.v, cache.positions, cache.segment_ids)
+    done: Parts = write_row(0, parts) if rows == 1 else jax.lax.fori_loop(0, rows, write_row, parts)
+    return Cache(*done, (slots + taken)[None])
 
 
 def shardings(mesh: Mesh) -> Cache:
-    """Where the parts of a cache lie: a Cache of NamedShardings, for jit's `in_shardings` and
+    """The shardings of a cache's parts: a Cache of NamedShardings, for jit's `in_shardings` and
     `out_shardings`.
     """
     return jax.tree.map(
@@ -169,4 +309,9 @@ def shardings(mesh: Mesh) -> Cache:
 def _specs(mesh: Mesh) -> Any:
     stacked = partition_spec(mesh, None, "batch", "kv_heads", "length", None)
     rows = partition_spec(mesh, "batch", "length")
-    return Cache(stacked, stacked, rows, rows, partition_spec(mesh, "length"))  # type: ignore[arg-type]
+    fill = partition_spec(mesh, "length", "batch")
+    return Cache(stacked, stacked, rows, rows, fill)  # type: ignore[arg-type]
+
+
+def _one_device() -> Mesh:
+    return make_mesh(context=1, devices=jax.devices()[:1])

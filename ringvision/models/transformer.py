@@ -11,6 +11,8 @@ Positions and segment ids come with every token (segment 0 is padding) and nothi
 so the tokens may lie in any layout that the devices like. The same code runs on one device and on a mesh.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -95,24 +97,38 @@ class Transformer(nnx.Module):
         *,
         mesh: Mesh | None = None,
         fresh: bool = False,
+        prefix: Cache | None = None,
+        shared: jax.Array | int | None = None,
     ) -> tuple[jax.Array, Cache]:
-        """Read T more tokens after those in the cache: a block of a prompt, or the one token that was just
-        decoded.
+        """Read T more tokens in every row after those in the cache: a block of a prompt, or the one token
+        that was just decoded.
 
-        tokens, positions, segment_ids: int32 [B, T]; T is 1 or a multiple of the mesh axis `context`; padding
-        (segment 0) may stand anywhere in a block. `fresh` promises that the cache is empty and spares looking
-        into it. Returns hidden [B, T, D] after the last norm and the cache with the tokens in it. Where they
-        did not fit (see `Cache.room`), hidden is NaN.
+        A block attends to itself round the ring, to what came before in its row's cache, and to a prefix that
+        all rows share; there queries travel and keys stay, and the parts are merged by their log-sum-exps.
+        The cache is read during the scan and written once after it.
 
-        A block attends to itself round the ring and to what came before in the cache, where queries travel
-        and keys stay; the two parts are merged by their log-sum-exps. The cache is read during the scan and
-        written once after it.
+        Args:
+            tokens: int32 [B, T]; T is 1 or a multiple of the mesh axis `context`.
+            positions: int32 [B, T].
+            segment_ids: int32 [B, T]; padding (segment 0) may stand anywhere in a block.
+            cache: of B rows, of any lengths.
+            mesh: the devices (None: one).
+            fresh: promises that the cache is empty and spares looking into it.
+            prefix: what all rows read before their own tokens: a cache with a row for every share of the
+                batch (mesh axes data x fsdp), all of them alike. It is read and not changed.
+            shared: int32 [], of the prefix only positions below it (None: all).
+
+        Returns:
+            Hidden states [B, T, D] after the last norm, and the cache with the tokens in it. Where they did
+            not fit (see `Cache.free`), hidden is NaN.
         """
         mesh = mesh or _one_device()
         graphdef, stacked = nnx.split(self.layers)
 
-        def block(x: jax.Array, scanned: tuple[nnx.State, Pair | None]) -> tuple[jax.Array, Pair]:
-            layer_params, old = scanned
+        def block(
+            x: jax.Array, scanned: tuple[nnx.State, Pair | None, Pair | None]
+        ) -> tuple[jax.Array, Pair]:
+            layer_params, old, common = scanned
             layer = nnx.merge(graphdef, layer_params)
             q, k, v = self._queries_keys_values(layer, x, positions)
             k = k.astype(cache.k.dtype)
@@ -135,22 +151,31 @@ class Transformer(nnx.Module):
                 part = ring_attention_with_lse(
                     q, k, v, mesh=mesh, positions=positions, segment_ids=segment_ids, window=window
                 )
-            if old is not None:
+            for pair, keys in ((old, cache), (common, visible)):
+                if pair is None or keys is None:
+                    continue
                 before = cached_attention(
                     q,
-                    old[0].astype(q.dtype),
-                    old[1].astype(q.dtype),
+                    pair[0].astype(q.dtype),
+                    pair[1].astype(q.dtype),
                     mesh=mesh,
                     q_positions=positions,
-                    k_positions=cache.positions,
+                    k_positions=keys.positions,
                     q_segment_ids=segment_ids,
-                    k_segment_ids=cache.segment_ids,
+                    k_segment_ids=keys.segment_ids,
                     window=self.config.window,
                 )
                 part = merge(part, before)
             return self._rest_of_block(layer, x, part[0], mesh), new
 
-        scanned = (stacked, None if fresh else (cache.k, cache.v))
+        visible = prefix
+        if prefix is not None and shared is not None:
+            visible = replace(prefix, segment_ids=jnp.where(prefix.positions < shared, prefix.segment_ids, 0))
+        scanned = (
+            stacked,
+            None if fresh else (cache.k, cache.v),
+            None if prefix is None else (prefix.k, prefix.v),
+        )
         x, (k, v) = jax.lax.scan(block, self._embed(tokens, positions), scanned)
         cache = cache.append(k, v, positions, segment_ids, mesh=mesh)
         return jnp.where(cache.overflowed, jnp.nan, self.norm(x)), cache

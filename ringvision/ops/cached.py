@@ -5,6 +5,9 @@ are few, go to every device, each attends to its own share, and the partial resu
 In: queries of new tokens, spread like the length (over context and ulysses) or on every device; keys and
 values of the cache, heads first as the kernels read them, spread like the length along their slots. Out:
 output and log-sum-exp over the whole cache, ready to be merged with attention to anything else. Forward only.
+
+A cache with fewer rows than there are queries is a prefix that rows share: neighbouring rows of queries
+become one row, so that its keys are read once for all of them (cascade inference: Ye et al., 2024).
 """
 
 from functools import partial
@@ -13,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
+from ringvision.errors import UserError
 from ringvision.mesh import RULES, num_shards, partition_spec
 from ringvision.ops import attention, kernels
 from ringvision.ops.attention import MaskSpec, Partial, Tokens
@@ -33,17 +37,37 @@ def cached_attention(
     scale: float | None = None,
     kernel: kernels.Name | None = None,
 ) -> Partial:
-    """q [B, T, N, H] of new tokens, k and v [B, K, S, H] of the cache -> out float32 [B, T, N, H], natural
-    lse float32 [B, N, T].
+    """Causal attention of new tokens to a cache.
 
-    Causal by positions. positions and segment_ids: int [B, T] and [B, S]; segment 0 is an empty slot or
-    padding. S is a multiple of context x ulysses. Where T is too, the result is spread over these like a
-    block of prefill, otherwise every device has it all. UserError for shapes, types or a mesh that do not
-    fit.
+    Args:
+        q: floating-point [B, T, N, H], queries of the new tokens.
+        k: [B, K, S, H] in q's type, or [P, K, S, H] where each row is a prefix of B / P rows of queries. S is
+            a multiple of context x ulysses.
+        v: as k.
+        mesh: the devices (None: those in context, or all).
+        q_positions: int32 [B, T].
+        k_positions: int32 [B, S], or [P, S].
+        q_segment_ids: int32 [B, T]; 0 is padding.
+        k_segment_ids: int32 [B, S], or [P, S]; 0 is an empty slot.
+        window: only positions less than this apart.
+        scale: of the scores (None: H ** -0.5).
+        kernel: which one (None: the devices').
+
+    Returns:
+        out float32 [B, T, N, H] and natural lse float32 [B, N, T]. Where T is a multiple of context x ulysses
+        they are spread over these like a block of prefill, otherwise every device has them all.
+
+    Raises:
+        UserError: for shapes, types or a mesh that do not fit.
     """
     mesh = resolve_mesh(mesh)
+    if q.shape[0] % k.shape[0]:
+        raise UserError(
+            f"{q.shape[0]} rows of queries and {k.shape[0]} rows of keys: expected as many, or a multiple "
+            "of them"
+        )
     by_token = jax.eval_shape(attention.heads_first, k), jax.eval_shape(attention.heads_first, v)
-    check_heads(q, *by_token, mesh)
+    check_heads(jax.eval_shape(lambda: q[: k.shape[0]]), *by_token, mesh)
     check_length("k", k.shape[2], mesh)
     q_tokens = make_tokens("q_", q_positions, q_segment_ids, q.shape[:2])
     k_tokens = make_tokens("k_", k_positions, k_segment_ids, (k.shape[0], k.shape[2]))
@@ -73,7 +97,10 @@ def _attend(
     scatter = q.shape[1] % devices == 0
 
     def local(q: jax.Array, k: jax.Array, v: jax.Array, q_tokens: Tokens, k_tokens: Tokens) -> Partial:
-        out, lse = kernels.forward(kernels.load(kernel, mesh), q, k, v, q_tokens, k_tokens, mask_spec)
+        together, tokens = _fold_rows(q, q_tokens, k.shape[0])
+        out, lse = kernels.forward(kernels.load(kernel, mesh), together, k, v, tokens, k_tokens, mask_spec)
+        out = _unfold_rows(out, q.shape[0])
+        lse = _unfold_rows(lse, q.shape[0])
         if devices > 1:
             out, lse = _merge_devices(out, lse, scatter, axes)
         length = q.shape[1] // devices if scatter else q.shape[1]
@@ -99,6 +126,22 @@ def _attend(
         ),
         check_vma=False,
     )(q, k, v, q_tokens, k_tokens)
+
+
+def _fold_rows(q: jax.Array, q_tokens: Tokens, rows: int) -> tuple[jax.Array, Tokens]:
+    """q [B, T, N, H] and its tokens as `rows` rows of B / rows times as many tokens."""
+    return q.reshape(rows, -1, *q.shape[2:]), Tokens(*(x.reshape(rows, -1) for x in q_tokens))
+
+
+def _unfold_rows(x: jax.Array, rows: int) -> jax.Array:
+    """The inverse for what a kernel gives: [P, K, G, (B / P) T, ...] -> [B, K, G, T, ...]. Query heads that
+    were folded among the tokens stand behind each token and stay there.
+    """
+    few, kv_heads, groups, _, *rest = x.shape
+    if few == rows:
+        return x
+    by_row = x.reshape(few, kv_heads, groups, rows // few, -1, *rest)  # (P, K, G, B / P, T, ...)
+    return jnp.moveaxis(by_row, 3, 1).reshape(rows, kv_heads, groups, -1, *rest)
 
 
 def _merge_devices(out: jax.Array, lse: jax.Array, scatter: bool, axes: tuple[str, ...]) -> Partial:

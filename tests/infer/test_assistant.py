@@ -4,16 +4,21 @@ line beforehand.
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from ringvision.data.video import probe
 from ringvision.errors import UserError
-from ringvision.infer import assistant as module
+from ringvision.infer import assistant as assistant_module
+from ringvision.infer import processor as processor_module
 from ringvision.infer.assistant import Assistant, load
+from ringvision.infer.engine import Rows
+from ringvision.infer.prefix_cache import PrefixCache
 from ringvision.infer.sampler import Sampler
 from ringvision.mesh import make_mesh
 
@@ -36,8 +41,9 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("the video was read again")
 
-    monkeypatch.setattr(module, "sample", fail)
-    monkeypatch.setattr(module, "probe", fail)
+    monkeypatch.setattr(processor_module, "sample", fail)
+    monkeypatch.setattr(processor_module, "probe", fail)
+    monkeypatch.setattr(assistant_module, "probe", fail)
 
 
 def test_an_answer_and_how_it_came_about(alone: Assistant, clips: list[Path]) -> None:
@@ -131,13 +137,95 @@ def test_without_memory_codes_are_made_again(folder: Path, clips: list[Path]) ->
         assert reply.timings["decode"] > 0
 
 
-def test_a_longer_second_question_compiles_nothing(folder: Path, clips: list[Path]) -> None:
+def test_a_longer_second_question_compiles_nothing(
+    folder: Path, clips: list[Path], compilations: list[str]
+) -> None:
     assistant = _load(folder, 1)
     assert assistant.ask(clips[0], "What?", max_tokens=4).text is not None
-    compiled = assistant.generator._step._cache_size(), assistant.generator._read._cache_size()
+    compilations.clear()
     assert assistant.ask(clips[0], QUESTION + " Tell me, please, at once.", max_tokens=9).text is not None
     assert assistant.ask(clips[1], QUESTION, max_tokens=4).text is not None
-    assert (assistant.generator._step._cache_size(), assistant.generator._read._cache_size()) == compiled
+    assert compilations == []
+
+
+QUESTIONS = [QUESTION, "What?", "Which came first, the red circle or the blue cross?", "How many were there?"]
+
+
+@pytest.mark.parametrize(
+    "axes", [{"context": 1}, {"context": 2, "data": 2}, {"context": 2, "tensor": 2}], ids=str
+)
+def test_questions_in_one_batch_are_answered_as_alone(
+    folder: Path, alone: Assistant, clips: list[Path], axes: dict[str, int]
+) -> None:
+    assistant = load(folder, make_mesh(**axes, devices=jax.devices()[: int(np.prod(list(axes.values())))]))
+    replies = assistant.ask_many(clips[0], QUESTIONS, max_tokens=10)
+    assert assistant.scheduler.alive > 1
+    for question, reply in zip(QUESTIONS, replies):
+        expected = alone.ask(clips[0], question, max_tokens=10)
+        assert (reply.text, reply.tokens) == (expected.text, expected.tokens)
+        assert (reply.frames, reply.video_tokens) == (expected.frames, expected.video_tokens)
+    assert assistant.scheduler.alive == 0
+
+
+def test_questions_of_which_one_cannot_be_asked(alone: Assistant, clips: list[Path]) -> None:
+    with pytest.raises(UserError, match="no question was given"):
+        alone.ask_many(clips[0], [])
+    with pytest.raises(UserError, match="the question is empty"):
+        alone.ask_many(clips[0], [QUESTION, " "])
+    assert alone.scheduler.alive == 0
+
+
+def test_a_dropped_answer_frees_its_row(alone: Assistant, clips: list[Path]) -> None:
+    reply = alone.ask(clips[0], QUESTION, max_tokens=10)
+    assert alone.scheduler.alive == 1
+    next(iter(reply))
+    del reply
+    assert alone.scheduler.alive == 0
+    unread = alone.ask(clips[0], QUESTION, max_tokens=10)
+    assert alone.scheduler.alive == 1
+    del unread
+    assert alone.scheduler.alive == 0
+
+
+def test_a_video_that_was_read_with_others_is_not_read_again(
+    folder: Path, alone: Assistant, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two videos, then the first alone, and the other way round: what they share is a prefix."""
+    assistant = _load(folder, 1)
+    read: list[int] = []
+    read_block = Rows._read_block
+
+    def counting(rows: Rows, block: int, parts: dict[int, np.ndarray]) -> None:
+        read.append(len(parts[0]))
+        read_block(rows, block, parts)
+
+    expected = [alone.ask(videos, QUESTION, max_tokens=6).text for videos in (clips, clips[:1])]
+    for first, second in ((clips, clips[:1]), (clips[:1], clips)):
+        assistant.prefixes = PrefixCache(1 << 30)
+        assert assistant.ask(first, QUESTION, max_tokens=6).text == expected[len(first) == 1]
+        read.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(Rows, "_read_block", counting)
+            reply = assistant.ask(second, QUESTION, max_tokens=6)
+        assert reply.text == expected[len(second) == 1]
+        asked = len(assistant.processor.prompts.question(QUESTION))
+        own = 0 if second == clips[:1] else len(assistant.processor.prompts.videos(_codes(assistant, clips)))
+        shared = len(assistant.processor.prompts.videos(_codes(assistant, clips[:1])))
+        assert sum(read) == asked + (own - shared if own else 0)
+
+
+def _codes(assistant: Assistant, clips: list[Path]) -> list[Any]:
+    return [assistant.processor.read_video(clip, 1.0) for clip in clips]
+
+
+def test_answers_in_threads(alone: Assistant, clips: list[Path]) -> None:
+    """Questions about two videos from six threads at once, each several times."""
+    asked = [(clip, question) for clip in clips for question in QUESTIONS[:3]]
+    expected = [alone.ask(clip, question, max_tokens=8).text for clip, question in asked]
+    with ThreadPoolExecutor(6) as threads:
+        found = list(threads.map(lambda one: alone.ask(*one, max_tokens=8).text, asked * 3))
+    assert found == expected * 3
+    assert alone.scheduler.alive == 0
 
 
 def test_a_seed_decides_a_drawn_answer(alone: Assistant, clips: list[Path]) -> None:
@@ -172,7 +260,7 @@ def test_a_video_too_long_says_which_fps_fits(
         raise AssertionError("decoded before it was refused")
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "sample", fail)
+        patched.setattr(processor_module, "sample", fail)
         with pytest.raises(UserError, match=r"--fps ([\d.]+)") as raised:
             alone.ask(clips[0], QUESTION, fps=7.0)
     assert clips[0].name in str(raised.value)

@@ -12,13 +12,15 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from greedy import greedy
 
 from ringvision import model_folder
 from ringvision.data.text.gguf import text_from_gguf
 from ringvision.data.text.isolation.hugging_face import byte_letters
 from ringvision.errors import UserError
 from ringvision.infer.chat import Chat, converse, load_chat, load_stops
-from ringvision.infer.generate import Generator
+from ringvision.infer.decode_batch import DecodeBatch
+from ringvision.infer.engine import Engine
 from ringvision.infer.model import load_model
 from ringvision.infer.sampler import Sampler
 from ringvision.mesh import make_mesh
@@ -72,23 +74,23 @@ def chat(place: Path) -> Chat:
 
 
 class Reading:
-    """Counts the tokens that a chat's generator reads."""
+    """Counts the tokens that chats read."""
 
-    def __init__(self, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.counts: list[int] = []
-        read = chat.generator.read
+        read = DecodeBatch.read
 
-        def counting(session: object, tokens: np.ndarray) -> None:
-            self.counts.append(len(tokens))
-            read(session, tokens)  # type: ignore[arg-type]
+        def counting(batch: DecodeBatch, prompts: dict[int, np.ndarray]) -> None:
+            self.counts.append(len(prompts[0]))
+            read(batch, prompts)
 
-        monkeypatch.setattr(chat.generator, "read", counting)
+        monkeypatch.setattr(DecodeBatch, "read", counting)
 
 
 def test_a_second_turn_reads_only_what_is_new_and_answers_the_same(
     chat: Chat, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reading = Reading(chat, monkeypatch)
+    reading = Reading(monkeypatch)
     answers = ["".join(chat.say("hello")), "".join(chat.say("and now?"))]
     assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
     assert [chat.messages[1]["content"], chat.messages[3]["content"]] == answers
@@ -125,9 +127,7 @@ def test_an_answer_that_is_dropped_is_what_was_said_of_it(chat: Chat) -> None:
 
 def test_an_answer_ends_at_any_of_the_stops(chat: Chat, place: Path) -> None:
     tokens = chat._tokens([{"role": "user", "content": "hello"}])
-    session = chat.generator.begin(256)
-    chat.generator.read(session, np.array(tokens))
-    free = list(chat.generator.generate(session, Sampler(), 12))
+    free = greedy(chat.engine, tokens, 12, ids=(0, chat.text.size))
     stop = free[5]
     ended = Chat(chat.model, chat.text, chat.template, stops=[stop], max_tokens=12)
     assert "".join(ended.say("hello")) == chat.text.decode(free[: free.index(stop)])
@@ -180,7 +180,7 @@ def test_a_seed_decides_and_another_try_draws_anew(place: Path) -> None:
 def test_what_does_not_fit_is_refused_before_anything_is_read(
     chat: Chat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reading = Reading(chat, monkeypatch)
+    reading = Reading(monkeypatch)
     for text, match in (
         ("  ", "nothing was said"),
         ("long " * 60, r"conversation has become 3\d\d tokens, and the model reads 256"),
@@ -193,7 +193,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_read(
 
 def test_a_conversation_grows_until_the_model_is_full(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a cache so small that it is outgrown on the way."""
-    monkeypatch.setattr("ringvision.infer.generate.SHORTEST_CACHE", 256)
+    monkeypatch.setattr("ringvision.infer.chat.SHORTEST_CACHE", 256)
     turns = 0
     with pytest.raises(UserError, match="begin a new conversation"):
         for _ in range(30):
@@ -301,15 +301,11 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("devices", [1, pytest.param(4, marks=pytest.mark.long)])
 def test_smollm2_goes_on_as_recorded(smollm2: Path, devices: int) -> None:
     """Token for token what transformers wrote, on one device and on a ring."""
-    generator = Generator(load_model(smollm2, make_mesh(context=devices, devices=jax.devices()[:devices])))
+    engine = Engine(load_model(smollm2, make_mesh(context=devices, devices=jax.devices()[:devices])))
     examples = json.loads((FIXTURE / "expected.json").read_text())
     assert len(examples) > 4
     for example in examples:
-        session = generator.begin(generator.room_for(len(example["prompt_ids"]), generate=20))
-        generator.read(session, np.array(example["prompt_ids"], np.int32))
-        assert list(generator.generate(session, Sampler(), 20)) == example["continuation_ids"], example[
-            "prompt"
-        ]
+        assert greedy(engine, example["prompt_ids"], 20) == example["continuation_ids"], example["prompt"]
 
 
 @needs_smollm2

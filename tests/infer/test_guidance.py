@@ -1,7 +1,8 @@
-"""Guided drawing gives LWM's own tokens and those of whole forward passes, on any number of devices, and only
-ids from its range.
+"""Guided generation gives LWM's own tokens and those of whole forward passes, on any number of devices, and
+only ids from its range.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from flax import nnx, serialization
 
-from ringvision.infer.guidance import Guide
+from ringvision.infer.decode_batch import DecodeBatch
+from ringvision.infer.engine import Engine
 from ringvision.infer.model import Model, load_model
 from ringvision.infer.sampler import Sampler
 from ringvision.mesh import make_mesh
@@ -74,6 +76,27 @@ def _lwm(**axes: int) -> Model:
     )
 
 
+def _pair(engine: Engine, prompts: Sequence[np.ndarray], ids: tuple[int, int], room: int) -> DecodeBatch:
+    """A batch that has read one or two prompts, with free slots for so many more tokens."""
+    slots = engine.slots_for(max(map(len, prompts)), generate=room)
+    batch = DecodeBatch(engine, len(prompts), slots, ids=ids)
+    batch.read(dict(enumerate(prompts)))
+    return batch
+
+
+def _drawn(
+    batch: DecodeBatch, count: int, sampler: Sampler, scale: float | None = None, first: int = 0
+) -> list[int]:
+    """Draws and reads `count` ids. scale: of guidance by the second row, None without it."""
+    without = {} if scale is None else {"without": 1, "scale": scale}
+    batch.sample(0, sampler, first=first, **without)  # type: ignore[arg-type]
+    found = []
+    for _ in range(count):
+        found.append(int(np.asarray(batch.tokens)[0]))
+        batch.step()
+    return found
+
+
 def _mesh(axes: dict[str, int]) -> jax.sharding.Mesh:
     return make_mesh(**axes, devices=jax.devices()[: int(np.prod(list(axes.values())))])
 
@@ -88,20 +111,17 @@ def test_lwms_own_guided_tokens(axes: dict[str, int]) -> None:
         recorded[f"gen_vision_{name}"] for name in ("prompt_ids", "attention_mask", "sequences")
     )
     assert recorded["gen_vision_step_margins"].min() > 1e-3
-    guide = Guide(_lwm(**axes), (TEXT, TEXT + VISION), blocks=BLOCKS)
+    engine = Engine(_lwm(**axes), blocks=BLOCKS)
+    ids = (TEXT, TEXT + VISION)
     pairs = len(prompts) // 2
     scale = float(recorded["gen_vision_cfg_scale"])
     for row in range(pairs):
         given, blank = (prompts[at][masks[at] == 1] for at in (row, row + pairs))
         assert len(given) != len(blank)
         expected = (sequences[row, prompts.shape[1] :] + TEXT).tolist()
-        reading = guide.read([given, blank], room=len(expected))
-        assert list(guide.draw(reading, len(expected), Sampler(), scale)) == expected
-        again = guide.read([given, blank], room=len(expected))
-        assert (
-            list(guide.draw(again, len(expected), Sampler(temperature=1.0, top_k=1, seed=7), scale))
-            == expected
-        )
+        for sampler in (Sampler(), Sampler(temperature=1.0, top_k=1, seed=7)):
+            batch = _pair(engine, [given, blank], ids, len(expected))
+            assert _drawn(batch, len(expected), sampler, scale) == expected
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +145,11 @@ def test_drawing_and_pushing_by_whole_forward_passes(model: Model, scale: float)
     ids = (model.config.vocab_size - 30, model.config.vocab_size - 2)
     given = random.integers(1, 100, 11)
     blank = random.integers(1, 100, 3)
-    guide = Guide(model, ids, blocks=BLOCKS)
-    reading = guide.read([given, blank], room=16)
-    found = list(guide.draw(reading, 4, Sampler(), scale))
+    batch = _pair(Engine(model, blocks=BLOCKS), [given, blank], ids, 16)
+    found = _drawn(batch, 4, Sampler(), scale)
     for token in (5, 6):
-        guide.push(reading, token)
-    found += guide.draw(reading, 4, Sampler(), scale)
+        batch.step(token)
+    found += _drawn(batch, 4, Sampler(), scale, first=4)
 
     rows = [given.tolist(), blank.tolist()]
     expected = []
@@ -140,7 +159,7 @@ def test_drawing_and_pushing_by_whole_forward_passes(model: Model, scale: float)
         for row in rows:
             row += [expected[-1], *((5, 6) if index == 3 else ())]
     assert found == expected
-    assert reading.lengths[:2].tolist() == [21, 13]
+    assert batch.lengths[:2].tolist() == [21, 13]
 
 
 def test_without_a_second_prompt_nothing_is_guided(model: Model) -> None:
@@ -149,14 +168,14 @@ def test_without_a_second_prompt_nothing_is_guided(model: Model) -> None:
     ids = (0, model.config.vocab_size)
     given = random.integers(1, 100, 11)
     blank = random.integers(1, 100, 5)
-    guide = Guide(model, ids, blocks=BLOCKS)
+    engine = Engine(model, blocks=BLOCKS)
 
-    def drawn(*prompts: np.ndarray, scale: float) -> list[int]:
-        return list(guide.draw(guide.read(prompts, room=8), 8, Sampler(), scale))
+    def drawn(*prompts: np.ndarray, scale: float | None = None) -> list[int]:
+        return _drawn(_pair(engine, prompts, ids, 8), 8, Sampler(), scale)
 
-    assert drawn(given, blank, scale=1.0) == drawn(given, scale=3.0)
-    assert drawn(given, blank, scale=0.0) == drawn(blank, scale=1.0) != drawn(given, scale=1.0)
-    assert guide.read([given], room=8).lengths.shape == (1,)
+    assert drawn(given, blank, scale=1.0) == drawn(given)
+    assert drawn(given, blank, scale=0.0) == drawn(blank) != drawn(given)
+    assert _pair(engine, [given], ids, 8).count == 1
 
 
 @pytest.mark.parametrize("axes", MESHES[1:], ids=str)
@@ -168,12 +187,8 @@ def test_draws_depend_on_the_seed_and_not_on_the_mesh(
     blank = np.arange(3, 6)
 
     def drawn(model: Model, seed: int, **knobs: Any) -> list[int]:
-        guide = Guide(model, ids, blocks=BLOCKS)
-        return list(
-            guide.draw(
-                guide.read([given, blank], room=24), 24, Sampler(temperature=3.0, seed=seed, **knobs), 2.0
-            )
-        )
+        batch = _pair(Engine(model, blocks=BLOCKS), [given, blank], ids, 24)
+        return _drawn(batch, 24, Sampler(temperature=3.0, seed=seed, **knobs), 2.0)
 
     alone = drawn(model, 0)
     assert drawn(load_model(folder, _mesh(axes)), 0) == alone != drawn(model, 1)
@@ -189,14 +204,14 @@ def test_top_k_and_top_p_are_of_the_guided_logits(model: Model) -> None:
     scale = 2.0
     given = np.arange(5, 16)
     blank = np.arange(3, 6)
-    guide = Guide(model, ids, blocks=BLOCKS)
+    engine = Engine(model, blocks=BLOCKS)
 
     def drawn(**knobs: Any) -> list[tuple[int, np.ndarray]]:
         """Every id by its rank, and the probabilities from the largest to the smallest."""
         sampler = Sampler(temperature=3.0, seed=2, **knobs)
         rows = [given.tolist(), blank.tolist()]
         found = []
-        for token in guide.draw(guide.read([given, blank], room=24), 24, sampler, scale):
+        for token in _drawn(_pair(engine, [given, blank], ids, 24), 24, sampler, scale):
             with_prompt, without = (_whole(model, row)[slice(*ids)] for row in rows)
             wanted = (without + scale * (with_prompt - without)) / 3.0
             shares = np.exp(wanted - wanted.max())
@@ -216,32 +231,25 @@ def test_top_k_and_top_p_are_of_the_guided_logits(model: Model) -> None:
     assert max(rank for rank, _ in drawn()) > 5
 
 
-def test_prompts_and_films_of_other_lengths_compile_nothing(model: Model) -> None:
-    guide = Guide(model, (0, 30), blocks=BLOCKS)
+def test_prompts_and_answers_of_other_lengths_compile_nothing(model: Model, compilations: list[str]) -> None:
+    engine = Engine(model, blocks=BLOCKS)
 
     def draw(given: int, blank: int, room: int) -> None:
-        list(
-            guide.draw(
-                guide.read([np.arange(1, given), np.arange(1, blank)], room=room),
-                3,
-                Sampler(temperature=1.0),
-                2.0,
-            )
-        )
+        batch = _pair(engine, [np.arange(1, given), np.arange(1, blank)], (0, 30), room)
+        _drawn(batch, 3, Sampler(temperature=1.0), 2.0)
 
     draw(45, 3, 100)
-    compiled = guide._read._cache_size(), guide._choose._cache_size()
+    compilations.clear()
     draw(39, 9, 70)
     draw(71, 4, 3)
-    assert (guide._read._cache_size(), guide._choose._cache_size()) == compiled
+    assert compilations == []
 
 
 def test_a_long_prompt_tells_how_far_it_is(model: Model) -> None:
     seen: list[tuple[int, int]] = []
-    Guide(model, (0, 30), blocks=BLOCKS).read(
-        [np.arange(1, 70)], room=1, progress=lambda done, of: seen.append((done, of))
-    )
-    assert seen == [(32, 72), (64, 72), (72, 72)]
+    batch = DecodeBatch(Engine(model, blocks=BLOCKS), 1, 80, ids=(0, 30))
+    batch.read({0: np.arange(1, 70)}, progress=lambda done, of: seen.append((done, of)))
+    assert seen == [(32, 69), (64, 69), (69, 69)]
 
 
 def test_the_fixture_is_read_whole() -> None:

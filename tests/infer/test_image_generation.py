@@ -5,7 +5,6 @@ drawn, and frames are decoded as they come; what cannot be drawn is said in one 
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,10 @@ def _load(folder: Path, devices: int = 1, **axes: int) -> ImageGenerator:
 
 def _with(generator: ImageGenerator, form: GenerationFormat | None, **others: Any) -> ImageGenerator:
     """The same model, asked otherwise."""
-    stream = others.pop("stream", generator.processor.format)
-    return ImageGenerator(generator.model, generator.processor.text, generator.tokenizer, stream, form)
+    stream = others.pop("stream", generator.processor.prompts.format)
+    return ImageGenerator(
+        generator.model, generator.processor.prompts.text, generator.tokenizer, stream, form
+    )
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +97,13 @@ def test_a_film_is_the_stream_that_training_weaves(generator: ImageGenerator) ->
     which the weaver wrote.
     """
     found = _codes(generator, Request(CAPTION, frames=2, guidance=3.0, sampler=Sampler()))
-    woven = generator.processor.videos([(found, [0.0, 1.0])])
+    woven = generator.processor.prompts.videos([(found, [0.0, 1.0])])
     bos = woven[:1]
     video = woven[1:]
-    rows = [np.concatenate([bos, generator.processor.text.encode(CAPTION), video]).astype(np.int32), woven]
+    rows = [
+        np.concatenate([bos, generator.processor.prompts.text.encode(CAPTION), video]).astype(np.int32),
+        woven,
+    ]
     assert found.shape == (2, *generator.tokenizer.grid)
     assert np.array_equal(_likeliest(generator, rows, 3.0, 2), found.reshape(2, -1))
     assert not np.array_equal(
@@ -116,7 +120,7 @@ def test_going_on_from_frames(generator: ImageGenerator) -> None:
     )
     found = _codes(generator, Request(frames=2, fps=0.5, sampler=Sampler()), seen)
     whole = np.concatenate([seen, found])
-    woven = generator.processor.videos([(whole, 2.0 * np.arange(5))])
+    woven = generator.processor.prompts.videos([(whole, 2.0 * np.arange(5))])
     assert np.array_equal(_likeliest(generator, [woven, woven], 1.0, 2), found.reshape(2, -1))
 
 
@@ -125,8 +129,8 @@ def test_lwms_film_asks_for_an_image_and_then_for_a_video_that_begins_with_it(
 ) -> None:
     drawer = _with(generator, lwm.GENERATION, stream=lwm.STREAM)
     found = _codes(drawer, Request("Fireworks", frames=3, guidance=4.0, sampler=Sampler()))
-    encode = drawer.processor.text.encode
-    first = drawer.processor.video(found[:1], [0.0])
+    encode = drawer.processor.prompts.text.encode
+    first = drawer.processor.prompts.video(found[:1], [0.0])
     image = np.concatenate(
         [
             [drawer.vocabulary.bos],
@@ -140,7 +144,7 @@ def test_lwms_film_asks_for_an_image_and_then_for_a_video_that_begins_with_it(
         [
             [drawer.vocabulary.bos],
             encode("You are a helpful assistant. USER: Generate a video of Fireworks ASSISTANT:"),
-            drawer.processor.video(found, [0.0, 1.0, 2.0]),
+            drawer.processor.prompts.video(found, [0.0, 1.0, 2.0]),
         ]
     ).astype(np.int32)
     assert np.array_equal(_likeliest(drawer, [video, video], 1.0, 2), found[1:].reshape(2, -1))
@@ -154,33 +158,34 @@ def test_the_chosen_draft_is_the_one_that_says_the_prompt(
     """
     chooser = _with(generator, ASKED)
     drafts: list[np.ndarray] = []
-    draw = chooser.candidates.draw
+    draw = Drawing._frame
 
-    def watched(*args: Any, **knobs: Any) -> np.ndarray:
-        drafts.append(draw(*args, **knobs))
-        return drafts[-1]
+    def watched(*args: Any) -> np.ndarray:
+        frames = draw(*args)
+        drafts.append(frames[:6].reshape(6, -1))
+        return frames
 
-    monkeypatch.setattr(chooser.candidates, "draw", watched)
+    monkeypatch.setattr(Drawing, "_frame", watched)
     found = _codes(
         chooser, Request("a red circle", frames=2, guidance=1e4, sampler=Sampler(temperature=2.0, seed=3))
     )
     assert [part.shape for part in drafts] == [(6, chooser.tokenizer.codes_per_frame)] * 2
     assert len(np.unique(drafts[0], axis=0)) == 6
     asked = [
-        chooser.processor.question("What was there at 0 seconds?"),
-        chooser.processor.question("What was there at 1 second?"),
+        chooser.processor.prompts.question("What was there at 0 seconds?"),
+        chooser.processor.prompts.question("What was there at 1 second?"),
     ]
     for index in range(2):
-        codes = [
-            (row - chooser.vocabulary.code_offset).reshape(1, *chooser.tokenizer.grid)
-            for row in drafts[index]
-        ]
+        codes = [row.reshape(1, *chooser.tokenizer.grid) for row in drafts[index]]
         woven = [
-            chooser.processor.videos([(np.concatenate([found[:index], one]), np.arange(index + 1.0))])
+            chooser.processor.prompts.videos([(np.concatenate([found[:index], one]), np.arange(index + 1.0))])
             for one in codes
         ]
         scores = []
-        for answer in (chooser.processor.answer("a red circle"), chooser.processor.answer("red circle")):
+        for answer in (
+            chooser.processor.prompts.answer("a red circle"),
+            chooser.processor.prompts.answer("red circle"),
+        ):
             rows = [np.concatenate([one, asked[index], answer]).astype(np.int32) for one in woven]
             places = [np.arange(len(row) - len(answer) - 1, len(row) - 1) for row in rows]
             logits = [one[at] for one, at in zip(_whole(chooser, rows), places)]
@@ -213,14 +218,11 @@ def test_frames_begin_where_training_let_them_begin(generator: ImageGenerator) -
     """A model that knows a code's place within its frame by its position: spaces before the vision keep
     it.
     """
-    processor = generator.processor
-    period = generator.processor.period(generator.tokenizer.grid)
+    processor = generator.processor.prompts
+    period = generator.processor.prompts.period(generator.tokenizer.grid)
     drawing = Drawing(generator, Request(CAPTION), None)
-    model = generator.model
     drawing.generator = _with(generator, GenerationFormat())
-    drawing.generator.model = type(model)(
-        replace(model.config, frame_period=period), model.vocabulary, {}, model.mesh
-    )
+    drawing.generator.processor.frame_period = period
     tokens = drawing._tokens(CAPTION, np.zeros((0, *generator.tokenizer.grid), np.int32))
     assert len(tokens) % period == 2  # bos, <vision>, and a whole number of frames
     assert (
@@ -311,7 +313,7 @@ def test_a_video_goes_on(able: Path, clips: list[Path], tmp_path: Path) -> None:
     assert seen[0] == "frames"
     assert seen[-1] == "codes"
     generator = load_image_generator(able, _one(), batch=2)
-    codes = module._codes(clips[0], 1.0, 1, generator.tokenizer, None)
+    codes, _ = generator.processor.read_video(clips[0], 1.0)
     frames = generator.tokenizer.decode(_codes(generator, request, codes), np.uint8)
     size = generator.tokenizer.size
     sheet = np.asarray(Image.open(tmp_path / "more.png"))
@@ -378,8 +380,8 @@ def test_a_model_that_knows_no_prompts_says_so_and_draws_without(blank: ImageGen
 
 
 def test_what_does_not_fit_the_model_says_how_much_does(generator: ImageGenerator) -> None:
-    period = generator.processor.period(generator.tokenizer.grid)
-    words = 2 + len(generator.processor.text.encode(CAPTION))
+    period = generator.processor.prompts.period(generator.tokenizer.grid)
+    words = 2 + len(generator.processor.prompts.text.encode(CAPTION))
     fitting = (generator.model.config.max_length - words) // period
     with pytest.raises(
         UserError, match=f"{fitting + 1} frames do not fit the 640 tokens that the model reads, {fitting} do"

@@ -25,6 +25,7 @@ from ringvision.errors import UserError
 from ringvision.infer import image_generation as module
 from ringvision.infer.assistant import Assistant, load
 from ringvision.infer.chat import load_chat
+from ringvision.infer.decode_batch import DecodeBatch
 from ringvision.infer.image_generation import (
     Drawing,
     ImageGenerator,
@@ -164,7 +165,7 @@ def test_lwm_is_asked_about_a_video_in_its_own_tokens(lwm_source: Path, lwm: Pat
         *pieces.EncodeAsIds("</vision>"),
         *pieces.EncodeAsIds(" ASSISTANT:"),
     ]
-    assert generator.processor.prompt([(codes, [0.0, 1.0])], "what is there?").tolist() == expected
+    assert generator.processor.prompts.prompt([(codes, [0.0, 1.0])], "what is there?").tolist() == expected
 
 
 def test_lwm_chats_in_its_own_words(lwm_source: Path, lwm: Path) -> None:
@@ -234,14 +235,16 @@ def painter(emu3_folder: Path) -> ImageGenerator:
     """Emu3, small pictures: three rows of three codes."""
     whole = load_image_generator(emu3_folder, one(), batch=1)
     small = load_video_tokenizer(emu3_folder / "tokenizer", batch=1, size=6)
-    return ImageGenerator(whole.model, whole.processor.text, small, whole.processor.format, whole.form)
+    return ImageGenerator(
+        whole.model, whole.processor.prompts.text, small, whole.processor.prompts.format, whole.form
+    )
 
 
 def test_emu3_is_asked_for_pictures_in_its_processors_tokens(painter: ImageGenerator) -> None:
     ours = ids_of("emu3").ours
     drawing = Drawing(painter, Request(PROMPT), None)
     recorded = np.load(FIXTURES / "picture_prompts" / "emu3" / "ids.npz")
-    opened = painter.processor.before((3, 5), 0.0)
+    opened = painter.processor.prompts.before((3, 5), 0.0)
     for name, text in (
         ("wanted", drawing._text(begun=False)),
         ("unwanted", drawing.form.without),
@@ -316,8 +319,8 @@ def test_emu3_draws_row_by_row(painter: ImageGenerator, scale: float) -> None:
     assert form is not None
     found = np.stack(list(painter.draw(Request(PROMPT, frames=2, guidance=scale, sampler=Sampler()))))
     assert found.shape == (2, 3, 3)
-    encode = painter.processor.text.encode
-    woven = painter.processor.video(found, [0.0, 1.0])
+    encode = painter.processor.prompts.text.encode
+    woven = painter.processor.prompts.video(found, [0.0, 1.0])
     rows = [
         np.array([painter.vocabulary.bos, *encode(text), *woven])
         for text in (form.before(PROMPT, False), form.without)
@@ -337,8 +340,8 @@ def test_emu3_goes_on_from_pictures_and_draws_for_a_user(
 ) -> None:
     seen = np.random.default_rng(0).integers(0, 64, (2, 3, 3)).astype(np.int32)
     found = np.stack(list(painter.draw(Request(frames=1, sampler=Sampler()), seen)))
-    woven = painter.processor.videos([(np.concatenate([seen, found]), [0.0, 1.0, 2.0])])
-    opening = len(painter.processor.opening()) - 1
+    woven = painter.processor.prompts.videos([(np.concatenate([seen, found]), [0.0, 1.0, 2.0])])
+    opening = len(painter.processor.prompts.opening()) - 1
     ids = np.concatenate([woven[:1], woven[1 + opening :]])  # what stands before a video that is asked about
     low = painter.vocabulary.code_offset
     high = painter.vocabulary.eof
@@ -389,18 +392,18 @@ def test_the_frame_grid_is_filled_row_by_row(
     painter: ImageGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first code drawn is the upper left one, and the next stands to its right."""
-    offset = painter.vocabulary.code_offset
+    steps: list[int] = []
+    drawn = property(lambda batch: np.array([painter.vocabulary.code_offset + len(steps)]))
+    monkeypatch.setattr(DecodeBatch, "tokens", drawn)
     monkeypatch.setattr(
-        painter.guide,
-        "draw",
-        lambda reading, count, *_, first: iter(range(offset + first, offset + first + count)),
+        DecodeBatch, "step", lambda batch, forced=None: steps.append(0) if forced is None else None
     )
     (frame,) = painter.draw(Request())
     assert frame.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
 
 
 def test_a_text_tokenizer_of_another_model_is_refused(painter: ImageGenerator) -> None:
-    processor: PromptProcessor = painter.processor
+    processor: PromptProcessor = painter.processor.prompts
     large = module.Wordless(Path("elsewhere"))
     large.size = painter.vocabulary.text_size + 1
     with pytest.raises(UserError, match="the model knows 136 text pieces, the text tokenizer 137"):
@@ -412,9 +415,9 @@ def test_what_guidance_compares_with_must_fit_too(painter: ImageGenerator) -> No
     form = painter.form
     assert form is not None
     words, without = (
-        len(painter.processor.text.encode(text)) for text in (form.before("a", False), form.without)
+        len(painter.processor.prompts.text.encode(text)) for text in (form.before("a", False), form.without)
     )
-    period = painter.processor.period(painter.tokenizer.grid)
+    period = painter.processor.prompts.period(painter.tokenizer.grid)
     assert without > words + period
     most = [(painter.model.config.max_length - 1 - length) // period for length in (words, without)]
     Drawing(painter, Request("a", frames=most[0], guidance=1.0), None)
@@ -481,7 +484,7 @@ def test_lwm_answers_a_user(
 
     assistant = load(lwm, one())
     expected = greedy(
-        assistant, assistant.processor.prompt(seen(assistant, clips[0], 1.0), "what is there?"), 4
+        assistant, assistant.processor.prompts.prompt(seen(assistant, clips[0], 1.0), "what is there?"), 4
     )
     assert said() == expected
     assert said("--devices", "2", "--tokenizer", str(lwm_eyes), model=bare) == expected
@@ -495,17 +498,17 @@ def test_a_question_before_the_video_has_it_read_anew_and_its_codes_once(
     assistant = load(lwm, one())
     first = assistant.ask(clips[0], "what is there?", max_tokens=4)
     tokens = (first.text, first.tokens)[1]
-    assert first.video_tokens == len(assistant.processor.video(*seen(assistant, clips[0], 1.0)[0]))
+    assert first.video_tokens == len(assistant.processor.prompts.video(*seen(assistant, clips[0], 1.0)[0]))
     read: list[int] = []
-    prefill = assistant._prefill
+    prefill = assistant.engine.prefill
 
-    def watched(tokens: np.ndarray, *rest: Any) -> Any:
+    def watched(tokens: np.ndarray, **rest: Any) -> Any:
         read.append(len(tokens))
-        return prefill(tokens, *rest)
+        return prefill(tokens, **rest)
 
-    monkeypatch.setattr(assistant, "_prefill", watched)
+    monkeypatch.setattr(assistant.engine, "prefill", watched)
     monkeypatch.setattr(
-        "ringvision.infer.assistant.sample", lambda *_, **__: pytest.fail("the video was decoded again")
+        "ringvision.infer.processor.sample", lambda *_, **__: pytest.fail("the video was decoded again")
     )
     again = assistant.ask(clips[0], "what is there?", max_tokens=4)
     assert (again.text, again.tokens)[1] == tokens and not read
@@ -521,7 +524,7 @@ def test_pictures_are_seen_in_their_processors_layout(family: str, clips: list[P
     larger = {"max_position_embeddings": 400} if family == "chameleon" else {}
     assistant = load(imported(family, tmp_path, **larger), one())
     reply = assistant.ask(clips[0], "What colour is the circle?", fps=0.05, max_tokens=4)
-    prompt = assistant.processor.prompt(seen(assistant, clips[0], 0.05), "What colour is the circle?")
+    prompt = assistant.processor.prompts.prompt(seen(assistant, clips[0], 0.05), "What colour is the circle?")
     assert isinstance(reply.text, str) and reply.frames == 1
     assert reply.tokens == greedy(assistant, prompt, 4)
 
@@ -533,8 +536,10 @@ def test_a_video_that_fits_is_counted_as_it_is_woven(
     grid = assistant.tokenizer.grid
     for frames in (1, 2):
         times = np.arange(float(frames))
-        woven = assistant.processor.videos([(np.zeros((frames, *grid), np.int32), times)], "what?")
-        assert assistant._video_tokens([times]) == len(woven) - len(assistant.processor.opening("what?"))
+        woven = assistant.processor.prompts.videos([(np.zeros((frames, *grid), np.int32), times)], "what?")
+        assert assistant.processor.video_tokens([times]) == len(woven) - len(
+            assistant.processor.prompts.opening("what?")
+        )
     with pytest.raises(UserError, match="about 1 frames do: ask with --fps"):
         assistant.ask(clips[0], "What colour is the circle?", fps=2.0)
     with pytest.raises(

@@ -104,7 +104,7 @@ def test_blocks_then_single_tokens_equal_one_pass(model, whole, devices):
     np.testing.assert_array_equal(
         np.sort(np.asarray(cache.positions)[:, np.asarray(cache.segment_ids[0]) > 0]), [np.arange(44)] * 2
     )
-    assert int(np.ptp(cache.fill)) <= 1 and int(cache.fill.sum()) == 44
+    assert int(np.ptp(cache.fill)) <= 1 and int(cache.fill.sum()) == 2 * 44
     assert reader.extend._cache_size() == 3
 
 
@@ -114,7 +114,7 @@ def test_another_question_about_the_same_video(model, whole, devices):
     reader = Reader(model, ring(devices))
     cache = Cache.empty(CONFIG, 2, 48, reader.mesh)
     _, cache = reader.read(TOKENS[:, :16], cache, fresh=True)
-    kept = cache.room
+    kept = cache.free
     other = (TOKENS + 7) % 61
     for question in (other, TOKENS):
         block = np.zeros((2, 16), np.int32)
@@ -130,7 +130,7 @@ def test_another_question_about_the_same_video(model, whole, devices):
                 np.concatenate([logits[:, :11], answer, again], axis=1), whole[:, 16:29], atol=2e-5
             )
         cache = cache.truncate(16)
-        assert cache.room == kept and int((cache.segment_ids > 0).sum()) == 32
+        assert cache.free == kept and int((cache.segment_ids > 0).sum()) == 32
 
 
 def test_every_mesh_axis_at_once(model, whole):
@@ -215,16 +215,16 @@ def test_a_full_cache_says_so_and_loses_nothing(model, devices):
     _, cache = reader.read(TOKENS[:, :16], Cache.empty(CONFIG, 2, 17, reader.mesh), fresh=True)
     assert cache.length == 17 + devices - 1
     keys = np.asarray(cache.k)
-    assert cache.room == cache.length - 16
+    assert cache.free == cache.length - 16
     logits, cache = reader.read(TOKENS[:, 16:32], cache, start=16)
     assert np.isnan(logits).all() and bool(cache.overflowed)
     np.testing.assert_array_equal(cache.k, keys)
     cache = cache.truncate(16)
     assert not bool(cache.overflowed)
-    for t in range(16, 16 + cache.room):
+    for t in range(16, 16 + cache.free):
         logits, cache = reader.read(TOKENS[:, t : t + 1], cache, start=t)
         assert np.isfinite(logits).all()
-    assert cache.room == 0
+    assert cache.free == 0
     logits, cache = reader.read(TOKENS[:, 30:31], cache, start=30)
     assert np.isnan(logits).all()
 

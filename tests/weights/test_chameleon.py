@@ -13,12 +13,12 @@ import jax
 import numpy as np
 import pytest
 from continuation import assert_imported_again, imported_folder
+from greedy import greedy
 from safetensors.numpy import load_file
 
 from ringvision.errors import UserError
-from ringvision.infer.generate import Generator
+from ringvision.infer.engine import Engine
 from ringvision.infer.model import load_model
-from ringvision.infer.sampler import Sampler
 from ringvision.mesh import make_mesh
 from ringvision.video_tokenizer import load_video_tokenizer
 from ringvision.weights import chameleon
@@ -96,11 +96,9 @@ def test_logits_and_greedy_text(folder, recorded, devices) -> None:
     theirs[..., recorded["logits_masked_columns"]] = np.finfo(np.float32).min
     np.testing.assert_allclose(masked, theirs, atol=1e-4)
     assert recorded["greedy_step_margins"].min() > 1e-4
-    generator = Generator(model, limit=model.vocabulary.text_size, blocks=(32,))
+    engine = Engine(model, blocks=(32,))
     for prompt, whole in zip(recorded["greedy_prompt_ids"], recorded["greedy_sequences"]):
-        session = generator.begin(generator.room_for(len(prompt), generate=12))
-        generator.read(session, IDS.ours[prompt])
-        said = list(generator.generate(session, Sampler(), 12))
+        said = greedy(engine, IDS.ours[prompt], 12, ids=(0, model.vocabulary.text_size))
         np.testing.assert_array_equal(IDS.theirs[said], whole[len(prompt) :])
 
 
@@ -118,13 +116,10 @@ def test_norms_behind_attention_and_feed_forward(tmp_path, recorded, devices) ->
     logits = np.asarray(model.logits(IDS.ours[recorded["merged_input_ids"][:, :24]]))
     np.testing.assert_allclose(logits, expected["logits_unmasked"][..., IDS.theirs], atol=1e-4)
     assert expected["greedy_step_margins"].min() > 1e-3
-    generator = Generator(model, limit=model.vocabulary.text_size, blocks=(32,))
+    engine = Engine(model, blocks=(32,))
     for whole in expected["greedy_sequences"]:
-        session = generator.begin(generator.room_for(20, generate=12))
-        generator.read(session, IDS.ours[whole[:20]])
-        np.testing.assert_array_equal(
-            IDS.theirs[list(generator.generate(session, Sampler(), 12))], whole[20:]
-        )
+        said = greedy(engine, IDS.ours[whole[:20]], 12, ids=(0, model.vocabulary.text_size))
+        np.testing.assert_array_equal(IDS.theirs[said], whole[20:])
     export_weights(tmp_path / "model", tmp_path / "theirs", "hf")
     assert json.loads((tmp_path / "theirs" / "config.json").read_text())["swin_norm"]
 

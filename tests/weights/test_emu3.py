@@ -13,14 +13,14 @@ import jax
 import numpy as np
 import pytest
 from continuation import assert_imported_again, imported_folder
+from greedy import greedy
 from safetensors.numpy import load_file, save_file
 
 from ringvision.data.stream import PromptProcessor
 from ringvision.errors import UserError
-from ringvision.infer.generate import Generator
+from ringvision.infer.engine import Engine
 from ringvision.infer.image_generation import Wordless
 from ringvision.infer.model import load_model
-from ringvision.infer.sampler import Sampler
 from ringvision.mesh import make_mesh
 from ringvision.video_tokenizer import load_video_tokenizer
 from ringvision.weights import emu3
@@ -149,11 +149,9 @@ def test_logits_and_greedy_text(folder, recorded, devices) -> None:
     logits = np.asarray(model.logits(IDS.ours[recorded["merged_input_ids"]]))
     np.testing.assert_allclose(logits, recorded["logits"][..., IDS.theirs], atol=1e-4)
     assert recorded["greedy_step_margins"].min() > 1e-4
-    generator = Generator(model, blocks=(32,))
+    engine = Engine(model, blocks=(32,))
     for prompt, whole in zip(recorded["greedy_prompt_ids"], recorded["greedy_sequences"]):
-        session = generator.begin(generator.room_for(len(prompt), generate=12))
-        generator.read(session, IDS.ours[prompt])
-        said = list(generator.generate(session, Sampler(), 12))
+        said = greedy(engine, IDS.ours[prompt], 12)
         np.testing.assert_array_equal(IDS.theirs[said], whole[len(prompt) :])
 
 
