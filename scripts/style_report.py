@@ -109,7 +109,7 @@ def parameters(function: Function, owner: ast.ClassDef | None) -> list[ast.arg]:
 
 
 class Docstrings:
-    """Docstrings as a reader finds them: what a class says of itself belongs to its __init__ and __call__, and
+    """Docstrings as a reader finds them: what a class says of itself belongs to its __init__ and __call__;
     a method without one has that of the method it overrides.
     """
 
