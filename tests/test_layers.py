@@ -17,6 +17,7 @@ from layers import (
     modules,
     unit,
 )
+from write_architecture import DOCUMENT, up_to_date
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +114,7 @@ print("jax" in sys.modules, "numpy" in sys.modules)
 def test_there_is_no_package_called_tokenizers():
     """An __init__.py there would hide Hugging Face's package of that name from anything run in a checkout."""
     assert not (ROOT / "tokenizers" / "__init__.py").exists()
+
+
+def test_the_architecture_document_is_up_to_date():
+    assert up_to_date(DOCUMENT.read_text()) == DOCUMENT.read_text(), "run scripts/write_architecture.py"
