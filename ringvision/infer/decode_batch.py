@@ -24,7 +24,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from ringvision.errors import UserError
-from ringvision.infer.engine import SHORTEST_ROWS, Engine, Prefix, Rows, next_logits
+from ringvision.infer.engine import SHORTEST, Engine, Prefix, Rows, next_logits
 from ringvision.infer.sampler import RowState, Sampler, draw, resting_rows
 from ringvision.models.cache import Cache
 from ringvision.models.transformer import Transformer
@@ -45,7 +45,7 @@ class DecodeBatch(Rows):
         prefix: Prefix | None = None,
         ids: tuple[int, int] | None = None,
         one_draw: bool = False,
-        shortest: int = SHORTEST_ROWS,
+        shortest: int = SHORTEST,
     ) -> None:
         """An empty batch.
 

@@ -33,9 +33,14 @@ from ringvision.models.transformer import Transformer, TransformerConfig
 
 BLOCKS = (1024, 256, 64)
 """Tokens that prefill reads at a time, largest first."""
-SHORTEST_PREFIX = 1024
-SHORTEST_ROWS = 256
-"""Slots of the shortest caches: of a prefix, and of rows."""
+ROW_BLOCK = 32
+"""Rows, whose own tokens may be a question's few, are also read in blocks of so many."""
+SHORTEST = 256
+"""Slots of the shortest caches."""
+QUARTERS = 1024
+"""Up to here the lengths of caches are powers of two; from here they are also a quarter, a half and three
+quarters of the way from one to the next.
+"""
 Progress = Callable[[int, int], None]
 
 
@@ -74,7 +79,8 @@ class Engine:
         self.model = model
         self.shares = num_shards(model.mesh, "batch")
         self.ring = num_shards(model.mesh, "length")
-        self.blocks = tuple(sorted({-(-size // self.ring) * self.ring for size in blocks}, reverse=True))
+        self.blocks = self._multiples(blocks)
+        self.row_blocks = self._multiples([*blocks, min(ROW_BLOCK, *blocks)])
         self.lock = threading.Lock()
 
     def prefill(
@@ -92,8 +98,8 @@ class Engine:
         """
         tokens = np.asarray(tokens, np.int32)
         start = 0 if after is None else shared_length(after.tokens, tokens)
-        rest = self.slots_for(len(tokens) - start)
-        rows = Rows(self, self.shares, start + rest, shortest=SHORTEST_PREFIX)
+        rest = self.slots_for(len(tokens) - start, blocks=self.blocks)
+        rows = Rows(self, self.shares, start + rest, blocks=self.blocks)
         if after is not None and start:
             rows.adopt(after, start)
             rows.reserve(rest)
@@ -108,34 +114,41 @@ class Engine:
         rows.cache.k.block_until_ready()
         return Prefix(rows.cache, tokens)
 
-    def plan(self, tokens: int) -> list[tuple[int, int]]:
-        """How `tokens` are read: (block, tokens in it) each; the last block is padded."""
+    def _multiples(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """Sizes that the ring divides, largest first."""
+        return tuple(sorted({-(-size // self.ring) * self.ring for size in sizes}, reverse=True))
+
+    def plan(self, tokens: int, blocks: Sequence[int] | None = None) -> list[tuple[int, int]]:
+        """How `tokens` are read in `blocks` (None: the rows'): (block, tokens in it) each; the last block is
+        padded.
+        """
+        blocks = blocks or self.row_blocks
         plan = []
         while tokens > 0:
             # Padding half a block costs less than the two or more blocks that would do without.
-            block = next((size for size in self.blocks if 2 * tokens > size), self.blocks[-1])
+            block = next((size for size in blocks if 2 * tokens > size), blocks[-1])
             plan.append((block, min(block, tokens)))
             tokens -= block
         return plan
 
-    def slots_for(self, *parts: int, generate: int = 0) -> int:
-        """Slots of a row in which parts of so many tokens can be read one after another, and then so many be
-        generated.
+    def slots_for(self, *parts: int, generate: int = 0, blocks: Sequence[int] | None = None) -> int:
+        """Slots of a row in which parts of so many tokens can be read one after another in `blocks` (None:
+        the rows'), and then so many be generated.
         """
         taken = 0  # on the device that has the most
         needed = 0
         for part in parts:
-            for block, count in self.plan(part):
+            for block, count in self.plan(part, blocks):
                 needed = max(needed, taken + block // self.ring)
                 taken += -(-count // self.ring)
         return max(needed, taken + -(-generate // self.ring)) * self.ring
 
     def cache_length(self, slots: int, shortest: int) -> int:
-        """The length of a cache with at least so many slots: `shortest` times a power of two, or a quarter, a
-        half or three quarters of the way from there to the next; a multiple of the ring.
+        """The length of a cache with at least so many slots: `shortest` times a power of two, and from
+        QUARTERS on also what lies between two of these; a multiple of the ring.
         """
         length = shortest
-        while 2 * length <= slots:
+        while 2 * length <= slots or (length < slots and length < QUARTERS):
             length *= 2
         quarter = max(1, length // 4)
         length += max(0, -(-(slots - length) // quarter)) * quarter
@@ -181,7 +194,8 @@ class Rows:
         *,
         prefix: Prefix | None = None,
         ids: tuple[int, int] | None = None,
-        shortest: int = SHORTEST_ROWS,
+        shortest: int = SHORTEST,
+        blocks: Sequence[int] | None = None,
     ) -> None:
         """Empty rows.
 
@@ -192,8 +206,10 @@ class Rows:
             prefix: what all rows have read before their own tokens.
             ids: the range of which there are logits, from the first up to but without the second (None: all).
             shortest: slots of the shortest cache.
+            blocks: in which they are read (None: `Engine.row_blocks`).
         """
         self.engine = engine
+        self.blocks = blocks or engine.row_blocks
         self.count = count
         self.prefix = prefix
         self.start = 0 if prefix is None else len(prefix)
@@ -216,7 +232,7 @@ class Rows:
         """
         longest = max(map(len, prompts.values()))
         self._check(prompts, longest)
-        plan = self.engine.plan(longest)
+        plan = self.engine.plan(longest, self.blocks)
         done = 0
         for block, count in plan:
             parts = {row: np.asarray(ids[done : done + block], np.int32) for row, ids in prompts.items()}
@@ -277,7 +293,7 @@ class Rows:
                 f"{whole} tokens were to be read; the model reads at most {limit}: shorten the "
                 "question or the video"
             )
-        if self.engine.slots_for(longest) > (free := self.free(prompts)):
+        if self.engine.slots_for(longest, blocks=self.blocks) > (free := self.free(prompts)):
             raise UserError(
                 f"{longest} more tokens do not fit the {free} free slots of a row; reserve more of them"
             )

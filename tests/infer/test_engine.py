@@ -12,7 +12,6 @@ import pytest
 from greedy import greedy
 
 from ringvision.errors import UserError
-from ringvision.infer import engine as module
 from ringvision.infer.decode_batch import DecodeBatch, row_count
 from ringvision.infer.engine import Engine, shared_length
 from ringvision.infer.model import Model, load_model
@@ -165,11 +164,12 @@ def test_a_plan_pads_little(engine: Engine) -> None:
     assert engine.plan(20) == [(32, 20)]
     assert engine.plan(3) == [(8, 3)]
     assert engine.plan(0) == []
+    assert engine.plan(20, (64, 32)) == [(32, 20)]
 
 
 def test_cache_lengths_are_few(engine: Engine) -> None:
-    lengths = {engine.cache_length(slots, 1024) for slots in range(1, 16385)}
-    assert min(lengths) == 1024 and max(lengths) == 16384 and len(lengths) == 17
+    lengths = {engine.cache_length(slots, 256) for slots in range(1, 16385)}
+    assert min(lengths) == 256 and max(lengths) == 16384 and len(lengths) == 19
     assert all(
         slots <= engine.cache_length(slots, 1024) < max(1024, 1.34 * slots) + 1 for slots in range(1, 9000)
     )
@@ -365,4 +365,3 @@ def test_scores_are_log_probabilities_and_are_forgotten(engine: Engine, model: M
         np.testing.assert_allclose(scores[row], total, atol=1e-3)
     assert batch.free([0, 1]) == free
     np.testing.assert_allclose(batch.score(question, answer), scores, atol=1e-5)
-    assert module.SHORTEST_ROWS >= 64

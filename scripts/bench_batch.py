@@ -1,0 +1,122 @@
+"""Several questions about one video in one batch against the same questions one after another.
+
+    python scripts/bench_batch.py --json batch.json
+    python scripts/bench_batch.py --model FOLDER --video FILE --devices 2
+
+The video is read beforehand, by both alike: what is timed is from the questions to the last of their answers.
+Greedy, after everything was compiled; ways alternate, medians. Prints the machine and a Markdown table with
+what is claimed; exits with 1 where a claim does not hold. Wall-clock times mean little while the machine is busy with
+other things, so the processor time of the process stands beside them.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from machine import machine
+
+CLIP = Path(__file__).parents[1] / "demos" / "clips" / "needle.mp4"
+CLAIMS = {2: 1.7, 8: 4.0}
+"""Questions -> times as many answers a second as one after another."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, help="a folder of kind assistant; the shipped one without it")
+    parser.add_argument("--video", type=Path, default=CLIP)
+    parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--questions", type=int, nargs="+", default=[2, 8])
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    assistant = _assistant(options)
+    asked = _questions(options.video)
+    head = machine(("ringvision", "jax", "jaxlib"))
+    print(", ".join(f"{name} {value}" for name, value in head.items()))
+    print(
+        "\n| questions | one after another, ms | in one batch, ms | ratio | processor time, ratio | claim |"
+    )
+    print("| --- | --- | --- | --- | --- | --- |")
+    report: dict[str, Any] = {"machine": head, "devices": options.devices, "questions": {}}
+    holds = True
+    for count in options.questions:
+        chosen = [asked[index % len(asked)] for index in range(count)]
+        found = _compare(assistant, options.video, chosen, options.repeats)
+        claim = CLAIMS.get(count)
+        holds &= found["same"] and (claim is None or found["ratio"] >= claim)
+        said = (
+            "none"
+            if claim is None
+            else f"at least {claim:g}x: {'yes' if found['ratio'] >= claim else '**no**'}"
+        )
+        print(
+            f"| {count} | {found['alone'] * 1e3:.1f} | {found['batch'] * 1e3:.1f} | {found['ratio']:.2f} | "
+            f"{found['processor_ratio']:.2f} | {said} |"
+        )
+        if not found["same"]:
+            print(f"\nthe answers to {count} questions in one batch are others than alone")
+        report["questions"][count] = found
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 0 if holds else 1
+
+
+def _assistant(options: argparse.Namespace) -> Any:
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", options.devices)
+    from ringvision.infer.assistant import load
+    from ringvision.mesh import make_mesh
+
+    return load(options.model, make_mesh(context=options.devices))
+
+
+def _questions(video: Path) -> list[str]:
+    """What the clips' notes know to ask about this one, or questions that go with any."""
+    notes = video.parent / "clips.json"
+    known = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
+    return list(known.get(video.name, {}).get("ask", ())) or ["What appeared?", "When was the card shown?"]
+
+
+def _compare(assistant: Any, video: Path, questions: list[str], repeats: int) -> dict[str, Any]:
+    """Medians in seconds, their ratios, and whether the answers are the same."""
+
+    def alone() -> list[str]:
+        return [assistant.ask(video, question).text for question in questions]
+
+    def batch() -> list[str]:
+        return [reply.text for reply in assistant.ask_many(video, questions)]
+
+    answers = alone(), batch()
+    times: dict[str, list[float]] = {"alone": [], "batch": []}
+    processor: dict[str, list[float]] = {"alone": [], "batch": []}
+    ways: tuple[tuple[str, Callable[[], list[str]]], ...] = (("alone", alone), ("batch", batch))
+    for _ in range(repeats):
+        for name, way in ways:
+            began = time.perf_counter()
+            worked = time.process_time()
+            way()
+            times[name].append(time.perf_counter() - began)
+            processor[name].append(time.process_time() - worked)
+    median = {name: statistics.median(values) for name, values in times.items()}
+    worked_by = {name: statistics.median(values) for name, values in processor.items()}
+    return {
+        **median,
+        "ratio": median["alone"] / median["batch"],
+        "processor_ratio": worked_by["alone"] / worked_by["batch"],
+        "processor": worked_by,
+        "same": answers[0] == answers[1],
+        "times": times,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
