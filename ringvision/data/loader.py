@@ -12,6 +12,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,8 +27,7 @@ AHEAD = 1.1
 """How many batches' worth of tokens are planned at once: some choice fills rows better than none."""
 
 
-@dataclass(frozen=True)
-class Clip:
+class Clip(NamedTuple):
     """The frames `first` to `first + count - 1` of a video."""
 
     video: int
@@ -35,8 +35,7 @@ class Clip:
     count: int
 
 
-@dataclass(frozen=True)
-class Planned:
+class Planned(NamedTuple):
     """A clip that is to be shown, how many questions are wanted, and the tokens that both are reckoned to
     take.
     """
@@ -336,13 +335,15 @@ class Loader:
         epochs = self._epochs()
         while True:
             waited = len(waiting)  # who waits once does not wait twice: an epoch stays an epoch
-            while sum(planned.size for planned in waiting) < AHEAD * capacity:
+            total = sum(planned.size for planned in waiting)
+            while total < AHEAD * capacity:
                 video, wanted, random = next(epochs)
                 clip = self._clip(video, self._most_frames(step), random)
                 # of a short part not much is to be asked
                 turns = wanted if clip == self._whole(video) else min(wanted, clip.count + 1)
                 size = min(self._size(clip) + turns * self._share, self.data.length)
                 waiting.append(Planned(clip, turns, size))
+                total += size
             slots = assign_slots(
                 [planned.size for planned in waiting], self.data.length, self.data.rows, before=waited
             )
