@@ -104,8 +104,8 @@ def open_frames(config: TokenizerTrainConfig) -> np.ndarray:
 
 
 def batch_of(frames: np.ndarray, config: TokenizerTrainConfig, step: int) -> np.ndarray:
-    """The batch of a step out of frames uint8 [F, H, W, 3]: uint8 [batch, H, W, 3], sampled by (seed, step), read
-    in the file's order.
+    """The batch of a step out of frames uint8 [F, H, W, 3]: uint8 [batch, H, W, 3], sampled by (seed, step),
+    read in the file's order.
     """
     sampled = np.random.default_rng((config.seed, step)).integers(len(frames), size=config.batch)
     return np.asarray(frames[np.sort(sampled)])
