@@ -224,7 +224,7 @@ class TokenizerOptimizerConfig:
 class TokenizerLossConfig:
     """What counts in the loss of a video tokenizer beside L1 + L2 of its pixels (train/tokenizer_step.py).
 
-    codebook_weight: how much latents are drawn to their rows of the codebook.
+    codebook_weight: how much latents are pulled to their rows of the codebook.
     edge_weight: how much more a pixel at an edge counts.
     adversarial_start: the step at which the adversarial loss begins; None: never.
     adversarial_weight: how much it counts.

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,17 +27,15 @@ AHEAD = 1.1
 """How many batches' worth of tokens are planned at once: some choice fills rows better than none."""
 
 
-@dataclass(frozen=True)
-class Clip:
-    """The frames `first` to `first + count - 1` of a video."""
+class Clip(NamedTuple):
+    """The frames `first` to `first + frames - 1` of a video."""
 
     video: int
     first: int
-    count: int
+    frames: int
 
 
-@dataclass(frozen=True)
-class Planned:
+class Planned(NamedTuple):
     """A clip that is to be shown, how many questions are wanted, and the tokens that both are reckoned to
     take.
     """
@@ -257,7 +256,7 @@ class Loader:
 
     def _example(self, clip: Clip, turns: Sequence[Turn]) -> Example:
         codes, times = self.source.video(clip.video)
-        seen = slice(clip.first, clip.first + clip.count)
+        seen = slice(clip.first, clip.first + clip.frames)
         tokens = self.processor.videos([(codes[seen], times[seen])])
         parts = [(turn.question, turn.answer) for turn in turns]
         return self.processor.continued(
@@ -265,7 +264,7 @@ class Loader:
         )
 
     def _turns(self, clip: Clip) -> tuple[Turn, ...]:
-        asked = self.source.questions(clip.video, clip.first, clip.count)
+        asked = self.source.questions(clip.video, clip.first, clip.frames)
         return tuple(
             Turn(kind, self.processor.question(question), self.processor.answer(answer))
             for kind, question, answer in asked
@@ -309,7 +308,7 @@ class Loader:
         """Tokens of bos and these frames."""
         vocabulary = self.processor.vocabulary
         start = self._starts[clip.video] + clip.first
-        frames = self._frame_ends[start + clip.count] - self._frame_ends[start]
+        frames = self._frame_ends[start + clip.frames] - self._frame_ends[start]
         return 1 + len(vocabulary.vision_start) + len(vocabulary.vision_end) + int(frames)
 
     def _check_lengths(self, shortest: int) -> None:
@@ -336,13 +335,15 @@ class Loader:
         epochs = self._epochs()
         while True:
             waited = len(waiting)  # who waits once does not wait twice: an epoch stays an epoch
-            while sum(planned.size for planned in waiting) < AHEAD * capacity:
+            total = sum(planned.size for planned in waiting)
+            while total < AHEAD * capacity:
                 video, wanted, random = next(epochs)
                 clip = self._clip(video, self._most_frames(step), random)
                 # of a short part not much is to be asked
-                turns = wanted if clip == self._whole(video) else min(wanted, clip.count + 1)
+                turns = wanted if clip == self._whole(video) else min(wanted, clip.frames + 1)
                 size = min(self._size(clip) + turns * self._share, self.data.length)
                 waiting.append(Planned(clip, turns, size))
+                total += size
             slots = assign_slots(
                 [planned.size for planned in waiting], self.data.length, self.data.rows, before=waited
             )

@@ -47,8 +47,8 @@ def batch_sharder(config: TrainConfig, mesh: Mesh) -> Callable[..., Any]:
     """A function that spreads batches over a mesh: rows over data and fsdp, length over the ring, in the
     layout that suits the documents in them (ops/layout_choice.py).
 
-    It is put(batch, *others): a batch, arrays [B, L], and other arrays [B, L] that go with it; it gives a tuple
-    where there are others. UserError where the mesh does not divide a batch.
+    It is put(batch, *others): a batch, arrays [B, L], and other arrays [B, L] that go with it; it gives a
+    tuple where there are others. UserError where the mesh does not divide a batch.
     """
     rows = config.data.rows
     length = config.data.length

@@ -68,11 +68,10 @@ def train(
         state = first_state(config, tx, mesh, processor)
     step_fn = compile_step(part, tx, config, mesh, state)
     eval_batches = open_evaluation(config, loader)
-    graphdef = describe(config)
     rate = schedule(config)
+
     step = int(state.step)
     last = min(config.steps, stop_at or config.steps)
-
     with Record(out, step=step, quiet=quiet) as record:
         (out / "run.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
         record.say(_opening_line(config, state, mesh, step, last))
@@ -86,9 +85,8 @@ def train(
             if step % config.log_every == 0 or step == last:
                 record.write(step, {**window.close(step), "learning_rate": float(rate(step - 1))})
             if eval_batches and (step % config.evaluation.every == 0 or step == last):
-                scores, asked = mark(eval_batches, exported(state, part), graphdef, mesh, put)
-                named = {f"eval/{name}": score for name, score in scores.items()}
-                record.write(step, named, table(scores, asked))
+                scores, asked = mark(eval_batches, exported(state, part), describe(config), mesh, put)
+                record.write(step, {f"eval/{name}": x for name, x in scores.items()}, table(scores, asked))
                 window.restart()
             if step % config.checkpoints.every == 0 or step == last:
                 window.check(step)

@@ -50,17 +50,14 @@ def train_tokenizer(
     evaluate = evaluator(training)
     train_step = training.compile(adversarial=False)
     adversarial = False
+    adversarial_start = config.loss.adversarial_start
     step = int(state.step)
     last = min(config.steps, stop_at or config.steps)
     with Record(out, step=step, quiet=quiet) as record:
         started = time.monotonic()
         since = step
         while step < last:
-            if (
-                not adversarial
-                and config.loss.adversarial_start is not None
-                and step >= config.loss.adversarial_start
-            ):
+            if not adversarial and adversarial_start is not None and step >= adversarial_start:
                 train_step = training.compile(adversarial=True)
                 adversarial = True
             state, scalars = train_step(state, batch_of(seen, config, step))
@@ -107,9 +104,11 @@ def open_frames(config: TokenizerTrainConfig) -> np.ndarray:
 
 
 def batch_of(frames: np.ndarray, config: TokenizerTrainConfig, step: int) -> np.ndarray:
-    """The batch of a step, uint8 [batch, H, W, 3]: drawn from (seed, step), read in the file's order."""
-    drawn = np.random.default_rng((config.seed, step)).integers(len(frames), size=config.batch)
-    return np.asarray(frames[np.sort(drawn)])
+    """The batch of a step out of frames uint8 [F, H, W, 3]: uint8 [batch, H, W, 3], sampled by (seed, step),
+    read in the file's order.
+    """
+    sampled = np.random.default_rng((config.seed, step)).integers(len(frames), size=config.batch)
+    return np.asarray(frames[np.sort(sampled)])
 
 
 def evaluator(
@@ -151,8 +150,16 @@ def evaluator(
 
 
 def over_under(above: np.ndarray, below: np.ndarray, columns: int = 8, scale: int = 3) -> np.ndarray:
-    """Two equally many frames -> one picture uint8 [., ., 3]: a row of the first over a row of the second,
-    and so on, enlarged.
+    """One picture of two clips: a row of the first over a row of the second, and so on.
+
+    Args:
+        above: uint8 [N, H, W, 3].
+        below: uint8 [N, H, W, 3].
+        columns: frames in a row.
+        scale: how many pixels a side a pixel becomes.
+
+    Returns:
+        uint8 [2 * rows * H * scale, columns * W * scale, 3].
     """
     rows = []
     for start in range(0, len(above), columns):

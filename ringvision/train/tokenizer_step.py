@@ -5,7 +5,7 @@
 - Reconstruction: L1 + L2 in the network's range; a pixel counts more where the frame it is compared with has
   an edge.
 - Codebook: rows follow the running mean of the latents that chose them (van den Oord et al., "Neural Discrete
-  Representation Learning", 2017, appendix A.1); the encoder is drawn to the rows by the commitment loss. A
+  Representation Learning", 2017, appendix A.1); the commitment loss pulls latents to their rows. A
   row that few latents choose starts again from a latent of this batch, chosen in proportion to how badly the
   codebook serves it.
 - Adversarial: hinge, with a fixed weight; compiled in only when `adversarial` is asked for.
@@ -58,7 +58,7 @@ class TokenizerTraining:
 
     @classmethod
     def start(cls, config: TokenizerTrainConfig) -> tuple["TokenizerTraining", TokenizerState]:
-        """A fresh run: networks drawn from config.seed; no row of the codebook has been used yet."""
+        """A fresh run: networks random by config.seed; no row of the codebook has been used yet."""
         graph, params = nnx.split(VQGAN(config.vqgan, rngs=nnx.Rngs(config.seed)))
         judge_graph, judge_params = nnx.split(
             Discriminator(in_channels=config.vqgan.in_channels, rngs=nnx.Rngs(config.seed + 1))
@@ -92,8 +92,16 @@ class TokenizerTraining:
 def train_step(
     training: TokenizerTraining, state: TokenizerState, frames: jax.Array, *, adversarial: bool
 ) -> tuple[TokenizerState, dict[str, jax.Array]]:
-    """frames uint8 [N, H, W, 3] -> the next state, and scalars: loss, l1, l2, commitment, dead, and the
-    adversarial ones.
+    """One step: a pure function of the state and the frames.
+
+    Args:
+        training: what stays the same during a run.
+        state: before the step.
+        frames: uint8 [N, H, W, 3].
+        adversarial: whether the adversarial loss counts, and the discriminator learns.
+
+    Returns:
+        The state after it, and float32 [] each: loss, l1, l2, commitment, dead, and the adversarial ones.
     """
     config = training.config
     images = frames.astype(jnp.float32) / 127.5 - 1
@@ -146,8 +154,18 @@ def train_step(
 def update_codebook(
     counts: jax.Array, sums: jax.Array, z: jax.Array, z_q: jax.Array, codes: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Running counts [K] and sums [K, C], the batch's latents z [N, h, w, C], their rows z_q and codes [N, h,
-    w] -> the codebook [K, C], counts, sums, and how many rows were started again.
+    """The codebook after a batch, whose rows follow the running means of the latents that chose them.
+
+    Args:
+        counts: float32 [K], how often each row was chosen, a running mean.
+        sums: float32 [K, C], the latents that chose it, summed alike.
+        z: float32 [N, h, w, C], the batch's latents.
+        z_q: float32 [N, h, w, C], the rows that they chose.
+        codes: int32 [N, h, w], the numbers of these rows.
+        key: of the random choice of latents from which rows start again.
+
+    Returns:
+        The codebook float32 [K, C], counts, sums, and how many rows were started again, int32 [].
     """
     size, width = sums.shape
     latents = z.reshape(-1, width)

@@ -107,7 +107,7 @@ class VideoData(ABC):
 
     @property
     def frame_question(self) -> str:
-        """A question whose answer says what a single frame shows, with `{seconds}` for its time. By it a model
+        """A question whose answer says what a single frame shows, `{seconds}` for its time. By it a model
         chooses among the images that it generated (data/generation_format.py). "": there is none.
         """
         return ""
