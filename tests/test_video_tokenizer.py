@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from quick import quick_jit
 
 import ringvision as rv
 from ringvision.errors import UserError
@@ -35,7 +34,7 @@ def settings(**changes) -> dict:
 @pytest.fixture(scope="module")
 def network() -> VQGAN:
     graph = nnx.split(nnx.eval_shape(lambda: VQGAN(CONFIG, rngs=nnx.Rngs(0))))[0]
-    return nnx.merge(graph, quick_jit(lambda: nnx.state(VQGAN(CONFIG, rngs=nnx.Rngs(0))))())
+    return nnx.merge(graph, jax.jit(lambda: nnx.state(VQGAN(CONFIG, rngs=nnx.Rngs(0))))())
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from quick import quick_jit
 
 from ringvision.errors import UserError
 from ringvision.models.convolution import SpatialAttention, SpatialNorm, repeat
@@ -51,7 +50,7 @@ def run(model, method, *arrays):
     graph, params = nnx.split(model)
     return jax.tree.map(
         np.asarray,
-        quick_jit(lambda params, *arrays: method(nnx.merge(graph, params), *arrays))(params, *arrays),
+        jax.jit(lambda params, *arrays: method(nnx.merge(graph, params), *arrays))(params, *arrays),
     )
 
 

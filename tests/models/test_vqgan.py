@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from quick import quick_jit
 
 from ringvision.errors import UserError
 from ringvision.models.convolution import Convolution
@@ -164,7 +163,7 @@ def test_lwm() -> None:
     model, expected = loaded("lwm_vqgan", lwm_config, lwm_names)
     graph, params = nnx.split(model)
 
-    @quick_jit
+    @jax.jit
     def run(params, images, random_codes):
         model = nnx.merge(graph, params)
         z = model.latents(images)
@@ -262,7 +261,7 @@ def test_local_codes_depend_on_their_own_pixels_alone() -> None:
     changed[:, 8:16, 24:32] *= -1  # the square of code (1, 3)
     for local in (True, False):
         network = dataclasses.replace(PATCHED, local_codes=local)
-        latents = quick_jit(lambda images, of=network: VQGAN(of, rngs=nnx.Rngs(0)).latents(images))
+        latents = jax.jit(lambda images, of=network: VQGAN(of, rngs=nnx.Rngs(0)).latents(images))
         before = np.asarray(latents(images))
         after = np.asarray(latents(changed))
         assert before.shape == (2, 4, 4, 4)
@@ -349,7 +348,7 @@ def test_discriminator_judges_patches() -> None:
     images = np.random.default_rng(0).uniform(size=(2, 64, 64, 3)).astype(np.float32)
     painted_over = images.copy()
     painted_over[:, :8, :8] = 0
-    judge = quick_jit(lambda images: Discriminator(channels=8, rngs=nnx.Rngs(0))(images))
+    judge = jax.jit(lambda images: Discriminator(channels=8, rngs=nnx.Rngs(0))(images))
     logits = np.asarray(judge(images))
     assert logits.shape == (2, 8, 8)
     changed = np.asarray(judge(painted_over))

@@ -9,7 +9,6 @@ import pytest
 from dense import Problem, dense_attention, make_problem, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quick import quick_jit
 
 from ringvision.ops import attention
 from ringvision.ops.attention import (
@@ -36,7 +35,7 @@ def tokens_of(p: Problem) -> dict[str, np.ndarray]:
 
 
 def run(p: Problem, **options):
-    return quick_jit(partial(attend, **options))(p.q, p.k, p.v, **tokens_of(p))
+    return jax.jit(partial(attend, **options))(p.q, p.k, p.v, **tokens_of(p))
 
 
 @pytest.fixture
@@ -96,7 +95,7 @@ def test_tiles_that_do_not_divide_the_block(small_tiles, causal, keys):
     assert np.abs(out - expected["out"]).max() < 2e-6
     assert np.array_equal(np.isneginf(lse), np.isneginf(expected["lse"]))
 
-    @quick_jit
+    @jax.jit
     def backward(out, lse):
         q, d_out, out = (group(x, 2) for x in (problem.q, problem.d_out, out))
         q_tokens = Tokens(problem.q_positions, problem.q_segment_ids)

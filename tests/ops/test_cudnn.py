@@ -13,7 +13,6 @@ import pytest
 from dense import Problem, dense_attention, make_problem, relative
 from jax._src.cudnn import fused_attention_stablehlo as fused
 from jax.sharding import PartitionSpec
-from quick import quick_jit
 
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
@@ -89,7 +88,7 @@ def anywhere(monkeypatch):
 @cache
 def compiled(mask_spec: MaskSpec):
     """Only for tests with `plain`: the place of cuDNN's calls is looked up while tracing."""
-    return quick_jit(partial(cudnn.forward, mask_spec=mask_spec)), quick_jit(
+    return jax.jit(partial(cudnn.forward, mask_spec=mask_spec)), jax.jit(
         partial(cudnn.backward, mask_spec=mask_spec)
     )
 

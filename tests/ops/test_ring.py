@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.extend.core import Jaxpr
 from jax.sharding import PartitionSpec
-from quick import quick_jit
+from optimised import optimised_jit
 
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
@@ -45,7 +45,7 @@ def ring(
         data=data, tensor=tensor, context=devices, ulysses=ulysses, devices=jax.devices()[:count]
     )
 
-    @(jax.jit if as_users_compile_it else quick_jit)
+    @(optimised_jit if as_users_compile_it else jax.jit)
     def run(q, k, v, d_out, positions, segment_ids):
         def attend(q, k, v):
             known = {"layout": layout} if layout else {"positions": positions, "segment_ids": segment_ids}

@@ -14,7 +14,6 @@ from dense import Problem, dense_attention, make_problem, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
-from quick import quick_jit
 
 from ringvision.errors import UserError
 from ringvision.ops import tiles
@@ -34,7 +33,7 @@ from ringvision.ops.kernels import splash, splash_work
 CHOSEN = splash.tile_sizes
 QUERIES = slice(14, 64)
 KEYS = slice(0, 45)
-jit = partial(quick_jit, static_argnames=("mask_spec", "interpret"))
+jit = partial(jax.jit, static_argnames=("mask_spec", "interpret"))
 
 
 @pytest.fixture(scope="module", autouse=True)
