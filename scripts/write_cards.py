@@ -47,25 +47,34 @@ def made_with() -> str:
 def tokenizer_card(run: Path) -> str:
     config = load_config("configs/tokenizer_world16.py")
     shape = config.vqgan
+    start = config.loss.adversarial_start
+    adversarial = "not used in this run" if start is None else f"from step {start}"
     return f"""# world-16
 
-A VQGAN for frames of {shape.resolution}x{shape.resolution} pixels: {shape.grid[0] * shape.grid[1]} codes a frame ({shape.grid[0]}x{shape.grid[1]}), \
-each one of {shape.codebook_size}. An hour of video at one frame a second is {3600 * shape.grid[0] * shape.grid[1]:,} codes.
+A VQGAN for frames of {shape.resolution}x{shape.resolution} pixels: {shape.grid[0] * shape.grid[1]} codes a \
+frame ({shape.grid[0]}x{shape.grid[1]}), \
+each one of {shape.codebook_size}. An hour of video at one frame a second is \
+{3600 * shape.grid[0] * shape.grid[1]:,} codes.
 
 | | |
 |---|---|
-| trained on | single frames of videos that `ringvision.data.world` draws: coloured shapes over dull textures, cards with a digit, after H.264 |
+| trained on | single frames of videos that `ringvision.data.world` draws: coloured shapes over dull \
+textures, cards with a digit, after H.264 |
 | for | {int(last(run, "step")):,} steps of {config.batch} frames, {hours(run):.1f} hours |
 | with | {made_with()}; seed {config.seed}; `configs/tokenizer_world16.py` |
 | PSNR, held-out frames | {last(run, "psnr"):.1f} dB |
 | codes in use, held-out frames | {last(run, "used"):.0%} (perplexity {last(run, "perplexity"):.0f}) |
 | licence | Apache-2.0, like the project |
 
-**Knows** the world's six colours, four shapes, ten digits and dull backgrounds. **Does not know** faces, text, fine detail, or anything else that
-a camera sees: real video comes back as patches of about the right colour. For real video bring a tokenizer that was trained on it.
+**Knows** the world's six colours, four shapes, ten digits and dull backgrounds. **Does not know** faces, \
+text, fine detail, or anything else that
+a camera sees: real video comes back as patches of about the right colour. For real video bring a tokenizer \
+that was trained on it.
 
-Loss weights: L1 + L2, more where there is an edge ({config.loss.edge_weight}), commitment {config.loss.codebook_weight}; the codebook follows running means, and rows
-that nobody uses are started again. Adversarial loss: {"from step " + str(config.loss.adversarial_start) if config.loss.adversarial_start is not None else "not used in this run"}.
+Loss weights: L1 + L2, more where there is an edge ({config.loss.edge_weight}), commitment \
+{config.loss.codebook_weight}; the codebook follows running means, and rows
+that nobody uses are started again. Adversarial loss: \
+{adversarial}.
 
 ![loss and quality over steps](curves.png)
 """
@@ -89,30 +98,41 @@ def model_card(run: Path, finish: Path, scores: dict[str, Any]) -> str:
     parameters = sum(array.size for array in load_model(MODEL).values())
     return f"""# The shipped model
 
-A transformer of {parameters / 1e6:.1f}M parameters ({shape["num_layers"]} layers of width {shape["embed_dim"]}, {shape["num_heads"]} heads, \
-{shape["num_kv_heads"]} of them with keys and values) that reads the codes of [world-16](../../tokenizers/world-16/MODEL_CARD.md) at one frame a second, \
+A transformer of {parameters / 1e6:.1f}M parameters ({shape["num_layers"]} layers of width \
+{shape["embed_dim"]}, {shape["num_heads"]} heads, \
+{shape["num_kv_heads"]} of them with keys and values) that reads the codes of \
+[world-16](../../tokenizers/world-16/MODEL_CARD.md) at one frame a second, \
 each frame after its second, and answers questions about what it saw.
 
 | | |
 |---|---|
-| trained on | videos of `ringvision.data.world`, 5 to 12 seconds, seeds from 0; several questions about each |
-| for | {int(last(run, "step")):,} steps of {settings["data"]["rows"]} x {settings["data"]["length"]} tokens, {hours(run):.1f} hours; then \
-{int(last(finish, "step")):,} more in which {", ".join(finishing["data"]["favour"])} were asked before the other kinds, {hours(finish):.1f} hours |
-| with | {made_with()}; seeds {settings["seed"]} and {finishing["seed"]}; `configs/demo.py`, `configs/demo_finish.py` |
+| trained on | videos of `ringvision.data.world`, 5 to 12 seconds, seeds from 0; several questions about \
+each |
+| for | {int(last(run, "step")):,} steps of {settings["data"]["rows"]} x {settings["data"]["length"]} \
+tokens, {hours(run):.1f} hours; then \
+{int(last(finish, "step")):,} more in which {", ".join(finishing["data"]["favour"])} were asked before the \
+other kinds, {hours(finish):.1f} hours |
+| with | {made_with()}; seeds {settings["seed"]} and {finishing["seed"]}; `configs/demo.py`, \
+`configs/demo_finish.py` |
 | licence | Apache-2.0, like the project |
 
 ## Scores
 
-`ringvision evaluate world --examples {scores["examples"]}`: scenes that training never drew, written as H.264 files and read back. *Chance* is an even guess among the
-possible answers; *blind* is the best answer that the question's words alone suggest, learned from 4,000 training scenes.
+`ringvision evaluate world --examples {scores["examples"]}`: scenes that training never drew, written as \
+H.264 files and read back. *Chance* is an even guess among the
+possible answers; *blind* is the best answer that the question's words alone suggest, learned from 4,000 \
+training scenes.
 
 | kind | right | examples | chance | blind |
 |---|---|---|---|---|
 {rows}
-| **all** | **{scores["overall"]:.1%}** | {scores["examples"]} | {scores["chance"]:.1%} | {scores["blind"]:.1%} |
+| **all** | **{scores["overall"]:.1%}** | {scores["examples"]} | {scores["chance"]:.1%} | \
+{scores["blind"]:.1%} |
 
-**Looks at the video** (at least ten points above *blind*) for: {", ".join(seen) or "nothing yet"}. **Does not yet** for: {", ".join(unseen) or "none"}.
-It was asked in the words that `ringvision/data/world/questions.py` uses. It does not know other words, other videos, or videos much longer than the 12 seconds that it was trained on: it will answer, and be wrong.
+**Looks at the video** (at least ten points above *blind*) for: {", ".join(seen) or "nothing yet"}. **Does \
+not yet** for: {", ".join(unseen) or "none"}.
+It was asked in the words that `ringvision/data/world/questions.py` uses. It does not know other words, \
+other videos, or videos much longer than the 12 seconds that it was trained on: it will answer, and be wrong.
 
 ![loss and accuracy over steps](curves.png)
 
