@@ -5,21 +5,39 @@ newer emitter of fused loops, in a third of the time: the same programs, only sl
 this size do not notice. Processes that tests start inherit it. With
 XLA_FLAGS=--xla_backend_optimization_level=3 in the environment everything is compiled as users have it;
 .ci/run does so for a part of the tests. What was compiled is kept for the next run in .jax_cache.
+
+tests/aot takes the TPU's compiler, which ends the process when it is given these flags. So these tests run
+only when they are named: `pytest tests/aot`.
 """
 
 import os
 from pathlib import Path
 
 import jax
+import pytest
 
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-
-# read when jax makes its devices
-if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
+AOT = Path(__file__).parent / "aot"
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def _names_aot(config: pytest.Config) -> bool:
+    named = [Path(config.invocation_params.dir, argument.split("::")[0]) for argument in config.args]
+    return any(path.resolve() == AOT or AOT in path.resolve().parents for path in named)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Sets XLA's flags, which are read when jax compiles for the first time."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if not _names_aot(config) and "xla_backend_optimization_level" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {QUICK}"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves tests/aot out unless it is named."""
+    return True if collection_path == AOT and not _names_aot(config) else None
