@@ -41,7 +41,7 @@ CHIPS = {
     "H200": Chip(989e12, 450e9),
 }
 """By what `jax.Device.device_kind` begins with or, for GPUs, holds."""
-GATHERED_AT_MOST = 2**30
+GATHERED_AT_MOST = 2**28
 """Bytes of keys and values that a device may hold at once instead of letting them pass."""
 
 

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ringvision.data.loader import EvalBatch
 from ringvision.data.packing import Batch
+from ringvision.mesh import TRAINING
 from ringvision.models.transformer import Transformer
 
 
@@ -54,7 +55,7 @@ def _missed(
     time.
     """
     model: Transformer = nnx.merge(graphdef, params)
-    hidden = model.hidden(batch.tokens, batch.positions, batch.segment_ids, mesh=mesh)
+    hidden = model.hidden(batch.tokens, batch.positions, batch.segment_ids, mesh=mesh, rules=TRAINING)
     head = model.head()
     guesses = jax.lax.map(lambda row: jnp.argmax(row @ head, axis=-1), hidden)
     wrong = (guesses != batch.targets) & (answers >= 0)

@@ -34,7 +34,7 @@ from ringvision.data.shards import Shards
 from ringvision.data.stream import PromptProcessor
 from ringvision.data.text.sentencepiece_tokenizer import LosslessTokenizer
 from ringvision.errors import UserError
-from ringvision.mesh import make_mesh, num_shards, parse_mesh, partition_spec
+from ringvision.mesh import TRAINING, make_mesh, num_shards, parse_mesh, partition_spec
 from ringvision.model_folder import load_model, load_params, read_config, save_model
 from ringvision.models.transformer import Transformer
 from ringvision.ops.layout_choice import plan
@@ -122,9 +122,9 @@ def loss_fn(params: Any, batch: Batch, *, graphdef: Any, mesh: Mesh, chunk: int)
     highest logit}).
     """
     model: Transformer = nnx.merge(graphdef, params)
-    hidden = model.hidden(batch.tokens, batch.positions, batch.segment_ids, mesh=mesh)
+    hidden = model.hidden(batch.tokens, batch.positions, batch.segment_ids, mesh=mesh, rules=TRAINING)
     loss, weight, correct = chunked_cross_entropy(
-        hidden, model.head(), batch.targets, batch.loss_weights, chunk=chunk
+        hidden, model.head(), batch.targets, batch.loss_weights, chunk=chunk, mesh=mesh, rules=TRAINING
     )
     weight = jax.numpy.maximum(weight, 1e-6)
     return loss / weight, {"answer_accuracy": correct / weight}
