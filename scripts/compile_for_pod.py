@@ -125,7 +125,9 @@ def collectives(text: str, at_least: int = 1 << 20) -> list[Collective]:
             results = [(_bytes(*found), "%s[%s]" % found) for found in _ARRAY.findall(result)]
             given = [(_bytes(*found), "%s[%s]" % found) for found in _OPERANDS.findall(rest)]
             largest, array = max(results + given, default=(0, ""))
-            combined = sum(size for size, _ in results) if code == kind else largest  # several in one, as a tuple
+            combined = (
+                sum(size for size, _ in results) if code == kind else largest
+            )  # several in one, as a tuple
             size = max(largest, combined)
             more = f" and {len(results) - 1} more" if code == kind and len(results) > 1 else ""
             synchronous = code == kind and name in scheduled
@@ -221,7 +223,9 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
         loss_chunk=arguments.loss_chunk, mesh=arguments.mesh,
     )  # fmt: skip
     began = time.monotonic()
-    said = {name: getattr(arguments, name) for name in ("topology", "mesh", "preset", "length", "rows", "dtype")}
+    said = {
+        name: getattr(arguments, name) for name in ("topology", "mesh", "preset", "length", "rows", "dtype")
+    }
     said |= {"layers": model.num_layers, "optimizer": config.optimizer, "loss_chunk": config.loss_chunk}
     try:
         compiled = lower_step(config, arguments.topology, arguments.mesh, arguments.dtype).compile()
@@ -245,7 +249,9 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Read the command line, compile, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("topology", help="as libtpu names it: v5e:4x4, v4:8x8x8, v6e:16x16")
     parser.add_argument("--mesh", default="", help="fsdp=16,context=16; what is left is context")
     parser.add_argument("--preset", default="lwm-7b", choices=PRESETS)

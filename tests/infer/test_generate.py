@@ -59,7 +59,13 @@ def test_the_cache_changes_nothing(generator: Generator, model: Model, expected:
 
 @pytest.mark.parametrize(
     ("devices", "axes"),
-    [(8, {"context": 8}), (8, {"context": 2, "data": 2, "tensor": 2}), (4, {"context": 2, "ulysses": 2})],
+    [
+        (8, {"context": 8}),
+        (8, {"context": 2, "data": 2, "tensor": 2}),
+        (4, {"context": 2, "ulysses": 2}),
+        (2, {"tensor": 2}),
+        (4, {"fsdp": 2, "context": 2}),
+    ],
 )
 def test_the_ring_gives_the_same_tokens(
     folder: Path, expected: list[int], devices: int, axes: dict[str, int]
