@@ -122,7 +122,8 @@ def collectives(text: str, at_least: int = 1 << 20) -> list[Collective]:
                 continue
             channel = re.search(r"channel_id=(\d+)", rest)
             known = (kind, channel[1] if channel else f"{name}{len(seen)}")
-            results = [(_bytes(*found), "%s[%s]" % found) for found in _ARRAY.findall(result)]
+            times = _group(rest) if kind == "reduce-scatter" else 1
+            results = [(times * _bytes(*found), "%s[%s]" % found) for found in _ARRAY.findall(result)]
             given = [(_bytes(*found), "%s[%s]" % found) for found in _OPERANDS.findall(rest)]
             largest, array = max(results + given, default=(0, ""))
             combined = (
@@ -203,6 +204,16 @@ def _bound(computations: dict[str, list[tuple[str, str, str, str]]], rest: str) 
         if code == "constant" and result.startswith("s32[]") and (number := re.match(r"(\d+)\)", rest))
     ]
     return max(constants, default=1)
+
+
+def _group(rest: str) -> int:
+    """How many devices take part: `replica_groups={{0,1,2,3},…}`, or `mesh['axis_0'=2,'axis_1'=4] {'axis_1'}`."""
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
+        return len(listed[1].split(","))
+    if named := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", rest):
+        sizes = dict(re.findall(r"('\w+')=(\d+)", named[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'\w+'", named[2]))
+    return 1
 
 
 def _bytes(dtype: str, sizes: str) -> int:

@@ -18,12 +18,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from ringvision.mesh import RULES, Rules, num_shards
-from ringvision.models.parameters import gather_local, local_specs, param
+from ringvision.mesh import RULES, Rules
+from ringvision.models.parameters import on_shards, param
 from ringvision.models.presets import TransformerConfig
-from ringvision.tree import flatten, unflatten
 
 INITIAL_STD = 0.02
 LAYER_NORM_EPS = 1e-5
@@ -254,8 +253,7 @@ def blockwise(
     pass, so that its inner activations exist for one piece at a time (blockwise feed-forward: Liu and Abbeel,
     2023).
 
-    On a mesh each device goes through its own share. It gathers the parameters once before the first piece, and
-    their gradients leave it once, after the last: left to itself, the compiler does both for every piece.
+    On a mesh each device goes through its own share, with parameters that it gathers once (`on_shards`).
 
     Args:
         function: treats positions alike; its result has x's shape and dtype.
@@ -268,30 +266,11 @@ def blockwise(
     Returns:
         [B, L, D], spread like x.
     """
-    shards = num_shards(mesh, "batch", rules) * num_shards(mesh, "length", rules)
-    if shards == 1:
-        return _pieces(function, params, x, chunk)
-    specs = local_specs(params, mesh, rules)
-    spread = PartitionSpec(*(_present(mesh, axes) for axes in (rules.batch, rules.length)))
-
-    def local(params: nnx.State, x: jax.Array) -> jax.Array:
-        whole = {name: gather_local(value, specs[name]) for name, value in flatten(params).items()}
-        return _pieces(function, unflatten(whole, params), x, chunk)
-
-    # `tensor` is left to the compiler: it splits F and adds up what comes out of `down`
-    manual = {axis for axis in mesh.axis_names if axis in {*rules.batch, *rules.length}}
-    return jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(unflatten(specs, params), spread),
-        out_specs=spread,
-        axis_names=manual if mesh.shape.get("tensor", 1) > 1 else set(mesh.axis_names),
-        check_vma=False,
-    )(params, x)
+    return on_shards(partial(_pieces, function, chunk=chunk), params, x, mesh=mesh, rules=rules)
 
 
 def _pieces(
-    function: Callable[[nnx.State, jax.Array], jax.Array], params: nnx.State, x: jax.Array, chunk: int
+    function: Callable[[nnx.State, jax.Array], jax.Array], params: nnx.State, x: jax.Array, *, chunk: int
 ) -> jax.Array:
     """One device's share [B, L, D], `chunk` positions at a time."""
     batch, length, width = x.shape
@@ -305,7 +284,3 @@ def _pieces(
     if rest:
         done = jnp.concatenate([done, function(params, x[:, pieces * chunk :])], axis=1)
     return done  # (B, L, D)
-
-
-def _present(mesh: Mesh, axes: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(axis for axis in axes if axis in mesh.shape)

@@ -3,7 +3,9 @@
     param(value, "layers", "embed", "hidden")   where a parameter is made
     axes_of(params)                             name -> ("layers", "embed", "hidden")
     param_shardings(params, mesh, rules)        the same tree with a NamedSharding in the place of each array
-    gathered(params, mesh, rules)               the same parameters, whole along the model width, while they are used
+    gathered(params, mesh, rules)               the same parameters, whole along the model width, while they are
+                                                used; by the compiler
+    on_shards(function, params, x)              the same, by hand, for what loops or looks up
 
 In: any pytree that holds NNX parameters: a model's, its gradients, moments, averages, of arrays or of shapes.
 `jax.tree.map` keeps what a parameter knows, so whatever is made of parameters in that way lies where they lie.
@@ -129,26 +131,66 @@ def is_spread(mesh: Mesh, rules: Rules) -> bool:
     return any(mesh.shape.get(axis, 1) > 1 for axis in rules.embed)
 
 
-def local_specs(tree: Any, mesh: Mesh, rules: Rules = RULES) -> dict[str, PartitionSpec]:
-    """Name -> how the model width of each parameter is spread, for the `in_specs` of a shard_map over the axes of
-    batch and length; `gather_local` undoes it inside.
+def on_shards(
+    function: Callable[..., jax.Array], params: Any, *arrays: jax.Array, mesh: Mesh, rules: Rules = RULES
+) -> jax.Array:
+    """`function(params, *arrays)` by each device on its own share of batch and length, for what treats tokens
+    alike and reads a parameter in a loop, or looks rows of it up.
+
+    A device gathers the parameters once before, and their gradients are summed and scattered once after. Left
+    to itself, the compiler does both on every turn of a loop, and may gather every token's gradient for a
+    table. `tensor` is left to it.
+
+    Args:
+        function: its result is [B, L, …], like its arrays.
+        params: a tree of parameters of one layer, spread by `rules`.
+        arrays: [B, L, …], spread over batch and length, which the mesh divides.
+        mesh: the devices.
+        rules: how the parameters lie.
+
+    Returns:
+        [B, L, …], spread like the arrays.
     """
+    token_axes = tuple(axis for axis in (*rules.batch, *rules.length) if axis in mesh.shape)
+    if all(mesh.shape[axis] == 1 for axis in token_axes):
+        return function(params, *arrays)
     only_embed = replace(Rules(**{field.name: () for field in fields(Rules)}), embed=rules.embed)
-    specs = {}
-    for name, leaf in variables(tree).items():
-        axes = _axes(name, leaf)
-        (array,) = jax.tree.leaves(leaf)
-        specs[name] = fitted_spec(mesh, axes[len(axes) - array.ndim :], array.shape, only_embed)
-    return specs
+    places = {name: _local_spec(leaf, mesh, only_embed) for name, leaf in variables(params).items()}
+    spread = PartitionSpec(
+        *(tuple(a for a in axes if a in mesh.shape) for axes in (rules.batch, rules.length))
+    )
+
+    def local(params: Any, *arrays: jax.Array) -> jax.Array:
+        whole = {name: _gather_local(value, places[name]) for name, value in flatten(params).items()}
+        return function(unflatten(whole, params), *arrays)
+
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(unflatten(places, params), *(spread for _ in arrays)),
+        out_specs=spread,
+        axis_names=set(token_axes if mesh.shape.get("tensor", 1) > 1 else mesh.axis_names),
+        check_vma=False,
+    )(params, *arrays)
 
 
-def gather_local(x: jax.Array, spec: PartitionSpec) -> jax.Array:
-    """Inside a shard_map: a device's shard -> the array whole along every dimension that `spec` spreads. Its
-    gradient is summed over the devices and scattered back in one operation.
+def _local_spec(leaf: nnx.Variable, mesh: Mesh, rules: Rules) -> PartitionSpec:
+    axes = _axes("", leaf)
+    (array,) = jax.tree.leaves(leaf)
+    return fitted_spec(mesh, axes[len(axes) - array.ndim :], array.shape, rules)
+
+
+def _gather_local(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+    """A device's shard -> the array whole along every dimension that `spec` spreads; the gradient is summed
+    over the devices and scattered back. One mesh axis after the other: the TPU's compiler makes reduce-scatters
+    of sums along one axis of a torus, and all-reduces of those over several.
     """
     for dimension in range(len(spec)):
-        if names := mesh_axes(spec, dimension):
-            x = checkpoint_name(jax.lax.all_gather(x, names, axis=dimension, tiled=True), GATHERED)
+        names = mesh_axes(spec, dimension)
+        for name in reversed(names):
+            x = jax.lax.all_gather(x, name, axis=dimension, tiled=True)
+        if names:
+            x = checkpoint_name(x, GATHERED)
     return x
 
 

@@ -12,7 +12,6 @@ so the tokens may lie in any layout that the devices like. The same code runs on
 """
 
 from collections.abc import Callable
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from jax.sharding import Mesh
 from ringvision.mesh import RULES, Rules, make_mesh, sharding
 from ringvision.models.cache import Cache
 from ringvision.models.layers import Attention, Embedding, FeedForward, RMSNorm, Unembedding, blockwise
-from ringvision.models.parameters import GATHERED, gathered, is_spread
+from ringvision.models.parameters import GATHERED, gathered, is_spread, on_shards
 from ringvision.models.presets import PRESETS, TransformerConfig
 from ringvision.ops.attention import heads_first, merge
 from ringvision.ops.cached import cached_attention
@@ -32,7 +31,6 @@ from ringvision.ops.rope import rope
 
 __all__ = ["PRESETS", "Transformer", "TransformerConfig"]
 
-M = TypeVar("M", bound=nnx.Module)
 Pair = tuple[jax.Array, jax.Array]
 """Keys and values."""
 
@@ -104,13 +102,14 @@ class Transformer(nnx.Module):
         mesh = mesh or _one_device()
         graphdef, stacked = nnx.split(self.layers)
 
-        def whole(module: M) -> M:
-            graph, params = nnx.split(module)
-            return nnx.merge(graph, gathered(params, mesh, rules))
+        def look_up(embedding: Embedding, rows: jax.Array) -> jax.Array:
+            graph, table = nnx.split(embedding)
+            return on_shards(lambda t, rows: nnx.merge(graph, t)(rows), table, rows, mesh=mesh, rules=rules)
 
         def block(x: jax.Array, layer_params: nnx.State) -> tuple[jax.Array, None]:
             layer: Layers = nnx.merge(graphdef, layer_params)
-            layer.attention = whole(layer.attention)
+            graph, projections = nnx.split(layer.attention)
+            layer.attention = nnx.merge(graph, gathered(projections, mesh, rules))
             q, k, v = self._queries_keys_values(layer, x, positions)
             heads = ring_attention(
                 q, k, v, mesh=mesh, positions=positions, segment_ids=segment_ids, window=self.config.window
@@ -122,7 +121,7 @@ class Transformer(nnx.Module):
         elif is_spread(mesh, rules):  # keep everything for the backward pass but the gathered weights
             policy = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
             block = jax.checkpoint(block, prevent_cse=False, policy=policy)
-        x = _pinned(self._embed(tokens, positions, whole), mesh)
+        x = _pinned(self._embed(tokens, positions, look_up), mesh)
         x, _ = jax.lax.scan(block, x, stacked)
         return self.norm(x)
 
@@ -196,13 +195,16 @@ class Transformer(nnx.Module):
         return jnp.where(cache.overflowed, jnp.nan, self.norm(x)), cache
 
     def _embed(
-        self, tokens: jax.Array, positions: jax.Array, whole: Callable[[Embedding], Embedding] = lambda x: x
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        look_up: Callable[[Embedding, jax.Array], jax.Array] = lambda embedding, rows: embedding(rows),
     ) -> jax.Array:
-        """int32 [B, L] twice -> [B, L, D]. `whole` gathers a table before it is read."""
-        x = whole(self.embed)(tokens)
+        """int32 [B, L] twice -> [B, L, D]. `look_up` takes rows [B, L] of a table."""
+        x = look_up(self.embed, tokens)
         if not self.config.frame_period:
             return x
-        cells = whole(self.cells)(positions % self.config.frame_period)  # (B, L, D)
+        cells = look_up(self.cells, positions % self.config.frame_period)  # (B, L, D)
         return x + jnp.where((tokens >= self.config.code_offset)[..., None], cells, 0)
 
     def head(self) -> jax.Array:

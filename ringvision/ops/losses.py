@@ -151,8 +151,8 @@ def _sums_forward(
     ) -> tuple[Sums, jax.Array, jax.Array, jax.Array]:
         whole = _gather(head, spec)  # (D, V)
         sums, d_hidden, d_head, loss = _with_gradients(hidden, whole, targets, weights, setting.chunk)
-        if scattered:
-            d_head = jax.lax.psum_scatter(d_head, scattered, scatter_dimension=0, tiled=True)
+        for axis in scattered:
+            d_head = jax.lax.psum_scatter(d_head, axis, scatter_dimension=0, tiled=True)
         d_head = jax.lax.psum(d_head, rest).astype(head.dtype)
         return jax.lax.psum(sums, setting.token_axes), d_hidden, d_head, loss
 
@@ -250,8 +250,12 @@ def _token_spec(setting: _Setting) -> PartitionSpec:
 
 
 def _gather(head: jax.Array, spec: PartitionSpec) -> jax.Array:
-    names = mesh_axes(spec, 0)
-    return jax.lax.all_gather(head, names, axis=0, tiled=True) if names else head
+    """A device's rows of the head -> all, [D, V]. One mesh axis after the other, as `d_head` is scattered: the
+    TPU's compiler makes an all-reduce of a reduce-scatter over several axes of the torus at once.
+    """
+    for axis in reversed(mesh_axes(spec, 0)):
+        head = jax.lax.all_gather(head, axis, axis=0, tiled=True)
+    return head
 
 
 def _on_mesh(local: Any, setting: _Setting, head_spec: PartitionSpec, out_specs: Any) -> Any:
