@@ -1,6 +1,6 @@
 """The mesh of devices: five axes, and which of them each kind of array is spread over.
 
-    data, fsdp   split the batch; fsdp also splits the parameters
+    data, fsdp   split the batch; fsdp also splits the parameters (in training context and ulysses do too)
     tensor       splits heads, the feed-forward width and the vocabulary
     context      splits the length: the ring
     ulysses      splits each of the ring's shares of the length; for attention its devices exchange tokens for heads
@@ -92,7 +92,7 @@ def parse_mesh(text: str) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Rules:
-    """Logical axis -> the mesh axes that it is spread over."""
+    """Logical axis -> the mesh axes that it is spread over. The axes from `layers` on only parameters have."""
 
     batch: tuple[str, ...] = ("data", "fsdp")
     length: tuple[str, ...] = ("context", "ulysses")
@@ -102,6 +102,14 @@ class Rules:
     """The model width of a parameter; an activation's width is not split: say None."""
     hidden: tuple[str, ...] = ("tensor",)
     vocab: tuple[str, ...] = ("tensor",)
+    layers: tuple[str, ...] = ()
+    head_dim: tuple[str, ...] = ()
+    norm: tuple[str, ...] = ()
+    """The model width of a norm's scale: a few kilobytes, whole everywhere."""
+    frame: tuple[str, ...] = ()
+    """The places of a token within a frame."""
+    rank: tuple[str, ...] = ()
+    """The inner width of a low-rank pair."""
 
     def spec(self, *logical: str | None) -> PartitionSpec:
         """The PartitionSpec of an array with these axes (None: not split).
@@ -128,6 +136,10 @@ class Rules:
 
 
 RULES = Rules()
+"""For inference: a token that is decoded reads every weight, so on a ring each device has them all."""
+TRAINING = Rules(embed=("fsdp", "context", "ulysses"))
+"""For training: parameters, their gradients and the optimizer's moments are spread over all devices that work
+on the same rows, since each needs a layer's weights only while it computes that layer."""
 
 
 def partition_spec(mesh: Mesh | AbstractMesh, *logical: str | None, rules: Rules = RULES) -> PartitionSpec:
@@ -153,3 +165,43 @@ def sharding(mesh: Mesh, *logical: str | None, rules: Rules = RULES) -> NamedSha
 def num_shards(mesh: Mesh | AbstractMesh, logical: str, rules: Rules = RULES) -> int:
     """Over how many devices an array's logical axis is spread."""
     return math.prod(mesh.shape.get(axis, 1) for axis in getattr(rules, logical))
+
+
+def fitted_spec(
+    mesh: Mesh | AbstractMesh, logical: tuple[str | None, ...], shape: tuple[int, ...], rules: Rules = RULES
+) -> PartitionSpec:
+    """The PartitionSpec of an array of this shape: of the mesh axes that its rule names, each dimension is
+    spread over those larger than 1, less as many from the end as it takes for the rest to divide it.
+
+    A dimension that nothing divides stays whole on every device (`sharding_report` in models/parameters.py
+    lists these).
+
+    Args:
+        mesh: the devices.
+        logical: the logical axis of each dimension (None: not split).
+        shape: as many sizes.
+        rules: which mesh axes each logical axis is spread over.
+
+    Returns:
+        A spec without trailing Nones, so `PartitionSpec()` for an array that is whole everywhere.
+
+    Raises:
+        ValueError: an axis has no rule, two would be spread over one mesh axis, or there are not as many axes
+            as dimensions.
+    """
+    parts: list[str | tuple[str, ...] | None] = []
+    for part, size in zip(partition_spec(mesh, *logical, rules=rules), shape, strict=True):
+        wanted = (part,) if isinstance(part, str) else tuple(part or ())
+        names = tuple(name for name in wanted if mesh.shape[name] > 1)
+        while size % math.prod(mesh.shape[name] for name in names):
+            names = names[:-1]
+        parts.append(names[0] if len(names) == 1 else names or None)
+    while parts and parts[-1] is None:
+        parts.pop()
+    return PartitionSpec(*parts)
+
+
+def mesh_axes(spec: PartitionSpec, dimension: int) -> tuple[str, ...]:
+    """The mesh axes over which a spec spreads a dimension; none beyond its end."""
+    part = spec[dimension] if dimension < len(spec) else None
+    return (part,) if isinstance(part, str) else tuple(part or ())

@@ -5,7 +5,17 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from ringvision.errors import UserError
-from ringvision.mesh import AXES, Rules, make_mesh, num_shards, parse_mesh, partition_spec, sharding
+from ringvision.mesh import (
+    AXES,
+    TRAINING,
+    Rules,
+    fitted_spec,
+    make_mesh,
+    num_shards,
+    parse_mesh,
+    partition_spec,
+    sharding,
+)
 
 
 def test_context_takes_what_is_left():
@@ -80,3 +90,14 @@ def test_a_collision_raises():
     with pytest.raises(ValueError, match="no rule for the logical axis 'width'"):
         Rules().spec("width")
     assert Rules(embed=()).spec("batch", "embed") == PartitionSpec(("data", "fsdp"), None)
+
+
+def test_a_dimension_is_spread_over_as_many_axes_as_divide_it():
+    mesh = make_mesh(fsdp=2, tensor=2, context=2)
+    assert fitted_spec(mesh, ("embed", "hidden"), (8, 6)) == PartitionSpec("fsdp", "tensor")
+    assert fitted_spec(mesh, ("embed", "hidden"), (8, 5)) == PartitionSpec("fsdp")
+    assert fitted_spec(mesh, ("embed",), (8,), TRAINING) == PartitionSpec(("fsdp", "context"))
+    assert fitted_spec(mesh, ("embed",), (6,), TRAINING) == PartitionSpec("fsdp")
+    assert fitted_spec(mesh, ("embed",), (7,), TRAINING) == PartitionSpec()
+    with pytest.raises(ValueError, match="longer"):
+        fitted_spec(mesh, ("embed",), (8, 8))

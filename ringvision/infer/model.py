@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from ringvision import model_folder, tree
 from ringvision.errors import UserError
-from ringvision.mesh import make_mesh, num_shards
+from ringvision.mesh import RULES, Rules, make_mesh, num_shards
+from ringvision.models.parameters import param_shardings
 from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.vocabulary import Vocabulary
 
@@ -29,12 +30,7 @@ DTYPES = ("float32", "bfloat16", "float16", "stored")
 
 
 class Model:
-    """A transformer's parameters on a mesh, and the functions compiled for them.
-
-    params: the pytree of `nnx.split(Transformer(...))`, numpy or jax arrays; copied to every device of the
-    mesh. settings: the rest of the folder's config.json. identity: what tells this model from another; taken
-    from the folder's files where there is one.
-    """
+    """A transformer's parameters on a mesh, and the functions compiled for them."""
 
     def __init__(
         self,
@@ -45,15 +41,33 @@ class Model:
         *,
         settings: Mapping[str, Any] | None = None,
         folder: Path | None = None,
+        rules: Rules = RULES,
     ) -> None:
+        """Spread the parameters over the mesh.
+
+        Args:
+            config: the shape of the transformer.
+            vocabulary: which id means what; None: the model reads text alone.
+            params: the pytree of `nnx.split(Transformer(...))`, of numpy or jax arrays.
+            mesh: None: all devices on the axis `context`.
+            settings: the rest of the folder's config.json.
+            folder: where the model was read, whose files then tell it from another.
+            rules: how the parameters are spread. As they come: over `tensor` and `fsdp`, and on a ring each
+                device has them all, since decoding a token reads every weight. `mesh.TRAINING` spreads them over
+                the ring too, for a model that does not fit a device.
+        """
         self.config = config
         self.vocabulary = vocabulary
         self.folder = folder
         self.settings = dict(settings or {})
         self.mesh = mesh if mesh is not None else make_mesh()
         self.graphdef, _ = nnx.split(_describe(config))
-        self.params = jax.device_put(params, NamedSharding(self.mesh, PartitionSpec()))
-        self._logits = _compiled(self.graphdef, self.mesh)
+        self.rules = rules
+        shapes = nnx.split(_describe(config))[1]
+        places = tree.flatten(param_shardings(shapes, self.mesh, rules))
+        values = {name: jax.device_put(x, places[name]) for name, x in tree.flatten(params).items()}
+        self.params = tree.unflatten(values, shapes)
+        self._logits = _compiled(self.graphdef, self.mesh, rules)
 
     @cached_property
     def hash(self) -> str:
@@ -70,12 +84,20 @@ class Model:
         return digest.hexdigest()
 
     def logits(self, tokens: Any, positions: Any = None, segment_ids: Any = None) -> jax.Array:
-        """tokens, positions, segment_ids: integers [B, L], any B and L of at least 1 -> float32 [B, L,
-        vocab_size].
+        """The logits of every token, of rows of any number and length.
 
-        Positions default to 0, 1, 2 …, segment ids to 1; segment 0 is padding, and its logits mean nothing.
-        Rows and length are padded to what the mesh divides; a new shape is compiled once. UserError for other
-        shapes, or tokens outside the vocabulary.
+        Rows and length are padded to what the mesh divides; a new shape is compiled once.
+
+        Args:
+            tokens: integers [B, L], both at least 1.
+            positions: integers [B, L]; None: 0, 1, 2 …
+            segment_ids: integers [B, L]; None: 1 everywhere. 0 is padding, whose logits mean nothing.
+
+        Returns:
+            float32 [B, L, vocab_size].
+
+        Raises:
+            UserError: other shapes, or tokens outside the vocabulary.
         """
         tokens = _integers("tokens", tokens, None)
         batch, length = tokens.shape
@@ -91,20 +113,34 @@ class Model:
             raise UserError(
                 f"{given} were given; expected {expected}: were they made with another vocabulary?"
             )
-        rows = -batch % (self.mesh.shape["data"] * self.mesh.shape["fsdp"])
+        rows = -batch % num_shards(self.mesh, "batch")
         columns = -length % num_shards(self.mesh, "length")
         padded = [np.pad(array, ((0, rows), (0, columns))) for array in (tokens, positions, segment_ids)]
         return self._logits(self.params, *padded)[:batch, :length]
 
 
-def load_model(dir: str | os.PathLike[str], mesh: Mesh | None = None, *, dtype: str | None = None) -> Model:
-    """The model in `dir` on `mesh` (all devices on the axis `context` when None).
+def load_model(
+    dir: str | os.PathLike[str],
+    mesh: Mesh | None = None,
+    *,
+    dtype: str | None = None,
+    rules: Rules = RULES,
+) -> Model:
+    """The model in a folder, its weights brought from disk to the devices one tensor at a time.
 
-    dtype: of its weights and of what is computed with them, "float32", "bfloat16" or "float16"; "stored": as
-    they are on disk; None: float32. Weights come from disk to the devices one tensor at a time.
+    Args:
+        dir: the model folder.
+        mesh: None: all devices on the axis `context`.
+        dtype: of its weights and of what is computed with them, "float32", "bfloat16" or "float16"; "stored": as
+            they are on disk; None: float32.
+        rules: how the weights are spread over the mesh (see `Model`).
 
-    UserError, one line that names everything that is wrong, for a folder without config.json or weights, a
-    config that contradicts itself, and for missing, unknown or misshaped tensors.
+    Returns:
+        The model, ready to be asked.
+
+    Raises:
+        UserError: one line that names everything that is wrong, for a folder without config.json or weights, a
+            config that contradicts itself, and for missing, unknown or misshaped tensors.
     """
     settings = model_folder.read_config(dir)
     if settings.get("kind") not in KINDS:
@@ -128,10 +164,9 @@ def load_model(dir: str | os.PathLike[str], mesh: Mesh | None = None, *, dtype: 
         raise UserError(f"dtype={dtype!r} was given; expected {', '.join(DTYPES)}, or none for float32")
     _, shapes = nnx.split(_describe(config))
     mesh = mesh if mesh is not None else make_mesh()
-    params = model_folder.load_params(
-        dir, shapes, NamedSharding(mesh, PartitionSpec()), dtype, read_only=True
-    )
-    return Model(config, vocabulary, params, mesh, settings=settings, folder=Path(dir))
+    places = param_shardings(shapes, mesh, rules)
+    params = model_folder.load_params(dir, shapes, places, dtype, read_only=True)
+    return Model(config, vocabulary, params, mesh, settings=settings, folder=Path(dir), rules=rules)
 
 
 def _describe(config: TransformerConfig) -> Transformer:
@@ -140,16 +175,23 @@ def _describe(config: TransformerConfig) -> Transformer:
 
 
 @lru_cache(maxsize=32)
-def _compiled(graphdef: Any, mesh: Mesh) -> Any:
+def _compiled(graphdef: Any, mesh: Mesh, rules: Rules) -> Any:
     """The jitted `_logits`, shared by all models of one shape on one mesh."""
-    return jax.jit(partial(_logits, graphdef, mesh=mesh))
+    return jax.jit(partial(_logits, graphdef, mesh=mesh, rules=rules))
 
 
 def _logits(
-    graphdef: Any, params: Any, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, *, mesh: Mesh
+    graphdef: Any,
+    params: Any,
+    tokens: jax.Array,
+    positions: jax.Array,
+    segment_ids: jax.Array,
+    *,
+    mesh: Mesh,
+    rules: Rules,
 ) -> jax.Array:
     model: Transformer = nnx.merge(graphdef, params)
-    return model.logits(tokens, positions, segment_ids, mesh=mesh).astype(jnp.float32)
+    return model.logits(tokens, positions, segment_ids, mesh=mesh, rules=rules).astype(jnp.float32)
 
 
 def _integers(name: str, values: Any, shape: tuple[int, ...] | None) -> np.ndarray:

@@ -8,15 +8,20 @@ Letters, here and in transformer.py:
     S keys and values  C devices in the mesh axis `context`
 
 Every class holds the parameters of *all* layers, stacked on a leading axis; `jax.lax.scan` hands each call
-one layer's slice. In and out: activations `[B, L, D]` in the parameters' dtype.
+one layer's slice. In and out: activations `[B, L, D]` in the parameters' dtype. Every parameter says its
+logical axes where it is made; `Rules` in ringvision/mesh.py says where these go on a mesh.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
+from ringvision.mesh import RULES, Rules
+from ringvision.models.parameters import on_shards, param
 from ringvision.models.presets import TransformerConfig
 
 INITIAL_STD = 0.02
@@ -24,33 +29,52 @@ LAYER_NORM_EPS = 1e-5
 """Chameleon's, whatever its config says of the other norms."""
 
 
-def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: jnp.dtype, std: float = INITIAL_STD) -> nnx.Param:
-    return nnx.Param(std * jax.random.normal(rngs.params(), shape, dtype))
+def _normal(
+    rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], dtype: jnp.dtype, std: float = INITIAL_STD
+) -> nnx.Param:
+    return param(std * jax.random.normal(rngs.params(), shape, dtype), *axes)
 
 
 class RMSNorm(nnx.Module):
-    """`x / sqrt(mean(x^2) + eps) * scale`, computed in float32 (Zhang and Sennrich, 2019). `shape` ends in
-    D.
-    """
+    """`x / sqrt(mean(x^2) + eps) * scale`, computed in float32 (Zhang and Sennrich, 2019)."""
 
     def __init__(self, shape: tuple[int, ...], eps: float, dtype: jnp.dtype):
+        """`scale` of ones.
+
+        Args:
+            shape: `[D]`, or `[layers, D]` for the norms of all layers.
+            eps: what is added to the mean square.
+            dtype: of the scale.
+        """
         self.eps = eps
-        self.scale = nnx.Param(jnp.ones(shape, dtype))
+        self.scale = param(jnp.ones(shape, dtype), *("layers", "norm")[-len(shape) :])
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """float `[B, L, D]` -> `[B, L, D]` in the same dtype."""
         return rms_norm(x, self.scale[...], self.eps)
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    """`x / sqrt(mean(x^2) + eps) * scale` over the last axis, computed in float32, given in x's dtype."""
+    """`x / sqrt(mean(x^2) + eps) * scale` over the last axis.
+
+    x float `[..., D]`, scale float `[D]` or what broadcasts to x -> `[..., D]` in x's dtype, computed in float32.
+    """
     wide = x.astype(jnp.float32)
     wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
     return (wide * scale.astype(jnp.float32)).astype(x.dtype)
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
-    """`(x - mean) / sqrt(variance + eps) * scale + bias` over the last axis (Ba et al., 2016), in float32,
-    given in x's dtype.
+    """`(x - mean) / sqrt(variance + eps) * scale + bias` over the last axis (Ba et al., 2016).
+
+    Args:
+        x: float `[..., D]`.
+        scale: float, `[D]` or what broadcasts to x (`[N, H]`: one for every head).
+        bias: as scale.
+        eps: what is added to the variance.
+
+    Returns:
+        `[..., D]` in x's dtype, computed in float32.
     """
     wide = x.astype(jnp.float32)
     wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
@@ -61,11 +85,22 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> j
 class Embedding(nnx.Module):
     """`table [V, D]`: a row for every token."""
 
-    def __init__(self, vocab_size: int, embed_dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.table = _normal(rngs, (vocab_size, embed_dim), dtype)
+    def __init__(
+        self, vocab_size: int, embed_dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs, rows: str = "vocab"
+    ):
+        """Rows of the standard deviation INITIAL_STD.
+
+        Args:
+            vocab_size: V.
+            embed_dim: D.
+            dtype: of the table.
+            rngs: the stream `params` is used.
+            rows: the logical axis of the rows.
+        """
+        self.table = _normal(rngs, (vocab_size, embed_dim), (rows, "embed"), dtype)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """int32 `[B, L]` -> `[B, L, D]`."""
+        """int32 `[B, L]` -> `[B, L, D]` in the table's dtype."""
         return self.table[...][tokens]
 
 
@@ -73,7 +108,15 @@ class Unembedding(nnx.Module):
     """`kernel [D, V]`: from hidden states to logits. A model with tied embeddings has none."""
 
     def __init__(self, embed_dim: int, vocab_size: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.kernel = _normal(rngs, (embed_dim, vocab_size), dtype)
+        """A kernel of the standard deviation INITIAL_STD.
+
+        Args:
+            embed_dim: D.
+            vocab_size: V.
+            dtype: of the kernel.
+            rngs: the stream `params` is used.
+        """
+        self.kernel = _normal(rngs, (embed_dim, vocab_size), ("embed", "vocab"), dtype)
 
 
 class Attention(nnx.Module):
@@ -89,28 +132,42 @@ class Attention(nnx.Module):
         kv_heads = (config.num_kv_heads, head_dim)
         self.qk_norm = config.qk_norm
         self.norm_eps = config.norm_eps
-        self.query = _normal(rngs, (layers, width, *heads), dtype)
-        self.key = _normal(rngs, (layers, width, *kv_heads), dtype)
-        self.value = _normal(rngs, (layers, width, *kv_heads), dtype)
-        self.output = _normal(rngs, (layers, *heads, width), dtype, _residual_std(layers))
+        per_head = ("heads", "head_dim")
+        per_kv_head = ("kv_heads", "head_dim")
+        into = ("layers", "embed")
+        self.query = _normal(rngs, (layers, width, *heads), (*into, *per_head), dtype)
+        self.key = _normal(rngs, (layers, width, *kv_heads), (*into, *per_kv_head), dtype)
+        self.value = _normal(rngs, (layers, width, *kv_heads), (*into, *per_kv_head), dtype)
+        self.output = _normal(
+            rngs, (layers, *heads, width), ("layers", *per_head, "embed"), dtype, _residual_std(layers)
+        )
+
+        def ones(shape: tuple[int, ...], *axes: str) -> nnx.Param:
+            return param(jnp.ones((layers, *shape), dtype), "layers", *axes)
+
+        def zeros(shape: tuple[int, ...], *axes: str) -> nnx.Param:
+            return param(jnp.zeros((layers, *shape), dtype), "layers", *axes)
+
         if config.qkv_bias:
-            self.query_bias = nnx.Param(jnp.zeros((layers, *heads), dtype))
-            self.key_bias = nnx.Param(jnp.zeros((layers, *kv_heads), dtype))
-            self.value_bias = nnx.Param(jnp.zeros((layers, *kv_heads), dtype))
+            self.query_bias = zeros(heads, *per_head)
+            self.key_bias = zeros(kv_heads, *per_kv_head)
+            self.value_bias = zeros(kv_heads, *per_kv_head)
         if config.qk_norm == "rms":
-            self.query_norm = nnx.Param(jnp.ones((layers, head_dim), dtype))
-            self.key_norm = nnx.Param(jnp.ones((layers, head_dim), dtype))
+            self.query_norm = ones((head_dim,), "head_dim")
+            self.key_norm = ones((head_dim,), "head_dim")
         if config.qk_norm == "layer":
-            self.query_norm = nnx.Param(jnp.ones((layers, *heads), dtype))
-            self.key_norm = nnx.Param(jnp.ones((layers, *kv_heads), dtype))
-            self.query_norm_bias = nnx.Param(jnp.zeros((layers, *heads), dtype))
-            self.key_norm_bias = nnx.Param(jnp.zeros((layers, *kv_heads), dtype))
+            self.query_norm = ones(heads, *per_head)
+            self.key_norm = ones(kv_heads, *per_kv_head)
+            self.query_norm_bias = zeros(heads, *per_head)
+            self.key_norm_bias = zeros(kv_heads, *per_kv_head)
 
     def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """`[B, L, D]` -> queries `[B, L, N, H]`, keys and values `[B, L, K, H]`, not yet rotated."""
-        q = _adapted(self, "query", x, jnp.einsum("BLD,DNH->BLNH", x, self.query[...]))
-        k = _adapted(self, "key", x, jnp.einsum("BLD,DKH->BLKH", x, self.key[...]))
-        v = _adapted(self, "value", x, jnp.einsum("BLD,DKH->BLKH", x, self.value[...]))
+        """float `[B, L, D]` -> queries `[B, L, N, H]`, keys and values `[B, L, K, H]`, not yet rotated, all in
+        the parameters' dtype.
+        """
+        q = _adapted(self, "query", x, jnp.einsum("BLD,DNH->BLNH", x, self.query[...]))  # (B, L, N, H)
+        k = _adapted(self, "key", x, jnp.einsum("BLD,DKH->BLKH", x, self.key[...]))  # (B, L, K, H)
+        v = _adapted(self, "value", x, jnp.einsum("BLD,DKH->BLKH", x, self.value[...]))  # (B, L, K, H)
         if hasattr(self, "query_bias"):
             q = q + self.query_bias[...]
             k = k + self.key_bias[...]
@@ -124,10 +181,11 @@ class Attention(nnx.Module):
         return q, k, v
 
     def combine(self, heads: jax.Array) -> jax.Array:
-        """`[B, L, N, H]` -> `[B, L, D]`."""
-        output = self.output[...]
+        """float `[B, L, N, H]` -> `[B, L, D]` in the parameters' dtype."""
+        output = self.output[...]  # (N, H, D)
         heads = heads.astype(output.dtype)
-        flat = heads.reshape(*heads.shape[:2], -1)  # one axis: XLA lays out anew what is multiplied over two
+        # (B, L, N H): one axis, since XLA lays out anew what is multiplied over two
+        flat = heads.reshape(*heads.shape[:2], -1)
         return _adapted(self, "output", heads, flat @ output.reshape(-1, output.shape[-1]))
 
 
@@ -135,20 +193,35 @@ class FeedForward(nnx.Module):
     """`(silu(x gate) * (x up)) down` (SwiGLU: Shazeer, 2020)."""
 
     def __init__(self, num_layers: int, embed_dim: int, hidden_dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.gate = _normal(rngs, (num_layers, embed_dim, hidden_dim), dtype)
-        self.up = _normal(rngs, (num_layers, embed_dim, hidden_dim), dtype)
-        self.down = _normal(rngs, (num_layers, hidden_dim, embed_dim), dtype, _residual_std(num_layers))
+        """Random kernels for all layers.
+
+        Args:
+            num_layers: how many.
+            embed_dim: D.
+            hidden_dim: F.
+            dtype: of the kernels.
+            rngs: the stream `params` is used.
+        """
+        into = ("layers", "embed", "hidden")
+        out_of = ("layers", "hidden", "embed")
+        self.gate = _normal(rngs, (num_layers, embed_dim, hidden_dim), into, dtype)
+        self.up = _normal(rngs, (num_layers, embed_dim, hidden_dim), into, dtype)
+        self.down = _normal(
+            rngs, (num_layers, hidden_dim, embed_dim), out_of, dtype, _residual_std(num_layers)
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """float `[B, L, D]` -> `[B, L, D]` in the same dtype."""
         if x.shape[1] == 1:  # a decoded token: the weights are most of what is read, so they are not copied
             gate, up = (jnp.einsum("BLD,DF->BLF", x, kernel[...]) for kernel in (self.gate, self.up))
         else:  # one product (E: gate, up) is a tenth less CPU time than two, and F stays spread over `tensor`
-            both = jnp.einsum("BLD,DEF->BLEF", x, jnp.stack([self.gate[...], self.up[...]], axis=1))
-            gate = both[:, :, 0]
-            up = both[:, :, 1]
+            kernels = jnp.stack([self.gate[...], self.up[...]], axis=1)  # (D, 2, F)
+            both = jnp.einsum("BLD,DEF->BLEF", x, kernels)
+            gate = both[:, :, 0]  # (B, L, F)
+            up = both[:, :, 1]  # (B, L, F)
         gate = _adapted(self, "gate", x, gate)
         up = _adapted(self, "up", x, up)
-        inner = jax.nn.silu(gate) * up
+        inner = jax.nn.silu(gate) * up  # (B, L, F)
         return _adapted(self, "down", inner, jnp.einsum("BLF,FD->BLD", inner, self.down[...]))
 
 
@@ -168,29 +241,46 @@ def _residual_std(num_layers: int) -> float:
 
 
 def blockwise(
-    function: Callable[[jax.Array], jax.Array], x: jax.Array, *, chunk: int, context: int
+    function: Callable[[nnx.State, jax.Array], jax.Array],
+    params: nnx.State,
+    x: jax.Array,
+    *,
+    chunk: int,
+    mesh: Mesh,
+    rules: Rules = RULES,
 ) -> jax.Array:
-    """`function` on `[B, L, D]` in pieces of `chunk` positions of each device's share, recomputed in the
-    backward pass, so that its inner activations exist for one piece at a time (blockwise feed-forward: Liu
-    and Abbeel, 2023).
+    """`function(params, x)` in pieces of `chunk` positions of each device's share, recomputed in the backward
+    pass, so that its inner activations exist for one piece at a time (blockwise feed-forward: Liu and Abbeel,
+    2023).
 
-    The value is `function(x)` for any function that treats positions alike. `context` devices share the
-    length axis; a piece takes the same number of positions from each, so that nothing has to travel.
+    On a mesh each device goes through its own share, with parameters that it gathers once (`on_shards`).
+
+    Args:
+        function: treats positions alike; its result has x's shape and dtype.
+        params: parameters of one layer, spread by `rules`.
+        x: float [B, L, D], spread over batch and length, which the mesh divides.
+        chunk: positions.
+        mesh: the devices.
+        rules: how the parameters lie.
+
+    Returns:
+        [B, L, D], spread like x.
     """
+    return on_shards(partial(_pieces, function, chunk=chunk), params, x, mesh=mesh, rules=rules)
+
+
+def _pieces(
+    function: Callable[[nnx.State, jax.Array], jax.Array], params: nnx.State, x: jax.Array, *, chunk: int
+) -> jax.Array:
+    """One device's share [B, L, D], `chunk` positions at a time."""
     batch, length, width = x.shape
-    share = length // context if length % context == 0 else length
-    if share <= chunk:
-        return function(x)
+    if length <= chunk:
+        return function(params, x)
     function = jax.checkpoint(function)
-    pieces, rest = divmod(share, chunk)
-    shares = x.reshape(batch, length // share, share, width)
-
-    def on_shares(part: jax.Array) -> jax.Array:
-        return function(part.reshape(batch, -1, width)).reshape(part.shape)
-
-    stacked = shares[:, :, : pieces * chunk].reshape(batch, -1, pieces, chunk, width)
-    done = jax.lax.map(on_shares, jnp.moveaxis(stacked, 2, 0))
-    done = jnp.moveaxis(done, 0, 2).reshape(batch, -1, pieces * chunk, width)
+    pieces, rest = divmod(length, chunk)
+    stacked = x[:, : pieces * chunk].reshape(batch, pieces, chunk, width)
+    done = jax.lax.map(partial(function, params), jnp.moveaxis(stacked, 1, 0))  # (pieces, B, chunk, D)
+    done = jnp.moveaxis(done, 0, 1).reshape(batch, pieces * chunk, width)
     if rest:
-        done = jnp.concatenate([done, on_shares(shares[:, :, pieces * chunk :])], axis=2)
-    return done.reshape(batch, length, width)
+        done = jnp.concatenate([done, function(params, x[:, pieces * chunk :])], axis=1)
+    return done  # (B, L, D)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ringvision.models.parameters import param
 from ringvision.models.transformer import Transformer
 
 SUFFIX = "_lora"
@@ -24,51 +25,59 @@ SUFFIX = "_lora"
 class LowRank(nnx.Module):
     """`factor * (x down) up`, for all layers: down [layers, *inputs, R], up [layers, R, *outputs]."""
 
-    def __init__(
-        self,
-        layers: int,
-        inputs: tuple[int, ...],
-        outputs: tuple[int, ...],
-        rank: int,
-        factor: float,
-        *,
-        dtype: jnp.dtype,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, matrix: nnx.Param, num_inputs: int, rank: int, factor: float, *, rngs: nnx.Rngs):
+        """A pair that gives zeros.
+
+        Args:
+            matrix: the parameter [layers, *inputs, *outputs] that the pair stands beside, whose axes and dtype
+                it takes over.
+            num_inputs: how many of its dimensions are inputs.
+            rank: R.
+            factor: what the product is multiplied with.
+            rngs: the stream `params` is used.
+        """
+        layers, *sizes = matrix[...].shape
+        first, *axes = matrix.get_metadata()["logical_axes"]
+        dtype = matrix[...].dtype
+        inputs = sizes[:num_inputs]
         self.factor = factor
         std = math.prod(inputs) ** -0.5
-        self.down = nnx.Param(std * jax.random.normal(rngs.params(), (layers, *inputs, rank), dtype))
-        self.up = nnx.Param(jnp.zeros((layers, rank, *outputs), dtype))
+        down = std * jax.random.normal(rngs.params(), (layers, *inputs, rank), dtype)
+        self.down = param(down, first, *axes[:num_inputs], "rank")
+        up = jnp.zeros((layers, rank, *sizes[num_inputs:]), dtype)
+        self.up = param(up, first, "rank", *axes[num_inputs:])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """One layer's slice: `[B, L, *inputs]` -> `[B, L, *outputs]`."""
+        """One layer's slice: float `[B, L, *inputs]` -> `[B, L, *outputs]` in the same dtype."""
         down = self.down[...]
-        return self.factor * jnp.tensordot(jnp.tensordot(x, down, axes=down.ndim - 1), self.up[...], axes=1)
+        inner = jnp.tensordot(x, down, axes=down.ndim - 1)  # (B, L, R)
+        return self.factor * jnp.tensordot(inner, self.up[...], axes=1)
 
 
 def attach(model: Transformer, *, rank: int, alpha: float, rngs: nnx.Rngs) -> None:
-    """Give each matrix of the model's layers a pair of `rank`, in the matrix's dtype."""
+    """Give each matrix of the model's layers a pair of `rank`, in the matrix's dtype.
+
+    Args:
+        model: changed in place.
+        rank: R.
+        alpha: the product of a pair counts `alpha / rank`.
+        rngs: the stream `params` is used.
+    """
     attention = model.layers.attention
     feed_forward = model.layers.feed_forward
     matrices: list[tuple[nnx.Module, str, int]] = [(attention, name, 1) for name in ("query", "key", "value")]
     matrices += [(attention, "output", 2), *((feed_forward, name, 1) for name in ("gate", "up", "down"))]
-    for owner, name, inputs in matrices:
-        matrix = getattr(owner, name)[...]
-        layers, *sizes = matrix.shape
-        pair = LowRank(
-            layers,
-            tuple(sizes[:inputs]),
-            tuple(sizes[inputs:]),
-            rank,
-            alpha / rank,
-            dtype=matrix.dtype,
-            rngs=rngs,
-        )
+    for owner, name, num_inputs in matrices:
+        pair = LowRank(getattr(owner, name), num_inputs, rank, alpha / rank, rngs=rngs)
         setattr(owner, name + SUFFIX, pair)
 
 
 def merged(params: Mapping[str, Any], *, rank: int, alpha: float) -> dict[str, jax.Array]:
-    """Parameters by name, with pairs -> without, each added to its matrix in float32."""
+    """Parameters by name, with pairs -> without, each added to its matrix in float32.
+
+    params: name -> float array; a pair [layers, *inputs, R], [layers, R, *outputs] beside its matrix [layers,
+    *inputs, *outputs], whose dtype the result keeps.
+    """
     whole = {name: value for name, value in params.items() if not is_pair(name)}
     for name in whole:
         if (down := params.get(f"{name}{SUFFIX}.down")) is not None:

@@ -11,6 +11,7 @@ Positions and segment ids come with every token (segment 0 is padding) and nothi
 so the tokens may lie in any layout that the devices like. The same code runs on one device and on a mesh.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax
@@ -18,9 +19,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from ringvision.mesh import make_mesh, num_shards
+from ringvision.mesh import RULES, Rules, make_mesh, sharding
 from ringvision.models.cache import Cache
 from ringvision.models.layers import Attention, Embedding, FeedForward, RMSNorm, Unembedding, blockwise
+from ringvision.models.parameters import GATHERED, gathered, is_spread, on_shards
 from ringvision.models.presets import PRESETS, TransformerConfig
 from ringvision.ops.attention import heads_first, merge
 from ringvision.ops.cached import cached_attention
@@ -38,6 +40,13 @@ class Layers(nnx.Module):
     """All blocks at once: each parameter is `[num_layers, ...]`."""
 
     def __init__(self, config: TransformerConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        """Random parameters.
+
+        Args:
+            config: the shape of the model.
+            dtype: of the parameters.
+            rngs: the stream `params` is used.
+        """
         stacked = (config.num_layers, config.embed_dim)
         self.attention_norm = RMSNorm(stacked, config.norm_eps, dtype)
         self.attention = Attention(config, dtype=dtype, rngs=rngs)
@@ -57,35 +66,64 @@ class Transformer(nnx.Module):
         self.config = config
         self.embed = Embedding(config.vocab_size, config.embed_dim, dtype=dtype, rngs=rngs)
         if config.frame_period:
-            self.cells = Embedding(config.frame_period, config.embed_dim, dtype=dtype, rngs=rngs)
+            self.cells = Embedding(
+                config.frame_period, config.embed_dim, dtype=dtype, rngs=rngs, rows="frame"
+            )
         self.layers = Layers(config, dtype=dtype, rngs=rngs)
         self.norm = RMSNorm((config.embed_dim,), config.norm_eps, dtype)
         if not config.tie_embeddings:
             self.unembed = Unembedding(config.embed_dim, config.vocab_size, dtype=dtype, rngs=rngs)
 
     def hidden(
-        self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, *, mesh: Mesh | None = None
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segment_ids: jax.Array,
+        *,
+        mesh: Mesh | None = None,
+        rules: Rules = RULES,
     ) -> jax.Array:
         """What the layers make of each token, after the last norm.
 
-        tokens, positions, segment_ids: int32 [B, L], in any order along L that positions tell; segment 0 is
-        padding. L is a multiple of the mesh axis `context`. `mesh=None`: one device. Returns [B, L, D] in the
-        parameters' dtype.
+        Between the layers hidden states are pinned to batch x length, and each layer's parameters are gathered
+        along the model width where they are used: what travels is weights and the ring's keys, never hidden
+        states.
+
+        Args:
+            tokens: int32 [B, L], in any order along L that positions tell; L is a multiple of the mesh axes
+                `context` x `ulysses`.
+            positions: int32 [B, L].
+            segment_ids: int32 [B, L]; segment 0 is padding.
+            mesh: None: one device.
+            rules: how the parameters lie on the mesh.
+
+        Returns:
+            [B, L, D] in the parameters' dtype.
         """
         mesh = mesh or _one_device()
         graphdef, stacked = nnx.split(self.layers)
 
+        def look_up(embedding: Embedding, rows: jax.Array) -> jax.Array:
+            graph, table = nnx.split(embedding)
+            return on_shards(lambda t, rows: nnx.merge(graph, t)(rows), table, rows, mesh=mesh, rules=rules)
+
         def block(x: jax.Array, layer_params: nnx.State) -> tuple[jax.Array, None]:
-            layer = nnx.merge(graphdef, layer_params)
+            layer: Layers = nnx.merge(graphdef, layer_params)
+            graph, projections = nnx.split(layer.attention)
+            layer.attention = nnx.merge(graph, gathered(projections, mesh, rules))
             q, k, v = self._queries_keys_values(layer, x, positions)
             heads = ring_attention(
                 q, k, v, mesh=mesh, positions=positions, segment_ids=segment_ids, window=self.config.window
             )
-            return self._rest_of_block(layer, x, heads, mesh), None
+            return _pinned(self._rest_of_block(layer, x, heads, mesh, rules), mesh), None
 
         if self.config.remat == "block":
             block = jax.checkpoint(block, prevent_cse=False)
-        x, _ = jax.lax.scan(block, self._embed(tokens, positions), stacked)
+        elif is_spread(mesh, rules):  # keep everything for the backward pass but the gathered weights
+            policy = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
+            block = jax.checkpoint(block, prevent_cse=False, policy=policy)
+        x = _pinned(self._embed(tokens, positions, look_up), mesh)
+        x, _ = jax.lax.scan(block, x, stacked)
         return self.norm(x)
 
     def extend(
@@ -180,15 +218,21 @@ class Transformer(nnx.Module):
         cache = cache.append(k, v, positions, segment_ids, mesh=mesh)
         return jnp.where(cache.overflowed, jnp.nan, self.norm(x)), cache
 
-    def _embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-        x = self.embed(tokens)
+    def _embed(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        look_up: Callable[[Embedding, jax.Array], jax.Array] = lambda embedding, rows: embedding(rows),
+    ) -> jax.Array:
+        """int32 [B, L] twice -> [B, L, D]. `look_up` takes rows [B, L] of a table."""
+        x = look_up(self.embed, tokens)
         if not self.config.frame_period:
             return x
-        cells = self.cells(positions % self.config.frame_period)
+        cells = look_up(self.cells, positions % self.config.frame_period)  # (B, L, D)
         return x + jnp.where((tokens >= self.config.code_offset)[..., None], cells, 0)
 
     def head(self) -> jax.Array:
-        """[D, V]: hidden states times this are the logits."""
+        """float [D, V]: hidden states times this are the logits."""
         return self.embed.table[...].T if self.config.tie_embeddings else self.unembed.kernel[...]
 
     def logits(
@@ -198,15 +242,25 @@ class Transformer(nnx.Module):
         segment_ids: jax.Array | None = None,
         *,
         mesh: Mesh | None = None,
+        rules: Rules = RULES,
     ) -> jax.Array:
-        """float32 [B, L, V], whole: for short rows. Positions default to 0, 1, 2 …, segment ids to 1
-        everywhere.
+        """The logits of every token, whole: for short rows.
+
+        Args:
+            tokens: int32 [B, L].
+            positions: int32 [B, L]; None: 0, 1, 2 …
+            segment_ids: int32 [B, L]; None: 1 everywhere.
+            mesh: None: one device.
+            rules: how the parameters lie on the mesh.
+
+        Returns:
+            float32 [B, L, V].
         """
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
         if segment_ids is None:
             segment_ids = jnp.ones(tokens.shape, jnp.int32)
-        hidden = self.hidden(tokens, positions, segment_ids, mesh=mesh)
+        hidden = self.hidden(tokens, positions, segment_ids, mesh=mesh, rules=rules)
         return jnp.einsum("BLD,DV->BLV", hidden, self.head(), preferred_element_type=jnp.float32)
 
     @property
@@ -225,20 +279,34 @@ class Transformer(nnx.Module):
             v,
         )
 
-    def _rest_of_block(self, layer: Layers, x: jax.Array, heads: jax.Array, mesh: Mesh) -> jax.Array:
-        def feed_forward(part: jax.Array) -> jax.Array:
-            if self._norms_behind:
-                return part + layer.feed_forward_norm(layer.feed_forward(part))
-            return part + layer.feed_forward(layer.feed_forward_norm(part))
-
-        attended = layer.attention.combine(heads)
+    def _rest_of_block(
+        self, layer: Layers, x: jax.Array, heads: jax.Array, mesh: Mesh, rules: Rules = RULES
+    ) -> jax.Array:
+        """From what attention gave, [B, L, N, H], to the next layer's input, [B, L, D]."""
+        attended = layer.attention.combine(heads)  # (B, L, D)
         x = x + (layer.attention_norm(attended) if self._norms_behind else attended)
+        parts = (layer.feed_forward_norm, layer.feed_forward)
+        graphdef, params = nnx.split(parts)
+
+        def feed_forward(params: nnx.State, part: jax.Array) -> jax.Array:
+            norm, feed_forward = nnx.merge(graphdef, params)
+            if self._norms_behind:
+                return part + norm(feed_forward(part))
+            return part + feed_forward(norm(part))
+
         chunk = self.config.feed_forward_chunk
-        return (
-            feed_forward(x)
-            if chunk is None
-            else blockwise(feed_forward, x, chunk=chunk, context=num_shards(mesh, "length"))
-        )
+        if x.shape[1] == 1:  # a decoded token: its products travel, not the weights
+            return feed_forward(params, x)
+        if chunk is None:
+            return feed_forward(gathered(params, mesh, rules), x)
+        return blockwise(feed_forward, params, x, chunk=chunk, mesh=mesh, rules=rules)
+
+
+def _pinned(x: jax.Array, mesh: Mesh) -> jax.Array:
+    """Hidden states [B, L, D] stay spread over batch and length, whatever the weights beside them are."""
+    if mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, sharding(mesh, "batch", "length", None))
 
 
 def _one_device() -> Mesh:

@@ -41,7 +41,7 @@ CHIPS = {
     "H200": Chip(989e12, 450e9),
 }
 """Key: what `jax.Device.device_kind` contains."""
-GATHERED_AT_MOST = 2**30
+GATHERED_AT_MOST = 2**28
 """Bytes of keys and values that a device may hold at once instead of letting them pass."""
 
 

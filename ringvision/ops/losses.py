@@ -6,32 +6,55 @@ likes.
 
 Letters: B batch, L length, D model width, V vocabulary, C positions of a chunk.
 
-A chunk takes every (L/C)-th position of a row, not neighbours: where L is spread over devices, each device
-then works on its part of every chunk. When a gradient is wanted it is made in the same pass, while a chunk's
-logits are at hand (a sum of losses has one scalar cotangent, which can be multiplied in later), so the large
-product is never computed again.
+When a gradient is wanted it is made in the same pass, while a chunk's logits are at hand (a sum of losses has
+one scalar cotangent, which can be multiplied in later), so the large product is never computed again.
+
+On a mesh each device goes through its own share of the batch and length. It gathers the head once before its
+first chunk, sums the head's gradient over its own tokens in float32, and after its last chunk the devices' sums
+are added and scattered in one operation. Left to the compiler, they are added after every chunk.
 """
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
 from ringvision.errors import UserError
+from ringvision.mesh import RULES, Rules, fitted_spec, mesh_axes, num_shards
 
 Sums = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def chunked_cross_entropy(
-    hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, *, chunk: int
+    hidden: jax.Array,
+    head: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    *,
+    chunk: int,
+    mesh: Mesh | None = None,
+    rules: Rules = RULES,
 ) -> Sums:
-    """(sum_loss, sum_weights, sum_correct), float32 scalars.
+    """The sums that a mean cross-entropy and an accuracy are made of. Differentiable in hidden, head and
+    weights.
 
-    hidden [B, L, D] and head [D, V] floating point; targets int [B, L] in 0 ... V-1; weights float [B, L], 0
-    where nothing is learned. `sum_loss` is the weighted sum of -log p(target) (nats), `sum_correct` the sum
-    of the weights whose target has the largest logit (a tie counts as right). `chunk` is how many positions
-    of each row have logits at once. Differentiable in hidden, head and weights. UserError where the shapes do
-    not fit together.
+    Args:
+        hidden: float [B, L, D].
+        head: float [D, V].
+        targets: int [B, L] in 0 ... V-1.
+        weights: float [B, L], 0 where nothing is learned.
+        chunk: how many positions of each row, or on a mesh of a device's share of it, have logits at once.
+        mesh: over whose axes batch and length are spread; None: arrays that the compiler may spread as it likes.
+        rules: how the head is spread over the mesh.
+
+    Returns:
+        Three float32 scalars: the weighted sum of -log p(target) in nats; the sum of the weights; the sum of the
+        weights whose target has the largest logit (a tie counts as right).
+
+    Raises:
+        UserError: the shapes do not fit together, or the mesh does not divide them.
     """
     if hidden.ndim != 3 or head.ndim != 2 or head.shape[0] != hidden.shape[2]:
         raise UserError(f"hidden {hidden.shape} and head {head.shape}: expected [B, L, D] and [D, V]")
@@ -42,15 +65,32 @@ def chunked_cross_entropy(
             )
     if chunk < 1:
         raise UserError(f"chunk={chunk}: expected at least 1 position")
-    length = hidden.shape[1]
-    pieces = -(-length // chunk)
-    padding = -length % pieces
+    if mesh is not None:
+        shards = num_shards(mesh, "batch", rules), num_shards(mesh, "length", rules)
+        if hidden.shape[0] % shards[0] or hidden.shape[1] % shards[1]:
+            raise UserError(
+                f"hidden states of {hidden.shape[0]} rows and {hidden.shape[1]} positions: expected multiples of "
+                f"what the mesh spreads them over, {shards[0]} and {shards[1]}"
+            )
+        mesh = mesh if shards != (1, 1) else None
+    return _sums(hidden, head, targets, weights.astype(jnp.float32), _Setting(chunk, mesh, rules))
 
-    def split(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(x.shape[0], -1, pieces, *x.shape[2:]), 2, 0)
 
-    return _sums(split(hidden), head, split(targets), split(weights.astype(jnp.float32)))
+class _Setting(NamedTuple):
+    """What is fixed when compiling. mesh: None on one device."""
+
+    chunk: int
+    mesh: Mesh | None
+    rules: Rules
+
+    def head_spec(self, head: jax.Array) -> PartitionSpec:
+        """How the head's model width is spread; its vocabulary is the compiler's to split."""
+        return fitted_spec(self.mesh, ("embed", None), head.shape, self.rules)
+
+    @property
+    def token_axes(self) -> tuple[str, ...]:
+        """The mesh axes over which tokens are spread."""
+        return tuple(a for a in (*self.rules.batch, *self.rules.length) if a in self.mesh.shape)
 
 
 class _Chunk(NamedTuple):
@@ -64,57 +104,66 @@ class _Chunk(NamedTuple):
 
 def _read(hidden: jax.Array, head: jax.Array, targets: jax.Array) -> _Chunk:
     logits = jnp.einsum("BCD,DV->BCV", hidden, head, preferred_element_type=jnp.float32)
-    largest = logits.max(axis=-1)
+    largest = logits.max(axis=-1)  # (B, C); subtracted, so that no exponential is above 1
     lse = largest + jnp.log(jnp.exp(logits - largest[..., None]).sum(axis=-1))
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return _Chunk(logits, lse, lse - chosen, (chosen >= largest).astype(jnp.float32))
 
 
-@jax.custom_vjp
-def _sums(hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array) -> Sums:
-    """All but `head` cut into pieces on a leading axis."""
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _sums(
+    hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, setting: _Setting
+) -> Sums:
+    def local(hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array) -> Sums:
+        def step(sums: Sums, piece: tuple[jax.Array, ...]) -> tuple[Sums, None]:
+            hidden, targets, weights = piece
+            return _added(sums, _read(hidden, head, targets), weights), None
 
-    def step(sums: Sums, piece: tuple[jax.Array, ...]) -> tuple[Sums, None]:
-        hidden, targets, weights = piece
-        read = _read(hidden, head, targets)
-        return (
-            sums[0] + (weights * read.loss).sum(),
-            sums[1] + weights.sum(),
-            sums[2] + (weights * read.correct).sum(),
-        ), None
+        start = (jnp.float32(0),) * 3
+        return jax.lax.scan(step, start, _split((hidden, targets, weights), setting.chunk))[0]
 
-    return jax.lax.scan(step, (jnp.float32(0),) * 3, (hidden, targets, weights))[0]
+    if setting.mesh is None:
+        return local(hidden, head, targets, weights)
+    spec = setting.head_spec(head)
+
+    def on_a_device(*arrays: jax.Array) -> Sums:
+        hidden, head, targets, weights = arrays
+        return jax.lax.psum(local(hidden, _gather(head, spec), targets, weights), setting.token_axes)
+
+    return _on_mesh(on_a_device, setting, spec, (PartitionSpec(),) * 3)(hidden, head, targets, weights)
 
 
 def _sums_forward(
-    hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array
+    hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, setting: _Setting
 ) -> tuple[Sums, tuple[jax.Array, ...]]:
-    def step(
-        carry: tuple[Sums, jax.Array], piece: tuple[jax.Array, ...]
-    ) -> tuple[tuple[Sums, jax.Array], tuple[jax.Array, jax.Array]]:
-        sums, d_head = carry
-        hidden, targets, weights = piece
-        read = _read(hidden, head, targets)
-        target = targets[..., None] == jnp.arange(head.shape[1], dtype=targets.dtype)
-        d_logits = (weights[..., None] * (jnp.exp(read.logits - read.lse[..., None]) - target)).astype(
-            hidden.dtype
-        )
-        d_hidden = jnp.einsum("BCV,DV->BCD", d_logits, head, preferred_element_type=jnp.float32)
-        d_head = d_head + jnp.einsum("BCD,BCV->DV", hidden, d_logits, preferred_element_type=jnp.float32)
-        sums = (
-            sums[0] + (weights * read.loss).sum(),
-            sums[1] + weights.sum(),
-            sums[2] + (weights * read.correct).sum(),
-        )
-        return (sums, d_head), (d_hidden.astype(hidden.dtype), read.loss)
+    """The sums, and what the backward pass multiplies by its cotangents: d_hidden [B, L, D], d_head [D, V], and
+    the loss of each position, float32 [B, L].
+    """
+    if setting.mesh is None:
+        sums, d_hidden, d_head, loss = _with_gradients(hidden, head, targets, weights, setting.chunk)
+        return sums, (d_hidden, d_head.astype(head.dtype), loss)
+    spec = setting.head_spec(head)
+    scattered = mesh_axes(spec, 0)
+    rest = tuple(axis for axis in setting.token_axes if axis not in scattered)
 
-    start = ((jnp.float32(0),) * 3, jnp.zeros(head.shape, jnp.float32))
-    (sums, d_head), (d_hidden, loss) = jax.lax.scan(step, start, (hidden, targets, weights))
-    return sums, (d_hidden, d_head.astype(head.dtype), loss)
+    def on_a_device(
+        hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array
+    ) -> tuple[Sums, jax.Array, jax.Array, jax.Array]:
+        whole = _gather(head, spec)  # (D, V)
+        sums, d_hidden, d_head, loss = _with_gradients(hidden, whole, targets, weights, setting.chunk)
+        for axis in scattered:
+            d_head = jax.lax.psum_scatter(d_head, axis, scatter_dimension=0, tiled=True)
+        d_head = jax.lax.psum(d_head, rest).astype(head.dtype)
+        return jax.lax.psum(sums, setting.token_axes), d_hidden, d_head, loss
+
+    tokens = _token_spec(setting)
+    out_specs = ((PartitionSpec(),) * 3, tokens, spec, tokens)
+    sums, *saved = _on_mesh(on_a_device, setting, spec, out_specs)(hidden, head, targets, weights)
+    return sums, tuple(saved)
 
 
 def _sums_backward(
-    saved: tuple[jax.Array, ...], cotangents: Sums
+    setting: _Setting, saved: tuple[jax.Array, ...], cotangents: Sums
 ) -> tuple[jax.Array, jax.Array, None, jax.Array]:
     d_hidden, d_head, loss = saved
     d_loss, d_weights, _ = cotangents
@@ -127,3 +176,100 @@ def _sums_backward(
 
 
 _sums.defvjp(_sums_forward, _sums_backward)
+
+
+# ------------------------------------------------------------------------------------------------ on one device
+
+
+def _with_gradients(
+    hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, chunk: int
+) -> tuple[Sums, jax.Array, jax.Array, jax.Array]:
+    """The sums; d_hidden [B, L, D] in hidden's dtype; d_head float32 [D, V]; the loss, float32 [B, L]."""
+
+    def step(
+        carry: tuple[Sums, jax.Array], piece: tuple[jax.Array, ...]
+    ) -> tuple[tuple[Sums, jax.Array], tuple[jax.Array, jax.Array]]:
+        sums, d_head = carry
+        hidden, targets, weights = piece
+        read = _read(hidden, head, targets)
+        target = targets[..., None] == jnp.arange(head.shape[1], dtype=targets.dtype)  # (B, C, V)
+        # softmax - one-hot, each between -1 and 1: rounding it to hidden's dtype loses no range
+        d_logits = (weights[..., None] * (jnp.exp(read.logits - read.lse[..., None]) - target)).astype(
+            hidden.dtype
+        )
+        d_hidden = jnp.einsum("BCV,DV->BCD", d_logits, head, preferred_element_type=jnp.float32)
+        d_head = d_head + jnp.einsum("BCD,BCV->DV", hidden, d_logits, preferred_element_type=jnp.float32)
+        return (_added(sums, read, weights), d_head), (d_hidden.astype(hidden.dtype), read.loss)
+
+    start = ((jnp.float32(0),) * 3, jnp.zeros(head.shape, jnp.float32))
+    (sums, d_head), (d_hidden, loss) = jax.lax.scan(step, start, _split((hidden, targets, weights), chunk))
+    length = hidden.shape[1]
+    return sums, _joined(d_hidden, length), d_head, _joined(loss, length)
+
+
+def _added(sums: Sums, read: _Chunk, weights: jax.Array) -> Sums:
+    return (
+        sums[0] + (weights * read.loss).sum(),
+        sums[1] + weights.sum(),
+        sums[2] + (weights * read.correct).sum(),
+    )
+
+
+def _split(arrays: tuple[jax.Array, ...], chunk: int) -> tuple[jax.Array, ...]:
+    """[B, L, …] -> [pieces, B, C, …], padded with zeros. A piece takes every (L/C)-th position of a row, not
+    neighbours: where the compiler has spread L over devices, each then works on its part of every piece.
+    """
+    length = arrays[0].shape[1]
+    pieces = -(-length // chunk)
+    padding = -length % pieces
+
+    def split(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(x.shape[0], -1, pieces, *x.shape[2:]), 2, 0)
+
+    return tuple(split(x) for x in arrays)
+
+
+def _joined(x: jax.Array, length: int) -> jax.Array:
+    """The inverse of `_split` for one array: [pieces, B, C, …] -> [B, L, …]."""
+    x = jnp.moveaxis(x, 0, 2)  # (B, C, pieces, …)
+    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
+
+
+# ------------------------------------------------------------------------------------------------ on a mesh
+
+
+def _token_spec(setting: _Setting) -> PartitionSpec:
+    """Of what has a batch and a length."""
+    return PartitionSpec(
+        *(
+            tuple(axis for axis in axes if axis in setting.mesh.shape)
+            for axes in (setting.rules.batch, setting.rules.length)
+        )
+    )
+
+
+def _gather(head: jax.Array, spec: PartitionSpec) -> jax.Array:
+    """A device's rows of the head -> all, [D, V]. One mesh axis after the other, as `d_head` is scattered: the
+    TPU's compiler makes an all-reduce of a reduce-scatter over several axes of the torus at once.
+    """
+    for axis in reversed(mesh_axes(spec, 0)):
+        head = jax.lax.all_gather(head, axis, axis=0, tiled=True)
+    return head
+
+
+def _on_mesh(local: Any, setting: _Setting, head_spec: PartitionSpec, out_specs: Any) -> Any:
+    """`local` on each device's tokens. The axis `tensor`, which splits the vocabulary, is left to the
+    compiler.
+    """
+    mesh = setting.mesh
+    tokens = _token_spec(setting)
+    manual = setting.token_axes if mesh.shape.get("tensor", 1) > 1 else mesh.axis_names
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(tokens, head_spec, tokens, tokens),
+        out_specs=out_specs,
+        axis_names=set(manual),
+        check_vma=False,
+    )

@@ -21,6 +21,7 @@ from ringvision.config import TrainConfig
 from ringvision.data.loader import EvalBatch, Loader
 from ringvision.data.packing import Batch
 from ringvision.errors import UserError
+from ringvision.mesh import TRAINING
 from ringvision.models.transformer import Transformer
 
 
@@ -82,7 +83,9 @@ def _missed(
 ) -> jax.Array:
     """How many tokens of each answer are not the likeliest: int32 [count], for batch and answers [B, L]."""
     model: Transformer = nnx.merge(graphdef, params)
-    hidden = model.hidden(batch.tokens, batch.positions, batch.segment_ids, mesh=mesh)  # (B, L, D)
+    hidden = model.hidden(
+        batch.tokens, batch.positions, batch.segment_ids, mesh=mesh, rules=TRAINING
+    )  # (B, L, D)
     head = model.head()  # (D, V)
     # One row after another: logits (L, V) of a single row exist at a time.
     guesses = jax.lax.map(lambda row: jnp.argmax(row @ head, axis=-1), hidden)  # (B, L)

@@ -4,10 +4,11 @@
     --Part.whole--> plain parameters
 
     "all"        trained: all parameters, as they are; frozen: None
-    "new_rows"   trained: the rows of the embedding and the columns of the head from the first code on, and the places in the frame where
-                 there are any; frozen: the whole model as it was. The text's rows are those, bit for bit,
-                 whatever is trained
-    "lora"       trained: low-rank pairs beside the matrices of the layers (models/lora.py); frozen: the whole model
+    "new_rows"   trained: the rows of the embedding and the columns of the head from the first code on, and the
+                 places in the frame where there are any; frozen: the whole model as it was. The text's rows are
+                 those, bit for bit, whatever is trained
+    "lora"       trained: low-rank pairs beside the matrices of the layers (models/lora.py); frozen: the whole
+                 model
 
 Only what is trained has gradients and moments.
 """
@@ -21,6 +22,7 @@ from flax import nnx
 
 from ringvision.config import TrainConfig
 from ringvision.models import lora
+from ringvision.models.parameters import variables
 from ringvision.models.transformer import Transformer
 from ringvision.tree import flatten, unflatten
 from ringvision.vocabulary import Vocabulary
@@ -56,22 +58,23 @@ class Part:
         """
         if self.kind == "all":
             return params, None
-        flat = flatten(params)
         if self.kind == "lora":
             _, drawn = nnx.split(self._make())
-            return {name: value for name, value in flatten(drawn).items() if lora.is_pair(name)}, params
-        rows = {
-            name: jax.lax.slice_in_dim(flat[name], self.code_offset, None, axis=axis)
-            for name, axis in ROWS.items()
-            if name in flat
-        }
-        return rows | {name: jnp.copy(flat[name]) for name in (CODES_ALONE,) if name in flat}, params
+            return {name: pair for name, pair in variables(drawn).items() if lora.is_pair(name)}, params
+        named = variables(params)
+        rows = {name: self._new_rows(named[name], axis) for name, axis in ROWS.items() if name in named}
+        copies = {name: jax.tree.map(jnp.copy, named[name]) for name in (CODES_ALONE,) if name in named}
+        return rows | copies, params
+
+    def _new_rows(self, table: nnx.Param, axis: int) -> nnx.Param:
+        return jax.tree.map(lambda x: jax.lax.slice_in_dim(x, self.code_offset, None, axis=axis), table)
 
     def join(self, trained: Any, frozen: Any) -> Any:
         """The parameters of `describe`'s graph. Differentiable in `trained`."""
         if self.kind == "all":
             return trained
         flat = flatten(frozen)
+        trained = flatten(trained)
         if self.kind == "lora":
             return unflatten({**flat, **trained}, self.describe()[1])
         for name, value in trained.items():
@@ -89,7 +92,9 @@ class Part:
             return self.join(trained, frozen)
         return unflatten(
             lora.merged(
-                {**flatten(frozen), **trained}, rank=self.config.lora.rank, alpha=self.config.lora.alpha
+                {**flatten(frozen), **flatten(trained)},
+                rank=self.config.lora.rank,
+                alpha=self.config.lora.alpha,
             ),
             frozen,
         )

@@ -14,56 +14,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from optax import contrib
 
 from ringvision.config import TrainConfig
-from ringvision.tree import flatten, unflatten
-
-# Which mesh axis each dimension of a parameter is split over, by the parameter's name; what is not named is
-# whole everywhere.
-# Leading dimensions are layers. fsdp splits the model width, tensor the heads, the feed-forward width and the
-# vocabulary.
-PLACES: dict[str, tuple[str | None, ...]] = {
-    "embed.table": ("tensor", "fsdp"),
-    "unembed.kernel": ("fsdp", "tensor"),
-    "layers.attention.query": (None, "fsdp", "tensor", None),
-    "layers.attention.key": (None, "fsdp", "tensor", None),
-    "layers.attention.value": (None, "fsdp", "tensor", None),
-    "layers.attention.output": (None, "tensor", None, "fsdp"),
-    "layers.attention.query_bias": (None, "tensor", None),
-    "layers.attention.key_bias": (None, "tensor", None),
-    "layers.attention.value_bias": (None, "tensor", None),
-    "layers.attention.query_norm": (None, "tensor", None),
-    "layers.attention.key_norm": (None, "tensor", None),
-    "layers.attention.query_norm_bias": (None, "tensor", None),
-    "layers.attention.key_norm_bias": (None, "tensor", None),
-    "layers.feed_forward.gate": (None, "fsdp", "tensor"),
-    "layers.feed_forward.up": (None, "fsdp", "tensor"),
-    "layers.feed_forward.down": (None, "tensor", "fsdp"),
-    "layers.attention.query_lora.down": (None, "fsdp", None),
-    "layers.attention.query_lora.up": (None, None, "tensor", None),
-    "layers.attention.key_lora.down": (None, "fsdp", None),
-    "layers.attention.key_lora.up": (None, None, "tensor", None),
-    "layers.attention.value_lora.down": (None, "fsdp", None),
-    "layers.attention.value_lora.up": (None, None, "tensor", None),
-    "layers.attention.output_lora.down": (None, "tensor", None, None),
-    "layers.attention.output_lora.up": (None, None, "fsdp"),
-    "layers.feed_forward.gate_lora.down": (None, "fsdp", None),
-    "layers.feed_forward.gate_lora.up": (None, None, "tensor"),
-    "layers.feed_forward.up_lora.down": (None, "fsdp", None),
-    "layers.feed_forward.up_lora.up": (None, None, "tensor"),
-    "layers.feed_forward.down_lora.down": (None, "tensor", None),
-    "layers.feed_forward.down_lora.up": (None, None, "fsdp"),
-}
-
-# Which dimensions of a stacked matrix are its inputs, and which its outputs; the first dimension is the
-# layer.
-MATRICES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "layers.attention.query": ((1,), (2, 3)),
-    "layers.attention.key": ((1,), (2, 3)),
-    "layers.attention.value": ((1,), (2, 3)),
-    "layers.attention.output": ((1, 2), (3,)),
-    "layers.feed_forward.gate": ((1,), (2,)),
-    "layers.feed_forward.up": ((1,), (2,)),
-    "layers.feed_forward.down": ((1,), (2,)),
-}
+from ringvision.mesh import TRAINING, Rules
+from ringvision.models.parameters import axes_of, param_shardings
+from ringvision.tree import unflatten
 
 
 @jax.tree_util.register_dataclass
@@ -112,28 +65,35 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def matrices(params: Any) -> Any:
-    """The same tree with the axes that go in and out of each layer's matrices, whose steps Muon makes
-    orthogonal; None for all else.
+    """The same tree with the dimensions that go in and out of each layer's matrices, whose steps Muon makes
+    orthogonal; None for all else, low-rank pairs among it.
     """
-    names = flatten(params)
-    axes = {
-        name: next((axes for suffix, axes in MATRICES.items() if name.endswith(suffix)), None)
-        for name in names
-    }
-    return unflatten(
-        {name: contrib.MuonDimensionNumbers(*found) if found else None for name, found in axes.items()},
-        params,
-    )
+    axes = axes_of(params)
+    return unflatten({name: _matrix(found) for name, found in axes.items()}, params)
+
+
+def _matrix(axes: tuple[str, ...]) -> contrib.MuonDimensionNumbers | None:
+    """A matrix of the layers maps the model width to something else, or that back: `embed` is its first
+    dimension behind the layers, or its last.
+    """
+    if axes[0] != "layers" or "embed" not in axes or "rank" in axes:
+        return None
+    dimensions = tuple(range(1, len(axes)))
+    split = 1 if axes[1] == "embed" else len(dimensions) - 1
+    return contrib.MuonDimensionNumbers(dimensions[:split], dimensions[split:])
 
 
 def decays(params: Any) -> Any:
-    """The same tree with True where weight decay applies: not to the scales of norms, to biases, nor to the
-    embedding table.
+    """The same tree with True where weight decay applies: to what hidden states are multiplied with, so not to
+    the scales of norms, to biases, nor to the tables that are looked up.
     """
-    names = flatten(params)
-    return unflatten(
-        {name: not name.endswith((".scale", ".table", "_norm", "_bias")) for name in names}, params
-    )
+    axes = axes_of(params)
+    return unflatten({name: _decays(found) for name, found in axes.items()}, params)
+
+
+def _decays(axes: tuple[str, ...]) -> bool:
+    is_matrix = "embed" in axes or "rank" in axes
+    return is_matrix and axes[0] not in ("vocab", "frame")
 
 
 def start(params: Any, tx: optax.GradientTransformation, *, average: bool, frozen: Any = None) -> TrainState:
@@ -157,25 +117,27 @@ def update(state: TrainState, gradients: Any, tx: optax.GradientTransformation, 
     return TrainState(params, opt_state, state.step + 1, average, state.frozen)
 
 
-def shardings(state: Any, mesh: Mesh) -> Any:
-    """Where every array of an (abstract) TrainState lies on `mesh`: parameters, their moments and average by
-    PLACES, the rest everywhere.
+def shardings(state: Any, mesh: Mesh, rules: Rules = TRAINING) -> Any:
+    """Where every array of a TrainState, or of a tree of parameters, lies on a mesh: parameters by their logical
+    axes; gradients, moments and average like the parameter that they belong to; counters whole everywhere.
 
-    A dimension that its mesh axis does not divide stays whole.
+    Args:
+        state: arrays or shapes.
+        mesh: the devices.
+        rules: where each logical axis goes.
+
+    Returns:
+        The same tree with a `NamedSharding` in the place of each array.
+
+    Raises:
+        ValueError: a parameter does not say its axes.
     """
-
-    def place(name: str, leaf: Any) -> NamedSharding:
-        axes = next(
-            (
-                axes
-                for suffix, axes in PLACES.items()
-                if name.endswith(suffix) and len(axes) == len(leaf.shape)
-            ),
-            (),
-        )
-        spec = [
-            axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(axes, leaf.shape)
-        ]
-        return NamedSharding(mesh, PartitionSpec(*spec))
-
-    return unflatten({name: place(name, leaf) for name, leaf in flatten(state).items()}, state)
+    if not isinstance(state, TrainState):
+        return param_shardings(state, mesh, rules)
+    return TrainState(
+        params=param_shardings(state.params, mesh, rules),
+        opt_state=param_shardings(state.opt_state, mesh, rules, plain_arrays=True),
+        step=NamedSharding(mesh, PartitionSpec()),
+        average=param_shardings(state.average, mesh, rules),
+        frozen=param_shardings(state.frozen, mesh, rules),
+    )

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ringvision.config import TrainConfig
 from ringvision.data.packing import Batch
+from ringvision.mesh import TRAINING
 from ringvision.models.transformer import Transformer
 from ringvision.ops.losses import chunked_cross_entropy
 from ringvision.train.part import Part
@@ -37,9 +38,11 @@ def loss_fn(params: Any, batch: Batch, *, graphdef: Any, mesh: Mesh, chunk: int)
         has the highest logit}.
     """
     model: Transformer = nnx.merge(graphdef, params)
-    hidden = model.hidden(batch.tokens, batch.positions, batch.segment_ids, mesh=mesh)  # (B, L, D)
+    hidden = model.hidden(
+        batch.tokens, batch.positions, batch.segment_ids, mesh=mesh, rules=TRAINING
+    )  # (B, L, D)
     loss, weight, correct = chunked_cross_entropy(
-        hidden, model.head(), batch.targets, batch.loss_weights, chunk=chunk
+        hidden, model.head(), batch.targets, batch.loss_weights, chunk=chunk, mesh=mesh, rules=TRAINING
     )
     weight = jax.numpy.maximum(weight, 1e-6)  # a batch without any answer has loss 0, not 0/0
     return loss / weight, {"answer_accuracy": correct / weight}

@@ -26,6 +26,8 @@ MESHES: list[dict[str, int]] = [
     {"context": 8},
     {"context": 2, "data": 2, "tensor": 2},
     {"context": 2, "ulysses": 2},
+    {"tensor": 2},
+    {"fsdp": 2, "context": 2},
 ]
 LENGTHS = (45, 7, 20, 33)
 

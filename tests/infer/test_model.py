@@ -13,7 +13,7 @@ import pytest
 from ringvision import model_folder
 from ringvision.errors import UserError
 from ringvision.infer.model import Model, load_model
-from ringvision.mesh import make_mesh
+from ringvision.mesh import RULES, TRAINING, Rules, make_mesh
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,8 @@ def _tokens(model: Model, batch: int, length: int) -> np.ndarray:
         ({"context": 8}, 8),
         ({"context": 4, "data": 2}, 8),
         ({"context": 2, "ulysses": 2}, 4),
+        ({"tensor": 2}, 2),
+        ({"fsdp": 2, "tensor": 2, "context": 2}, 8),
     ],
 )
 @pytest.mark.parametrize("length", [1, 13])
@@ -45,6 +47,26 @@ def test_logits_do_not_depend_on_the_mesh(
     assert found.shape == (3, length, alone.config.vocab_size)
     assert found.dtype == np.float32
     np.testing.assert_allclose(np.asarray(found), np.asarray(expected), atol=1e-4)
+
+
+def test_weights_are_spread_over_tensor_and_fsdp_and_whole_on_a_ring(folder: Path) -> None:
+    def share(rules: Rules = RULES, **axes: int) -> float:
+        """How much of the model the first device holds."""
+        leaves = jax.tree.leaves(load_model(folder, make_mesh(**axes), rules=rules).params)
+        held = sum(leaf.addressable_shards[0].data.size for leaf in leaves)
+        return held / sum(leaf.size for leaf in leaves)
+
+    assert share(context=8) == 1
+    assert share(tensor=2, context=4) == pytest.approx(1 / 2, abs=0.02)
+    assert share(fsdp=2, tensor=2, context=2) == pytest.approx(1 / 4, abs=0.02)
+    assert share(TRAINING, context=8) == pytest.approx(1 / 8, abs=0.02)
+
+
+def test_a_ring_that_shares_the_weights_gives_the_same_logits(folder: Path, alone: Model) -> None:
+    mesh = make_mesh(context=4, devices=jax.devices()[:4])
+    tokens = _tokens(alone, 2, 13)
+    found = load_model(folder, mesh, rules=TRAINING).logits(tokens)
+    np.testing.assert_allclose(np.asarray(found), np.asarray(alone.logits(tokens)), atol=1e-4)
 
 
 def test_positions_and_segments_default_to_one_document_a_row(folder: Path) -> None:

@@ -14,8 +14,10 @@ import pytest
 from flax import nnx
 
 from ringvision.errors import UserError
-from ringvision.mesh import make_mesh
+from ringvision.mesh import RULES, TRAINING, make_mesh
+from ringvision.models.parameters import param_shardings
 from ringvision.models.transformer import PRESETS, Transformer, TransformerConfig
+from ringvision.ops.losses import chunked_cross_entropy
 from ringvision.tree import flatten
 
 from . import llama_reference
@@ -168,6 +170,44 @@ def test_memory_savers_change_neither_values_nor_gradients(devices, change):
         gradient,
         saving_gradient,
     )
+
+
+@pytest.mark.parametrize(
+    ("axes", "rules", "change"),
+    [
+        ({"fsdp": 2, "context": 4}, TRAINING, {"remat": "block", "feed_forward_chunk": 3}),
+        ({"data": 2, "context": 2, "ulysses": 2}, TRAINING, {"tie_embeddings": True}),
+        ({"fsdp": 2, "tensor": 2, "context": 2}, TRAINING, {"feed_forward_chunk": 4}),
+        ({"fsdp": 2, "tensor": 2, "context": 2}, RULES, {"remat": "block"}),
+    ],
+)
+def test_loss_and_gradients_are_those_of_one_device(axes, rules, change):
+    """Parameters spread over fsdp, tensor and the ring itself, gathered layer by layer."""
+    config = replace(SMALL, vocab_size=96, embed_dim=32, **change)
+    graphdef, params = nnx.split(make(config))
+    rows = [jnp.tile(array, (4, 1)) for array in packed_rows()]
+    rows[0] = rows[0] % 96
+    targets = jnp.roll(rows[0], -1, axis=1)
+
+    def loss(params, mesh, rules):
+        model = nnx.merge(graphdef, params)
+        hidden = model.hidden(*rows, mesh=mesh, rules=rules)
+        weights = (rows[2] > 0).astype(jnp.float32)
+        total, count, _ = chunked_cross_entropy(
+            hidden, model.head(), targets, weights, chunk=5, mesh=mesh, rules=rules
+        )
+        return total / count
+
+    run = jax.jit(jax.value_and_grad(loss), static_argnums=(1, 2))
+    value, gradient = run(params, make_mesh(context=1, devices=jax.devices()[:1]), RULES)
+    mesh = make_mesh(**axes)
+    places = param_shardings(params, mesh, rules)
+    spread_value, spread_gradient = run(jax.device_put(params, places), mesh, rules)
+    np.testing.assert_allclose(spread_value, value, rtol=1e-5)
+    largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(gradient))
+    found = flatten(spread_gradient)
+    for name, leaf in flatten(gradient).items():
+        np.testing.assert_allclose(found[name], leaf, rtol=0, atol=1e-5 * largest, err_msg=name)
 
 
 def test_padding_has_no_part_in_the_gradient():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ringvision.errors import UserError
-from ringvision.mesh import make_mesh, sharding
+from ringvision.mesh import TRAINING, make_mesh, sharding
 from ringvision.ops.losses import chunked_cross_entropy
 
 B = 2
@@ -81,6 +81,12 @@ def test_the_logits_never_exist_as_a_whole():
     assert f"{L},{V}]" not in traced
 
 
+def test_a_mesh_that_does_not_divide_the_length():
+    mesh = make_mesh(context=5, devices=jax.devices()[:5])
+    with pytest.raises(UserError, match="multiples of what the mesh spreads them over, 1 and 5"):
+        chunked_cross_entropy(*problem(), chunk=8, mesh=mesh)
+
+
 def test_half_precision():
     hidden, head, targets, weights = problem()
     hidden = np.asarray(hidden, jnp.bfloat16)
@@ -115,6 +121,40 @@ def test_spread_over_the_ring():
     assert np.abs(d_hidden - expected["hidden"]).max() < 1e-5 * np.abs(expected["hidden"]).max()
     assert d_hidden.sharding.is_equivalent_to(spread[0].sharding, 3)
     assert "all-gather" not in step.as_text()
+
+
+@pytest.mark.parametrize(
+    "axes", [{"context": 4}, {"data": 2, "context": 2, "ulysses": 2}, {"fsdp": 2, "tensor": 2, "context": 2}]
+)
+def test_on_a_mesh_the_head_is_gathered_once_and_its_gradient_scattered_once(axes):
+    """The head lies as in training; neither it nor its gradient travels within the loop over chunks."""
+    devices = int(np.prod(list(axes.values())))
+    mesh = make_mesh(**axes, devices=jax.devices()[:devices])
+    arrays = problem()
+    places = [
+        sharding(mesh, *place, rules=TRAINING)
+        for place in (("batch", "length", None), ("embed", "vocab"), ("batch", "length"), ("batch", "length"))
+    ]
+    spread = [jax.device_put(array, place) for array, place in zip(arrays, places)]
+
+    def loss(*arrays):
+        sums = chunked_cross_entropy(*arrays, chunk=2, mesh=mesh, rules=TRAINING)
+        return sums[0], sums
+
+    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)).lower(*spread).compile()
+    (_, sums), (d_hidden, d_head) = step(*spread)
+    expected = definition(*arrays)
+    np.testing.assert_allclose(sums, expected["sums"], rtol=1e-5)
+    for name, found, place in (("hidden", d_hidden, places[0]), ("head", d_head, places[1])):
+        assert np.abs(found - expected[name]).max() < 1e-5 * np.abs(expected[name]).max(), name
+        assert found.sharding.is_equivalent_to(place, found.ndim), name
+    text = step.as_text()
+    scattered = [axis for axis in ("fsdp", "context", "ulysses") if axes.get(axis, 1) > 1]
+    assert text.count(" reduce-scatter(") == len(scattered)
+    in_a_loop = [line for line in text.splitlines() if "while/body" in line]
+    assert in_a_loop
+    moved = ("all-gather(", "reduce-scatter(") if "tensor" in axes else ("all-gather(", "all-reduce(")
+    assert not [line for line in in_a_loop if any(f" {kind}" in line for kind in moved)]
 
 
 @pytest.mark.parametrize(
