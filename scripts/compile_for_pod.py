@@ -217,7 +217,7 @@ def _chain(rest: str) -> str:
 
 
 def _group(rest: str) -> int:
-    """How many devices take part: `replica_groups={{0,1,2,3},…}` or `mesh['axis_0'=2,'axis_1'=4] {'axis_1'}`."""
+    """How many devices take part: `replica_groups={{0,1,2,3},…}`, `mesh['axis_0'=2,…] {'axis_0'}`."""
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
         return len(listed[1].split(","))
     if named := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", rest):
