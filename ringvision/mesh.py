@@ -3,7 +3,8 @@
     data, fsdp   split the batch; fsdp also splits the parameters (in training context and ulysses do too)
     tensor       splits heads, the feed-forward width and the vocabulary
     context      splits the length: the ring
-    ulysses      splits each of the ring's shares of the length; for attention its devices exchange tokens for heads
+    ulysses      splits each of the ring's shares of the length; for attention its devices exchange tokens
+                 for heads
 
 In: how many devices each axis gets, from code or from text such as `context=4,data=2`. Out: a
 `jax.sharding.Mesh` and the shardings of arrays on it. Everything above says what an array's axes *are*
@@ -92,7 +93,9 @@ def parse_mesh(text: str) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Rules:
-    """Logical axis -> the mesh axes that it is spread over. The axes from `layers` on only parameters have."""
+    """Logical axis -> the mesh axes that it is spread over. Those from `layers` on are axes of parameters
+    alone.
+    """
 
     batch: tuple[str, ...] = ("data", "fsdp")
     length: tuple[str, ...] = ("context", "ulysses")

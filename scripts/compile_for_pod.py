@@ -1,22 +1,23 @@
 """The trainer's own step, compiled for a TPU pod by the TPU's compiler, without a TPU and without a weight.
 
     pip install '.[aot]'                      # libtpu
-    python scripts/compile_for_pod.py v5e:4x4 --mesh context=16 --preset lwm-7b --length 32768
-    python scripts/compile_for_pod.py v5e:16x16 --mesh fsdp=16,context=16 --preset lwm-7b --length 1048576 --json
+    python scripts/compile_for_pod.py v5e:4x4 --mesh context=16 --length 32768
+    python scripts/compile_for_pod.py v5e:16x16 --mesh fsdp=16,context=16 --rows 16 --length 65536 --json
 
 In: a topology as libtpu names it, a mesh, a preset, length and rows of a batch. Out: what a chip holds (the
 arguments: parameters, optimizer and batch; the temporaries beside them), or by how much it does not fit, and
 every collective of at least `--at-least` bytes: how often it runs in a step, what it moves, and whether other
 work can run meanwhile. With --json one object on stdout:
 
-    {"topology", "mesh", "preset", "layers", "length", "rows", "dtype", "optimizer", "loss_chunk", "compile_seconds",
-     "fits", "error", "bytes_per_chip": {"arguments", "temporaries", "total"},
+    {"topology", "mesh", "preset", "layers", "length", "rows", "dtype", "optimizer", "loss_chunk",
+     "compile_seconds", "fits", "error", "bytes_per_chip": {"arguments", "temporaries", "total"},
      "collectives": [{"kind", "array", "bytes", "count", "times", "in_a_loop", "synchronous"}],
-     "collective_bytes": bytes of all of them, times included}
+     "collective_bytes": bytes of all of them, times included, but for the permutes}
 
-`bytes` is the size of the largest array that the collective takes or gives on one chip, so the whole array for
-an all-gather and for a reduce-scatter. `times` counts every turn of the loops around it, where the compiler
-knows how many there are.
+`bytes` is the size of the largest array that the collective takes or gives on one chip, so the whole array
+for an all-gather and for a reduce-scatter. `times` counts every turn of the loops around it, where the
+compiler knows how many there are. Both branches of a condition count, so permutes of a ring whose hops may be
+skipped count more often than they run.
 """
 
 import argparse
@@ -42,14 +43,16 @@ os.environ.update(
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
-from ringvision.train.transformer import abstract_state, compile_step
 
-from ringvision.config import TrainConfig
+from ringvision.config import OptimizerConfig, TrainConfig
 from ringvision.data.packing import Batch
+from ringvision.data.sources import TokenizedData
 from ringvision.mesh import make_mesh, parse_mesh, sharding
 from ringvision.models.presets import PRESETS, TransformerConfig
+from ringvision.train.initial_state import abstract_state
 from ringvision.train.part import Part
 from ringvision.train.state import optimizer
+from ringvision.train.step import compile_step
 
 MEGACORE = ("v4", "v5p")
 """Generations whose chips have two cores that JAX shows as one device."""
@@ -86,16 +89,16 @@ def lower_step(config: TrainConfig, topology: str, mesh: str, dtype: str) -> Any
     devices = make_mesh(**axes, devices=described.devices)
     part = Part(config, code_offset=0)
     tx = optimizer(config)
-    state = jax.tree.map(partial_cast(dtype), abstract_state(config, tx, devices, part))
+    state = jax.tree.map(_cast_to(dtype), abstract_state(config, tx, devices, part))
     spread = sharding(devices, "batch", "length")
-    shape = (config.rows, config.length)
+    shape = (config.data.rows, config.data.length)
     whole = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=spread)
     weights = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=spread)
     batch = Batch(whole, whole, whole, whole, weights)
     return compile_step(part, tx, config, devices, state).lower(state, batch)
 
 
-def partial_cast(dtype: str) -> Any:
+def _cast_to(dtype: str) -> Any:
     """A function that gives an abstract float array another dtype."""
 
     def cast(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -108,23 +111,24 @@ def partial_cast(dtype: str) -> Any:
 def collectives(text: str, at_least: int = 1 << 20) -> list[Collective]:
     """`text`: `compiled.as_text()`. Those that move `at_least` bytes, the largest first.
 
-    One that the compiler runs beside other work stands in several fusions (its start, its middle, its end) that
-    share a channel: it counts once.
+    One that the compiler runs beside other work stands in several fusions (its start, its middle, its end) of
+    one chain: it counts once.
     """
     computations = _computations(text)
     turns = _turns(computations)
     scheduled = _scheduled(computations)
     seen: dict[tuple[str, str], Collective] = {}
     for name, operations in computations.items():
-        for _, result, code, rest in operations:
+        for operation, result, code, rest in operations:
             kind = code.removesuffix("-start")
             if kind not in KINDS or not turns[name]:
                 continue
-            channel = re.search(r"channel_id=(\d+)", rest)
-            known = (kind, channel[1] if channel else f"{name}{len(seen)}")
+            known = (kind, _chain(rest)) if name not in scheduled else (kind, f"{name} {operation}")
             times = _group(rest) if kind == "reduce-scatter" else 1
-            results = [(times * _bytes(*found), "%s[%s]" % found) for found in _ARRAY.findall(result)]
-            given = [(_bytes(*found), "%s[%s]" % found) for found in _OPERANDS.findall(rest)]
+            results = [
+                (times * _bytes(dtype, sizes), f"{dtype}[{sizes}]") for dtype, sizes in _ARRAY.findall(result)
+            ]
+            given = [(_bytes(dtype, sizes), f"{dtype}[{sizes}]") for dtype, sizes in _OPERANDS.findall(rest)]
             largest, array = max(results + given, default=(0, ""))
             combined = (
                 sum(size for size, _ in results) if code == kind else largest
@@ -206,8 +210,16 @@ def _bound(computations: dict[str, list[tuple[str, str, str, str]]], rest: str) 
     return max(constants, default=1)
 
 
+def _chain(rest: str) -> str:
+    """What the fusions of one collective have in common."""
+    found = [
+        re.search(pattern, rest) for pattern in (r"channel_id=\d+", r'chain_id="\d+"', r'op_name="[^"]*"')
+    ]
+    return " ".join(one[0] for one in found if one)
+
+
 def _group(rest: str) -> int:
-    """How many devices take part: `replica_groups={{0,1,2,3},…}`, or `mesh['axis_0'=2,'axis_1'=4] {'axis_1'}`."""
+    """How many devices take part: `replica_groups={{0,1,2,3},…}`, `mesh['axis_0'=2,…] {'axis_0'}`."""
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
         return len(listed[1].split(","))
     if named := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", rest):
@@ -228,16 +240,27 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
         num_layers=arguments.layers or model.num_layers,
         max_length=max(model.max_length, arguments.length),
     )
+    data = TokenizedData(
+        folder="unused",
+        text_model="unused",
+        tokenizer="unused",
+        length=arguments.length,
+        rows=arguments.rows,
+    )
     config = TrainConfig(
-        name="pod", out="unused", model=model, data="unused", text_model="unused", tokenizer="unused",
-        length=arguments.length, rows=arguments.rows, steps=1000, optimizer=arguments.optimizer,
-        loss_chunk=arguments.loss_chunk, mesh=arguments.mesh,
-    )  # fmt: skip
+        name="pod",
+        out="unused",
+        model=model,
+        data=data,
+        steps=1000,
+        optimizer=OptimizerConfig(kind=arguments.optimizer),
+        loss_chunk=arguments.loss_chunk,
+    )
     began = time.monotonic()
     said = {
         name: getattr(arguments, name) for name in ("topology", "mesh", "preset", "length", "rows", "dtype")
     }
-    said |= {"layers": model.num_layers, "optimizer": config.optimizer, "loss_chunk": config.loss_chunk}
+    said |= {"layers": model.num_layers, "optimizer": arguments.optimizer, "loss_chunk": config.loss_chunk}
     try:
         compiled = lower_step(config, arguments.topology, arguments.mesh, arguments.dtype).compile()
     except jax.errors.JaxRuntimeError as error:
@@ -254,12 +277,12 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
         "error": None,
         "bytes_per_chip": sizes | {"total": sum(sizes.values())},
         "collectives": [asdict(one) for one in found],
-        "collective_bytes": sum(one.bytes * one.times for one in found),
+        "collective_bytes": sum(one.bytes * one.times for one in found if one.kind != "collective-permute"),
     }
 
 
-def main() -> None:
-    """Read the command line, compile, print."""
+def read_arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """The command line; `given` in the place of it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -274,7 +297,12 @@ def main() -> None:
     parser.add_argument("--loss-chunk", type=int, default=512)
     parser.add_argument("--at-least", type=int, default=1 << 20, help="bytes of a collective to be listed")
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    return parser.parse_args(given)
+
+
+def main() -> None:
+    """Read the command line, compile, print."""
+    arguments = read_arguments()
     jax.config.update("jax_platforms", "cpu")
     found = report(arguments)
     if arguments.json:
@@ -282,8 +310,10 @@ def main() -> None:
         return
     print({name: value for name, value in found.items() if name != "collectives"}, file=sys.stderr)
     for one in found.get("collectives", ()):
-        print(f"{one['times']:7} x {one['bytes'] / 1e6:9.1f} MB  {one['kind']:18} {one['array']:24}"
-              f"{' loop' if one['in_a_loop'] else '     '}{' synchronous' if one['synchronous'] else ''}")  # fmt: skip
+        where = "in a loop" if one["in_a_loop"] else ""
+        how = "synchronous" if one["synchronous"] else ""
+        size = f"{one['bytes'] / 1e6:9.1f} MB"
+        print(f"{one['times']:7} x {size}  {one['kind']:18} {one['array']:34} {where:9} {how}")
 
 
 if __name__ == "__main__":

@@ -53,8 +53,8 @@ class Model:
             settings: the rest of the folder's config.json.
             folder: where the model was read, whose files then tell it from another.
             rules: how the parameters are spread. As they come: over `tensor` and `fsdp`, and on a ring each
-                device has them all, since decoding a token reads every weight. `mesh.TRAINING` spreads them over
-                the ring too, for a model that does not fit a device.
+                device has them all, since decoding a token reads every weight. `mesh.TRAINING` spreads them
+                over the ring too, for a model that does not fit a device.
         """
         self.config = config
         self.vocabulary = vocabulary
@@ -131,16 +131,16 @@ def load_model(
     Args:
         dir: the model folder.
         mesh: None: all devices on the axis `context`.
-        dtype: of its weights and of what is computed with them, "float32", "bfloat16" or "float16"; "stored": as
-            they are on disk; None: float32.
+        dtype: of its weights and of what is computed with them, "float32", "bfloat16" or "float16"; "stored":
+            as they are on disk; None: float32.
         rules: how the weights are spread over the mesh (see `Model`).
 
     Returns:
         The model, ready to be asked.
 
     Raises:
-        UserError: one line that names everything that is wrong, for a folder without config.json or weights, a
-            config that contradicts itself, and for missing, unknown or misshaped tensors.
+        UserError: one line that names everything that is wrong, for a folder without config.json or weights,
+            a config that contradicts itself, and for missing, unknown or misshaped tensors.
     """
     settings = model_folder.read_config(dir)
     if settings.get("kind") not in KINDS:

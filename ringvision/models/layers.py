@@ -57,7 +57,8 @@ class RMSNorm(nnx.Module):
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     """`x / sqrt(mean(x^2) + eps) * scale` over the last axis.
 
-    x float `[..., D]`, scale float `[D]` or what broadcasts to x -> `[..., D]` in x's dtype, computed in float32.
+    x float `[..., D]`, scale float `[D]` or what broadcasts to x -> `[..., D]` in x's dtype, computed in
+    float32.
     """
     wide = x.astype(jnp.float32)
     wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
@@ -162,8 +163,8 @@ class Attention(nnx.Module):
             self.key_norm_bias = zeros(kv_heads, *per_kv_head)
 
     def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """float `[B, L, D]` -> queries `[B, L, N, H]`, keys and values `[B, L, K, H]`, not yet rotated, all in
-        the parameters' dtype.
+        """float `[B, L, D]` -> queries `[B, L, N, H]`, keys and values `[B, L, K, H]`, not yet rotated, all
+        in the parameters' dtype.
         """
         q = _adapted(self, "query", x, jnp.einsum("BLD,DNH->BLNH", x, self.query[...]))  # (B, L, N, H)
         k = _adapted(self, "key", x, jnp.einsum("BLD,DKH->BLKH", x, self.key[...]))  # (B, L, K, H)

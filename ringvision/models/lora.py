@@ -29,8 +29,8 @@ class LowRank(nnx.Module):
         """A pair that gives zeros.
 
         Args:
-            matrix: the parameter [layers, *inputs, *outputs] that the pair stands beside, whose axes and dtype
-                it takes over.
+            matrix: the parameter [layers, *inputs, *outputs] that the pair stands beside, whose axes and
+                dtype it takes over.
             num_inputs: how many of its dimensions are inputs.
             rank: R.
             factor: what the product is multiplied with.

@@ -3,15 +3,16 @@
     param(value, "layers", "embed", "hidden")   where a parameter is made
     axes_of(params)                             name -> ("layers", "embed", "hidden")
     param_shardings(params, mesh, rules)        the same tree with a NamedSharding in the place of each array
-    gathered(params, mesh, rules)               the same parameters, whole along the model width, while they are
-                                                used; by the compiler
+    gathered(params, mesh, rules)               the same parameters, whole along the model width, while they
+                                                are used; by the compiler
     on_shards(function, params, x)              the same, by hand, for what loops or looks up
 
 In: any pytree that holds NNX parameters: a model's, its gradients, moments, averages, of arrays or of shapes.
-`jax.tree.map` keeps what a parameter knows, so whatever is made of parameters in that way lies where they lie.
+`jax.tree.map` keeps what a parameter knows, so whatever is made of parameters in that way lies where they
+lie.
 
-NNX has metadata of its own for this (`out_sharding`). It is not used: it lays parameters out as soon as a mesh is
-in context, and an axis without a rule is replicated without a word.
+NNX has metadata of its own for this (`out_sharding`). It is not used: it lays parameters out as soon as a
+mesh is in context, and an axis without a rule is replicated without a word.
 """
 
 from collections.abc import Callable
@@ -103,8 +104,8 @@ def sharding_report(tree: Any, mesh: Mesh, rules: Rules = RULES) -> dict[str, st
 
 def gathered(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     """The same parameters, each whole along the model width, as a layer needs them while it computes; what is
-    spread over `tensor` stays so. Their gradients are summed into the shards that the rules ask for, and nowhere
-    are they whole. For use inside jit, also on the slices of a scan over layers.
+    spread over `tensor` stays so. Their gradients are summed into the shards that the rules ask for, and
+    nowhere are they whole. For use inside jit, also on the slices of a scan over layers.
     """
     whole_rules = replace(rules, embed=())
 
@@ -182,8 +183,8 @@ def _local_spec(leaf: nnx.Variable, mesh: Mesh, rules: Rules) -> PartitionSpec:
 
 def _gather_local(x: jax.Array, spec: PartitionSpec) -> jax.Array:
     """A device's shard -> the array whole along every dimension that `spec` spreads; the gradient is summed
-    over the devices and scattered back. One mesh axis after the other: the TPU's compiler makes reduce-scatters
-    of sums along one axis of a torus, and all-reduces of those over several.
+    over the devices and scattered back. One mesh axis after the other: the TPU's compiler makes
+    reduce-scatters of sums along one axis of a torus, and all-reduces of those over several.
     """
     for dimension in range(len(spec)):
         names = mesh_axes(spec, dimension)

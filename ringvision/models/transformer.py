@@ -85,9 +85,9 @@ class Transformer(nnx.Module):
     ) -> jax.Array:
         """What the layers make of each token, after the last norm.
 
-        Between the layers hidden states are pinned to batch x length, and each layer's parameters are gathered
-        along the model width where they are used: what travels is weights and the ring's keys, never hidden
-        states.
+        Between the layers hidden states are pinned to batch x length, and each layer's parameters are
+        gathered along the model width where they are used: what travels is weights and the ring's keys, never
+        hidden states.
 
         Args:
             tokens: int32 [B, L], in any order along L that positions tell; L is a multiple of the mesh axes

@@ -10,8 +10,8 @@ When a gradient is wanted it is made in the same pass, while a chunk's logits ar
 one scalar cotangent, which can be multiplied in later), so the large product is never computed again.
 
 On a mesh each device goes through its own share of the batch and length. It gathers the head once before its
-first chunk, sums the head's gradient over its own tokens in float32, and after its last chunk the devices' sums
-are added and scattered in one operation. Left to the compiler, they are added after every chunk.
+first chunk, sums the head's gradient over its own tokens in float32, and after its last chunk the devices'
+sums are added and scattered in one operation. Left to the compiler, they are added after every chunk.
 """
 
 from functools import partial
@@ -46,12 +46,13 @@ def chunked_cross_entropy(
         targets: int [B, L] in 0 ... V-1.
         weights: float [B, L], 0 where nothing is learned.
         chunk: how many positions of each row, or on a mesh of a device's share of it, have logits at once.
-        mesh: over whose axes batch and length are spread; None: arrays that the compiler may spread as it likes.
+        mesh: over whose axes batch and length are spread; None: arrays that the compiler may spread as it
+            likes.
         rules: how the head is spread over the mesh.
 
     Returns:
-        Three float32 scalars: the weighted sum of -log p(target) in nats; the sum of the weights; the sum of the
-        weights whose target has the largest logit (a tie counts as right).
+        Three float32 scalars: the weighted sum of -log p(target) in nats; the sum of the weights; the sum of
+        the weights whose target has the largest logit (a tie counts as right).
 
     Raises:
         UserError: the shapes do not fit together, or the mesh does not divide them.
@@ -69,28 +70,36 @@ def chunked_cross_entropy(
         shards = num_shards(mesh, "batch", rules), num_shards(mesh, "length", rules)
         if hidden.shape[0] % shards[0] or hidden.shape[1] % shards[1]:
             raise UserError(
-                f"hidden states of {hidden.shape[0]} rows and {hidden.shape[1]} positions: expected multiples of "
-                f"what the mesh spreads them over, {shards[0]} and {shards[1]}"
+                f"hidden states of {hidden.shape[0]} rows and {hidden.shape[1]} positions: expected "
+                f"multiples of what the mesh spreads them over, {shards[0]} and {shards[1]}"
             )
         mesh = mesh if shards != (1, 1) else None
-    return _sums(hidden, head, targets, weights.astype(jnp.float32), _Setting(chunk, mesh, rules))
+    spread = None if mesh is None else _Spread(mesh, rules)
+    return _sums(hidden, head, targets, weights.astype(jnp.float32), chunk, spread)
 
 
-class _Setting(NamedTuple):
-    """What is fixed when compiling. mesh: None on one device."""
+class _Spread(NamedTuple):
+    """How arrays lie on a mesh."""
 
-    chunk: int
-    mesh: Mesh | None
+    mesh: Mesh
     rules: Rules
 
-    def head_spec(self, head: jax.Array) -> PartitionSpec:
-        """How the head's model width is spread; its vocabulary is the compiler's to split."""
+    def head(self, head: jax.Array) -> PartitionSpec:
+        """Of the head's model width; its vocabulary is the compiler's to split."""
         return fitted_spec(self.mesh, ("embed", None), head.shape, self.rules)
+
+    @property
+    def tokens(self) -> PartitionSpec:
+        """Of what has a batch and a length."""
+        return PartitionSpec(*(self._present(axes) for axes in (self.rules.batch, self.rules.length)))
 
     @property
     def token_axes(self) -> tuple[str, ...]:
         """The mesh axes over which tokens are spread."""
-        return tuple(a for a in (*self.rules.batch, *self.rules.length) if a in self.mesh.shape)
+        return self._present((*self.rules.batch, *self.rules.length))
+
+    def _present(self, axes: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(axis for axis in axes if axis in self.mesh.shape)
 
 
 class _Chunk(NamedTuple):
@@ -110,9 +119,14 @@ def _read(hidden: jax.Array, head: jax.Array, targets: jax.Array) -> _Chunk:
     return _Chunk(logits, lse, lse - chosen, (chosen >= largest).astype(jnp.float32))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _sums(
-    hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, setting: _Setting
+    hidden: jax.Array,
+    head: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    chunk: int,
+    spread: _Spread | None,
 ) -> Sums:
     def local(hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array) -> Sums:
         def step(sums: Sums, piece: tuple[jax.Array, ...]) -> tuple[Sums, None]:
@@ -120,50 +134,54 @@ def _sums(
             return _added(sums, _read(hidden, head, targets), weights), None
 
         start = (jnp.float32(0),) * 3
-        return jax.lax.scan(step, start, _split((hidden, targets, weights), setting.chunk))[0]
+        return jax.lax.scan(step, start, _split((hidden, targets, weights), chunk))[0]
 
-    if setting.mesh is None:
+    if spread is None:
         return local(hidden, head, targets, weights)
-    spec = setting.head_spec(head)
+    spec = spread.head(head)
 
     def on_a_device(*arrays: jax.Array) -> Sums:
         hidden, head, targets, weights = arrays
-        return jax.lax.psum(local(hidden, _gather(head, spec), targets, weights), setting.token_axes)
+        return jax.lax.psum(local(hidden, _gather(head, spec), targets, weights), spread.token_axes)
 
-    return _on_mesh(on_a_device, setting, spec, (PartitionSpec(),) * 3)(hidden, head, targets, weights)
+    return _on_mesh(on_a_device, spread, spec, (PartitionSpec(),) * 3)(hidden, head, targets, weights)
 
 
 def _sums_forward(
-    hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, setting: _Setting
+    hidden: jax.Array,
+    head: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    chunk: int,
+    spread: _Spread | None,
 ) -> tuple[Sums, tuple[jax.Array, ...]]:
-    """The sums, and what the backward pass multiplies by its cotangents: d_hidden [B, L, D], d_head [D, V], and
-    the loss of each position, float32 [B, L].
+    """The sums, and what the backward pass multiplies by its cotangents: d_hidden [B, L, D], d_head [D, V],
+    and the loss of each position, float32 [B, L].
     """
-    if setting.mesh is None:
-        sums, d_hidden, d_head, loss = _with_gradients(hidden, head, targets, weights, setting.chunk)
+    if spread is None:
+        sums, d_hidden, d_head, loss = _with_gradients(hidden, head, targets, weights, chunk)
         return sums, (d_hidden, d_head.astype(head.dtype), loss)
-    spec = setting.head_spec(head)
+    spec = spread.head(head)
     scattered = mesh_axes(spec, 0)
-    rest = tuple(axis for axis in setting.token_axes if axis not in scattered)
+    rest = tuple(axis for axis in spread.token_axes if axis not in scattered)
 
     def on_a_device(
         hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array
     ) -> tuple[Sums, jax.Array, jax.Array, jax.Array]:
         whole = _gather(head, spec)  # (D, V)
-        sums, d_hidden, d_head, loss = _with_gradients(hidden, whole, targets, weights, setting.chunk)
+        sums, d_hidden, d_head, loss = _with_gradients(hidden, whole, targets, weights, chunk)
         for axis in scattered:
             d_head = jax.lax.psum_scatter(d_head, axis, scatter_dimension=0, tiled=True)
         d_head = jax.lax.psum(d_head, rest).astype(head.dtype)
-        return jax.lax.psum(sums, setting.token_axes), d_hidden, d_head, loss
+        return jax.lax.psum(sums, spread.token_axes), d_hidden, d_head, loss
 
-    tokens = _token_spec(setting)
-    out_specs = ((PartitionSpec(),) * 3, tokens, spec, tokens)
-    sums, *saved = _on_mesh(on_a_device, setting, spec, out_specs)(hidden, head, targets, weights)
+    out_specs = ((PartitionSpec(),) * 3, spread.tokens, spec, spread.tokens)
+    sums, *saved = _on_mesh(on_a_device, spread, spec, out_specs)(hidden, head, targets, weights)
     return sums, tuple(saved)
 
 
 def _sums_backward(
-    setting: _Setting, saved: tuple[jax.Array, ...], cotangents: Sums
+    chunk: int, spread: _Spread | None, saved: tuple[jax.Array, ...], cotangents: Sums
 ) -> tuple[jax.Array, jax.Array, None, jax.Array]:
     d_hidden, d_head, loss = saved
     d_loss, d_weights, _ = cotangents
@@ -178,7 +196,7 @@ def _sums_backward(
 _sums.defvjp(_sums_forward, _sums_backward)
 
 
-# ------------------------------------------------------------------------------------------------ on one device
+# -------------------------------------------------------------------------------------------- on one device
 
 
 def _with_gradients(
@@ -239,32 +257,22 @@ def _joined(x: jax.Array, length: int) -> jax.Array:
 # ------------------------------------------------------------------------------------------------ on a mesh
 
 
-def _token_spec(setting: _Setting) -> PartitionSpec:
-    """Of what has a batch and a length."""
-    return PartitionSpec(
-        *(
-            tuple(axis for axis in axes if axis in setting.mesh.shape)
-            for axes in (setting.rules.batch, setting.rules.length)
-        )
-    )
-
-
 def _gather(head: jax.Array, spec: PartitionSpec) -> jax.Array:
-    """A device's rows of the head -> all, [D, V]. One mesh axis after the other, as `d_head` is scattered: the
-    TPU's compiler makes an all-reduce of a reduce-scatter over several axes of the torus at once.
+    """A device's rows of the head -> all, [D, V]. One mesh axis after the other, as `d_head` is scattered:
+    the TPU's compiler makes an all-reduce of a reduce-scatter over several axes of the torus at once.
     """
     for axis in reversed(mesh_axes(spec, 0)):
         head = jax.lax.all_gather(head, axis, axis=0, tiled=True)
     return head
 
 
-def _on_mesh(local: Any, setting: _Setting, head_spec: PartitionSpec, out_specs: Any) -> Any:
+def _on_mesh(local: Any, spread: _Spread, head_spec: PartitionSpec, out_specs: Any) -> Any:
     """`local` on each device's tokens. The axis `tensor`, which splits the vocabulary, is left to the
     compiler.
     """
-    mesh = setting.mesh
-    tokens = _token_spec(setting)
-    manual = setting.token_axes if mesh.shape.get("tensor", 1) > 1 else mesh.axis_names
+    mesh = spread.mesh
+    tokens = spread.tokens
+    manual = spread.token_axes if mesh.shape.get("tensor", 1) > 1 else mesh.axis_names
     return jax.shard_map(
         local,
         mesh=mesh,

@@ -4,9 +4,9 @@
     --Part.whole--> plain parameters
 
     "all"        trained: all parameters, as they are; frozen: None
-    "new_rows"   trained: the rows of the embedding and the columns of the head from the first code on, and the
-                 places in the frame where there are any; frozen: the whole model as it was. The text's rows are
-                 those, bit for bit, whatever is trained
+    "new_rows"   trained: the rows of the embedding and the columns of the head from the first code on, and
+                 the places in the frame where there are any; frozen: the whole model as it was. The text's
+                 rows are those, bit for bit, whatever is trained
     "lora"       trained: low-rank pairs beside the matrices of the layers (models/lora.py); frozen: the whole
                  model
 

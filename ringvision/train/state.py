@@ -84,8 +84,8 @@ def _matrix(axes: tuple[str, ...]) -> contrib.MuonDimensionNumbers | None:
 
 
 def decays(params: Any) -> Any:
-    """The same tree with True where weight decay applies: to what hidden states are multiplied with, so not to
-    the scales of norms, to biases, nor to the tables that are looked up.
+    """The same tree with True where weight decay applies: to what hidden states are multiplied with, so not
+    to the scales of norms, to biases, nor to the tables that are looked up.
     """
     axes = axes_of(params)
     return unflatten({name: _decays(found) for name, found in axes.items()}, params)
@@ -118,8 +118,9 @@ def update(state: TrainState, gradients: Any, tx: optax.GradientTransformation, 
 
 
 def shardings(state: Any, mesh: Mesh, rules: Rules = TRAINING) -> Any:
-    """Where every array of a TrainState, or of a tree of parameters, lies on a mesh: parameters by their logical
-    axes; gradients, moments and average like the parameter that they belong to; counters whole everywhere.
+    """Where every array of a TrainState, or of a tree of parameters, lies on a mesh: parameters by their
+    logical axes; gradients, moments and average like the parameter that they belong to; counters whole
+    everywhere.
 
     Args:
         state: arrays or shapes.
@@ -137,7 +138,7 @@ def shardings(state: Any, mesh: Mesh, rules: Rules = TRAINING) -> Any:
     return TrainState(
         params=param_shardings(state.params, mesh, rules),
         opt_state=param_shardings(state.opt_state, mesh, rules, plain_arrays=True),
-        step=NamedSharding(mesh, PartitionSpec()),
+        step=NamedSharding(mesh, PartitionSpec()),  # type: ignore[arg-type]
         average=param_shardings(state.average, mesh, rules),
         frozen=param_shardings(state.frozen, mesh, rules),
     )
