@@ -8,8 +8,9 @@ import html
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,31 +40,31 @@ CSS = """
 """
 
 
-def page(assistant: Assistant, clips: Path = CLIPS) -> gr.Blocks:
-    """The page over one assistant, not yet serving.
+def look(video: str | None, fps: float) -> tuple[list[tuple[Any, str]], str]:
+    """The frames that the model sees, each with its time, and a line about the video."""
+    if not video:
+        return [], ""
+    with readable_errors(video):
+        info = probe(video)
+        number = len(sample_times(info.duration, fps))
+        every = -(-number // FRAMES_SHOWN)
+        pictures = [
+            (frame, f"{time:g} s")
+            for batch in sample(video, fps=fps / every, size=FRAME_SIZE)
+            for frame, time in zip(batch.frames, batch.times, strict=True)
+        ]
+    shown = f"one in {every} shown" if every > 1 else "all shown"
+    return (
+        pictures,
+        f"{info.width} × {info.height}, {info.duration:.1f} s, {info.codec} · the model sees "
+        f"{number} frames, {shown}",
+    )
 
-    clips: a folder of .mp4 files offered as examples (there may be none); its clips.json, where there is one,
-    knows what to ask about each: {"name.mp4": {"ask": {question: answer}}}.
+
+def answering(assistant: Assistant) -> Callable[..., Iterator[tuple[str, str]]]:
+    """A function that answers a question about a video: (the answer so far, a line about the work), again and
+    again as the answer grows.
     """
-
-    def look(video: str | None, fps: float) -> tuple[list[tuple[Any, str]], str]:
-        if not video:
-            return [], ""
-        with readable_errors(video):
-            info = probe(video)
-            number = len(sample_times(info.duration, fps))
-            every = -(-number // FRAMES_SHOWN)
-            pictures = [
-                (frame, f"{time:g} s")
-                for batch in sample(video, fps=fps / every, size=FRAME_SIZE)
-                for frame, time in zip(batch.frames, batch.times, strict=True)
-            ]
-        shown = f"one in {every} shown" if every > 1 else "all shown"
-        return (
-            pictures,
-            f"{info.width} × {info.height}, {info.duration:.1f} s, {info.codec} · the model sees "
-            f"{number} frames, {shown}",
-        )
 
     def ask(video: str | None, question: str, fps: float, temperature: float) -> Iterator[tuple[str, str]]:
         if not video:
@@ -84,6 +85,71 @@ def page(assistant: Assistant, clips: Path = CLIPS) -> gr.Blocks:
             seconds = " · ".join(f"{name} {spent:.2f} s" for name, spent in reply.timings.items())
         yield reply.text, f"{read} · {seconds}"
 
+    return ask
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The parts of the page that a visitor uses, and those that answer."""
+
+    video: gr.Video
+    fps: gr.Slider
+    question: gr.Textbox
+    temperature: gr.Slider
+    answer: gr.Textbox
+    status: gr.Markdown
+
+
+def _controls(clips: Path) -> Controls:
+    """The upper part of the page: the video on the left, question and answer on the right."""
+    with gr.Row():
+        with gr.Column(scale=2):
+            video = gr.Video(label="Video", sources=["upload"], include_audio=True, height=320, buttons=[])
+            example_column = gr.Column()
+            fps = gr.Slider(
+                0.1,
+                8,
+                value=1,
+                step=0.1,
+                label="Frames a second",
+                info="More see quick things; fewer fit a longer video.",
+            )
+        with gr.Column(scale=3):
+            question = gr.Textbox(
+                label="Question",
+                placeholder="What appeared, and when?",
+                max_length=2000,
+                submit_btn="Ask",
+            )
+            gr.Examples(
+                [[text] for text in QUESTIONS],
+                [question],
+                label="Try one of these",
+                api_visibility="private",
+            )
+            answer = gr.Textbox(label="Answer", lines=3, interactive=False, elem_id="answer")
+            status = gr.Markdown(elem_id="status")
+            with gr.Accordion("How the answer is chosen", open=False):
+                why = "0 always gives the likeliest answer; more gives others a chance."
+                temperature = gr.Slider(0, 1.5, value=0, step=0.05, label="Temperature", info=why)
+    if examples := _examples(clips):
+        with example_column:
+            gr.Examples(
+                examples,
+                [video, question],
+                label="Examples",
+                examples_per_page=12,
+                api_visibility="private",
+            )
+    return Controls(video, fps, question, temperature, answer, status)
+
+
+def page(assistant: Assistant, clips: Path = CLIPS) -> gr.Blocks:
+    """The page over one assistant, not yet serving.
+
+    clips: a folder of .mp4 files offered as examples (there may be none); its clips.json, where there is one,
+    knows what to ask about each: {"name.mp4": {"ask": {question: answer}}}.
+    """
     model_turn: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
     with gr.Blocks(
         title="RingVision", analytics_enabled=False, delete_cache=(3600, HOURS_KEPT * 3600)
@@ -91,47 +157,7 @@ def page(assistant: Assistant, clips: Path = CLIPS) -> gr.Blocks:
         gr.Markdown(
             "# RingVision\nAsk a video: it is read once, whole; then ask it as many questions as you like."
         )
-        with gr.Row():
-            with gr.Column(scale=2):
-                video = gr.Video(
-                    label="Video", sources=["upload"], include_audio=True, height=320, buttons=[]
-                )
-                example_place = gr.Column()
-                fps = gr.Slider(
-                    0.1,
-                    8,
-                    value=1,
-                    step=0.1,
-                    label="Frames a second",
-                    info="More see quick things; fewer fit a longer video.",
-                )
-            with gr.Column(scale=3):
-                question = gr.Textbox(
-                    label="Question",
-                    placeholder="What appeared, and when?",
-                    max_length=2000,
-                    submit_btn="Ask",
-                )
-                gr.Examples(
-                    [[text] for text in QUESTIONS],
-                    [question],
-                    label="Try one of these",
-                    api_visibility="private",
-                )
-                answer = gr.Textbox(label="Answer", lines=3, interactive=False, elem_id="answer")
-                status = gr.Markdown(elem_id="status")
-                with gr.Accordion("How the answer is chosen", open=False):
-                    why = "0 always gives the likeliest answer; more gives others a chance."
-                    temperature = gr.Slider(0, 1.5, value=0, step=0.05, label="Temperature", info=why)
-        if examples := _examples(clips):
-            with example_place:
-                gr.Examples(
-                    examples,
-                    [video, question],
-                    label="Examples",
-                    examples_per_page=12,
-                    api_visibility="private",
-                )
+        controls = _controls(clips)
         seen = gr.Markdown(elem_id="seen")
         frames = gr.Gallery(
             label="What the model sees",
@@ -142,9 +168,20 @@ def page(assistant: Assistant, clips: Path = CLIPS) -> gr.Blocks:
             buttons=[],
         )
 
-        gr.on([video.change, fps.release], look, [video, fps], [frames, seen], api_name="look", **model_turn)
-        question.submit(
-            ask, [video, question, fps, temperature], [answer, status], api_name="ask", **model_turn
+        gr.on(
+            [controls.video.change, controls.fps.release],
+            look,
+            [controls.video, controls.fps],
+            [frames, seen],
+            api_name="look",
+            **model_turn,
+        )
+        controls.question.submit(
+            answering(assistant),
+            [controls.video, controls.question, controls.fps, controls.temperature],
+            [controls.answer, controls.status],
+            api_name="ask",
+            **model_turn,
         )
     return blocks.queue(max_size=WAITING, default_concurrency_limit=1)
 

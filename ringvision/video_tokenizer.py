@@ -96,8 +96,18 @@ def load_video_tokenizer(
 class VideoTokenizer:
     """A VQGAN with its weights, as a function on videos of any length. Made by `load_video_tokenizer`.
 
-    name: what its folder calls it. frame: (height, width) of a frame in pixels. hash: SHA-256 of config and
-    weights: two tokenizers of one hash give the same codes.
+    Args:
+        name: what its folder calls it.
+        config: of the network.
+        graph: the network without its weights.
+        params: the weights, a pytree of arrays.
+        hash: SHA-256 of config and weights: two tokenizers of one hash give the same codes.
+        batch: frames that go through the network at once.
+        devices: that take turns with the batches; None: the first one alone.
+        frame: (height, width) of a frame in pixels; None: the config's resolution, a square.
+
+    Raises:
+        UserError: a code's pixels do not divide the frame.
     """
 
     any_size = False
@@ -283,6 +293,12 @@ class CausalVideoTokenizer(VideoTokenizer):
     """Emu3's tokenizer. `encode` and `decode` take each frame for an image, as every VideoTokenizer does, so
     that its codes depend on no other frame; `encode_video` and `decode_video` make one grid of codes of
     `temporal_factor` consecutive frames.
+
+    Args:
+        name: what its folder calls it.
+        config: of the network, an Emu3TokenizerConfig.
+        graph: the network without its weights.
+        *rest: as VideoTokenizer takes them.
     """
 
     any_size = True

@@ -97,22 +97,22 @@ class Vocabulary:
         return self.eof + 1
 
     def codes_to_tokens(self, codes: Array) -> Array:
-        """Codes of any shape -> tokens, int32 of the same shape. UserError where a (concrete) code is not in
-        0 … num_codes-1.
+        """codes int [...] -> tokens int32 [...]. UserError where a code is not in 0 … num_codes-1; under a
+        trace there are no values to check.
         """
         _check_range(codes, 0, self.num_codes, "code")
         return codes.astype(np.int32) + self.code_offset
 
     def tokens_to_codes(self, tokens: Array) -> Array:
-        """Tokens that are all codes -> codes, int32 of the same shape. UserError where a (concrete) token is
-        no code.
+        """tokens int [...], all of them codes -> codes int32 [...]. UserError where a token is no code; under
+        a trace there are no values to check.
         """
         _check_range(tokens, self.code_offset, self.eof, "token")
         return tokens.astype(np.int32) - self.code_offset
 
     def is_vision(self, tokens: Array) -> Array:
-        """bool of the tokens' shape: True for codes, eof and eov (not for the text markers around a
-        video).
+        """tokens int [...] -> bool [...]: True for codes, eof and eov, not for the text markers around a
+        video.
         """
         return (tokens >= self.code_offset) & (tokens <= self.eov)
 

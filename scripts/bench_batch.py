@@ -5,8 +5,8 @@
 
 The video is read beforehand, by both alike: what is timed is from the questions to the last of their answers.
 Greedy, after everything was compiled; ways alternate, medians. Prints the machine and a Markdown table with
-what is claimed; exits with 1 where a claim does not hold. Wall-clock times mean little while the machine is busy with
-other things, so the processor time of the process stands beside them.
+what is claimed; exits with 1 where a claim does not hold. Wall-clock times mean little while the machine is
+busy with other things, so the processor time of the process stands beside them.
 """
 
 import argparse

@@ -21,8 +21,12 @@ from ringvision.errors import UserError
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # What a dependency is called where it is imported, when that differs from its name in the registry.
-IMPORTED_AS = {"orbax-checkpoint": "orbax", "pillow": "PIL", "protobuf": "google", "pyyaml": "yaml"} | {
-    "tensorflow-datasets": "tensorflow_datasets"
+IMPORTED_AS = {
+    "orbax-checkpoint": "orbax",
+    "pillow": "PIL",
+    "protobuf": "google",
+    "pyyaml": "yaml",
+    "tensorflow-datasets": "tensorflow_datasets",
 }
 CONSTRAINTS = [
     line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")
@@ -30,7 +34,8 @@ CONSTRAINTS = [
 
 
 def names(requirements: list[str]) -> set[str]:
-    return {re.match(r"[A-Za-z0-9_.-]+", requirement)[0] for requirement in requirements}  # type: ignore[index]
+    """Without versions and extras: "ray[data]>=2.50" is "ray"."""
+    return {re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0] for requirement in requirements}
 
 
 def imported(folder: str) -> set[str]:

@@ -7,24 +7,14 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from tiny_assistant import VQGAN_CONFIG as CONFIG
 
 import ringvision as rv
 from ringvision.errors import UserError
 from ringvision.model_folder import save_model
-from ringvision.models.vqgan import VQGAN, VQGANConfig
+from ringvision.models.vqgan import VQGAN
 from ringvision.tree import flatten
 from ringvision.video_tokenizer import VideoTokenizer, load_video_tokenizer
-
-CONFIG = VQGANConfig(
-    16,
-    channels=8,
-    channel_mults=(1, 1),
-    z_channels=8,
-    embed_dim=4,
-    codebook_size=32,
-    patch_size=2,
-    norm_groups=4,
-)
 
 
 def settings(**changes) -> dict:

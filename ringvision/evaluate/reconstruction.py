@@ -51,7 +51,7 @@ def reconstruct(
     began = time.monotonic()
     loaded = _load(tokenizer)
     quality = Quality(loaded.num_codes)
-    with comparison_writer(out, loaded.size, fps) as append:
+    with comparison_writer(out, fps) as append:
         for frames, reconstructed, codes in reconstructed_parts(
             video, loaded, fps, batch=batch, limits=limits
         ):

@@ -18,20 +18,25 @@ GAP = 8
 
 @contextmanager
 def comparison_writer(
-    out: str | os.PathLike[str], size: int, fps: float
+    out: str | os.PathLike[str], fps: float
 ) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
-    """-> a function that appends frames (left) and their reconstructions (right), both uint8 [T, size, size,
-    3]. fps: how many are shown each second.
+    """A context manager that gives a function append(frames, reconstructed): frames are shown on the left,
+    their reconstructions on the right, both uint8 [T, S, S, 3].
 
-    `out` is renamed into place when the block ends without an error, and left as it was otherwise. UserError
-    where it cannot be written.
+    Args:
+        out: the .mp4 file. It is renamed into place when the block ends without an error, and left as it was
+            otherwise.
+        fps: how many frames are shown each second.
+
+    Raises:
+        UserError: `out` is no .mp4 file, or cannot be written.
     """
     if Path(out).suffix.lower() != ".mp4" and not os.path.isdir(out):
         raise UserError(f"{out} has the suffix {Path(out).suffix!r}; give the name of an .mp4 file to write")
     with video_writer(out, 1, fps) as append_frames:
 
         def append(frames: np.ndarray, reconstructed: np.ndarray) -> None:
-            """Both uint8 [T, size, size, 3]."""
+            """Both uint8 [T, S, S, 3]."""
             append_frames(np.stack([side_by_side(left, right) for left, right in zip(frames, reconstructed)]))
 
         yield append

@@ -77,7 +77,7 @@ def evaluate_tokenizer(
     total = _Sums(tokenizer.num_codes)
     per_video: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
-    with comparison_writer(out, tokenizer.size, fps) if out is not None else nullcontext() as append:
+    with comparison_writer(out, fps) if out is not None else nullcontext() as append:
         for number, video in enumerate(chosen, start=1):
             sums = _Sums(tokenizer.num_codes)
             try:

@@ -14,7 +14,16 @@ from flax import nnx
 
 
 class Convolution(nnx.Module):
-    """A square convolution with bias. `padding` is as in jax.lax: "SAME", "VALID" or pairs."""
+    """A square convolution with bias.
+
+    Args:
+        c_in: channels that come in.
+        c_out: channels that go out.
+        size: rows, and columns, of the kernel.
+        stride: cells from one application of the kernel to the next.
+        padding: as in jax.lax: "SAME", "VALID" or pairs (before, after), one for rows and one for columns.
+        rngs: for the weights.
+    """
 
     def __init__(self, c_in: int, c_out: int, size: int, *, stride: int = 1, padding="SAME", rngs: nnx.Rngs):
         self.stride = stride
@@ -38,6 +47,12 @@ class Convolution(nnx.Module):
 class GroupNorm(nnx.Module):
     """Wu and He, "Group Normalization" (ECCV 2018): mean and variance over a group of channels and all cells
     of a map.
+
+    Args:
+        channels: C of the map.
+        groups: that the channels are divided into.
+        eps: added to the variance.
+        rngs: not needed, since the weights begin as ones and zeros; here as in every layer.
     """
 
     def __init__(self, channels: int, *, groups: int, eps: float, rngs: nnx.Rngs):
@@ -66,6 +81,13 @@ class GroupNorm(nnx.Module):
 class SpatialNorm(nnx.Module):
     """GroupNorm(x) * factor(z) + shift(z): scale and shift come from a second map, cell by cell (Zheng et
     al., "MoVQ: Modulating Quantized Vectors for High-Fidelity Image Generation", NeurIPS 2022).
+
+    Args:
+        channels: C of x.
+        condition: Z, the channels of the second map.
+        groups: that the channels of x are divided into.
+        eps: added to the variance.
+        rngs: for the weights.
     """
 
     def __init__(self, channels: int, condition: int, *, groups: int, eps: float, rngs: nnx.Rngs):
@@ -101,7 +123,14 @@ def make_norm(channels: int, *, groups: int, eps: float, condition: int | None, 
 class ResidualBlock(nnx.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1x1 convolution of x where the width changes.
 
-    Called with x, and where it was made with a `condition`, the channels of z, also with z.
+    Args:
+        c_in: channels that come in.
+        c_out: channels that go out.
+        groups: of the norms.
+        eps: of the norms.
+        condition: Z, the channels of a map z that the norms are conditioned on; it is then called with x and
+            z. None: with x alone.
+        rngs: for the weights.
     """
 
     def __init__(
@@ -124,7 +153,14 @@ class SpatialAttention(nnx.Module):
     """x + attention among all cells of a feature map: `heads` of C/heads channels each, scaled by the root of
     that width.
 
-    Called with x, and where it was made with a `condition`, the channels of z, also with z.
+    Args:
+        channels: C of the map.
+        groups: of the norm.
+        eps: of the norm.
+        heads: of the attention; they divide C.
+        condition: Z, the channels of a map z that the norm is conditioned on; it is then called with x and z.
+            None: with x alone.
+        rngs: for the weights.
     """
 
     def __init__(

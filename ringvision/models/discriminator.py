@@ -16,7 +16,14 @@ from ringvision.models.convolution import Convolution, GroupNorm
 
 
 class Discriminator(nnx.Module):
-    """Three convolutions and a last one to a logit; a logit sees 26 pixels on a side."""
+    """Three convolutions and a last one to a logit; a logit sees 26 pixels on a side.
+
+    Args:
+        in_channels: of the images.
+        channels: after the first convolution; each of the next two doubles them.
+        norm_groups: that the channels are divided into for normalisation.
+        rngs: for the weights.
+    """
 
     def __init__(self, *, in_channels: int = 3, channels: int = 32, norm_groups: int = 8, rngs: nnx.Rngs):
         norm: dict[str, Any] = {"groups": norm_groups, "eps": 1e-6}

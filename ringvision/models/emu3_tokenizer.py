@@ -113,6 +113,13 @@ class Emu3TokenizerConfig:
 class CausalConvolution(nnx.Module):
     """A convolution over time and space with bias: two moments of zeros in front, none behind; in space as
     many zeros as keep the size.
+
+    Args:
+        c_in: channels that come in.
+        c_out: channels that go out.
+        size: moments, rows and columns of the kernel.
+        stride: moments from one application of the kernel to the next.
+        rngs: for the weights.
     """
 
     def __init__(self, c_in: int, c_out: int, size: tuple[int, int, int], *, stride: int = 1, rngs: nnx.Rngs):

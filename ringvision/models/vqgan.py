@@ -177,8 +177,15 @@ class VQGANConfig:
 
 
 class Level(nnx.Module):
-    """One resolution: residual blocks, an attention after each where `attention`, then a change of resolution
-    or none.
+    """One resolution: residual blocks, an attention after each or none, then a change of resolution or none.
+
+    Args:
+        widths: channels before the first block and after each: one more than there are blocks.
+        attention: whether an attention follows each block.
+        resample: changes the resolution at the end; None: nothing does.
+        config: of the network, for norms and heads.
+        rngs: for the weights.
+        condition: Z, the channels of a map that conditions all norms; None: there is none.
     """
 
     def __init__(
@@ -218,7 +225,14 @@ class Level(nnx.Module):
 
 
 class Middle(nnx.Module):
-    """Two residual blocks at the lowest resolution, attention between them where the config says so."""
+    """Two residual blocks at the lowest resolution, attention between them where the config says so.
+
+    Args:
+        width: channels, the same throughout.
+        config: of the network.
+        rngs: for the weights.
+        condition: Z, the channels of a map that conditions all norms; None: there is none.
+    """
 
     def __init__(self, width: int, config: VQGANConfig, rngs: nnx.Rngs, condition: int | None = None):
         norm: dict[str, Any] = {
@@ -362,10 +376,8 @@ class VQGAN(Quantizer):
         n = images.shape[0]
         h = images.shape[1] // size
         w = images.shape[2] // size
-        tiles = images.reshape(n, h, size, w, size, -1).transpose(
-            0, 1, 3, 2, 4, 5
-        )  # (N, h, w, size, size, 3)
-        tiles = tiles.reshape(n * h * w, size, size, -1)
+        tiles = images.reshape(n, h, size, w, size, -1).transpose(0, 1, 3, 2, 4, 5)
+        tiles = tiles.reshape(n * h * w, size, size, -1)  # (N*h*w, size, size, 3)
         return self.quant_conv(self.encoder(tiles)).reshape(n, h, w, -1)
 
     def decode(self, z_q: jax.Array, *, clip: bool | None = None) -> jax.Array:

@@ -52,6 +52,10 @@ from ringvision.ops.spec import AttentionSpec
 AnyMesh = Mesh | AbstractMesh
 Gradients = tuple[jax.Array, jax.Array, jax.Array]
 """dq [B, T, N, H], dk and dv [B, T, K, H]."""
+Results = tuple[jax.Array, jax.Array, jax.Array]
+"""What the forward pass gave, and the gradient of its output: out and d_out [B, T, N, H], lse float32
+[B, N, T]; out and d_out in q's type.
+"""
 
 
 def ring_attention(
@@ -152,7 +156,7 @@ def _attention_forward(
 
 def _attention_backward(spec: AttentionSpec, saved: tuple[jax.Array, ...], d_out: jax.Array) -> tuple:
     q, k, v, positions, segment_ids, out, lse = saved
-    dq, dk, dv = _backward(q, k, v, Tokens(positions, segment_ids), out, lse, d_out, spec)
+    dq, dk, dv = _backward(q, k, v, Tokens(positions, segment_ids), (out, lse, d_out), spec)
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
 
 
@@ -187,27 +191,13 @@ def _forward(q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, spec: Att
 
 @partial(jax.jit, static_argnames=("spec",))
 def _backward(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    tokens: Tokens,
-    out: jax.Array,
-    lse: jax.Array,
-    d_out: jax.Array,
-    spec: AttentionSpec,
+    q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, results: Results, spec: AttentionSpec
 ) -> Gradients:
-    """Global arrays, out and d_out [B, T, N, H], lse float32 [B, N, T] -> the gradients in float32."""
+    """Global arrays -> the gradients in float32."""
     queries, keys, per_token, per_row = _partition_specs(spec.mesh)
 
-    def local(
-        q: jax.Array,
-        k: jax.Array,
-        v: jax.Array,
-        tokens: Tokens,
-        out: jax.Array,
-        lse: jax.Array,
-        d_out: jax.Array,
-    ) -> Gradients:
+    def local(q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, results: Results) -> Gradients:
+        out, lse, d_out = results
         size = spec.ulysses_devices
         kv_heads = k.shape[2]
         kernel = kernels.load(spec.kernel, spec.mesh)
@@ -224,8 +214,8 @@ def _backward(
         dk, dv = (ulysses.keys_to_length(attention.heads_first(x), size, kv_heads) for x in (dk, dv))
         return ulysses.to_length(attention.ungroup(dq, length), size, length=1, heads=2), dk, dv
 
-    in_specs = (queries, keys, keys, per_token, queries, per_row, queries)
-    return _on_mesh(local, spec.mesh, in_specs, (queries, keys, keys))(q, k, v, tokens, out, lse, d_out)
+    in_specs = (queries, keys, keys, per_token, (queries, per_row, queries))
+    return _on_mesh(local, spec.mesh, in_specs, (queries, keys, keys))(q, k, v, tokens, results)
 
 
 def _partition_specs(

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from ringvision.data.tokenized import Format, TokenizedVideo
+from ringvision.data.tokenized import FolderMetadata, Format, TokenizedVideo
 from ringvision.data.video import VideoError
 from ringvision.errors import UserError
 from ringvision.tokenize.inputs import content, stamp
@@ -280,9 +280,8 @@ class Library:
                 if shard not in self._shards:
                     self._write_shard(shard)
             lengths = [shard.records for _, shard in sorted(self._shards.items())]
-            self.format.write_metadata(
-                self.manifest.folder, lengths, self.encoder.grid, self.encoder.num_codes
-            )
+            metadata = FolderMetadata(lengths, self.encoder.grid, self.encoder.num_codes)
+            self.format.write_metadata(self.manifest.folder, metadata)
             return [row for row in self._rows.values() if row.source in self._sources]
 
     # --------------------------------------------------------------------------------------------- the shards

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -15,8 +16,6 @@ from ringvision.tokenize.library import Library
 from ringvision.tokenize.manifest import Manifest, ManifestRow, counts
 
 Engine = Literal["local", "ray"]
-BATCH = 64
-SHARD_SIZE = 256
 
 
 class Progress(Protocol):
@@ -40,34 +39,11 @@ class Silent:
     def settled(self, row: ManifestRow, worked: bool) -> None: ...
 
 
-def tokenize_videos(
-    inputs: Iterable[str | os.PathLike[str]],
-    out: str | os.PathLike[str],
-    tokenizer: FrameEncoder | str | os.PathLike[str],
-    fps: float = 1.0,
-    *,
-    size: int | None = None,
-    batch: int = BATCH,
-    workers: int | None = None,
-    engine: Engine = "local",
-    ray_address: str | None = None,
-    format: str = "array_record",
-    shard_size: int = SHARD_SIZE,
-    limit: int | None = None,
-    part: tuple[int, int] = (1, 1),
-    retry_failed: bool = False,
-    limits: Limits | None = None,
-    decoder: str = "auto",
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Codes for everything that `inputs` names, in a folder. What cannot be read is recorded as failed, with
-    the kind of failure and its message, and the others go on; it is tried again only when its file changed or
-    `retry_failed`.
+@dataclass(frozen=True)
+class TokenizeSettings:
+    """How videos are read, encoded and kept.
 
     Args:
-        inputs: what inputs.read_inputs takes.
-        out: the folder, new or of an earlier run.
-        tokenizer: an encoder or the folder of one.
         fps: frames a second that are read.
         size: pixels on a side of the frames; None: the tokenizer's.
         batch: frames that are encoded together.
@@ -82,71 +58,115 @@ def tokenize_videos(
         retry_failed: whether sources that failed before are tried again.
         limits: of what a video may take to decode; None: the usual ones.
         decoder: as ringvision.data.video's `sample` takes it.
+
+    Raises:
+        UserError: a number that is to be above 0 is not.
+    """
+
+    fps: float = 1.0
+    size: int | None = None
+    batch: int = 64
+    workers: int | None = None
+    engine: Engine = "local"
+    ray_address: str | None = None
+    format: str = "array_record"
+    shard_size: int = 256
+    limit: int | None = None
+    part: tuple[int, int] = (1, 1)
+    retry_failed: bool = False
+    limits: Limits | None = None
+    decoder: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("fps", "batch", "workers", "shard_size", "limit"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"--{name.replace('_', '-')} is {value}; give a number above 0")
+
+
+def tokenize_videos(
+    inputs: Iterable[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    tokenizer: FrameEncoder | str | os.PathLike[str],
+    fps: float = 1.0,
+    *,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Codes for everything that `inputs` names, in a folder. What cannot be read is recorded as failed, with
+    the kind of failure and its message, and the others go on; it is tried again only when its file changed or
+    `retry_failed`.
+
+    Args:
+        inputs: what inputs.read_inputs takes.
+        out: the folder, new or of an earlier run.
+        tokenizer: an encoder or the folder of one.
+        fps: frames a second that are read.
         progress: what is told while it goes on.
+        **settings: the other fields of TokenizeSettings: size, batch, workers, engine, format, ...
 
     Returns:
         {"done", "failed", "pending", "frames"} over these inputs, whenever they were done, and "seconds",
-        what
-        this run took.
+        what this run took.
 
     Raises:
         UserError: for no inputs, a folder made with other settings, or one that another run is writing to.
     """
     began = time.monotonic()
-    _check(fps=fps, batch=batch, workers=workers, shard_size=shard_size, limit=limit)
-    shape = format_named(format)
+    chosen = TokenizeSettings(fps=fps, **settings)
     progress = progress or Silent()
-    sources = read_inputs(inputs)[part[0] - 1 :: part[1]][:limit]
+    format = format_named(chosen.format)
+    sources = read_inputs(inputs)[chosen.part[0] - 1 :: chosen.part[1]][: chosen.limit]
     if not sources:
         raise UserError(
             "there is no video among the inputs; give video files, folders that hold some, or a manifest"
         )
-    load = _loader(tokenizer, size)
+    load = _loader(tokenizer, chosen.size)
     encoder = load()
-    settings = {
-        "format": shape.name,
-        "tokenizer": encoder.hash,
-        "size": encoder.size,
-        "fps": float(fps),
-        "shard_size": shard_size,
-    }
-    common: dict[str, Any] = {
-        "fps": fps,
-        "batch": batch,
-        "workers": workers or (os.cpu_count() or 1) + 1,
-        "limits": limits,
-        "decoder": decoder,
-        "encoded": progress.encoded,
-    }
-    with Manifest(out, settings) as manifest:
+    with Manifest(out, _manifest_settings(chosen, encoder)) as manifest:
         manifest.add(sources)
         progress.start(len(sources))
         library = Library(
             manifest,
             sources,
-            shape,
-            shard_size=shard_size,
+            format,
+            shard_size=chosen.shard_size,
             fps=float(fps),
             encoder=encoder,
-            retry_failed=retry_failed,
+            retry_failed=chosen.retry_failed,
             settled=progress.settled,
         )
-        _work(library, _engine(engine, encoder, load, ray_address, common))
+        _work(library, _engine(chosen, encoder, load, progress))
         return {**counts(library.finish()), "seconds": time.monotonic() - began}
 
 
+def _manifest_settings(settings: TokenizeSettings, encoder: FrameEncoder) -> dict[str, Any]:
+    """What must be the same in every run that writes to one folder."""
+    return {
+        "format": settings.format,
+        "tokenizer": encoder.hash,
+        "size": encoder.size,
+        "fps": float(settings.fps),
+        "shard_size": settings.shard_size,
+    }
+
+
 def _engine(
-    engine: Engine,
-    encoder: FrameEncoder,
-    load: Callable[[], FrameEncoder],
-    ray_address: str | None,
-    common: dict[str, Any],
+    settings: TokenizeSettings, encoder: FrameEncoder, load: Callable[[], FrameEncoder], progress: Progress
 ) -> Callable[[Iterable[Job]], Iterator[Outcome]]:
-    """The `run` of an engine; common: the arguments that both take."""
-    if engine == "ray":
+    """The `run` of the engine that the settings name."""
+    common: dict[str, Any] = {
+        "fps": settings.fps,
+        "batch": settings.batch,
+        "workers": settings.workers or (os.cpu_count() or 1) + 1,
+        "limits": settings.limits,
+        "decoder": settings.decoder,
+        "encoded": progress.encoded,
+    }
+    if settings.engine == "ray":
         from ringvision.tokenize.cluster import RayEngine
 
-        return RayEngine(load, size=encoder.size, address=ray_address, **common).run
+        return RayEngine(load, size=encoder.size, address=settings.ray_address, **common).run
     from ringvision.tokenize.local import LocalEngine
 
     return LocalEngine(encoder, **common).run
@@ -170,12 +190,6 @@ def read_examples(folder: str | os.PathLike[str]) -> Iterator[TokenizedVideo]:
     for path in shape.shards(folder):
         for record in shape.stream(path):
             yield shape.decode(record)
-
-
-def _check(**values: float | None) -> None:
-    for name, value in values.items():
-        if value is not None and not value > 0:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; give a number above 0")
 
 
 def _loader(tokenizer: FrameEncoder | str | os.PathLike[str], size: int | None) -> Callable[[], FrameEncoder]:

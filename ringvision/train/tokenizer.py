@@ -114,8 +114,10 @@ def batch_of(frames: np.ndarray, config: TokenizerTrainConfig, step: int) -> np.
 def evaluator(
     training: TokenizerTraining,
 ) -> Callable[[TokenizerState, np.ndarray], tuple[dict[str, float], np.ndarray]]:
-    """-> evaluate(state, frames) -> {psnr (dB), used (share of the codebook), perplexity}, picture: originals
-    over reconstructions.
+    """A function evaluate(state, frames) of a tokenizer in training.
+
+    It takes frames uint8 [F, H, W, 3] and returns {psnr (dB), used (share of the codebook), perplexity} and
+    a picture uint8 [rows, columns, 3]: some originals, their reconstructions below them.
     """
     batch = training.config.batch
     size = training.config.vqgan.codebook_size

@@ -10,7 +10,7 @@ import pytest
 from ringvision.data.loader import Loader
 from ringvision.data.sources import QuestionAnswer, TokenizedData, TokenizedSource, WorldData, WorldSource
 from ringvision.data.stream import PromptProcessor
-from ringvision.data.tokenized import FORMATS, TokenizedVideo
+from ringvision.data.tokenized import FORMATS, FolderMetadata, TokenizedVideo
 from ringvision.data.tokenized.writer import TokenizedWriter
 from ringvision.data.world import make_scene, questions
 from ringvision.errors import UserError
@@ -133,7 +133,7 @@ def test_what_cannot_be_trained_on_is_said(tmp_path: Path) -> None:
 
 
 def _with_metadata(folder: Path) -> Path:
-    FORMATS["array_record"].write_metadata(folder, [0], (2, 2), 32)
+    FORMATS["array_record"].write_metadata(folder, FolderMetadata([0], (2, 2), 32))
     return folder
 
 

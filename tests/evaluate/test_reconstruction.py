@@ -49,12 +49,12 @@ def test_reconstruct(tmp_path, clip):
 
 def test_a_video_of_very_few_frames_a_second(tmp_path):
     frames = np.zeros((2, 32, 32, 3), np.uint8)
-    with comparison_writer(tmp_path / "slow.mp4", 32, 1e-5) as show:
+    with comparison_writer(tmp_path / "slow.mp4", 1e-5) as show:
         show(frames, frames)
     assert probe(tmp_path / "slow.mp4").num_frames == 2
     with (
         pytest.raises(UserError, match="--fps nan was given"),
-        comparison_writer(tmp_path / "none.mp4", 32, float("nan")),
+        comparison_writer(tmp_path / "none.mp4", float("nan")),
     ):
         pass
 

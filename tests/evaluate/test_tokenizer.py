@@ -93,7 +93,8 @@ def test_what_was_seen_before_a_video_broke_off_is_in_no_figure(monkeypatch, cli
     monkeypatch.undo()
     alone = evaluate_tokenizer(clips[1:], tokenizer=MeanColour(), fps=4.0)
     assert result["failed"] == [{"source": str(clips[0]), "kind": "damaged", "message": "long.mp4 broke off"}]
-    (video,), (same,) = result["per_video"], alone["per_video"]
+    (video,) = result["per_video"]
+    (same,) = alone["per_video"]
     assert video == pytest.approx(same)
     for name in (
         "videos",

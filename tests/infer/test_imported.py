@@ -287,8 +287,9 @@ def test_a_picture_is_the_part_of_the_recorded_prompt(family: str, tmp_path: Pat
             codes[: height // 2, : width // 2]
             for codes, (height, width) in zip(grids, recorded["image_sizes"])
         ]
-        form = replace(processor.format, picture=PictureFormat(row_end=processor.format.picture.row_end))  # type: ignore[union-attr]
-        processor = replace(processor, format=form)
+        assert processor.format.picture is not None
+        picture = PictureFormat(row_end=processor.format.picture.row_end)
+        processor = replace(processor, format=replace(processor.format, picture=picture))
     start, end = (
         ids.theirs[list(marks)][0]
         for marks in (processor.vocabulary.vision_start, processor.vocabulary.vision_end)

@@ -163,7 +163,8 @@ def test_memory_savers_change_neither_values_nor_gradients(devices, change):
         return jnp.mean(jnp.square(nnx.merge(graphdef, params).logits(*rows, mesh=mesh)))
 
     run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-    (value, gradient), (saving_value, saving_gradient) = run(params, graphdef), run(params, saving)
+    value, gradient = run(params, graphdef)
+    saving_value, saving_gradient = run(params, saving)
     np.testing.assert_allclose(value, saving_value, rtol=1e-6)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.max(jnp.abs(a)))),

@@ -159,8 +159,10 @@ def loaded(family: str, config_of, names_of) -> tuple[VQGAN, dict[str, np.ndarra
     ), expected
 
 
-def test_lwm() -> None:
-    model, expected = loaded("lwm_vqgan", lwm_config, lwm_names)
+def outputs(model: VQGAN, images: np.ndarray, random_codes: np.ndarray, clip: bool | None) -> tuple:
+    """Of the images: latents and z_q [N, h, w, C], codes [N, h, w]. Then the images decoded from z_q, followed
+    by those decoded from the random codes.
+    """
     graph, params = nnx.split(model)
 
     @jax.jit
@@ -168,10 +170,17 @@ def test_lwm() -> None:
         model = nnx.merge(graph, params)
         z = model.latents(images)
         z_q, codes = model.quantize(z)
-        both = model.decode(jnp.concatenate([z_q, model.embed(random_codes)]), clip=False)
-        return z, z_q, codes, both, model.decode(model.embed(random_codes))
+        return z, z_q, codes, model.decode(jnp.concatenate([z_q, model.embed(random_codes)]), clip=clip)
 
-    z, z_q, codes, decoded, clipped = run(params, expected["images"], expected["random_codes"])
+    return run(params, images, random_codes)
+
+
+def test_lwm() -> None:
+    model, expected = loaded("lwm_vqgan", lwm_config, lwm_names)
+    z, z_q, codes, decoded = outputs(model, expected["images"], expected["random_codes"], clip=False)
+    graph, params = nnx.split(model)
+    decode = jax.jit(lambda params, z_q: nnx.merge(graph, params).decode(z_q))
+    clipped = decode(params, model.embed(expected["random_codes"]))
     np.testing.assert_allclose(z, expected["latents_pre_quant"], atol=1e-4)
     sure = expected["code_margin"] > 1e-3
     assert sure.all() and codes.dtype == np.int32
@@ -184,16 +193,8 @@ def test_lwm() -> None:
 
 def test_vqgan_jax() -> None:
     model, expected = loaded("vqgan_jax", vqgan_jax_config, vqgan_jax_names)
-    graph, params = nnx.split(model)
-
-    @jax.jit
-    def run(params, images, random_codes):
-        model = nnx.merge(graph, params)
-        z = model.latents(images)
-        z_q, codes = model.quantize(z)
-        return z, z_q, codes, model.decode(jnp.concatenate([z_q, model.embed(random_codes)]))
-
-    z, z_q, codes, decoded = run(params, expected["images"], expected["random_indices"].reshape(1, 16, 16))
+    random_codes = expected["random_indices"].reshape(1, 16, 16)
+    z, z_q, codes, decoded = outputs(model, expected["images"], random_codes, clip=None)
     np.testing.assert_allclose(z, expected["latents_pre_quant"], atol=1e-4)
     sure = expected["code_margin"] > 1e-3
     assert sure.all()

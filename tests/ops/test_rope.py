@@ -1,5 +1,6 @@
 """Rotary positions against their definition in float64, and scaled ones against Hugging Face's."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -78,60 +79,16 @@ def test_linear_interpolation():
     )
 
 
-# as tests/fixtures/hf_variants/write.py lists them: head width, theta, longest text, what the config says
-SCALED = [
-    (64, 1e6, 32768, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}),
-    (
-        128,
-        1e4,
-        131072,
-        {
-            "type": "yarn",
-            "factor": 32.0,
-            "original_max_position_embeddings": 4096,
-            "beta_fast": 16,
-            "beta_slow": 2,
-        },
-    ),
-    (
-        32,
-        1e4,
-        4096,
-        {"type": "yarn", "factor": None, "original_max_position_embeddings": 512, "attention_factor": 1.25},
-    ),
-    (
-        64,
-        1e4,
-        163840,
-        {
-            "rope_type": "yarn",
-            "factor": 40.0,
-            "original_max_position_embeddings": 4096,
-            "mscale": 0.7,
-            "mscale_all_dim": 1.0,
-        },
-    ),
-    (64, 1e4, 4096, {"rope_type": "linear", "factor": 3.0}),
-    (
-        64,
-        5e5,
-        131072,
-        {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        },
-    ),
-]
+FIXTURES = Path(__file__).parents[1] / "fixtures/hf_variants"
+SCALED = json.loads((FIXTURES / "scaled_positions.json").read_text())
 
 
 @pytest.mark.parametrize("number", range(len(SCALED)))
 def test_scaled_positions_against_hugging_face(number):
-    head_dim, theta, length, values = SCALED[number]
-    scaling = scaling_from(values | {"rope_theta": theta}, length)
-    expected = np.load(Path(__file__).parents[1] / "fixtures/hf_variants/frequencies.npz")
+    head_dim = SCALED[number]["head_dim"]
+    theta = SCALED[number]["theta"]
+    scaling = scaling_from(SCALED[number]["config"] | {"rope_theta": theta}, SCALED[number]["max_length"])
+    expected = np.load(FIXTURES / "frequencies.npz")
     np.testing.assert_allclose(
         frequencies(head_dim, theta, scaling), expected[f"{number}/radians"], rtol=2e-6
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ringvision.data.tokenized import FORMATS, TokenizedVideo
+from ringvision.data.tokenized import FORMATS, FolderMetadata, TokenizedVideo
 from ringvision.errors import UserError
 from ringvision.tokenize.inspect import describe, inspect
 from ringvision.video_tokenizer import load_video_tokenizer
@@ -53,7 +53,8 @@ def folder_of(folder, shards, format="array_record", num_codes=256):
     folder.mkdir(exist_ok=True)
     for shard, examples in enumerate(shards):
         form.write(folder / form.file_name(shard), [form.encode(example) for example in examples])
-    form.write_metadata(folder, [len(examples) for examples in shards], (2, 2), num_codes)
+    lengths = [len(examples) for examples in shards]
+    form.write_metadata(folder, FolderMetadata(lengths, (2, 2), num_codes))
     return folder
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_assistant import VQGAN_CONFIG
 
 from ringvision.config import (
     CheckpointConfig,
@@ -16,7 +17,7 @@ from ringvision.config import (
     TokenizerTrainConfig,
 )
 from ringvision.errors import UserError
-from ringvision.models.vqgan import VQGANConfig, nearest
+from ringvision.models.vqgan import nearest
 from ringvision.train.record import read_metrics
 from ringvision.train.tokenizer import batch_of, open_frames, over_under, train_tokenizer
 from ringvision.train.tokenizer_step import TokenizerTraining, edge_weights, update_codebook
@@ -40,20 +41,10 @@ def frames_file(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def config(frames_file, tmp_path) -> TokenizerTrainConfig:
-    vqgan = VQGANConfig(
-        16,
-        channels=8,
-        channel_mults=(1, 1),
-        z_channels=8,
-        embed_dim=4,
-        codebook_size=32,
-        patch_size=4,
-        norm_groups=4,
-    )
     return TokenizerTrainConfig(
         name="squares",
         out=str(tmp_path / "run"),
-        vqgan=vqgan,
+        vqgan=dataclasses.replace(VQGAN_CONFIG, patch_size=4),
         data=str(frames_file),
         steps=4,
         batch=8,

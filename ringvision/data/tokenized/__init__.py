@@ -9,12 +9,12 @@ writer.py        shards added to a folder one after another
 import os
 
 from ringvision.data.tokenized.array_record import ArrayRecord
-from ringvision.data.tokenized.format import Format, code_dtype
+from ringvision.data.tokenized.format import FolderMetadata, Format, code_dtype
 from ringvision.data.tokenized.jsonl import Jsonl
 from ringvision.data.tokenized.video import TokenizedVideo
 from ringvision.errors import UserError
 
-__all__ = ["FORMATS", "Format", "TokenizedVideo", "code_dtype", "format_named", "format_of"]
+__all__ = ["FORMATS", "FolderMetadata", "Format", "TokenizedVideo", "code_dtype", "format_named", "format_of"]
 
 
 FORMATS: dict[str, Format] = {known.name: known for known in (ArrayRecord(), Jsonl())}

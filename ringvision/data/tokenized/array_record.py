@@ -17,6 +17,7 @@ import numpy as np
 from ringvision.data.tokenized.format import (
     DATASET,
     SPLIT,
+    FolderMetadata,
     Format,
     checked_arrays,
     checked_indices,
@@ -137,17 +138,10 @@ class ArrayRecord(Format):
         with _opened(path) as reader:
             return reader.num_records()
 
-    def write_metadata(
-        self,
-        folder: str | os.PathLike[str],
-        lengths: Sequence[int],
-        grid: tuple[int, int],
-        num_codes: int,
-        description: str = "",
-    ) -> None:
+    def write_metadata(self, folder: str | os.PathLike[str], metadata: FolderMetadata) -> None:
         import tensorflow_datasets as tfds
 
-        files = [Path(folder) / self.file_name(shard) for shard in range(len(lengths))]
+        files = [Path(folder) / self.file_name(shard) for shard in range(len(metadata.lengths))]
         template = tfds.core.ShardedFileTemplate(
             data_dir=folder,
             template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}",
@@ -157,16 +151,17 @@ class ArrayRecord(Format):
         )
         split = tfds.core.SplitInfo(
             name=SPLIT,
-            shard_lengths=list(lengths),
+            shard_lengths=list(metadata.lengths),
             num_bytes=sum(file.stat().st_size for file in files if file.exists()),
             filename_template=template,
         )
+        num_codes = metadata.num_codes
         info = tfds.core.DatasetInfo(
             builder=tfds.core.DatasetIdentity(
                 name=DATASET, version=tfds.core.Version(VERSION), data_dir=os.fspath(folder), module_name=""
             ),
-            features=_features(tuple(grid), code_dtype(num_codes).name, num_codes),
-            description=description,
+            features=_features(tuple(metadata.grid), code_dtype(num_codes).name, num_codes),
+            description=metadata.description,
         )
         info.set_file_format(self.name)
         info.set_splits(tfds.core.SplitDict([split]))

@@ -15,6 +15,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,20 @@ SPLIT = "train"
 def code_dtype(num_codes: int) -> np.dtype:
     """What codes of a tokenizer are kept as: uint16, or uint32 where there are more than 65536 of them."""
     return np.dtype(np.uint16 if num_codes <= 1 << 16 else np.uint32)
+
+
+@dataclass(frozen=True)
+class FolderMetadata:
+    """What a reader must know of a whole folder.
+
+    lengths: records of each shard, in the order of their numbers. grid: (h, w) of a frame's codes.
+    num_codes: how many codes the tokenizer has. description: for people.
+    """
+
+    lengths: Sequence[int]
+    grid: tuple[int, int]
+    num_codes: int
+    description: str = ""
 
 
 class Format(ABC):
@@ -75,25 +90,9 @@ class Format(ABC):
         """How many records a shard holds."""
 
     @abstractmethod
-    def write_metadata(
-        self,
-        folder: str | os.PathLike[str],
-        lengths: Sequence[int],
-        grid: tuple[int, int],
-        num_codes: int,
-        description: str = "",
-    ) -> None:
-        """Write what a reader must know of the whole folder; each file is replaced as a whole.
-
-        Args:
-            folder: holds the shards.
-            lengths: records of each shard, in the order of their numbers.
-            grid: (h, w) of a frame's codes.
-            num_codes: how many codes the tokenizer has.
-            description: for people.
-
-        Raises:
-            UserError: where the folder cannot be written.
+    def write_metadata(self, folder: str | os.PathLike[str], metadata: FolderMetadata) -> None:
+        """Write the metadata beside the shards; each file is replaced as a whole. UserError where the folder
+        cannot be written.
         """
 
     @abstractmethod

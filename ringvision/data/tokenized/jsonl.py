@@ -13,6 +13,7 @@ import numpy as np
 from ringvision.data.tokenized.format import (
     DATASET,
     SPLIT,
+    FolderMetadata,
     Format,
     checked_arrays,
     checked_indices,
@@ -145,25 +146,18 @@ class Jsonl(Format):
                 raise damaged_file(path, f"line {number + 1} is cut short or not one of a tokenized video")
             yield line
 
-    def write_metadata(
-        self,
-        folder: str | os.PathLike[str],
-        lengths: Sequence[int],
-        grid: tuple[int, int],
-        num_codes: int,
-        description: str = "",
-    ) -> None:
+    def write_metadata(self, folder: str | os.PathLike[str], metadata: FolderMetadata) -> None:
         flags = {
             "fields_from_example": "fields",
-            "n_tokens_per_frame": grid[0] * grid[1],
-            "eof_token": num_codes,
-            "eov_token": num_codes + 1,
+            "n_tokens_per_frame": metadata.grid[0] * metadata.grid[1],
+            "eof_token": metadata.num_codes,
+            "eov_token": metadata.num_codes + 1,
         }
         held = {
-            "description": description,
-            "grid": list(grid),
-            "num_codes": num_codes,
-            "lengths": list(lengths),
+            "description": metadata.description,
+            "grid": list(metadata.grid),
+            "num_codes": metadata.num_codes,
+            "lengths": list(metadata.lengths),
             "vision_text_processor": flags,
         }
         with replacing_files(folder) as aside:

@@ -14,7 +14,14 @@ from types import TracebackType
 
 import numpy as np
 
-from ringvision.data.tokenized import FORMATS, TokenizedVideo, code_dtype, format_named, format_of
+from ringvision.data.tokenized import (
+    FORMATS,
+    FolderMetadata,
+    TokenizedVideo,
+    code_dtype,
+    format_named,
+    format_of,
+)
 from ringvision.errors import UserError
 
 
@@ -73,9 +80,8 @@ class TokenizedWriter:
         """Write the folder's metadata, of all shards that are there."""
         if self._first is not None:
             height, width = self._first.codes.shape[1:]
-            self.format.write_metadata(
-                self.folder, self.lengths, (height, width), self.num_codes, self.description
-            )
+            metadata = FolderMetadata(self.lengths, (height, width), self.num_codes, self.description)
+            self.format.write_metadata(self.folder, metadata)
 
     def __enter__(self) -> "TokenizedWriter":
         return self

@@ -80,7 +80,8 @@ class DecodeProcess:
         assert self.child.stdout is not None
         self.videos = 0
         self.buffer = b""
-        self.requests, self.answers = self.child.stdin.fileno(), self.child.stdout.fileno()
+        self.requests = self.child.stdin.fileno()
+        self.answers = self.child.stdout.fileno()
         os.set_blocking(self.requests, False)
         self.waiting = select.poll()
         self.waiting.register(self.answers, select.POLLIN)

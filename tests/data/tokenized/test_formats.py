@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringvision.data.tokenized import FORMATS, TokenizedVideo, code_dtype, format_named, format_of
+from ringvision.data.tokenized import (
+    FORMATS,
+    FolderMetadata,
+    TokenizedVideo,
+    code_dtype,
+    format_named,
+    format_of,
+)
 from ringvision.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -151,10 +158,10 @@ def test_every_process_writes_the_same_bytes(form, tmp_path):
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "tests" / "data" / "tokenized")!r})
-from test_formats import FORMATS, an_example, shard_of
+from test_formats import FORMATS, FolderMetadata, an_example, shard_of
 form = FORMATS[{form.name!r}]
 shard_of(form, sys.argv[1], [an_example(number, dtype="uint32") for number in range(5)], 3)
-form.write_metadata(sys.argv[1], [0, 0, 0, 5], (4, 4), 70000, "written twice")
+form.write_metadata(sys.argv[1], FolderMetadata([0, 0, 0, 5], (4, 4), 70000, "written twice"))
 """
     folders = [tmp_path / "one", tmp_path / "two"]
     for seed, folder in enumerate(folders):
@@ -305,10 +312,10 @@ def test_a_folder_tells_its_format(tmp_path):
 
 def test_metadata_is_replaced_as_a_whole(form, tmp_path):
     assert form.num_codes(tmp_path) is None
-    form.write_metadata(tmp_path, [0], (4, 4), 1000)
+    form.write_metadata(tmp_path, FolderMetadata([0], (4, 4), 1000))
     (tmp_path / ".metadata.partial").mkdir()
     (tmp_path / ".metadata.partial" / "features.json").write_text("of a run that was killed")
-    form.write_metadata(tmp_path, [2, 0, 1], (16, 16), 262144, "more of it")
+    form.write_metadata(tmp_path, FolderMetadata([2, 0, 1], (16, 16), 262144, "more of it"))
     assert form.num_codes(tmp_path) == 262144
     assert len(list(tmp_path.iterdir())) == {"array_record": 2, "jsonl": 1}[form.name]
     for path in tmp_path.iterdir():
@@ -316,7 +323,7 @@ def test_metadata_is_replaced_as_a_whole(form, tmp_path):
     with pytest.raises(UserError, match="damaged"):
         form.num_codes(tmp_path)
     with pytest.raises(UserError, match="cannot be written"):
-        form.write_metadata(tmp_path / "missing", [0], (4, 4), 1000)
+        form.write_metadata(tmp_path / "missing", FolderMetadata([0], (4, 4), 1000))
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +343,8 @@ def two_folders(tmp_path_factory):
             known = [an_example(number, qa=(("q", "a"),) * (number % 3)) for number in chosen]
             shard_of(form, folder, known, shard)
             held += known
-        form.write_metadata(folder, [len(chosen) for chosen in numbers], (4, 4), 1000, "two folders")
+        lengths = [len(chosen) for chosen in numbers]
+        form.write_metadata(folder, FolderMetadata(lengths, (4, 4), 1000, "two folders"))
     return root, held
 
 
@@ -358,21 +366,23 @@ root = sys.argv[1]
 
 def said(example):
     texts = [example[name].decode() for name in ("source", "caption", "tokenizer")]
-    numbers = [example["codes"].tolist(), str(example["codes"].dtype), example["times"].tolist(), float(example["fps"]), example["size"]]
+    codes = [example["codes"].tolist(), str(example["codes"].dtype)]
+    numbers = [*codes, example["times"].tolist(), float(example["fps"]), example["size"]]
     return [texts, numbers, [text.decode() for text in example["qa"]["question"]]]
 
 builder = tfds.builder_from_directory(root + "/videos/1.0.0")
 one = builder.as_data_source("train")
+both = tfds.builder_from_directories([root + "/videos/1.0.0", root + "/more"])
 ways = {
     "builder_from_directory": [said(one[place]) for place in (4, 0, 3, 1, 2)],
     "slice": [said(example) for example in builder.as_data_source("train[2:4]")],
     "data_source": [said(example) for example in tfds.data_source("videos", split="train", data_dir=root)],
-    "builder_from_directories": [
-        said(example) for example in tfds.builder_from_directories([root + "/videos/1.0.0", root + "/more"]).as_data_source("train")
-    ],
+    "builder_from_directories": [said(example) for example in both.as_data_source("train")],
 }
 assert not any(name.split(".")[0] == "tensorflow" for name in sys.modules)
-print(json.dumps({**ways, "info": [builder.info.description, builder.info.splits["train"].num_examples, int(builder.info.dataset_size)]}))
+info = builder.info
+told = [info.description, info.splits["train"].num_examples, int(info.dataset_size)]
+print(json.dumps({**ways, "info": told}))
 """,
         str(root),
     )
@@ -401,11 +411,15 @@ import grain
 from ringvision.data.tokenized import FORMATS
 
 form = FORMATS["array_record"]
-source = grain.sources.ArrayRecordDataSource([str(path) for path in form.shards(sys.argv[1] + "/videos/1.0.0")])
+shards = [str(path) for path in form.shards(sys.argv[1] + "/videos/1.0.0")]
+source = grain.sources.ArrayRecordDataSource(shards)
 shuffled = grain.MapDataset.source(source).shuffle(seed=1).map(form.decode)
 assert not any(name.split(".")[0] == "tensorflow" for name in sys.modules)
-print(json.dumps({"straight": [form.decode(source[place]).source for place in (4, 0)], "codes": form.decode(source[4]).codes.tolist(),
-                  "shuffled": [shuffled[place].source for place in range(len(shuffled))]}))
+print(json.dumps({
+    "straight": [form.decode(source[place]).source for place in (4, 0)],
+    "codes": form.decode(source[4]).codes.tolist(),
+    "shuffled": [shuffled[place].source for place in range(len(shuffled))],
+}))
 """,
         str(root),
     )
@@ -447,7 +461,7 @@ def test_lwm_trains_on_the_lines(tmp_path):
         tmp_path,
         [asked, an_example(1, frames=2, grid=(2, 2), qa=()), an_example(2, grid=(2, 2), qa=(), caption="")],
     )
-    form.write_metadata(tmp_path, [3], (2, 2), 1000)
+    form.write_metadata(tmp_path, FolderMetadata([3], (2, 2), 1000))
     flags = json.loads((tmp_path / "tokens.json").read_text())["vision_text_processor"]
     lines = path.read_text("ascii").splitlines()
     assert len(lines) == 4
