@@ -24,7 +24,7 @@ from ringvision.models.cache import Cache
 from ringvision.models.layers import Attention, Embedding, FeedForward, RMSNorm, Unembedding, blockwise
 from ringvision.models.parameters import GATHERED, gathered, is_spread, on_shards
 from ringvision.models.presets import PRESETS, TransformerConfig
-from ringvision.ops.attention import heads_first, merge
+from ringvision.ops.attention import Partial, Tokens, heads_first, merge
 from ringvision.ops.cached import cached_attention
 from ringvision.ops.kernels import attend
 from ringvision.ops.ring import ring_attention, ring_attention_with_lse
@@ -163,48 +163,21 @@ class Transformer(nnx.Module):
         mesh = mesh or _one_device()
         graphdef, stacked = nnx.split(self.layers)
 
+        whose = Tokens(positions, segment_ids)
+
         def block(
             x: jax.Array, scanned: tuple[nnx.State, Pair | None, Pair | None]
         ) -> tuple[jax.Array, Pair]:
             layer_params, old, common = scanned
             layer = nnx.merge(graphdef, layer_params)
             q, k, v = self._queries_keys_values(layer, x, positions)
-            k = k.astype(cache.k.dtype)
+            k = k.astype(cache.k.dtype)  # what attention reads now is what it will read from the cache
             v = v.astype(cache.v.dtype)
-            new = heads_first(k), heads_first(v)
-            k, v = k.astype(q.dtype), v.astype(q.dtype)  # as they will be read from the cache
-            if tokens.shape[1] == 1:
-                # a token sees itself through any window
-                part = attend(
-                    q,
-                    k,
-                    v,
-                    q_positions=positions,
-                    k_positions=positions,
-                    q_segment_ids=segment_ids,
-                    k_segment_ids=segment_ids,
-                )
-            else:
-                window = self.config.window
-                part = ring_attention_with_lse(
-                    q, k, v, mesh=mesh, positions=positions, segment_ids=segment_ids, window=window
-                )
+            part = self._attend_to_itself(q, k.astype(q.dtype), v.astype(q.dtype), whose, mesh)
             for pair, keys in ((old, cache), (common, visible)):
-                if pair is None or keys is None:
-                    continue
-                before = cached_attention(
-                    q,
-                    pair[0].astype(q.dtype),
-                    pair[1].astype(q.dtype),
-                    mesh=mesh,
-                    q_positions=positions,
-                    k_positions=keys.positions,
-                    q_segment_ids=segment_ids,
-                    k_segment_ids=keys.segment_ids,
-                    window=self.config.window,
-                )
-                part = merge(part, before)
-            return self._rest_of_block(layer, x, part[0], mesh), new
+                if pair is not None and keys is not None:
+                    part = merge(part, self._attend_to_cache(q, pair, whose, keys, mesh))
+            return self._rest_of_block(layer, x, part[0], mesh), (heads_first(k), heads_first(v))
 
         visible = prefix
         if prefix is not None and shared is not None:
@@ -217,6 +190,42 @@ class Transformer(nnx.Module):
         x, (k, v) = jax.lax.scan(block, self._embed(tokens, positions), scanned)
         cache = cache.append(k, v, positions, segment_ids, mesh=mesh)
         return jnp.where(cache.overflowed, jnp.nan, self.norm(x)), cache
+
+    def _attend_to_itself(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, whose: Tokens, mesh: Mesh
+    ) -> Partial:
+        """Attention of a block to itself: q [B, T, N, H], k and v [B, T, K, H]."""
+        positions, segment_ids = whose
+        if q.shape[1] > 1:
+            return ring_attention_with_lse(
+                q, k, v, mesh=mesh, positions=positions, segment_ids=segment_ids, window=self.config.window
+            )
+        # a token sees itself through any window
+        return attend(
+            q,
+            k,
+            v,
+            q_positions=positions,
+            k_positions=positions,
+            q_segment_ids=segment_ids,
+            k_segment_ids=segment_ids,
+        )
+
+    def _attend_to_cache(self, q: jax.Array, pair: Pair, whose: Tokens, keys: Cache, mesh: Mesh) -> Partial:
+        """Attention of q [B, T, N, H] to one layer's keys and values [B, K, S, H], whose positions and
+        segments `keys` has.
+        """
+        return cached_attention(
+            q,
+            pair[0].astype(q.dtype),
+            pair[1].astype(q.dtype),
+            mesh=mesh,
+            q_positions=whose.positions,
+            k_positions=keys.positions,
+            q_segment_ids=whose.segment_ids,
+            k_segment_ids=keys.segment_ids,
+            window=self.config.window,
+        )
 
     def _embed(
         self,
