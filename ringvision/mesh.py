@@ -33,10 +33,21 @@ def make_mesh(
     ulysses: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """A mesh over `devices` (None: all there are) with the axes of `AXES`.
+    """A mesh with the axes of `AXES`.
 
-    `context=None` takes all that the other axes leave. UserError where the axes do not fill the devices
-    exactly.
+    Args:
+        data: devices that split the batch.
+        fsdp: devices that split the batch and the parameters.
+        tensor: devices that split heads, feed-forward width and vocabulary.
+        context: devices of the ring; None: all that the other axes leave.
+        ulysses: devices that split each of the ring's shares.
+        devices: None: all there are.
+
+    Returns:
+        The mesh; its axes are of jax's type Auto.
+
+    Raises:
+        UserError: an axis is below 1, or the axes do not fill the devices exactly.
     """
     devices = list(jax.devices() if devices is None else devices)
     for name, size in (

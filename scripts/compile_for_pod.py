@@ -82,7 +82,20 @@ class Collective:
 
 
 def lower_step(config: TrainConfig, topology: str, mesh: str, dtype: str) -> Any:
-    """The train step of a config, lowered for a topology's devices from shapes alone."""
+    """The train step of a config, lowered for a topology's devices from shapes alone.
+
+    Args:
+        config: its model, batch, optimizer and loss_chunk count.
+        topology: as libtpu names it.
+        mesh: as in a config.
+        dtype: of parameters and optimizer.
+
+    Returns:
+        What `jax.jit(…).lower(…)` returns: `.compile()` it.
+
+    Raises:
+        UserError: the mesh does not fill the topology's devices.
+    """
     options = {"chip_config_name": "megacore"} if topology.split(":")[0] in MEGACORE else {}
     described = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
     axes: dict[str, Any] = {**parse_mesh(mesh)}
