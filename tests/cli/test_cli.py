@@ -17,7 +17,7 @@ from ringvision import cli
 from ringvision.data.video import Limits
 from ringvision.tokenize.manifest import ManifestRow
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TOKENIZER_CONFIG = """
 from ringvision.config import TokenizerTrainConfig
 from ringvision.models.vqgan import VQGANConfig

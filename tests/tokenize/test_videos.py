@@ -407,7 +407,7 @@ def test_killed_and_resumed_gives_the_same_bytes_and_leaves_nothing_running(tmp_
         textwrap.dedent(f"""
         import sys, time
         sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]
-        from test_tokenize import MeanColour, run
+        from test_videos import MeanColour, run
         class Slow(MeanColour):
             def encode(self, frames):
                 time.sleep(0.05)
