@@ -160,13 +160,8 @@ def loaded(family: str, config_of, names_of) -> tuple[VQGAN, dict[str, np.ndarra
 
 
 def outputs(model: VQGAN, images: np.ndarray, random_codes: np.ndarray, clip: bool | None) -> tuple:
-<<<<<<< HEAD
-    """Of the images: latents and z_q [N, h, w, C], codes [N, h, w]. Then the images decoded from z_q, and those
-    decoded from the random codes.
-=======
     """Of the images: latents and z_q [N, h, w, C], codes [N, h, w]; then the images decoded from z_q and
     from the random codes, one after another.
->>>>>>> wJ
     """
     graph, params = nnx.split(model)
 
