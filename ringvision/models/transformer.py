@@ -24,9 +24,10 @@ from ringvision.models.cache import Cache
 from ringvision.models.layers import Attention, Embedding, FeedForward, RMSNorm, Unembedding, blockwise
 from ringvision.models.parameters import GATHERED, gathered, is_spread, on_shards
 from ringvision.models.presets import PRESETS, TransformerConfig
-from ringvision.ops.attention import Partial, Tokens, heads_first, merge
+from ringvision.ops.attention import Partial, heads_first, merge
 from ringvision.ops.cached import cached_attention
 from ringvision.ops.kernels import attend
+from ringvision.ops.mask import Tokens
 from ringvision.ops.ring import ring_attention, ring_attention_with_lse
 from ringvision.ops.rope import rope
 

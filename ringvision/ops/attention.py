@@ -1,5 +1,5 @@
-"""What every part of attention has in common: the attention mask, and the log-sum-exp by which results over
-different keys are merged.
+"""What every part of attention has in common: how heads are grouped, and the log-sum-exp by which results over
+different keys are merged (the attention mask is in mask.py).
 
 In: queries, keys, values, and for every token its position and segment id (0 is padding): nothing is inferred
 from an index. Out: the output and `lse`, the natural logarithm of the sum of exponentiated scores, float32.
@@ -16,76 +16,12 @@ tiles of queries and of keys. Inside, heads come first: queries [B, K, G, T, H],
 lse [B, K, G, T].
 """
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-Mask = TypeVar("Mask", jax.Array, np.ndarray)
-
-
-class Tokens(NamedTuple):
-    """What the attention mask is made from: int32 [B, T] each. Segment 0 is padding."""
-
-    positions: jax.Array
-    segment_ids: jax.Array
-
-
-class Range(NamedTuple):
-    """Lowest and highest position of some tokens, int32 of one shape."""
-
-    low: jax.Array | np.ndarray
-    high: jax.Array | np.ndarray
-
-
-class MaskSpec(NamedTuple):
-    """Which positions a query attends to within its own segment, and how scores are scaled; fixed when
-    compiling. `window`: only positions less than this apart.
-
-    The rule stands here alone: `restrict` applies it to pairs of tokens (`attention_mask`, the splash
-    kernel), `judge` to ranges of positions (ops/tiles.py, by which tiles and whole hops are left out).
-    `has_horizon` says whether distance alone can leave a hop without work.
-    """
-
-    causal: bool
-    window: int | None
-    scale: float
-
-    @property
-    def has_horizon(self) -> bool:
-        """Whether keys that come before a query can be too far away for it."""
-        return self.window is not None
-
-    def restrict(self, mask: Mask, q_positions: Mask, k_positions: Mask) -> Mask:
-        """`mask` without the pairs that the rule forbids. All that is broadcast to one shape: mask bool and
-        positions int32, as [B, T, S], [B, T, 1] and [B, 1, S].
-        """
-        if self.causal:
-            mask = mask & (q_positions >= k_positions)
-        if self.window is not None:
-            mask = mask & (abs(q_positions - k_positions) < self.window)
-        return mask
-
-    def judge(self, empty: Mask, full: Mask, q: Range, k: Range) -> tuple[Mask, Mask]:
-        """The same for whole tiles, of whose positions the ranges are known.
-
-        Args:
-            empty: bool [B, tiles of queries, tiles of keys]: no query attends to any key, for other reasons.
-            full: bool, the same shape: every query attends to every key, as far as other reasons go.
-            q: range of the queries' positions, int32 [B, tiles of queries, tiles of keys].
-            k: range of the keys' positions, likewise.
-
-        Returns:
-            empty and full with the rule taken into account. Both are certain where they are true.
-        """
-        if self.causal:
-            empty = empty | (q.high < k.low)
-            full = full & (q.low >= k.high)
-        if self.window is not None:
-            empty = empty | (q.low - k.high >= self.window) | (k.low - q.high >= self.window)
-            full = full & (q.high - k.low < self.window) & (k.high - q.low < self.window)
-        return empty, full
+from ringvision.ops.mask import Tokens
 
 
 class AttentionInputs(NamedTuple):
@@ -118,24 +54,6 @@ Partial = tuple[jax.Array, jax.Array]
 """(out, lse) over some of the keys."""
 KernelGradients = tuple[jax.Array, jax.Array, jax.Array]
 """float32 dq [B, K, G, T, H], dk and dv [B, K, S, H]."""
-
-
-def attention_mask(q_tokens: Tokens, k_tokens: Tokens, mask_spec: MaskSpec) -> jax.Array:
-    """q_tokens int32 [B, T], k_tokens int32 [B, S] -> bool [B, T, S]: True where a query attends to a key.
-
-    Causal, window 2, positions 0 1 0 1 2 0, segments 1 1 2 2 2 0 (two documents and padding):
-
-    1 0 0 0 0 0
-    1 1 0 0 0 0
-    0 0 1 0 0 0
-    0 0 1 1 0 0
-    0 0 0 1 1 0
-    0 0 0 0 0 0
-    """
-    q_segments = q_tokens.segment_ids[:, :, None]  # (B, T, 1)
-    k_segments = k_tokens.segment_ids[:, None, :]  # (B, 1, S)
-    mask = (q_segments == k_segments) & (k_segments != 0)  # (B, T, S)
-    return mask_spec.restrict(mask, q_tokens.positions[:, :, None], k_tokens.positions[:, None, :])
 
 
 def heads_first(x: jax.Array) -> jax.Array:

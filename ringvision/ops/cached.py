@@ -19,8 +19,9 @@ from jax.sharding import AbstractMesh, Mesh
 from ringvision.errors import UserError
 from ringvision.mesh import RULES, num_shards, partition_spec
 from ringvision.ops import attention, kernels
-from ringvision.ops.attention import MaskSpec, Partial, Tokens
+from ringvision.ops.attention import Partial
 from ringvision.ops.inputs import check_heads, check_length, make_mask_spec, make_tokens, resolve_mesh
+from ringvision.ops.mask import MaskSpec, Tokens
 
 
 def cached_attention(

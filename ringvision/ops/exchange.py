@@ -16,7 +16,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from ringvision.errors import UserError
 from ringvision.mesh import num_shards
-from ringvision.ops.attention import MaskSpec
+from ringvision.ops.mask import MaskSpec
 
 Exchange = Literal["ring", "two_way", "gather"]
 

@@ -15,9 +15,9 @@ from ringvision.errors import UserError
 from ringvision.mesh import make_mesh, num_shards
 from ringvision.ops import kernels
 from ringvision.ops import layout as layouts
-from ringvision.ops.attention import MaskSpec, Tokens
 from ringvision.ops.exchange import Exchange, choose_exchange
 from ringvision.ops.layout import Layout
+from ringvision.ops.mask import MaskSpec, Tokens
 from ringvision.ops.route import count_hops
 from ringvision.ops.spec import AXIS, AttentionSpec
 

@@ -23,8 +23,8 @@ from typing import NamedTuple, get_args
 import numpy as np
 
 from ringvision.errors import UserError
-from ringvision.ops.attention import MaskSpec, Tokens
 from ringvision.ops.layout import TILE, Layout, order
+from ringvision.ops.mask import MaskSpec, Tokens
 
 Host = tuple[np.ndarray, np.ndarray]
 """`Tokens` on the host: positions and segment ids."""

@@ -42,10 +42,11 @@ from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from ringvision.mesh import partition_spec
 from ringvision.ops import attention, kernels, ulysses
-from ringvision.ops.attention import OutputGradient, Partial, Tokens
+from ringvision.ops.attention import OutputGradient, Partial
 from ringvision.ops.exchange import Exchange
 from ringvision.ops.inputs import RingOptions, prepare
 from ringvision.ops.layout import Layout
+from ringvision.ops.mask import Tokens
 from ringvision.ops.ring_hops import backward_ring, forward_ring, make_kv_block
 from ringvision.ops.spec import AttentionSpec
 

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from ringvision.ops import attention, kernels
-from ringvision.ops.attention import AttentionInputs, OutputGradient, Partial, Tokens
+from ringvision.ops.attention import AttentionInputs, OutputGradient, Partial
+from ringvision.ops.mask import Tokens
 from ringvision.ops.route import Route, make_route
 from ringvision.ops.spec import AXIS, AttentionSpec
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ringvision.ops import tiles
-from ringvision.ops.attention import MaskSpec, Tokens
 from ringvision.ops.layout import Layout, order
+from ringvision.ops.mask import MaskSpec, Tokens
 from ringvision.ops.spec import AXIS, AttentionSpec
 
 RANGES = 64

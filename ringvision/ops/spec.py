@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from jax.sharding import AbstractMesh, Mesh
 
 from ringvision.ops import kernels, ulysses
-from ringvision.ops.attention import MaskSpec
 from ringvision.ops.exchange import Exchange
+from ringvision.ops.mask import MaskSpec
 
 AXIS = "context"
 """The mesh axis that is the ring."""

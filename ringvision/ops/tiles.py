@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ringvision.ops.attention import MaskSpec, Range, Tokens
+from ringvision.ops.mask import MaskSpec, Range, Tokens
 
 EMPTY = 0
 PARTIAL = 1

@@ -15,7 +15,7 @@ Letters: b batch, t a device's tokens, n its heads, K KV heads, H head width, U 
 import jax
 import jax.numpy as jnp
 
-from ringvision.ops.attention import Tokens
+from ringvision.ops.mask import Tokens
 
 AXIS = "ulysses"
 

@@ -10,17 +10,9 @@ from dense import Problem, dense_attention, make_problem, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringvision.ops import attention
-from ringvision.ops.attention import (
-    AttentionInputs,
-    OutputGradient,
-    Tokens,
-    group,
-    heads_first,
-    merge,
-    ungroup,
-)
+from ringvision.ops.attention import AttentionInputs, OutputGradient, group, heads_first, merge, ungroup
 from ringvision.ops.kernels import attend, xla
+from ringvision.ops.mask import MaskSpec, Tokens, attention_mask
 
 
 def keys_of(problem: Problem, part: slice) -> Problem:
@@ -71,12 +63,10 @@ def test_the_reference_itself_against_finite_differences():
 def test_the_rows_of_the_docstring():
     positions = np.array([[0, 1, 0, 1, 2, 0]])
     segments = np.array([[1, 1, 2, 2, 2, 0]])
-    rows = attention.attention_mask(
-        Tokens(positions, segments), Tokens(positions, segments), attention.MaskSpec(True, 2, 1.0)
-    )[0]
+    rows = attention_mask(Tokens(positions, segments), Tokens(positions, segments), MaskSpec(True, 2, 1.0))[0]
     written = [
         line.split()
-        for line in attention.attention_mask.__doc__.splitlines()
+        for line in attention_mask.__doc__.splitlines()
         if line.strip() and set(line.strip()) <= set("01 ")
     ]
     assert np.array_equal(rows, np.array(written) == "1")
@@ -102,7 +92,7 @@ def test_tiles_that_do_not_divide_the_block(small_tiles, causal, keys):
         k_tokens = Tokens(problem.k_positions, problem.k_segment_ids)
         inputs = AttentionInputs(q, heads_first(problem.k), heads_first(problem.v), q_tokens, k_tokens)
         gradient = OutputGradient(lse.reshape(q.shape[:-1]), d_out, (d_out * out).sum(-1))
-        dq, dk, dv = xla.backward(inputs, gradient, attention.MaskSpec(causal, None, 0.25))
+        dq, dk, dv = xla.backward(inputs, gradient, MaskSpec(causal, None, 0.25))
         return {"dq": ungroup(dq), "dk": heads_first(dk), "dv": heads_first(dv)}
 
     for name, array in backward(out, lse).items():

@@ -18,10 +18,7 @@ from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
 from ringvision.ops.attention import (
     AttentionInputs,
-    MaskSpec,
     OutputGradient,
-    Tokens,
-    attention_mask,
     empty,
     group,
     heads_first,
@@ -31,6 +28,7 @@ from ringvision.ops.attention import (
 from ringvision.ops.kernels import cudnn
 from ringvision.ops.kernels.cudnn import DIAGONAL
 from ringvision.ops.layout import inverse, order
+from ringvision.ops.mask import MaskSpec, Tokens, attention_mask
 from ringvision.ops.tiles import EMPTY, FULL, PARTIAL
 
 

@@ -8,8 +8,8 @@ from jax.sharding import Mesh
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
 from ringvision.ops import exchange
-from ringvision.ops.attention import MaskSpec
 from ringvision.ops.exchange import CHIPS, chip_of, choose_exchange, hiding_chunk
+from ringvision.ops.mask import MaskSpec
 
 CAUSAL = MaskSpec(True, None, 1.0)
 

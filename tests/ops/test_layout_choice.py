@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringvision.errors import UserError
-from ringvision.ops.attention import MaskSpec, Tokens, attention_mask
 from ringvision.ops.layout import Layout, check, orders
 from ringvision.ops.layout_choice import (
     choose_layout,
@@ -20,6 +19,7 @@ from ringvision.ops.layout_choice import (
     positions_of,
     visible_pairs,
 )
+from ringvision.ops.mask import MaskSpec, Tokens, attention_mask
 from ringvision.ops.tiles import kinds, ranges
 
 LENGTH = 131072

@@ -15,9 +15,9 @@ from optimised import optimised_jit
 
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
-from ringvision.ops.attention import MaskSpec, Tokens
 from ringvision.ops.kernels import xla
 from ringvision.ops.layout import inverse, order
+from ringvision.ops.mask import MaskSpec, Tokens
 from ringvision.ops.ring import ring_attention, ring_attention_with_lse
 from ringvision.ops.route import make_route
 from ringvision.ops.spec import AttentionSpec

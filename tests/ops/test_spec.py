@@ -8,8 +8,8 @@ import pytest
 
 from ringvision.mesh import make_mesh
 from ringvision.ops import ring
-from ringvision.ops.attention import MaskSpec
 from ringvision.ops.inputs import prepare
+from ringvision.ops.mask import MaskSpec
 
 
 def arrays(length: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -17,18 +17,9 @@ from jax.experimental.pallas import tpu as pltpu
 
 from ringvision.errors import UserError
 from ringvision.ops import tiles
-from ringvision.ops.attention import (
-    AttentionInputs,
-    MaskSpec,
-    OutputGradient,
-    Tokens,
-    attention_mask,
-    group,
-    heads_first,
-    merge,
-    ungroup,
-)
+from ringvision.ops.attention import AttentionInputs, OutputGradient, group, heads_first, merge, ungroup
 from ringvision.ops.kernels import splash, splash_work
+from ringvision.ops.mask import MaskSpec, Tokens, attention_mask
 
 CHOSEN = splash.tile_sizes
 QUERIES = slice(14, 64)

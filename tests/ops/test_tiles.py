@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringvision.ops.attention import MaskSpec, Tokens, attention_mask
+from ringvision.ops.mask import MaskSpec, Tokens, attention_mask
 from ringvision.ops.tiles import EMPTY, FULL, PARTIAL, kinds, ranges
 
 RULES = [MaskSpec(causal, window, 1.0) for causal in (True, False) for window in (None, 1, 3, 7)]

@@ -27,15 +27,14 @@ from ringvision.errors import UserError
 from ringvision.ops.attention import (
     AttentionInputs,
     KernelGradients,
-    MaskSpec,
     Partial,
-    Tokens,
     group,
     heads_first,
     merge_grouped,
     repeat_tokens,
     ungroup,
 )
+from ringvision.ops.mask import MaskSpec, Tokens
 
 Name = Literal["xla", "splash", "cudnn"]
 

@@ -38,14 +38,13 @@ from ringvision.ops import tiles
 from ringvision.ops.attention import (
     AttentionInputs,
     KernelGradients,
-    MaskSpec,
     OutputGradient,
     Partial,
-    Tokens,
     empty,
     merge_grouped,
 )
 from ringvision.ops.kernels import xla
+from ringvision.ops.mask import MaskSpec, Tokens
 
 LAYOUT = fused.AttentionLayout.BNTH
 DIAGONAL = 3

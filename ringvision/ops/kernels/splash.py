@@ -29,15 +29,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from ringvision.errors import UserError
 from ringvision.ops import tiles
-from ringvision.ops.attention import (
-    AttentionInputs,
-    KernelGradients,
-    MaskSpec,
-    OutputGradient,
-    Partial,
-    Tokens,
-    finite,
-)
+from ringvision.ops.attention import AttentionInputs, KernelGradients, OutputGradient, Partial, finite
 from ringvision.ops.kernels.splash_kernels import LOG2_E, TileList, dk_dv_kernel, dq_kernel, forward_kernel
 from ringvision.ops.kernels.splash_work import (
     LANES,
@@ -50,6 +42,7 @@ from ringvision.ops.kernels.splash_work import (
     row_of,
     tile_sizes,
 )
+from ringvision.ops.mask import MaskSpec, Tokens
 
 SUBLANES = 8
 MOST_TILES = 2**17

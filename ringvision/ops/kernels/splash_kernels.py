@@ -25,8 +25,8 @@ import numpy as np
 from jax.experimental import pallas as pl
 
 from ringvision.ops import tiles
-from ringvision.ops.attention import MaskSpec
 from ringvision.ops.kernels.splash_work import FIRST, KIND, LAST, read_entry
+from ringvision.ops.mask import MaskSpec
 
 UNSEEN = -0.7 * float(np.finfo(np.float32).max)
 """The score of a key that is masked: finite, so that differences are never inf - inf."""
@@ -184,7 +184,7 @@ def _scores(q: jax.Array, k: jax.Array, mask: jax.Array | None, mask_spec: MaskS
 
 
 def _mask(q_tokens: Any, k_tokens: Any, mask_spec: MaskSpec) -> jax.Array:
-    """bool [R, Q]: `attention.attention_mask`, transposed."""
+    """bool [R, Q]: `attention_mask`, transposed."""
     q_positions = q_tokens[0:1, :]  # (1, Q)
     q_segments = q_tokens[1:2, :]
     columns = k_tokens[...].T  # (R, 8)

@@ -20,16 +20,14 @@ from ringvision.ops import tiles
 from ringvision.ops.attention import (
     AttentionInputs,
     KernelGradients,
-    MaskSpec,
     OutputGradient,
     Partial,
-    Tokens,
     accumulator,
-    attention_mask,
     empty,
     finite,
     merge_grouped,
 )
+from ringvision.ops.mask import MaskSpec, Tokens, attention_mask
 
 SCORES_AT_ONCE = 2**18
 """Up to so many scores, batch and heads included, are one tile: 1 MB of float32."""

@@ -1,0 +1,95 @@
+"""The attention mask: which keys a query attends to, told from positions and segment ids alone.
+
+In: for every query and key its position and its segment id (0 is padding), and a `MaskSpec`. Out: the mask of
+pairs of tokens, or, from ranges of positions, which tiles of it are empty or full.
+
+Letters: B batch, T queries, S keys.
+"""
+
+from typing import NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+Mask = TypeVar("Mask", jax.Array, np.ndarray)
+
+
+class Tokens(NamedTuple):
+    """What the attention mask is made from: int32 [B, T] each. Segment 0 is padding."""
+
+    positions: jax.Array
+    segment_ids: jax.Array
+
+
+class Range(NamedTuple):
+    """Lowest and highest position of some tokens, int32 of one shape."""
+
+    low: jax.Array | np.ndarray
+    high: jax.Array | np.ndarray
+
+
+class MaskSpec(NamedTuple):
+    """Which positions a query attends to within its own segment, and how scores are scaled; fixed when
+    compiling. `window`: only positions less than this apart.
+
+    The rule stands here alone: `restrict` applies it to pairs of tokens (`attention_mask`, the splash
+    kernel), `judge` to ranges of positions (ops/tiles.py, by which tiles and whole hops are left out).
+    `has_horizon` says whether distance alone can leave a hop without work.
+    """
+
+    causal: bool
+    window: int | None
+    scale: float
+
+    @property
+    def has_horizon(self) -> bool:
+        """Whether keys that come before a query can be too far away for it."""
+        return self.window is not None
+
+    def restrict(self, mask: Mask, q_positions: Mask, k_positions: Mask) -> Mask:
+        """`mask` without the pairs that the rule forbids. All that is broadcast to one shape: mask bool and
+        positions int32, as [B, T, S], [B, T, 1] and [B, 1, S].
+        """
+        if self.causal:
+            mask = mask & (q_positions >= k_positions)
+        if self.window is not None:
+            mask = mask & (abs(q_positions - k_positions) < self.window)
+        return mask
+
+    def judge(self, empty: Mask, full: Mask, q: Range, k: Range) -> tuple[Mask, Mask]:
+        """The same for whole tiles, of whose positions the ranges are known.
+
+        Args:
+            empty: bool [B, tiles of queries, tiles of keys]: no query attends to any key, for other reasons.
+            full: bool, the same shape: every query attends to every key, as far as other reasons go.
+            q: range of the queries' positions, int32 [B, tiles of queries, tiles of keys].
+            k: range of the keys' positions, likewise.
+
+        Returns:
+            empty and full with the rule taken into account. Both are certain where they are true.
+        """
+        if self.causal:
+            empty = empty | (q.high < k.low)
+            full = full & (q.low >= k.high)
+        if self.window is not None:
+            empty = empty | (q.low - k.high >= self.window) | (k.low - q.high >= self.window)
+            full = full & (q.high - k.low < self.window) & (k.high - q.low < self.window)
+        return empty, full
+
+
+def attention_mask(q_tokens: Tokens, k_tokens: Tokens, mask_spec: MaskSpec) -> jax.Array:
+    """q_tokens int32 [B, T], k_tokens int32 [B, S] -> bool [B, T, S]: True where a query attends to a key.
+
+    Causal, window 2, positions 0 1 0 1 2 0, segments 1 1 2 2 2 0 (two documents and padding):
+
+    1 0 0 0 0 0
+    1 1 0 0 0 0
+    0 0 1 0 0 0
+    0 0 1 1 0 0
+    0 0 0 1 1 0
+    0 0 0 0 0 0
+    """
+    q_segments = q_tokens.segment_ids[:, :, None]  # (B, T, 1)
+    k_segments = k_tokens.segment_ids[:, None, :]  # (B, 1, S)
+    mask = (q_segments == k_segments) & (k_segments != 0)  # (B, T, S)
+    return mask_spec.restrict(mask, q_tokens.positions[:, :, None], k_tokens.positions[:, None, :])
