@@ -1,5 +1,5 @@
-"""Ask a video: an hour of it becomes one stream of tokens, and a transformer whose attention runs round a
-ring of devices reads it whole.
+"""Ask a video: it becomes one stream of tokens, and a transformer whose attention runs round a ring of
+devices reads it whole.
 
     import ringvision as rv
     assistant = rv.load()                                        # the shipped model

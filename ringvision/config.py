@@ -103,11 +103,11 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """How a run is marked while it goes on.
+    """How a run is scored while it goes on.
 
     folder: of held-out videos, of the same kind as those that are trained on; None: no evaluation.
     every: after how many steps; 0: never.
-    examples: how many questions are marked.
+    examples: how many questions are asked.
     """
 
     folder: str | None = None

@@ -1,4 +1,4 @@
-"""A text tokenizer as other people make them: sentencepiece's, by pairs of bytes, without this project's
+"""A text tokenizer as other projects make them: sentencepiece's, by pairs of bytes, without this project's
 promises.
 """
 

@@ -40,7 +40,7 @@ LAYERS = (
     ),
     Layer(
         "folders",
-        "configs, model folders, checkpoints, and other people's weights",
+        "configs, model folders, checkpoints, and other projects' weights",
         (
             ("options", "model_folder"),
             ("config", "checkpoint", "video_tokenizer"),

@@ -39,16 +39,20 @@ def write_assistant(folder: Path) -> Path:
         text.size, VQGAN_CONFIG.codebook_size, text.bos, text.eos, text.vision_start, text.vision_end
     )
     config = TransformerConfig(vocabulary.size, 32, 2, 4, 2, 8, 64, max_length=MAX_LENGTH)
-    eyes = {"kind": "vqgan", "name": "eyes", "size": VQGAN_CONFIG.resolution, "vqgan": VQGAN_CONFIG.to_dict()}
-    model_folder.save_model(
-        folder / "eyes", eyes, _weights(nnx.eval_shape(lambda: VQGAN(VQGAN_CONFIG, rngs=nnx.Rngs(0))), 0.3)
-    )
+    vqgan = {
+        "kind": "vqgan",
+        "name": "tiny",
+        "size": VQGAN_CONFIG.resolution,
+        "vqgan": VQGAN_CONFIG.to_dict(),
+    }
+    shapes = nnx.eval_shape(lambda: VQGAN(VQGAN_CONFIG, rngs=nnx.Rngs(0)))
+    model_folder.save_model(folder / "video_tokenizer", vqgan, _weights(shapes, 0.3))
     settings = {
         "kind": "assistant",
         "transformer": config.to_dict(),
         "vocabulary": vocabulary.to_dict(),
         "stream": {"stamps": True},
-        "video_tokenizer": "eyes",
+        "video_tokenizer": "video_tokenizer",
     }
     # Larger weights than a model starts training with: its logits lie apart, and its answers differ from
     # question to question.

@@ -1,9 +1,9 @@
 """The command line: `ringvision COMMAND …` -> one call of one of the layers below.
 
 Answers go to stdout, with `--json` as one JSON object; everything else goes to stderr. Exit status: 0 done, 1
-done in part (what failed is named), 2 the request was wrong (one line says why and what to do), 130
-interrupted. `COMMANDS` is the index: only the file of the command that is named is imported, and that imports
-nothing heavy before it runs.
+done in part (what failed is named; `doctor`: something does not work), 2 the request was wrong (one line says
+why and what to do), 130 interrupted. `COMMANDS` is the index: only the file of the command that is named is
+imported, and that imports nothing heavy before it runs.
 """
 
 import os
@@ -39,7 +39,7 @@ COMMANDS = {
     "ask": CommandEntry("answer a question about a video", "ask:Ask"),
     "chat": CommandEntry("hold a conversation with a text model, such as an imported one", "chat:StartChat"),
     "generate": CommandEntry("generate frames: a picture, or a video", "generate:Generate"),
-    "import": CommandEntry("somebody else's weights -> a model or tokenizer folder", "weights:Import"),
+    "import": CommandEntry("other projects' weights -> a model or tokenizer folder", "weights:Import"),
     "export": CommandEntry(
         "write a model or video tokenizer for transformers or diffusers, or for LWM", "weights:Export"
     ),
@@ -63,7 +63,7 @@ COMMANDS = {
         "score the model, or a tokenizer",
         commands={
             "world": CommandEntry(
-                "questions about held-out scenes of the drawn world, through real files",
+                "questions about held-out scenes of the synthetic world, through real files",
                 "evaluate:EvaluateWorld",
             ),
             "tokenizer": CommandEntry(

@@ -15,8 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ringvision import shipped
 from ringvision.cli.devices import start_jax
 from ringvision.cli.output import print_result
@@ -146,6 +144,7 @@ def _round_trip() -> float:
     of 255.
     """
     import av
+    import numpy as np
 
     from ringvision.data.video import sample
 

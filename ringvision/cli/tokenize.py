@@ -58,7 +58,7 @@ class Tokenize(Command):
     engine: Annotated[Engine, choice(*get_args(Engine)), option("this machine, or a Ray cluster")] = "local"
     ray_address: Annotated[
         str | None,
-        option("of the cluster, such as auto or ray://HOST:10001", "ADDRESS", default="start one here"),
+        option("of the cluster, such as auto or HEAD:6379", "ADDRESS", default="start one here"),
     ] = None
     format: Annotated[str, choice("array_record", "jsonl"), option("jsonl is LWM's")] = "array_record"
     shard_size: Annotated[int, COUNT, option("inputs to a file")] = 256

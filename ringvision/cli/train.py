@@ -24,7 +24,7 @@ class Train(Command):
         Positional,
         REST,
         option(
-            "fields of the config and their values, such as --lr 1e-3; CONFIG --help shows all",
+            "fields of the config and their values, such as --optimizer.lr 1e-3; CONFIG --help shows all",
             "OVERRIDE ...",
         ),
     ] = ()

@@ -1,3 +1,3 @@
-"""Everything that is read: video files, text, the drawn world; and the stream and the batches that are made
-of them.
+"""Everything that is read: video files, text, the synthetic world; and the stream and the batches that are
+made of them.
 """

@@ -60,7 +60,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class EvalBatch:
-    """A batch of examples with one question each, to be marked.
+    """A batch of examples with one question each, whose answers are scored.
 
     answers: int32 [B, L], the number of the answer that the target here belongs to, -1 for none. kinds:
     of each answer.

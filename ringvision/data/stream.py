@@ -8,7 +8,7 @@ In: codes [T, h, w], the time of each frame in seconds, and turns of question an
 was computed for it serves all of them. Training examples and prompts come from the same functions, so that a
 prompt is a prefix of a training example.
 
-Other people's models were trained on other streams, which a `StreamFormat` describes. LWM has the question
+Other projects' models were trained on other streams, which a `StreamFormat` describes. LWM has the question
 before the video; Emu3 makes every frame a picture of its own:
 
     LWM    bos You are … USER: what?\\n <vision> c c c c eof c c c c eov </vision> ASSISTANT:

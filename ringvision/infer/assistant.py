@@ -55,6 +55,15 @@ class Reply:
         devices: int,
         timings: dict[str, float],
     ) -> None:
+        """
+        Args:
+            coming: the pieces of text, as they are generated.
+            tokens: ids generated so far; `coming` appends to it.
+            frames: frames of video that were read.
+            video_tokens: tokens that these take.
+            devices: devices of the mesh.
+            timings: seconds spent so far; `coming` adds "generate".
+        """
         self.tokens = tokens
         self.frames = frames
         self.video_tokens = video_tokens
@@ -271,8 +280,8 @@ def _pieces(
 ) -> Iterator[str]:
     """Pieces of text as they come, and their ids into `tokens`.
 
-    It must not know the reply: an answer that nobody waits for any more ends when its reply is dropped, which
-    a circle would delay.
+    Holds no reference to the Reply: in a reference cycle a dropped Reply would be collected late, and its row
+    freed late.
     """
     pieces = text.stream()
     began = time.perf_counter()

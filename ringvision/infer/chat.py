@@ -36,11 +36,7 @@ HELP = "/again answers anew, /new forgets everything, /quit ends"
 
 
 class Chat:
-    """A conversation that goes on. messages: what was said, `{"role", "content"}` each.
-
-    stops: the ids that end an answer, besides the tokenizer's eos. system: what the model is told first; None
-    leaves it to the template.
-    """
+    """A conversation that goes on. messages: what was said, `{"role", "content"}` each."""
 
     def __init__(
         self,
@@ -53,6 +49,19 @@ class Chat:
         sampler: Sampler | None = None,
         max_tokens: int = MAX_TOKENS,
     ) -> None:
+        """
+        Args:
+            model: the transformer.
+            text: the text tokenizer that it was trained with.
+            template: its chat template.
+            system: what the model is told first; None leaves it to the template.
+            stops: the ids that end an answer, besides the tokenizer's eos.
+            sampler: how tokens are chosen (None: always the likeliest).
+            max_tokens: the longest answer.
+
+        Raises:
+            UserError: where the tokenizer has more ids than the model, or max_tokens is below 1.
+        """
         if text.size > model.config.vocab_size:
             raise UserError(
                 f"the text tokenizer has {text.size} ids, the model {model.config.vocab_size} rows; "
@@ -169,10 +178,21 @@ def load_chat(
     max_tokens: int = MAX_TOKENS,
     dtype: str | None = None,
 ) -> Chat:
-    """The chat with the model in `folder` on `mesh` (all devices on the axis `context` when None). dtype: see
-    `load_model`.
+    """The chat with the model in a folder.
 
-    UserError for a folder that lacks something, or whose parts do not fit together.
+    Args:
+        folder: the model folder, with a text tokenizer and a chat template.
+        mesh: the devices (None: all of them on the axis `context`).
+        system: what the model is told first; None leaves it to the template.
+        sampler: how tokens are chosen (None: always the likeliest).
+        max_tokens: the longest answer.
+        dtype: see `load_model`.
+
+    Returns:
+        A chat in which nothing was said yet.
+
+    Raises:
+        UserError: for a folder that lacks something, or whose parts do not fit together.
     """
     template = load_chat_template(folder)
     text = load_text_tokenizer(folder)

@@ -34,7 +34,7 @@ SCORED = 32
 
 
 class DecodeBatch(Rows):
-    """Rows that generate. A row that leaves costs nothing but its place, until another is put there."""
+    """Rows that generate. A row that leaves keeps its slots until another is put there."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class DecodeBatch(Rows):
         self._changed()
 
     def leave(self, row: int) -> None:
-        """The row is free for another."""
+        """Marks the row as free; its slots stay until another prompt is put there."""
         self.alive[row] = False
         self._state = None
 
@@ -120,7 +120,7 @@ class DecodeBatch(Rows):
 
         Args:
             row: which one.
-            sampler: its knobs and seed.
+            sampler: its settings and seed.
             first: the number of the next draw, which with the seed decides it.
             without: the row of a second prompt, which reads the same tokens; they are drawn from
                 without + scale * (row - without), the two rows' logits (classifier-free guidance: Ho and
@@ -148,8 +148,10 @@ class DecodeBatch(Rows):
         return self._current().token
 
     def step(self, forced: int | None = None) -> None:
-        """decode_step: every row that is alive reads the token that it drew, and draws the next; or all read
-        `forced`, and what they drew is drawn again after it, under the same number.
+        """decode_step: every live row reads the token that it drew, and draws the next.
+
+        With `forced`, every live row reads that id instead; the token it had drawn is discarded, and the next
+        is drawn with the same draw number.
         """
         state = self._current()
         given = np.full(self.count, -1 if forced is None else forced, np.int32)
@@ -209,7 +211,8 @@ class DecodeBatch(Rows):
             token = np.zeros(self.count, np.int32)
             # copies: jax may read a numpy array where it lies, after this has gone on to change it
             draws = {name: value.copy() for name, value in self._samplers.items()}
-            state = RowState(token, self.lengths.copy(), self.alive.astype(np.int32), **draws)  # type: ignore[arg-type]
+            alive = self.alive.astype(np.int32)
+            state = RowState(token, self.lengths.copy(), alive, **draws)  # type: ignore[arg-type]
             static = {"ids": self.ids, "guided": self._guided, "one_draw": self.one_draw}
             with self.engine.lock:
                 self._state = self.engine.of_cache(_choose, "w", donate=False, **static)(

@@ -174,15 +174,25 @@ class Engine:
     def of_cache(
         self, function: Callable[..., Any], outputs: str, *, donate: bool = True, **static: Any
     ) -> Any:
-        """`function(cache, ..., **static)`, compiled."""
+        """`function(cache, ..., **static)`, compiled.
+
+        Args:
+            function: gets the cache first.
+            outputs: what it gives; see `_compiled`.
+            donate: the cache is used up.
+            static: what it is compiled for.
+
+        Returns:
+            The jitted function, which takes the cache and what else there is, without `static`.
+        """
         return _compiled(function, outputs, self.model.mesh, donate, tuple(sorted(static.items())))
 
 
 class Rows:
     """Rows of one cache, each with what it has read. Not safe to use from several threads at once.
 
-    count: how many. lengths int32 [R]: the position of each row's next token, so how many it has read, those
-    of the prefix among them. alive bool [R]: rows that take part when all read or generate. logits float32
+    count: how many. lengths int32 [R]: tokens each row has read, the prefix included; also the position of
+    its next token. alive bool [R]: rows that take part when all read or generate. logits float32
     [R, ids]: after the last token of each row.
     """
 

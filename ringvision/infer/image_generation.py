@@ -1,5 +1,5 @@
-"""Pictures and films from words, or from a video that is to go on: frame by frame, each written before the
-next batch is drawn.
+"""Images and videos from a text, or the continuation of a video: frame by frame, each batch written before
+the next is sampled.
 
     prompt ─Processor→ tokens ─read→ rows of a DecodeBatch → codes of a frame ─video tokenizer→ pixels → file
                                         └──── eof, time stamp ←────┘
@@ -100,9 +100,7 @@ class Request:
 
 
 class ImageGenerator:
-    """A model, its tokenizers and the form of its prompts (None: it knows none), ready to draw.
-    `load_image_generator` makes one from a folder.
-    """
+    """A model and its tokenizers, ready to generate. `load_image_generator` makes one from a folder."""
 
     def __init__(
         self,
@@ -112,6 +110,17 @@ class ImageGenerator:
         stream: StreamFormat,
         form: GenerationFormat | None,
     ) -> None:
+        """
+        Args:
+            model: with a vocabulary.
+            text: the text tokenizer that it was trained with.
+            tokenizer: the video tokenizer that it was trained with.
+            stream: how things stand in its prompts.
+            form: how a text asks it for images (None: no text does).
+
+        Raises:
+            UserError: where these do not fit together.
+        """
         vocabulary = model.vocabulary
         if vocabulary is None:
             raise UserError(
@@ -147,6 +156,9 @@ class Drawing:
     """One request on its way."""
 
     def __init__(self, generator: ImageGenerator, request: Request, seen: np.ndarray | None) -> None:
+        """seen: codes int32 [T, h, w] of frames that it continues (None: no frames). UserError where the
+        request does not fit the model.
+        """
         _check_prompt(request.prompt, generator.form, generator.processor.text)
         self.generator = generator
         self.request = request
@@ -344,14 +356,25 @@ def generate_images(
     dtype: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Draws what is requested and writes it to `out`, an .mp4 or a .png (see `ringvision.data.video.writer`),
-    as it comes.
+    """Generates what is requested and writes it to a file as it comes. Memory holds the model, its cache and
+    one batch of frames.
 
-    video: a file that the frames go on from; they alone are written. model, tokenizer, mesh, dtype: see
-    `load_image_generator`. Memory holds the model, its cache and one batch of frames. -> {"out", "frames",
-    "codes", "devices", "fps", "seconds": {"load", "draw", "decode", "total"}}, draw with the reading of
-    prompt and video. UserError for anything wrong with the request, before a model is loaded where that is
-    possible.
+    Args:
+        out: the file, an .mp4 or a .png (see `ringvision.data.video.writer`).
+        request: what is generated.
+        video: a file that the frames continue; only the new frames are written.
+        model: the model folder (None: the shipped one).
+        tokenizer: a shipped video tokenizer's name, or a folder (None: the one that the config names).
+        mesh: the devices (None: all of them on the axis `context`).
+        dtype: see `load_model`.
+        progress: called with what, how many are done, of how many.
+
+    Returns:
+        {"out", "frames", "codes", "devices", "fps", "seconds": {"load", "draw", "decode", "total"}}; "draw"
+        includes reading the prompt and the video.
+
+    Raises:
+        UserError: for anything wrong with the request, before a model is loaded where that is possible.
     """
     check_video_output(out, request.frames, request.fps or 1.0)
     if video is not None:
@@ -403,58 +426,68 @@ def load_image_generator(
     batch: int = BATCH,
     prompt: str | None = None,
 ) -> ImageGenerator:
-    """The model in `dir` (the shipped one when None) on `mesh`, with the video tokenizer that its config
-    names, or `tokenizer`: a shipped one's name, or a folder. dtype: see `load_model`. batch: frames that are
-    decoded at once. prompt: what is to be drawn with it.
+    """The image generator in a model folder.
 
-    UserError, before the model's weights are loaded, for a model that cannot see, lacks something or cannot
-    draw the prompt, and for a video tokenizer that is not the model's or makes no pictures.
+    Args:
+        dir: the folder (None: the shipped one).
+        mesh: the devices (None: all of them on the axis `context`).
+        tokenizer: a shipped video tokenizer's name, or a folder (None: the one that the config names).
+        dtype: see `load_model`.
+        batch: frames that are decoded at once.
+        prompt: what will be generated, checked before the weights are loaded.
+
+    Returns:
+        The model and its tokenizers, loaded.
+
+    Raises:
+        UserError: before the model's weights are loaded, for a model that has no vision, lacks something or
+            cannot generate from the prompt, and for a video tokenizer that is not the model's or cannot
+            decode.
     """
-    place = shipped.model() if dir is None else Path(dir)
-    settings = read_config(place)
+    folder = shipped.model() if dir is None else Path(dir)
+    settings = read_config(folder)
     if not settings.get("vocabulary"):
         raise UserError(
-            f"{place} is a text model: it cannot see, so it cannot draw; give a model with a video tokenizer"
+            f"{folder} is a text model: it cannot see, so it cannot draw; give a model with a video tokenizer"
         )
-    own = shipped.tokenizer_of(place, settings, tokenizer)
-    text = _text_of(place)
+    own = shipped.tokenizer_of(folder, settings, tokenizer)
+    text = _text_of(folder)
     form = generation_format_of(settings)
     stream = StreamFormat.from_dict(settings.get("stream") or {})
     _check_prompt(prompt, form, text)
-    eyes = load_video_tokenizer(own, batch=batch, size=form.size if form else None)
+    video_tokenizer = load_video_tokenizer(own, batch=batch, size=form.size if form else None)
     vocabulary = Vocabulary.from_dict(settings["vocabulary"])
-    _check_parts(vocabulary, text, eyes)
-    if isinstance(eyes.config, VQGANConfig) and eyes.config.encoder_only:
+    _check_parts(vocabulary, text, video_tokenizer)
+    if isinstance(video_tokenizer.config, VQGANConfig) and video_tokenizer.config.encoder_only:
         raise UserError(
             f"{own} sees and cannot draw: it is an encoder alone, which makes codes of pictures "
             "and no pictures of codes"
         )
-    PromptProcessor(text, vocabulary, stream).before(
-        eyes.grid, 0.0
-    )  # raises where words stand before a frame and there are none
-    return ImageGenerator(load_model(place, mesh, dtype=dtype), text, eyes, stream, form)
+    # raises where text stands before a frame and there is no text tokenizer
+    PromptProcessor(text, vocabulary, stream).before(video_tokenizer.grid, 0.0)
+    return ImageGenerator(load_model(folder, mesh, dtype=dtype), text, video_tokenizer, stream, form)
 
 
-class Wordless(TextTokenizer):
-    """Stands where a model's folder holds no text tokenizer: what can do without words goes on, all else is
-    told what to put where.
+class MissingTextTokenizer(TextTokenizer):
+    """Stands in for a text tokenizer that a model folder lacks: what needs no text works, and all else raises
+    a UserError that says which file to put where.
     """
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__([], {}, None, None)
-        self.place = place
+        self.folder = folder
 
     def _ids(self, text: str, first: bool) -> list[int]:
         raise UserError(
-            f"{self.place} holds no text tokenizer, so the model cannot be told {text[:40]!r}; "
+            f"{self.folder} holds no text tokenizer, so the model cannot be told {text[:40]!r}; "
             f"put the {SENTENCEPIECE_FILE} or"
             f" {TOKENIZER_FILE} that came with its weights into that folder"
         )
 
 
-def _text_of(place: Path) -> TextTokenizer:
-    there = any((place / name).is_file() for name in (OWN_FILE, TOKENIZER_FILE, SENTENCEPIECE_FILE))
-    return load_text_tokenizer(place) if there else Wordless(place)
+def _text_of(folder: Path) -> TextTokenizer:
+    there = any((folder / name).is_file() for name in (OWN_FILE, TOKENIZER_FILE, SENTENCEPIECE_FILE))
+    return load_text_tokenizer(folder) if there else MissingTextTokenizer(folder)
 
 
 def _check_prompt(prompt: str | None, form: GenerationFormat | None, text: TextTokenizer) -> None:

@@ -1,7 +1,7 @@
 """From logits to the next token: greedy, or drawn at a temperature from the top k, the top p, or both.
 
-In: logits float32 `[B, V]`, keys of jax.random and the knobs, of each row or one for all. Out: ids int32
-`[B]`. The knobs are traced, so turning one compiles nothing anew.
+In: logits float32 `[B, V]`, keys of jax.random and the settings, of each row or one for all. Out: ids int32
+`[B]`. The settings are traced, so changing one compiles nothing anew.
 """
 
 from dataclasses import dataclass
@@ -41,8 +41,8 @@ class Sampler:
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p {self.top_p} was given; expected a probability above 0 and at most 1")
 
-    def knobs(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(temperature float32, top_k int32, top_p float32), as `choose` takes them."""
+    def settings(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(temperature float32 [], top_k int32 [], top_p float32 []), as `choose` takes them."""
         return jnp.float32(self.temperature), jnp.int32(self.top_k), jnp.float32(self.top_p)
 
     def key(self) -> jax.Array:
@@ -142,7 +142,11 @@ class RowState:
 
 
 def resting_rows(rows: int) -> dict[str, np.ndarray]:
-    """The last eight fields of a `RowState` for rows without a sampler: greedy."""
+    """The last eight fields of a `RowState` for rows without a sampler, which is greedy.
+
+    Name -> array [rows]: draws, top_k, given, without int32; temperature, top_p, scale float32; key uint32
+    [rows, 2].
+    """
     number = np.arange(rows, dtype=np.int32)
     return {
         "draws": np.zeros(rows, np.int32),

@@ -78,7 +78,7 @@ class TokenStream:
         return token
 
     def close(self) -> None:
-        """Nobody waits for more."""
+        """Ends the request; its row is freed now, or before the next step if another thread is stepping."""
         self._row.closed = True
         self._scheduler._sweep()
 

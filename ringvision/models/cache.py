@@ -1,5 +1,5 @@
-"""The key/value cache: spread like the length, over the mesh axes `context` and `ulysses`, where it was made,
-and never moved.
+"""The KV cache, sharded over the mesh axes `context` and `ulysses`; entries stay on the device that computed
+them.
 
     k, v [layers, B, K, S, H]      positions, segment_ids [B, S]      fill [C, B]
 

@@ -34,7 +34,8 @@ GATHERED = "gathered"
 
 
 def param(value: jax.Array, *axes: str) -> nnx.Param:
-    """A parameter and the logical axis of each of its dimensions (ringvision/mesh.py has the list).
+    """A parameter, of any shape and dtype, and the logical axis of each of its dimensions (ringvision/mesh.py
+    has the list): `param(float32 [D, F], "embed", "hidden")`.
 
     ValueError where there are not as many axes as dimensions.
     """

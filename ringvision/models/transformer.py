@@ -147,7 +147,7 @@ class Transformer(nnx.Module):
         The cache is read during the scan and written once after it.
 
         Args:
-            tokens: int32 [B, T]; T is 1 or a multiple of the mesh axis `context`.
+            tokens: int32 [B, T]; T is 1 or a multiple of the mesh's context x ulysses.
             positions: int32 [B, T].
             segment_ids: int32 [B, T]; padding (segment 0) may stand anywhere in a block.
             cache: of B rows, of any lengths.
@@ -163,8 +163,10 @@ class Transformer(nnx.Module):
         """
         mesh = mesh or _one_device()
         graphdef, stacked = nnx.split(self.layers)
-
         whose = Tokens(positions, segment_ids)
+        visible = prefix
+        if prefix is not None and shared is not None:
+            visible = replace(prefix, segment_ids=jnp.where(prefix.positions < shared, prefix.segment_ids, 0))
 
         def block(
             x: jax.Array, scanned: tuple[nnx.State, Pair | None, Pair | None]
@@ -180,14 +182,9 @@ class Transformer(nnx.Module):
                     part = merge(part, self._attend_to_cache(q, pair, whose, keys, mesh))
             return self._rest_of_block(layer, x, part[0], mesh), (heads_first(k), heads_first(v))
 
-        visible = prefix
-        if prefix is not None and shared is not None:
-            visible = replace(prefix, segment_ids=jnp.where(prefix.positions < shared, prefix.segment_ids, 0))
-        scanned = (
-            stacked,
-            None if fresh else (cache.k, cache.v),
-            None if prefix is None else (prefix.k, prefix.v),
-        )
+        own = None if fresh else (cache.k, cache.v)
+        common = None if prefix is None else (prefix.k, prefix.v)
+        scanned = (stacked, own, common)
         x, (k, v) = jax.lax.scan(block, self._embed(tokens, positions), scanned)
         cache = cache.append(k, v, positions, segment_ids, mesh=mesh)
         return jnp.where(cache.overflowed, jnp.nan, self.norm(x)), cache

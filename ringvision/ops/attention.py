@@ -1,5 +1,5 @@
-"""What every part of attention has in common: how heads are grouped, and the log-sum-exp by which results over
-different keys are merged (the attention mask is in mask.py).
+"""What every part of attention has in common: how heads are grouped, and the log-sum-exp by which results
+over different keys are merged (the attention mask is in mask.py).
 
 In: queries, keys, values, and for every token its position and segment id (0 is padding): nothing is inferred
 from an index. Out: the output and `lse`, the natural logarithm of the sum of exponentiated scores, float32.

@@ -42,8 +42,8 @@ CHIPS = {
 }
 """Key: what `jax.Device.device_kind` contains."""
 GATHERED_AT_MOST = 2**28
-"""Bytes of keys and values that a device may hold at once instead of letting them pass. Not more, for the TPU's
-compiler lets nothing run beside a gather (v5e:16x16)."""
+"""Bytes of keys and values that a device may hold at once instead of letting them pass. Not more, since the
+TPU's compiler lets nothing run beside a gather (v5e:16x16)."""
 
 
 def chip_of(mesh: Mesh | AbstractMesh) -> Chip | None:

@@ -32,9 +32,10 @@ class MaskSpec(NamedTuple):
     """Which positions a query attends to within its own segment, and how scores are scaled; fixed when
     compiling. `window`: only positions less than this apart.
 
-    The rule stands here alone: `restrict` applies it to pairs of tokens (`attention_mask`, the splash
-    kernel), `judge` to ranges of positions (ops/tiles.py, by which tiles and whole hops are left out).
-    `has_horizon` says whether distance alone can leave a hop without work.
+    `restrict` applies it to pairs of tokens (`attention_mask`, the splash kernel), `judge` to ranges of
+    positions (ops/tiles.py, by which tiles and whole hops are left out). `has_horizon` says whether distance
+    alone can leave a hop without work. Two more files restate `causal` and `window` and change with them:
+    layout_choice.py, which counts visible pairs without making a mask, and kernels/cudnn.py (DIAGONAL).
     """
 
     causal: bool

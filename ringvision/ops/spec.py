@@ -18,7 +18,7 @@ AXIS = "context"
 class AttentionSpec:
     """Two calls of one spec and one shape are one compiled program.
 
-    mask: which positions a query attends to; the one place for that rule, see `MaskSpec`. mesh: the devices.
+    mask: which positions a query attends to; see `MaskSpec`. mesh: the devices.
     kernel: what computes a block on one device. exchange: how keys come to the queries. hops: how many hops
     round the ring there are to run; None where only the tokens tell, while it runs (ops/route.py). A layout
     is not in it: positions say everything that it would.

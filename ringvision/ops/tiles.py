@@ -7,9 +7,9 @@ In: the tokens of queries and of keys, and the sizes of a tile. Out: for every t
     FULL      every query attends to every key: it is computed without a mask
 
 A tile is judged by the ranges of its segments and of its positions, and those of its first and its last
-segment apart, so EMPTY and FULL are certain. FULL is found wherever it is true; EMPTY wherever two tiles have
-at most one document in common and that stands at an end of both, as it does where documents lie one behind
-the other. Written with operators alone: numpy arrays stay in numpy.
+segment apart. EMPTY and FULL are never wrong, since they follow from ranges. Every full tile is found. An
+empty one may be reported as PARTIAL, unless the two tiles share at most one document and it lies at an end of
+both. Written with operators alone: numpy arrays stay in numpy.
 """
 
 from types import ModuleType

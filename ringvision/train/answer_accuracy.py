@@ -26,8 +26,8 @@ from ringvision.models.transformer import Transformer
 
 
 def open_evaluation(config: TrainConfig, trained_on: Loader) -> list[EvalBatch]:
-    """The batches on which a run is marked while it goes on, arrays [rows, length]; [] where there is nothing
-    to mark. UserError where the held-out videos were tokenized otherwise than those that are trained on.
+    """The batches on which a run is scored while it goes on, arrays [rows, length]; [] where there are none.
+    UserError where the held-out videos were tokenized otherwise than those that are trained on.
     """
     folder = config.evaluation.folder
     if folder is None or not config.evaluation.every:
@@ -43,7 +43,7 @@ def open_evaluation(config: TrainConfig, trained_on: Loader) -> list[EvalBatch]:
     return Loader(source, trained_on.processor, data).eval_batches(config.evaluation.examples)
 
 
-def mark(
+def score(
     eval_batches: Sequence[EvalBatch], params: Any, graphdef: Any, mesh: Mesh, put: Callable[..., Any]
 ) -> tuple[dict[str, float], dict[str, int]]:
     """How many answers are right.

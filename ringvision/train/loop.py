@@ -25,7 +25,7 @@ from ringvision.config import TrainConfig
 from ringvision.data.packing import Batch
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
-from ringvision.train.answer_accuracy import mark, open_evaluation, table
+from ringvision.train.answer_accuracy import open_evaluation, score, table
 from ringvision.train.export import export, exported
 from ringvision.train.initial_state import abstract_state, describe, first_state
 from ringvision.train.inputs import batch_sharder, open_data
@@ -85,7 +85,7 @@ def train(
             if step % config.log_every == 0 or step == last:
                 record.write(step, {**window.close(step), "learning_rate": float(rate(step - 1))})
             if eval_batches and (step % config.evaluation.every == 0 or step == last):
-                scores, asked = mark(eval_batches, exported(state, part), describe(config), mesh, put)
+                scores, asked = score(eval_batches, exported(state, part), describe(config), mesh, put)
                 record.write(step, {f"eval/{name}": x for name, x in scores.items()}, table(scores, asked))
                 window.restart()
             if step % config.checkpoints.every == 0 or step == last:

@@ -97,14 +97,33 @@ def _decays(axes: tuple[str, ...]) -> bool:
 
 
 def start(params: Any, tx: optax.GradientTransformation, *, average: bool, frozen: Any = None) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step.
+
+    Args:
+        params: the parameters that are trained, of any shapes.
+        tx: the optimizer.
+        average: keep a moving average of them.
+        frozen: parameters of the model that are not trained (None: none).
+
+    Returns:
+        The state at step 0; its average is a copy of the parameters.
+    """
     copy = jax.tree.map(jnp.copy, params) if average else None
     return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32), copy, frozen)
 
 
 def update(state: TrainState, gradients: Any, tx: optax.GradientTransformation, *, ema: float) -> TrainState:
-    """One step of the optimizer. The average follows the params by 1 - ema, faster in the first steps so that
-    it forgets the start.
+    """One step of the optimizer.
+
+    Args:
+        state: before the step.
+        gradients: a tree like `state.params`.
+        tx: the optimizer.
+        ema: the share of the old average that is kept; less in the first steps, so that the average forgets
+            the start.
+
+    Returns:
+        The state after the step.
     """
     changes, opt_state = tx.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, changes)

@@ -44,7 +44,7 @@ def loss_fn(params: Any, batch: Batch, *, graphdef: Any, mesh: Mesh, chunk: int)
     loss, weight, correct = chunked_cross_entropy(
         hidden, model.head(), batch.targets, batch.loss_weights, chunk=chunk, mesh=mesh, rules=TRAINING
     )
-    weight = jax.numpy.maximum(weight, 1e-6)  # a batch without any answer has loss 0, not 0/0
+    weight = jax.numpy.maximum(weight, 1e-6)  # a batch without any weight has loss 0, not 0/0
     return loss / weight, {"answer_accuracy": correct / weight}
 
 

@@ -1,3 +1,3 @@
-"""Other people's weights: read without running anything of theirs, renamed by tables, written as this
+"""Other projects' weights: read without running anything of theirs, renamed by tables, written as this
 project's folders, and back.
 """

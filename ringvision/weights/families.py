@@ -1,4 +1,4 @@
-"""Which family somebody else's weights are of: every family is asked in turn.
+"""Which family a file of weights is of: every family is asked in turn.
 
 tensors, config  --recognise-->  Family
 """

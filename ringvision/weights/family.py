@@ -1,4 +1,4 @@
-"""What somebody else's weights are: a `Family`, which says what folders they become and by which tables.
+"""What another project's weights are: a `Family`, which says what folders they become and by which tables.
 
     tensors (names, shapes), config (their config.json, {} where there is none)  --recognise-->  Family, or
     None: another family's

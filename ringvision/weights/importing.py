@@ -1,4 +1,4 @@
-"""Somebody else's weights -> a model or tokenizer folder of ours.
+"""Other projects' weights -> a model or tokenizer folder of ours.
 
     SOURCE ─find─→ files, config ─open─→ tensors ─recognise─→ Family ─pieces, check─→ pieces ─read, transform,
     write, one by one─→ DEST
@@ -243,7 +243,7 @@ def _check_video_tokenizer(family: Family, tokenizer: str | Path) -> None:
     if "vocabulary" not in settings:
         raise UserError(
             f"this is {family.name}, which knows no codes of videos; import it without "
-            "--tokenizer, or give it eyes with --add-vision"
+            "--tokenizer, or add vision to it with --add-vision"
         )
     if "video_tokenizer" in settings:
         raise UserError(

@@ -177,7 +177,7 @@ def test_tokenize_names_what_failed_and_says_so_by_its_status(failed, status, ca
     }
 
     def tokenize_videos(inputs, out, tokenizer, *, progress, **given):
-        assert (inputs, out, tokenizer, given) == (["a", "b"], "codes", model / "eyes", settings)
+        assert (inputs, out, tokenizer, given) == (["a", "b"], "codes", model / "video_tokenizer", settings)
         progress.start(2)
         progress.encoded(7)
         progress.settled(ManifestRow(0, "a", "", status="done", frames=7), True)
@@ -188,7 +188,17 @@ def test_tokenize_names_what_failed_and_says_so_by_its_status(failed, status, ca
         return {"done": 2 - failed, "failed": failed, "pending": 0, "frames": np.int64(7), "seconds": 0.5}
 
     monkeypatch.setattr("ringvision.tokenize.tokenize_videos", tokenize_videos)
-    request = ["tokenize", "a", "b", "--out", "codes", "--tokenizer", str(model / "eyes"), "--fps", "2"]
+    request = [
+        "tokenize",
+        "a",
+        "b",
+        "--out",
+        "codes",
+        "--tokenizer",
+        str(model / "video_tokenizer"),
+        "--fps",
+        "2",
+    ]
     request += ["--shard", "2/3", "--retry", "failed", "--max-side", "640", "--format", "jsonl"]
     assert cli.main([*request, "--json"]) == status
     out, err = capsys.readouterr()
@@ -209,7 +219,7 @@ def test_reconstruct_reports_numbers(capsys, monkeypatch, model):
     monkeypatch.setattr(
         "ringvision.evaluate.reconstruction.reconstruct", lambda video, out, tokenizer, fps: result
     )
-    request = ["reconstruct", "in.mp4", "out.mp4", "--tokenizer", str(model / "eyes")]
+    request = ["reconstruct", "in.mp4", "out.mp4", "--tokenizer", str(model / "video_tokenizer")]
     assert cli.main([*request, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"frames": 3, "psnr": 21.5, "ssim": None, "seconds": 0.1}
     assert cli.main(request) == 0

@@ -17,7 +17,7 @@ from ringvision.errors import UserError
 from ringvision.infer.assistant import Assistant, load
 from ringvision.mesh import make_mesh
 
-# Gradio leaves event loops open; they are found in the client's teardown, not in somebody else's test.
+# Gradio leaves event loops open; they are found in the client's teardown, not in another test.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Exception ignored:pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
 )

@@ -186,9 +186,9 @@ def test_draws_depend_on_the_seed_and_not_on_the_mesh(
     given = np.arange(5, 50)
     blank = np.arange(3, 6)
 
-    def drawn(model: Model, seed: int, **knobs: Any) -> list[int]:
+    def drawn(model: Model, seed: int, **settings: Any) -> list[int]:
         batch = _pair(Engine(model, blocks=BLOCKS), [given, blank], ids, 24)
-        return _drawn(batch, 24, Sampler(temperature=3.0, seed=seed, **knobs), 2.0)
+        return _drawn(batch, 24, Sampler(temperature=3.0, seed=seed, **settings), 2.0)
 
     alone = drawn(model, 0)
     assert drawn(load_model(folder, _mesh(axes)), 0) == alone != drawn(model, 1)
@@ -206,9 +206,9 @@ def test_top_k_and_top_p_are_of_the_guided_logits(model: Model) -> None:
     blank = np.arange(3, 6)
     engine = Engine(model, blocks=BLOCKS)
 
-    def drawn(**knobs: Any) -> list[tuple[int, np.ndarray]]:
+    def drawn(**settings: Any) -> list[tuple[int, np.ndarray]]:
         """Every id by its rank, and the probabilities from the largest to the smallest."""
-        sampler = Sampler(temperature=3.0, seed=2, **knobs)
+        sampler = Sampler(temperature=3.0, seed=2, **settings)
         rows = [given.tolist(), blank.tolist()]
         found = []
         for token in _drawn(_pair(engine, [given, blank], ids, 24), 24, sampler, scale):

@@ -253,8 +253,8 @@ def test_a_film_is_written_as_it_is_drawn(
     events: list[str] = []
     load = module.load_image_generator
 
-    def watched(*args: Any, **knobs: Any) -> ImageGenerator:
-        generator = load(*args, **{**knobs, "batch": 2})
+    def watched(*args: Any, **settings: Any) -> ImageGenerator:
+        generator = load(*args, **{**settings, "batch": 2})
         decode = generator.tokenizer.decode
 
         def decoding(codes: np.ndarray, dtype: Any) -> np.ndarray:

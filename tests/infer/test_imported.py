@@ -1,4 +1,4 @@
-"""Models of other people's, from their own files to a picture, as a user has them: LWM, Emu3 and Chameleon
+"""Models of other projects, from their own files to a picture, as a user has them: LWM, Emu3 and Chameleon
 are asked in their own words.
 """
 
@@ -75,8 +75,8 @@ def lwm_eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "vqgan").write_bytes(pickle.dumps(weights))
     config = json.loads((FIXTURES / "lwm_vqgan" / "config.json").read_text())
     (place / "config.json").write_text(json.dumps({**config, "num_embeddings": 64}))
-    assert cli.main(["import", str(place / "vqgan"), str(place / "eyes")]) == 0
-    return place / "eyes"
+    assert cli.main(["import", str(place / "vqgan"), str(place / "video_tokenizer")]) == 0
+    return place / "video_tokenizer"
 
 
 @pytest.fixture(scope="module")
@@ -405,7 +405,7 @@ def test_the_frame_grid_is_filled_row_by_row(
 
 def test_a_text_tokenizer_of_another_model_is_refused(painter: ImageGenerator) -> None:
     processor: PromptProcessor = painter.processor.prompts
-    large = module.Wordless(Path("elsewhere"))
+    large = module.MissingTextTokenizer(Path("elsewhere"))
     large.size = painter.vocabulary.text_size + 1
     with pytest.raises(UserError, match="the model knows 136 text pieces, the text tokenizer 137"):
         ImageGenerator(painter.model, large, painter.tokenizer, processor.format, None)

@@ -25,7 +25,7 @@ def processor(folder: Path) -> Processor:
         TransformerConfig.from_dict(settings["transformer"]),
         Vocabulary.from_dict(settings["vocabulary"]),
         load_text_tokenizer(folder),
-        load_video_tokenizer(folder / "eyes"),
+        load_video_tokenizer(folder / "video_tokenizer"),
     )
 
 

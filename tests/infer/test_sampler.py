@@ -13,7 +13,7 @@ LOGITS = jnp.log(jnp.array([[0.05, 0.5, 0.15, 0.3]]))
 
 def _draws(sampler: Sampler, count: int = 4000) -> np.ndarray:
     keys = jax.random.split(sampler.key(), count)
-    drawn = jax.vmap(lambda key: choose(LOGITS, key, *sampler.knobs()))(keys)
+    drawn = jax.vmap(lambda key: choose(LOGITS, key, *sampler.settings()))(keys)
     return np.bincount(np.asarray(drawn).ravel(), minlength=4) / count
 
 
@@ -53,9 +53,9 @@ def test_the_same_seed_draws_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "settings",
     [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}],
 )
-def test_impossible_knobs_are_refused(knobs: dict[str, float]) -> None:
+def test_impossible_knobs_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(UserError, match="was given"):
-        Sampler(**knobs)  # type: ignore[arg-type]
+        Sampler(**settings)  # type: ignore[arg-type]

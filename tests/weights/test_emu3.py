@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from ringvision.data.stream import PromptProcessor
 from ringvision.errors import UserError
 from ringvision.infer.engine import Engine
-from ringvision.infer.image_generation import Wordless
+from ringvision.infer.image_generation import MissingTextTokenizer
 from ringvision.infer.model import load_model
 from ringvision.mesh import make_mesh
 from ringvision.video_tokenizer import load_video_tokenizer
@@ -135,7 +135,9 @@ def test_codes_become_the_ids_that_the_library_gives_them(folder, recorded) -> N
         codes[: height // 2, : width // 2]
         for codes, (height, width) in zip(recorded["codes"], recorded["image_sizes"])
     ]
-    tokens = np.concatenate([PromptProcessor(Wordless(folder), words, stream).rows(codes) for codes in grids])
+    tokens = np.concatenate(
+        [PromptProcessor(MissingTextTokenizer(folder), words, stream).rows(codes) for codes in grids]
+    )
     np.testing.assert_array_equal(IDS.theirs[tokens], recorded["image_token_ids_flat"])
     around = IDS.theirs[[*words.vision_start, *words.vision_end, words.eof, words.eov]].tolist()
     assert around == [

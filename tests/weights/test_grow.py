@@ -1,4 +1,4 @@
-"""A text model that is given eyes keeps its words, and its new rows begin as the mean of the old ones."""
+"""A text model that vision is added to answers text as before, and its new rows begin as the mean of the old."""
 
 import json
 
@@ -30,7 +30,7 @@ ROWS = 512
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("grow") / "eyes"
+    folder = tmp_path_factory.mktemp("grow") / "video_tokenizer"
     import_weights(FIXTURES / "vqgan_jax/flax_model.msgpack", folder)
     return folder
 

@@ -97,17 +97,17 @@ def test_a_damaged_text_tokenizer_is_said_and_left_out(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def eyes(tmp_path_factory):
+def video_tokenizer(tmp_path_factory):
     """The folder of a video tokenizer of 128 codes."""
-    folder = tmp_path_factory.mktemp("eyes") / "eyes"
+    folder = tmp_path_factory.mktemp("video_tokenizer") / "video_tokenizer"
     import_weights(FIXTURES / "lwm_vqgan/vqgan_numpy.pkl", folder)
     return folder
 
 
-def test_a_video_tokenizer_comes_along(tmp_path, eyes):
+def test_a_video_tokenizer_comes_along(tmp_path, video_tokenizer):
     """LWM's, cut to the codes that the model knows."""
     small = tmp_path / "small"
-    shutil.copytree(eyes, small)
+    shutil.copytree(video_tokenizer, small)
     tensors = load_file(small / "model.safetensors")
     tensors["codebook"] = tensors["codebook"][:64]
     save_file(tensors, small / "model.safetensors")
@@ -133,7 +133,9 @@ def test_a_video_tokenizer_comes_along(tmp_path, eyes):
     assert "chat_template" not in written
 
 
-def test_a_video_tokenizer_that_is_not_the_models_is_refused_before_anything_is_written(tmp_path, eyes):
+def test_a_video_tokenizer_that_is_not_the_models_is_refused_before_anything_is_written(
+    tmp_path, video_tokenizer
+):
     for theirs, says in (
         (
             FIXTURES / "lwm_llama/streaming_params",
@@ -147,7 +149,7 @@ def test_a_video_tokenizer_that_is_not_the_models_is_refused_before_anything_is_
         (FIXTURES / "lwm_vqgan/vqgan_numpy.pkl", "which knows no codes of videos"),
     ):
         with pytest.raises(UserError, match=says):
-            import_weights(theirs, tmp_path / "model", tokenizer=eyes)
+            import_weights(theirs, tmp_path / "model", tokenizer=video_tokenizer)
     assert not (tmp_path / "model").exists()
 
 

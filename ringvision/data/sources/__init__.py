@@ -3,7 +3,7 @@
 base.py       DataSource: videos by number and what is asked about them;
               VideoData: the part of a config that opens one
 tokenized.py  a folder that `ringvision tokenize` wrote: the captions and questions of its records
-world.py      such a folder of videos of the rendered world: questions made anew from their seeds
+world.py      such a folder of videos of the synthetic world: questions made anew from their seeds
 """
 
 from ringvision.data.sources.base import DataSource, QuestionAnswer, VideoData, VideosInfo

@@ -1,4 +1,4 @@
-"""Tokenized videos of the rendered world (data/world), whose questions are made anew from their seeds.
+"""Tokenized videos of the synthetic world (data/world), whose questions are made anew from their seeds.
 
 record whose source is "world:SEED"  ->  questions about the scene of that seed, or about a part of it
 """

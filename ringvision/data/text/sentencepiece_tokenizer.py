@@ -1,4 +1,4 @@
-"""Text <-> token ids by sentencepiece models: ours, which lose nothing, and other people's.
+"""Text <-> token ids by sentencepiece models: ours, which lose nothing, and other projects'.
 
 In: text. Out: ids in [0, size), the first rows of the vocabulary. With our models every text comes back
 exactly from its ids: nothing is normalised, spaces are kept, and what has no piece of its own is spelt in
@@ -80,8 +80,8 @@ class LosslessTokenizer(TextTokenizer):
 
 
 class SentencePieceTokenizer(TextTokenizer):
-    """Other people's sentencepiece models, such as Llama 2's or LWM's. UserError where the file is missing or
-    damaged.
+    """Other projects' sentencepiece models, such as Llama 2's or LWM's. UserError where the file is missing
+    or damaged.
 
     Text is normalised as the model says. `<vision>` is ordinary text of several pieces. Characters for which
     the model has neither a piece nor bytes come back as U+FFFD.

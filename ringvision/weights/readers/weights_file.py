@@ -1,4 +1,4 @@
-"""A file of weights that somebody else made, read by pieces: every offset and length is held against the
+"""A file of weights from another project, read by pieces: every offset and length is held against the
 file's size before memory is asked for.
 
 Only the standard library is imported here, since the process that reads pickles (child.py) starts with it.

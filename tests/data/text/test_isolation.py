@@ -1,4 +1,4 @@
-"""Other people's text tokenizers are read in a process of their own: what they are made to do there ends as
+"""Other projects' text tokenizers are read in a process of their own: what they are made to do there ends as
 one line, and in time.
 """
 

@@ -1,4 +1,4 @@
-"""Other people's tokenizers and chat templates, read in processes of their own: bounded in time and memory,
+"""Other projects' tokenizers and chat templates, read in processes of their own: bounded in time and memory,
 and without access to files.
 
     client.py             IsolatedTokenizer: a TextTokenizer whose ids come from such a process

@@ -1,4 +1,4 @@
-"""Other people's text tokenizers: read in a process of their own (tokenizer_process.py), used like any
+"""Other projects' text tokenizers: read in a process of their own (tokenizer_process.py), used like any
 `TextTokenizer`.
 
 In: the path of a tokenizer.json or of a sentencepiece model. Out: a tokenizer whose ids come from that

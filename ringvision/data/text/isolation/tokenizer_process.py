@@ -1,4 +1,4 @@
-"""The process that reads other people's text tokenizers: `python -m
+"""The process that reads other projects' text tokenizers: `python -m
 ringvision.data.text.isolation.tokenizer_process`, started by client.py.
 
 In, on stdin: a line of JSON `{"path": tokenizer.json or tokenizer.model}`, then lines `{"call": name of a
