@@ -62,6 +62,8 @@ class DecodeBatch(Rows):
         self.one_draw = one_draw
         self._samplers = resting_rows(self.count)
         self._state: RowState | None = None
+        self._static: dict[str, Any] = {}
+        self._unforced = np.full(self.count, -1, np.int32)
 
     # ----------------------------------------------------------------------------------- rows come and go
 
@@ -100,6 +102,7 @@ class DecodeBatch(Rows):
             )
         there = index >= 0
         self.count = len(index)
+        self._unforced = np.full(self.count, -1, np.int32)
         self.lengths = np.where(there, self.lengths[index], self.start).astype(np.int32)
         self.alive = there & self.alive[index]
         self._fill = np.where(there, self._fill[:, index], 0)
@@ -152,9 +155,10 @@ class DecodeBatch(Rows):
         `forced`, and what they drew is drawn again after it, under the same number.
         """
         state = self._current()
-        given = np.full(self.count, -1 if forced is None else forced, np.int32)
-        static = {"ids": self.ids, "guided": self._guided, "one_draw": self.one_draw}
-        self._state, self.logits, self.cache = self._call(_step, "wwc", static, state=state, forced=given)
+        given = self._unforced if forced is None else np.full(self.count, forced, np.int32)
+        self._state, self.logits, self.cache = self._call(
+            _step, "wwc", self._static, state=state, forced=given
+        )
         self.lengths = self.lengths + self.alive
         alive = np.flatnonzero(self.alive)
         self._fill[np.argmin(self._fill[:, alive], axis=0), alive] += 1
@@ -200,21 +204,17 @@ class DecodeBatch(Rows):
         )
         return np.asarray(score)
 
-    @property
-    def _guided(self) -> bool:
-        return bool((self._samplers["given"] != self._samplers["without"]).any())
-
     def _current(self) -> RowState:
         if self._state is None:
             token = np.zeros(self.count, np.int32)
             # copies: jax may read a numpy array where it lies, after this has gone on to change it
             draws = {name: value.copy() for name, value in self._samplers.items()}
             state = RowState(token, self.lengths.copy(), self.alive.astype(np.int32), **draws)  # type: ignore[arg-type]
-            static = {"ids": self.ids, "guided": self._guided, "one_draw": self.one_draw}
+            guided = bool((self._samplers["given"] != self._samplers["without"]).any())
+            self._static = {"ids": self.ids, "guided": guided, "one_draw": self.one_draw}
+            choose = self.engine.of_cache(_choose, "w", donate=False, **self._static)
             with self.engine.lock:
-                self._state = self.engine.of_cache(_choose, "w", donate=False, **static)(
-                    self._last_logits(), state
-                )
+                self._state = choose(self._last_logits(), state)
         return self._state
 
     def _changed(self) -> None:

@@ -33,7 +33,7 @@ from ringvision.models.transformer import Transformer, TransformerConfig
 
 BLOCKS = (1024, 256, 64)
 """Tokens that prefill reads at a time, largest first."""
-ROW_BLOCK = 32
+ROW_BLOCK = 16
 """Rows, whose own tokens may be a question's few, are also read in blocks of so many."""
 SHORTEST = 256
 """Slots of the shortest caches."""
@@ -82,6 +82,7 @@ class Engine:
         self.blocks = self._multiples(blocks)
         self.row_blocks = self._multiples([*blocks, min(ROW_BLOCK, *blocks)])
         self.lock = threading.Lock()
+        self._functions: dict[tuple[Any, ...], Any] = {}
 
     def prefill(
         self, tokens: np.ndarray, *, after: Prefix | None = None, progress: Progress | None = None
@@ -168,8 +169,12 @@ class Engine:
 
     def of_model(self, function: Callable[..., Any], outputs: str, **static: Any) -> Any:
         """`function(params, *, cache, ..., graphdef, mesh, **static)`, compiled; see `_compiled`."""
-        static |= {"graphdef": self.model.graphdef, "mesh": self.model.mesh}
-        return _compiled(function, outputs, self.model.mesh, True, tuple(sorted(static.items())))
+        key = (function, *static.values())
+        if key not in self._functions:  # for every step the model would have to be hashed again
+            static |= {"graphdef": self.model.graphdef, "mesh": self.model.mesh}
+            known = tuple(sorted(static.items()))
+            self._functions[key] = _compiled(function, outputs, self.model.mesh, True, known)
+        return self._functions[key]
 
     def of_cache(
         self, function: Callable[..., Any], outputs: str, *, donate: bool = True, **static: Any
@@ -247,8 +252,6 @@ class Rows:
     def _read_block(self, block: int, parts: dict[int, np.ndarray]) -> None:
         tokens, positions, segment_ids = np.zeros((3, self.count, block), np.int32)  # (R, T) each
         last = np.full(self.count, -1, np.int32)
-        # a prefix is read with the functions that read on, which are needed anyway
-        fresh = self.prefix is not None and not self._fill.any()
         ring = self.engine.ring
         share = block // ring
         for row, ids in parts.items():
@@ -266,7 +269,7 @@ class Rows:
         self.logits, self.cache = self._call(
             _read,
             "wc",
-            {"ids": self.ids, "fresh": fresh},
+            {"ids": self.ids},
             tokens=tokens,
             positions=positions,
             segment_ids=segment_ids,
@@ -402,14 +405,13 @@ def _read(
     graphdef: Any,
     mesh: Mesh,
     ids: tuple[int, int],
-    fresh: bool,
 ) -> tuple[jax.Array, Cache]:
     """tokens, positions, segment_ids int32 [R, T] -> the logits float32 [R, ids] after each row's token
     `last` int32 [R] of this block, those `before` where it has none (-1), and the cache.
     """
     model: Transformer = nnx.merge(graphdef, params)
     hidden, cache = model.extend(
-        tokens, positions, segment_ids, cache, mesh=mesh, fresh=fresh, prefix=prefix, shared=shared
+        tokens, positions, segment_ids, cache, mesh=mesh, prefix=prefix, shared=shared
     )
     at = jnp.take_along_axis(hidden, jnp.maximum(last, 0)[:, None, None], axis=1)[:, 0]  # (R, D)
     return jnp.where(last[:, None] >= 0, next_logits(model, at, ids), before), cache

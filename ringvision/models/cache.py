@@ -30,7 +30,6 @@ from ringvision.errors import UserError
 from ringvision.mesh import make_mesh, num_shards, partition_spec
 from ringvision.models.presets import TransformerConfig
 
-
 Parts = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 """k, v, positions and segment ids."""
 
