@@ -39,9 +39,9 @@ def main() -> int:
     head = machine(("ringvision", "jax", "jaxlib"))
     print(", ".join(f"{name} {value}" for name, value in head.items()))
     print(
-        "\n| questions | one after another, ms | in one batch, ms | ratio | processor time, ratio | claim |"
+        "\n| questions | one after another, ms | in one batch, ms | ratio | processor time, ratio |"
     )
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| --- | --- | --- | --- | --- |")
     report: dict[str, Any] = {"machine": head, "devices": options.devices, "questions": {}}
     holds = True
     for count in options.questions:

@@ -63,7 +63,7 @@ class DecodeBatch(Rows):
         self._samplers = resting_rows(self.count)
         self._state: RowState | None = None
         self._static: dict[str, Any] = {}
-        self._unforced = np.full(self.count, -1, np.int32)
+        self._unforced = self.engine.everywhere(np.full(self.count, -1, np.int32))
 
     # ----------------------------------------------------------------------------------- rows come and go
 
@@ -102,7 +102,7 @@ class DecodeBatch(Rows):
             )
         there = index >= 0
         self.count = len(index)
-        self._unforced = np.full(self.count, -1, np.int32)
+        self._unforced = self.engine.everywhere(np.full(self.count, -1, np.int32))
         self.lengths = np.where(there, self.lengths[index], self.start).astype(np.int32)
         self.alive = there & self.alive[index]
         self._fill = np.where(there, self._fill[:, index], 0)
@@ -200,7 +200,7 @@ class DecodeBatch(Rows):
             targets=targets,
             lengths=self.lengths.copy(),
             alive=self.alive.astype(np.int32),
-            count=np.int32(len(asked)),
+            count=np.array(len(asked), np.int32),
         )
         return np.asarray(score)
 
@@ -265,7 +265,7 @@ def _step(
         x[:, None] for x in (jnp.where(forced >= 0, forced, state.token), state.position, state.alive)
     )  # (R, 1) each
     hidden, cache = model.extend(token, position, alive, cache, mesh=mesh, prefix=prefix, shared=shared)
-    logits = next_logits(model, hidden[:, 0], ids)
+    logits = next_logits(model, hidden[:, 0], ids, mesh)
     state = replace(
         state,
         position=state.position + state.alive,
@@ -302,10 +302,10 @@ def _score(
     real = (alive[:, None] > 0) & (index < count)  # (R, T)
     rows = jnp.broadcast_to(tokens, real.shape)
     positions = lengths[:, None] + index
-    hidden, cache = model.extend(
+    hidden, after = model.extend(
         rows, positions, real.astype(jnp.int32), cache, mesh=mesh, prefix=prefix, shared=shared
     )
     logits = jnp.einsum("RTD,DV->RTV", hidden, model.head(), preferred_element_type=jnp.float32)
     chosen = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[None, :, None], axis=-1)[..., 0]  # (R, T)
     score = jnp.sum(jnp.where(targets >= 0, chosen - jax.nn.logsumexp(logits, axis=-1), 0), axis=1)
-    return score, cache.truncate(lengths)
+    return score, replace(after, segment_ids=cache.segment_ids, fill=cache.fill)

@@ -167,6 +167,10 @@ class Engine:
         with self.lock:
             return grow(cache)
 
+    def everywhere(self, array: np.ndarray) -> jax.Array:
+        """An array of any shape and type on every device of the mesh, whole."""
+        return jax.device_put(array, NamedSharding(self.model.mesh, PartitionSpec()))
+
     def of_model(self, function: Callable[..., Any], outputs: str, **static: Any) -> Any:
         """`function(params, *, cache, ..., graphdef, mesh, **static)`, compiled; see `_compiled`."""
         key = (function, *static.values())
@@ -223,6 +227,7 @@ class Rows:
         self.lengths = np.full(count, self.start, np.int32)
         self.alive = np.zeros(count, bool)
         self.logits: jax.Array | None = None
+        self._shared = engine.everywhere(np.array(self.start, np.int32))
         self._fill = np.zeros((engine.ring, count), np.int32)  # as the cache's own, without asking for it
 
     def read(self, prompts: Mapping[int, np.ndarray], progress: Progress | None = None) -> None:
@@ -283,9 +288,9 @@ class Rows:
         would be compiled for twice.
         """
         if self.logits is None:
-            zeros = np.zeros((self.count, self.ids[1] - self.ids[0]), np.float32)
-            whole = NamedSharding(self.engine.model.mesh, PartitionSpec())
-            self.logits = jax.device_put(zeros, whole)
+            self.logits = self.engine.everywhere(
+                np.zeros((self.count, self.ids[1] - self.ids[0]), np.float32)
+            )
         return self.logits
 
     def _check(self, prompts: Mapping[int, np.ndarray], longest: int) -> None:
@@ -340,8 +345,12 @@ class Rows:
 
     def _call(self, function: Callable[..., Any], outputs: str, static: dict[str, Any], **inputs: Any) -> Any:
         """A function of the model that takes these rows' cache and prefix."""
+        # Placed, because the compiler may split what nobody has placed, and exchange it later.
+        for name, value in inputs.items():
+            if isinstance(value, np.ndarray):
+                inputs[name] = self.engine.everywhere(value)
         if self.prefix is not None:
-            inputs |= {"prefix": self.prefix.cache, "shared": np.int32(self.start)}
+            inputs |= {"prefix": self.prefix.cache, "shared": self._shared}
         compiled = self.engine.of_model(function, outputs, **static)
         with self.engine.lock:
             return compiled(self.engine.model.params, cache=self.cache, **inputs)
@@ -414,15 +423,18 @@ def _read(
         tokens, positions, segment_ids, cache, mesh=mesh, prefix=prefix, shared=shared
     )
     at = jnp.take_along_axis(hidden, jnp.maximum(last, 0)[:, None, None], axis=1)[:, 0]  # (R, D)
-    return jnp.where(last[:, None] >= 0, next_logits(model, at, ids), before), cache
+    return jnp.where(last[:, None] >= 0, next_logits(model, at, ids, mesh), before), cache
 
 
-def next_logits(model: Transformer, hidden: jax.Array, ids: tuple[int, int]) -> jax.Array:
-    """hidden [R, D] -> float32 [R, ids]. A small part of the head is cut out before the product, a large one
+def next_logits(model: Transformer, hidden: jax.Array, ids: tuple[int, int], mesh: Mesh) -> jax.Array:
+    """hidden [R, D] -> float32 [R, ids], whole on every device, so that tokens are drawn without exchange.
+
+    A small part of the head is cut out before the product, a large one
     behind it: to cut it out is to copy it.
     """
     head = model.head()
     narrow = 2 * (ids[1] - ids[0]) < head.shape[1]
     head = head[:, slice(*ids)] if narrow else head
     logits = jnp.einsum("RD,DV->RV", hidden, head, preferred_element_type=jnp.float32)
+    logits = jax.lax.with_sharding_constraint(logits, NamedSharding(mesh, PartitionSpec()))
     return logits if narrow else logits[:, slice(*ids)]

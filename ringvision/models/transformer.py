@@ -154,6 +154,9 @@ class Transformer(nnx.Module):
             for pair, keys in ((old, cache), (common, visible)):
                 if pair is None or keys is None:
                     continue
+                # Two exchanges of which neither waits for the other may begin in another order on another
+                # device, and wait for each other for ever: so this one waits for what was attended to before.
+                q = q + 0 * part[0].astype(q.dtype)
                 before = cached_attention(
                     q,
                     pair[0].astype(q.dtype),
@@ -170,9 +173,7 @@ class Transformer(nnx.Module):
 
         visible = prefix
         if prefix is not None and shared is not None:
-            visible = replace(
-                prefix, segment_ids=jnp.where(prefix.positions < shared, prefix.segment_ids, 0)
-            )
+            visible = replace(prefix, segment_ids=jnp.where(prefix.positions < shared, prefix.segment_ids, 0))
         scanned = (
             stacked,
             None if fresh else (cache.k, cache.v),
