@@ -4,8 +4,8 @@
     python scripts/bench_batch.py --model FOLDER --video FILE --devices 2
 
 The video is read beforehand, by both alike: what is timed is from the questions to the last of their answers.
-Greedy, after everything was compiled; ways alternate, medians. Prints the machine and a Markdown table with
-what is claimed; exits with 1 where a claim does not hold. Wall-clock times mean little while the machine is
+Greedy, after everything was compiled; ways alternate, medians. Prints the machine and a Markdown table; exits
+with 1 where the answers in a batch are others than alone. Wall-clock times mean little while the machine is
 busy with other things, so the processor time of the process stands beside them.
 """
 
@@ -21,8 +21,6 @@ from typing import Any
 from machine import machine
 
 CLIP = Path(__file__).parents[1] / "demos" / "clips" / "needle.mp4"
-CLAIMS = {2: 1.7, 8: 4.0}
-"""Questions -> times as many answers a second as one after another."""
 
 
 def main() -> int:
@@ -40,25 +38,17 @@ def main() -> int:
     asked = _questions(options.video)
     head = machine(("ringvision", "jax", "jaxlib"))
     print(", ".join(f"{name} {value}" for name, value in head.items()))
-    print(
-        "\n| questions | one after another, ms | in one batch, ms | ratio | processor time, ratio | claim |"
-    )
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("\n| questions | one after another, ms | in one batch, ms | ratio | processor time, ratio |")
+    print("| --- | --- | --- | --- | --- |")
     report: dict[str, Any] = {"machine": head, "devices": options.devices, "questions": {}}
     holds = True
     for count in options.questions:
         chosen = [asked[index % len(asked)] for index in range(count)]
         found = _compare(assistant, options.video, chosen, options.repeats)
-        claim = CLAIMS.get(count)
-        holds &= found["same"] and (claim is None or found["ratio"] >= claim)
-        said = (
-            "none"
-            if claim is None
-            else f"at least {claim:g}x: {'yes' if found['ratio'] >= claim else '**no**'}"
-        )
+        holds &= found["same"]
         print(
             f"| {count} | {found['alone'] * 1e3:.1f} | {found['batch'] * 1e3:.1f} | {found['ratio']:.2f} | "
-            f"{found['processor_ratio']:.2f} | {said} |"
+            f"{found['processor_ratio']:.2f} |"
         )
         if not found["same"]:
             print(f"\nthe answers to {count} questions in one batch are others than alone")

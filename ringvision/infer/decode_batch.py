@@ -62,6 +62,8 @@ class DecodeBatch(Rows):
         self.one_draw = one_draw
         self._samplers = resting_rows(self.count)
         self._state: RowState | None = None
+        self._static: dict[str, Any] = {}
+        self._unforced = self.engine.everywhere(np.full(self.count, -1, np.int32))
 
     # ----------------------------------------------------------------------------------- rows come and go
 
@@ -100,6 +102,7 @@ class DecodeBatch(Rows):
             )
         there = index >= 0
         self.count = len(index)
+        self._unforced = self.engine.everywhere(np.full(self.count, -1, np.int32))
         self.lengths = np.where(there, self.lengths[index], self.start).astype(np.int32)
         self.alive = there & self.alive[index]
         self._fill = np.where(there, self._fill[:, index], 0)
@@ -154,9 +157,10 @@ class DecodeBatch(Rows):
         is drawn with the same draw number.
         """
         state = self._current()
-        given = np.full(self.count, -1 if forced is None else forced, np.int32)
-        static = {"ids": self.ids, "guided": self._guided, "one_draw": self.one_draw}
-        self._state, self.logits, self.cache = self._call(_step, "wwc", static, state=state, forced=given)
+        given = self._unforced if forced is None else np.full(self.count, forced, np.int32)
+        self._state, self.logits, self.cache = self._call(
+            _step, "wwc", self._static, state=state, forced=given
+        )
         self.lengths = self.lengths + self.alive
         alive = np.flatnonzero(self.alive)
         self._fill[np.argmin(self._fill[:, alive], axis=0), alive] += 1
@@ -198,13 +202,9 @@ class DecodeBatch(Rows):
             targets=targets,
             lengths=self.lengths.copy(),
             alive=self.alive.astype(np.int32),
-            count=np.int32(len(asked)),
+            count=np.array(len(asked), np.int32),
         )
         return np.asarray(score)
-
-    @property
-    def _guided(self) -> bool:
-        return bool((self._samplers["given"] != self._samplers["without"]).any())
 
     def _current(self) -> RowState:
         if self._state is None:
@@ -213,11 +213,11 @@ class DecodeBatch(Rows):
             draws = {name: value.copy() for name, value in self._samplers.items()}
             alive = self.alive.astype(np.int32)
             state = RowState(token, self.lengths.copy(), alive, **draws)  # type: ignore[arg-type]
-            static = {"ids": self.ids, "guided": self._guided, "one_draw": self.one_draw}
+            guided = bool((self._samplers["given"] != self._samplers["without"]).any())
+            self._static = {"ids": self.ids, "guided": guided, "one_draw": self.one_draw}
+            choose = self.engine.of_cache(_choose, "w", donate=False, **self._static)
             with self.engine.lock:
-                self._state = self.engine.of_cache(_choose, "w", donate=False, **static)(
-                    self._last_logits(), state
-                )
+                self._state = choose(self._last_logits(), state)
         return self._state
 
     def _changed(self) -> None:
@@ -268,7 +268,7 @@ def _step(
         x[:, None] for x in (jnp.where(forced >= 0, forced, state.token), state.position, state.alive)
     )  # (R, 1) each
     hidden, cache = model.extend(token, position, alive, cache, mesh=mesh, prefix=prefix, shared=shared)
-    logits = next_logits(model, hidden[:, 0], ids)
+    logits = next_logits(model, hidden[:, 0], ids, mesh)
     state = replace(
         state,
         position=state.position + state.alive,
@@ -305,10 +305,10 @@ def _score(
     real = (alive[:, None] > 0) & (index < count)  # (R, T)
     rows = jnp.broadcast_to(tokens, real.shape)
     positions = lengths[:, None] + index
-    hidden, cache = model.extend(
+    hidden, after = model.extend(
         rows, positions, real.astype(jnp.int32), cache, mesh=mesh, prefix=prefix, shared=shared
     )
     logits = jnp.einsum("RTD,DV->RTV", hidden, model.head(), preferred_element_type=jnp.float32)
     chosen = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[None, :, None], axis=-1)[..., 0]  # (R, T)
     score = jnp.sum(jnp.where(targets >= 0, chosen - jax.nn.logsumexp(logits, axis=-1), 0), axis=1)
-    return score, cache.truncate(lengths)
+    return score, replace(after, segment_ids=cache.segment_ids, fill=cache.fill)

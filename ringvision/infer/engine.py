@@ -33,7 +33,7 @@ from ringvision.models.transformer import Transformer, TransformerConfig
 
 BLOCKS = (1024, 256, 64)
 """Tokens that prefill reads at a time, largest first."""
-ROW_BLOCK = 32
+ROW_BLOCK = 16
 """Rows, whose own tokens may be a question's few, are also read in blocks of so many."""
 SHORTEST = 256
 """Slots of the shortest caches."""
@@ -82,6 +82,7 @@ class Engine:
         self.blocks = self._multiples(blocks)
         self.row_blocks = self._multiples([*blocks, min(ROW_BLOCK, *blocks)])
         self.lock = threading.Lock()
+        self._functions: dict[tuple[Any, ...], Any] = {}
 
     def prefill(
         self, tokens: np.ndarray, *, after: Prefix | None = None, progress: Progress | None = None
@@ -166,10 +167,18 @@ class Engine:
         with self.lock:
             return grow(cache)
 
+    def everywhere(self, array: np.ndarray) -> jax.Array:
+        """An array of any shape and type on every device of the mesh, whole."""
+        return jax.device_put(array, NamedSharding(self.model.mesh, PartitionSpec()))
+
     def of_model(self, function: Callable[..., Any], outputs: str, **static: Any) -> Any:
         """`function(params, *, cache, ..., graphdef, mesh, **static)`, compiled; see `_compiled`."""
-        static |= {"graphdef": self.model.graphdef, "mesh": self.model.mesh}
-        return _compiled(function, outputs, self.model.mesh, True, tuple(sorted(static.items())))
+        key = (function, *static.values())
+        if key not in self._functions:  # for every step the model would have to be hashed again
+            static |= {"graphdef": self.model.graphdef, "mesh": self.model.mesh}
+            known = tuple(sorted(static.items()))
+            self._functions[key] = _compiled(function, outputs, self.model.mesh, True, known)
+        return self._functions[key]
 
     def of_cache(
         self, function: Callable[..., Any], outputs: str, *, donate: bool = True, **static: Any
@@ -228,6 +237,7 @@ class Rows:
         self.lengths = np.full(count, self.start, np.int32)
         self.alive = np.zeros(count, bool)
         self.logits: jax.Array | None = None
+        self._shared = engine.everywhere(np.array(self.start, np.int32))
         self._fill = np.zeros((engine.ring, count), np.int32)  # as the cache's own, without asking for it
 
     def read(self, prompts: Mapping[int, np.ndarray], progress: Progress | None = None) -> None:
@@ -257,8 +267,6 @@ class Rows:
     def _read_block(self, block: int, parts: dict[int, np.ndarray]) -> None:
         tokens, positions, segment_ids = np.zeros((3, self.count, block), np.int32)  # (R, T) each
         last = np.full(self.count, -1, np.int32)
-        # a prefix is read with the functions that read on, which are needed anyway
-        fresh = self.prefix is not None and not self._fill.any()
         ring = self.engine.ring
         share = block // ring
         for row, ids in parts.items():
@@ -276,7 +284,7 @@ class Rows:
         self.logits, self.cache = self._call(
             _read,
             "wc",
-            {"ids": self.ids, "fresh": fresh},
+            {"ids": self.ids},
             tokens=tokens,
             positions=positions,
             segment_ids=segment_ids,
@@ -290,9 +298,9 @@ class Rows:
         would be compiled for twice.
         """
         if self.logits is None:
-            zeros = np.zeros((self.count, self.ids[1] - self.ids[0]), np.float32)
-            whole = NamedSharding(self.engine.model.mesh, PartitionSpec())
-            self.logits = jax.device_put(zeros, whole)
+            self.logits = self.engine.everywhere(
+                np.zeros((self.count, self.ids[1] - self.ids[0]), np.float32)
+            )
         return self.logits
 
     def _check(self, prompts: Mapping[int, np.ndarray], longest: int) -> None:
@@ -347,8 +355,12 @@ class Rows:
 
     def _call(self, function: Callable[..., Any], outputs: str, static: dict[str, Any], **inputs: Any) -> Any:
         """A function of the model that takes these rows' cache and prefix."""
+        # Placed, because the compiler may split what nobody has placed, and exchange it later.
+        for name, value in inputs.items():
+            if isinstance(value, np.ndarray):
+                inputs[name] = self.engine.everywhere(value)
         if self.prefix is not None:
-            inputs |= {"prefix": self.prefix.cache, "shared": np.int32(self.start)}
+            inputs |= {"prefix": self.prefix.cache, "shared": self._shared}
         compiled = self.engine.of_model(function, outputs, **static)
         with self.engine.lock:
             return compiled(self.engine.model.params, cache=self.cache, **inputs)
@@ -412,25 +424,27 @@ def _read(
     graphdef: Any,
     mesh: Mesh,
     ids: tuple[int, int],
-    fresh: bool,
 ) -> tuple[jax.Array, Cache]:
     """tokens, positions, segment_ids int32 [R, T] -> the logits float32 [R, ids] after each row's token
     `last` int32 [R] of this block, those `before` where it has none (-1), and the cache.
     """
     model: Transformer = nnx.merge(graphdef, params)
     hidden, cache = model.extend(
-        tokens, positions, segment_ids, cache, mesh=mesh, fresh=fresh, prefix=prefix, shared=shared
+        tokens, positions, segment_ids, cache, mesh=mesh, prefix=prefix, shared=shared
     )
     at = jnp.take_along_axis(hidden, jnp.maximum(last, 0)[:, None, None], axis=1)[:, 0]  # (R, D)
-    return jnp.where(last[:, None] >= 0, next_logits(model, at, ids), before), cache
+    return jnp.where(last[:, None] >= 0, next_logits(model, at, ids, mesh), before), cache
 
 
-def next_logits(model: Transformer, hidden: jax.Array, ids: tuple[int, int]) -> jax.Array:
-    """hidden [R, D] -> float32 [R, ids]. A small part of the head is cut out before the product, a large one
+def next_logits(model: Transformer, hidden: jax.Array, ids: tuple[int, int], mesh: Mesh) -> jax.Array:
+    """hidden [R, D] -> float32 [R, ids], whole on every device, so that tokens are drawn without exchange.
+
+    A small part of the head is cut out before the product, a large one
     behind it: to cut it out is to copy it.
     """
     head = model.head()
     narrow = 2 * (ids[1] - ids[0]) < head.shape[1]
     head = head[:, slice(*ids)] if narrow else head
     logits = jnp.einsum("RD,DV->RV", hidden, head, preferred_element_type=jnp.float32)
+    logits = jax.lax.with_sharding_constraint(logits, NamedSharding(mesh, PartitionSpec()))
     return logits if narrow else logits[:, slice(*ids)]

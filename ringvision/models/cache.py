@@ -4,8 +4,9 @@ them.
     k, v [layers, B, K, S, H]      positions, segment_ids [B, S]      fill [C, B]
 
 Each of the C devices owns S / C neighbouring slots of every row and fills them from its own first one; `fill`
-says how many each row has taken there, so that rows may be of any length. Which token lies in which slot does
-not matter, for positions and segment ids travel along (a slot with segment 0 is empty). So
+says how many each row has taken there, so that rows may be of any length. Every device knows all of it, so
+appending takes no exchange. Which token lies in which slot does not matter, for positions and segment ids
+travel along (a slot with segment 0 is empty). So
 - a block of tokens whose length C divides is written with nothing travelling: each device keeps its own
   share. Padding at the end of a device's share takes no slots;
 - a single token goes to the device on which its row has the fewest, which is once round the ring while the
@@ -154,16 +155,28 @@ class Cache:
             )
         # A single token is known everywhere and kept by one device; of a block each keeps the part it has.
         single = tokens == 1
-        turn = jnp.ones(self.fill.shape, bool)  # (C, B)
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        real = jax.lax.with_sharding_constraint(segment_ids > 0, everywhere)  # (B, T)
+        count = 1 if single else tokens // devices
         if single:
-            turn = jnp.arange(devices)[:, None] == jnp.argmin(self.fill, axis=0)
+            taken = (jnp.arange(devices)[:, None] == jnp.argmin(self.fill, axis=0)) & real[:, 0]
+        else:
+            shares = real.reshape(self.rows, devices, count)  # (B, C, T / C)
+            taken = jnp.max(jnp.where(shares, jnp.arange(1, count + 1), 0), axis=2).T
+        taken = taken.astype(jnp.int32)  # (C, B)
+        # dynamic_update_slice would move a block that reaches beyond the end: such a one is not written
+        fits = (taken > 0) & (self.fill + count <= self.length // devices)
         new = (k.astype(self.k.dtype), v.astype(self.v.dtype), positions, segment_ids)
         specs = _specs(mesh)
+        slots = partition_spec(mesh, "length", "batch")
         length = None if single else "length"
         stacked = partition_spec(mesh, None, "batch", "kv_heads", length, None)
         rows = partition_spec(mesh, "batch", length)
-        in_specs = (specs, (stacked, stacked, rows, rows), specs.fill)
-        return jax.shard_map(_write, mesh=mesh, in_specs=in_specs, out_specs=specs)(self, new, turn)
+        parts = (specs.k, specs.v, specs.positions, specs.segment_ids)
+        in_specs = (parts, (stacked, stacked, rows, rows), slots, slots)
+        write = jax.shard_map(_write, mesh=mesh, in_specs=in_specs, out_specs=parts)
+        old = (self.k, self.v, self.positions, self.segment_ids)
+        return Cache(*write(old, new, self.fill, fits), self.fill + taken)
 
     def truncate(self, length: int | jax.Array) -> "Cache":
         """Forget every token whose position is `length` or more, and take back the slots behind the last
@@ -229,11 +242,12 @@ class Cache:
                 put(cache.v, other.v, 1),
                 put(cache.positions, other.positions, 0),
                 put(cache.segment_ids, segment_ids, 0),
-                put(cache.fill, other.fill, 1),
+                cache.fill,
             )
 
         in_specs = (specs, specs, partition_spec(mesh, "batch"))
-        return jax.shard_map(write, mesh=mesh, in_specs=in_specs, out_specs=specs)(self, other, local)
+        cache = jax.shard_map(write, mesh=mesh, in_specs=in_specs, out_specs=specs)(self, other, local)
+        return replace(cache, fill=self.fill.at[:, at].set(other.fill[:, 0]))
 
     def grow(self, length: int, *, mesh: Mesh | None = None) -> "Cache":
         """The same with `length` slots a row (rounded up as `empty` does); each device adds to its own
@@ -259,17 +273,12 @@ class Cache:
         return jax.shard_map(pad, mesh=mesh, in_specs=(specs,), out_specs=specs)(self)
 
 
-def _write(cache: Cache, new: tuple[jax.Array, ...], turn: jax.Array) -> Cache:
-    """One device's part of `Cache.append`: its share of the slots, of the tokens, of the rows; turn [1, B]:
-    whether it keeps a row's tokens.
+def _write(old: Parts, new: Parts, slots: jax.Array, fits: jax.Array) -> Parts:
+    """One device's part of `Cache.append`: its share of the slots, of the tokens, of the rows; slots int32
+    [1, B]: where each row goes on; fits bool [1, B]: whether it does.
     """
     k, v, positions, segment_ids = new
     rows, count = positions.shape
-    real = (segment_ids > 0) & turn[0][:, None]  # (B, T)
-    taken = jnp.max(jnp.where(real, jnp.arange(1, count + 1), 0), axis=1).astype(jnp.int32)  # (B,)
-    slots = cache.fill[0]  # (B,)
-    # dynamic_update_slice would move a block that reaches beyond the end: such a one is not written
-    mine = (taken > 0) & (slots + count <= cache.positions.shape[1])
 
     def place(row: jax.Array | int, old: jax.Array, part: jax.Array, row_axis: int) -> jax.Array:
         slot_axis = row_axis + 1 if row_axis == 0 else row_axis + 2
@@ -278,10 +287,10 @@ def _write(cache: Cache, new: tuple[jax.Array, ...], turn: jax.Array) -> Cache:
         shape[slot_axis] = count
         start = [jnp.int32(0)] * old.ndim
         start[row_axis] = jnp.asarray(row, jnp.int32)
-        start[slot_axis] = slots[row]
+        start[slot_axis] = slots[0, row]
         kept = jax.lax.dynamic_slice(old, start, shape)
         part = jax.lax.dynamic_slice_in_dim(part, row, 1, row_axis)
-        return jax.lax.dynamic_update_slice(old, jnp.where(mine[row], part, kept), start)
+        return jax.lax.dynamic_update_slice(old, jnp.where(fits[0, row], part, kept), start)
 
     def write_row(row: jax.Array | int, parts: Parts) -> Parts:
         olds_k, olds_v, olds_positions, olds_segments = parts
@@ -292,9 +301,7 @@ def _write(cache: Cache, new: tuple[jax.Array, ...], turn: jax.Array) -> Cache:
             place(row, olds_segments, segment_ids, 0),
         )
 
-    parts = (cache.k, cache.v, cache.positions, cache.segment_ids)
-    done: Parts = write_row(0, parts) if rows == 1 else jax.lax.fori_loop(0, rows, write_row, parts)
-    return Cache(*done, (slots + taken)[None])
+    return write_row(0, old) if rows == 1 else jax.lax.fori_loop(0, rows, write_row, old)
 
 
 def shardings(mesh: Mesh) -> Cache:
@@ -309,8 +316,7 @@ def shardings(mesh: Mesh) -> Cache:
 def _specs(mesh: Mesh) -> Any:
     stacked = partition_spec(mesh, None, "batch", "kv_heads", "length", None)
     rows = partition_spec(mesh, "batch", "length")
-    fill = partition_spec(mesh, "length", "batch")
-    return Cache(stacked, stacked, rows, rows, fill)  # type: ignore[arg-type]
+    return Cache(stacked, stacked, rows, rows, PartitionSpec())  # type: ignore[arg-type]
 
 
 def _one_device() -> Mesh:

@@ -179,7 +179,7 @@ class Transformer(nnx.Module):
             part = self._attend_to_itself(q, k.astype(q.dtype), v.astype(q.dtype), whose, mesh)
             for pair, keys in ((old, cache), (common, visible)):
                 if pair is not None and keys is not None:
-                    part = merge(part, self._attend_to_cache(q, pair, whose, keys, mesh))
+                    part = self._attend_to_cache(q, pair, whose, keys, mesh, part)
             return self._rest_of_block(layer, x, part[0], mesh), (heads_first(k), heads_first(v))
 
         own = None if fresh else (cache.k, cache.v)
@@ -208,11 +208,17 @@ class Transformer(nnx.Module):
             k_segment_ids=segment_ids,
         )
 
-    def _attend_to_cache(self, q: jax.Array, pair: Pair, whose: Tokens, keys: Cache, mesh: Mesh) -> Partial:
-        """Attention of q [B, T, N, H] to one layer's keys and values [B, K, S, H], whose positions and
-        segments `keys` has.
+    def _attend_to_cache(
+        self, q: jax.Array, pair: Pair, whose: Tokens, keys: Cache, mesh: Mesh, done: Partial
+    ) -> Partial:
+        """`done`, merged with attention of q [B, T, N, H] to one layer's keys and values [B, K, S, H], whose
+        positions and segments `keys` has.
         """
-        return cached_attention(
+        # Two exchanges of which neither waits for the other may begin in another order on another device, and
+        # wait for each other for ever: this one waits for what was attended to before. A barrier would not do
+        # it: the CPU's compiler drops those.
+        q = q + 0 * done[0].astype(q.dtype)
+        part = cached_attention(
             q,
             pair[0].astype(q.dtype),
             pair[1].astype(q.dtype),
@@ -223,6 +229,7 @@ class Transformer(nnx.Module):
             k_segment_ids=keys.segment_ids,
             window=self.config.window,
         )
+        return merge(done, part)
 
     def _embed(
         self,
