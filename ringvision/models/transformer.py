@@ -184,8 +184,7 @@ class Transformer(nnx.Module):
 
         own = None if fresh else (cache.k, cache.v)
         common = None if prefix is None else (prefix.k, prefix.v)
-        scanned = (stacked, own, common)
-        x, (k, v) = jax.lax.scan(block, self._embed(tokens, positions), scanned)
+        x, (k, v) = jax.lax.scan(block, self._embed(tokens, positions), (stacked, own, common))
         cache = cache.append(k, v, positions, segment_ids, mesh=mesh)
         return jnp.where(cache.overflowed, jnp.nan, self.norm(x)), cache
 
