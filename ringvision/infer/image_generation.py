@@ -4,22 +4,21 @@ the next is sampled.
     prompt ─Processor→ tokens ─read→ rows of a DecodeBatch → codes of a frame ─video tokenizer→ pixels → file
                                         └──── eof, time stamp ←────┘
 
-Only codes are ever drawn: how many make a frame, and what stands between frames and rows (eof and time
-stamps, or markers, sizes and ends of lines, as the model's `StreamFormat` says) is known beforehand and read
-by the model as it read it in training. `GenerationFormat` says which of two ways a prompt steers.
+Only codes are sampled. What stands between frames and rows (eof and time stamps, or markers, sizes and ends
+of lines, as the model's `StreamFormat` says) is inserted as in training. `GenerationFormat` says which of two
+ways a prompt steers.
 
-Where the model was trained on texts before vision, the prompt stands there, and guidance is classifier-free
-(Ho and Salimans, 2022): a pair of rows, the second without the prompt, both of which read what is drawn from
-the difference of their logits.
+A model that was trained on texts before images reads the prompt first. Guidance is classifier-free (Ho and
+Salimans, 2022): a pair of rows, the second without the prompt, whose logits are extrapolated.
 
-Where it was trained to say what it sees, each frame is chosen among candidates:
+For a model that was trained to answer questions about what it sees, each frame is chosen among candidates:
 
     p(frame | prompt)  ~  p(frame) * p(prompt | frame) ** guidance
 
-They are rows over one prefix, each drawn without any prompt and weighed by how much the model, asked what is
-there, expects the prompt for an answer; the chosen one is read into the prefix of the next frame. That is a
-particle filter (Gordon, Salmond and Smith, 1993) whose weights are those of classifier guidance, so that
-guidance means the same in both. Any model that sees can go on from a video, or begin one by itself.
+These are rows over one prefix, each sampled without a prompt and weighed by the probability of the prompt as
+the answer to what is there; the chosen one is read into the prefix of the next frame: a particle filter
+(Gordon, Salmond and Smith, 1993) with the weights of classifier guidance. Without a prompt, either kind of
+model can continue a video or begin one.
 """
 
 import os
@@ -411,7 +410,7 @@ def _append_decoded(
     left: int,
     seconds: dict[str, float],
 ) -> None:
-    """Decodes `left` frames, codes [h, w] each, batch by batch, appends them, and adds up the time it takes."""
+    """Decodes `left` frames, codes [h, w] each, in batches, appends them, and adds up the seconds."""
     while left:
         since = time.perf_counter()
         batch = np.stack([next(coming) for _ in range(min(left, tokenizer.batch))])
