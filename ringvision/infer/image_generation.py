@@ -52,6 +52,7 @@ from ringvision.vocabulary import Vocabulary
 PathLike = str | os.PathLike[str]
 Progress = Callable[[str, int, int], None]
 DRAWS = Sampler(temperature=1.0)
+CANNOT_SEE = "a text model: it cannot see, so it cannot draw; give a model with a video tokenizer"
 SHORTEST_CANDIDATES = 64
 """Slots of a candidate's row at least: a frame, and a question with its answer."""
 
@@ -121,9 +122,7 @@ class ImageGenerator:
         """
         vocabulary = model.vocabulary
         if vocabulary is None:
-            raise UserError(
-                "this is a text model: it cannot see, so it cannot draw; give a model with a video tokenizer"
-            )
+            raise UserError(f"this is {CANNOT_SEE}")
         _check_parts(vocabulary, text, tokenizer)
         self.model = model
         self.tokenizer = tokenizer
@@ -141,11 +140,10 @@ class ImageGenerator:
     def draw(
         self, request: Request, seen: np.ndarray | None = None, progress: Progress | None = None
     ) -> Iterator[np.ndarray]:
-        """The codes [h, w] int32 of the frames, one by one, as they are drawn.
-
-        seen: codes [T, h, w] of frames at the request's rate, that they go on from. progress: called with
-        "tokens" while much is read, then "codes"; how many are done; of how many. UserError, before anything
-        is computed, for a prompt where the model's form has none, and for what does not fit the model.
+        """The codes int32 [h, w] of each frame as it is drawn. seen: codes [T, h, w] of frames at the request's
+        rate that they continue. progress: called with "tokens" while much is read, then "codes"; how many are
+        done; of how many. UserError, before anything is computed, for a prompt that the model cannot take, and
+        for what does not fit the model.
         """
         return Drawing(self, request, seen).frames(progress)
 
@@ -451,9 +449,7 @@ def load_image_generator(
     folder = shipped.model() if dir is None else Path(dir)
     settings = read_config(folder)
     if not settings.get("vocabulary"):
-        raise UserError(
-            f"{folder} is a text model: it cannot see, so it cannot draw; give a model with a video tokenizer"
-        )
+        raise UserError(f"{folder} is {CANNOT_SEE}")
     own = shipped.tokenizer_of(folder, settings, tokenizer)
     text = text_tokenizer_or_missing(folder)
     form = generation_format_of(settings)
