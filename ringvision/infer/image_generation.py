@@ -140,10 +140,10 @@ class ImageGenerator:
     def draw(
         self, request: Request, seen: np.ndarray | None = None, progress: Progress | None = None
     ) -> Iterator[np.ndarray]:
-        """The codes int32 [h, w] of each frame as it is drawn. seen: codes [T, h, w] of frames at the request's
-        rate that they continue. progress: called with "tokens" while much is read, then "codes"; how many are
-        done; of how many. UserError, before anything is computed, for a prompt that the model cannot take, and
-        for what does not fit the model.
+        """The codes int32 [h, w] of each frame as it is drawn. seen: codes [T, h, w] of frames at the
+        request's rate that they continue. progress: called with "tokens" while much is read, then "codes";
+        how many are done; of how many. UserError, before anything is computed, for a prompt that the model
+        cannot take, and for what does not fit the model.
         """
         return Drawing(self, request, seen).frames(progress)
 
