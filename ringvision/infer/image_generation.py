@@ -4,22 +4,21 @@ the next is sampled.
     prompt ─Processor→ tokens ─read→ rows of a DecodeBatch → codes of a frame ─video tokenizer→ pixels → file
                                         └──── eof, time stamp ←────┘
 
-Only codes are ever drawn: how many make a frame, and what stands between frames and rows (eof and time
-stamps, or markers, sizes and ends of lines, as the model's `StreamFormat` says) is known beforehand and read
-by the model as it read it in training. `GenerationFormat` says which of two ways a prompt steers.
+Only codes are sampled. What stands between frames and rows (eof and time stamps, or markers, sizes and ends
+of lines, as the model's `StreamFormat` says) is inserted as in training. `GenerationFormat` says which of two
+ways a prompt steers.
 
-Where the model was trained on texts before vision, the prompt stands there, and guidance is classifier-free
-(Ho and Salimans, 2022): a pair of rows, the second without the prompt, both of which read what is drawn from
-the difference of their logits.
+A model that was trained on texts before images reads the prompt first. Guidance is classifier-free (Ho and
+Salimans, 2022): a pair of rows, the second without the prompt, whose logits are extrapolated.
 
-Where it was trained to say what it sees, each frame is chosen among candidates:
+For a model that was trained to answer questions about what it sees, each frame is chosen among candidates:
 
     p(frame | prompt)  ~  p(frame) * p(prompt | frame) ** guidance
 
-They are rows over one prefix, each drawn without any prompt and weighed by how much the model, asked what is
-there, expects the prompt for an answer; the chosen one is read into the prefix of the next frame. That is a
-particle filter (Gordon, Salmond and Smith, 1993) whose weights are those of classifier guidance, so that
-guidance means the same in both. Any model that sees can go on from a video, or begin one by itself.
+These are rows over one prefix, each sampled without a prompt and weighed by the probability of the prompt as
+the answer to what is there; the chosen one is read into the prefix of the next frame: a particle filter
+(Gordon, Salmond and Smith, 1993) with the weights of classifier guidance. Without a prompt, either kind of
+model can continue a video or begin one.
 """
 
 import os
@@ -35,8 +34,7 @@ from jax.sharding import Mesh
 from ringvision import shipped
 from ringvision.data.generation_format import GenerationFormat, answers, generation_format_of
 from ringvision.data.stream import PromptProcessor, StreamFormat
-from ringvision.data.text.folder import load_text_tokenizer
-from ringvision.data.text.settings import OWN_FILE, SENTENCEPIECE_FILE, TOKENIZER_FILE
+from ringvision.data.text.folder import text_tokenizer_or_missing
 from ringvision.data.text.tokenizer import TextTokenizer
 from ringvision.data.video import probe, sample_times
 from ringvision.data.video.writer import check_video_output, video_writer
@@ -54,6 +52,7 @@ from ringvision.vocabulary import Vocabulary
 PathLike = str | os.PathLike[str]
 Progress = Callable[[str, int, int], None]
 DRAWS = Sampler(temperature=1.0)
+CANNOT_SEE = "a text model: it cannot see, so it cannot draw; give a model with a video tokenizer"
 SHORTEST_CANDIDATES = 64
 """Slots of a candidate's row at least: a frame, and a question with its answer."""
 
@@ -123,9 +122,7 @@ class ImageGenerator:
         """
         vocabulary = model.vocabulary
         if vocabulary is None:
-            raise UserError(
-                "this is a text model: it cannot see, so it cannot draw; give a model with a video tokenizer"
-            )
+            raise UserError(f"this is {CANNOT_SEE}")
         _check_parts(vocabulary, text, tokenizer)
         self.model = model
         self.tokenizer = tokenizer
@@ -143,11 +140,10 @@ class ImageGenerator:
     def draw(
         self, request: Request, seen: np.ndarray | None = None, progress: Progress | None = None
     ) -> Iterator[np.ndarray]:
-        """The codes [h, w] int32 of the frames, one by one, as they are drawn.
-
-        seen: codes [T, h, w] of frames at the request's rate, that they go on from. progress: called with
-        "tokens" while much is read, then "codes"; how many are done; of how many. UserError, before anything
-        is computed, for a prompt where the model's form has none, and for what does not fit the model.
+        """The codes int32 [h, w] of each frame as it is drawn. seen: codes [T, h, w] of frames at the
+        request's rate that they continue. progress: called with "tokens" while much is read, then "codes";
+        how many are done; of how many. UserError, before anything is computed, for a prompt that the model
+        cannot take, and for what does not fit the model.
         """
         return Drawing(self, request, seen).frames(progress)
 
@@ -380,41 +376,47 @@ def generate_images(
     if video is not None:
         probe(video)  # a file that is no video is refused before a model is loaded for it
     began = time.perf_counter()
-    at_once = min(BATCH, request.frames)
     generator = load_image_generator(
-        model, mesh, tokenizer=tokenizer, dtype=dtype, batch=at_once, prompt=request.prompt
+        model, mesh, tokenizer=tokenizer, dtype=dtype, batch=min(BATCH, request.frames), prompt=request.prompt
     )
     fps = request.fps or generator.fps
     seconds = {"load": time.perf_counter() - began, "draw": 0.0, "decode": 0.0}
     seen = None
     if video is not None:
         expected = len(sample_times(probe(video).duration, fps))
-        Drawing(
-            generator, request, np.zeros((expected, *generator.tokenizer.grid), np.int32)
-        )  # what does not fit is not decoded first
+        # raises for what does not fit, before the video is decoded
+        Drawing(generator, request, np.zeros((expected, *generator.tokenizer.grid), np.int32))
         seen, _ = generator.processor.read_video(video, fps, expected=expected, progress=progress)
     coming = generator.draw(request, seen, progress)
-    left = request.frames
     with video_writer(out, request.frames, fps) as append:
-        while left:
-            since = time.perf_counter()
-            batch = np.stack([next(coming) for _ in range(min(left, generator.tokenizer.batch))])
-            drawn = time.perf_counter()
-            append(generator.tokenizer.decode(batch, np.uint8))
-            seconds["draw"] += drawn - since
-            seconds["decode"] += time.perf_counter() - drawn
-            left -= len(batch)
-    codes = request.frames * generator.tokenizer.codes_per_frame
-    devices = generator.model.mesh.size
+        _append_decoded(append, generator.tokenizer, coming, request.frames, seconds)
     seconds["total"] = time.perf_counter() - began
     return {
         "out": os.fspath(out),
         "frames": request.frames,
-        "codes": codes,
-        "devices": devices,
+        "codes": request.frames * generator.tokenizer.codes_per_frame,
+        "devices": generator.model.mesh.size,
         "fps": fps,
         "seconds": seconds,
     }
+
+
+def _append_decoded(
+    append: Callable[[np.ndarray], None],
+    tokenizer: VideoTokenizer,
+    coming: Iterator[np.ndarray],
+    left: int,
+    seconds: dict[str, float],
+) -> None:
+    """Decodes `left` frames, codes [h, w] each, in batches, appends them, and adds up the seconds."""
+    while left:
+        since = time.perf_counter()
+        batch = np.stack([next(coming) for _ in range(min(left, tokenizer.batch))])
+        drawn = time.perf_counter()
+        append(tokenizer.decode(batch, np.uint8))
+        seconds["draw"] += drawn - since
+        seconds["decode"] += time.perf_counter() - drawn
+        left -= len(batch)
 
 
 def load_image_generator(
@@ -447,11 +449,9 @@ def load_image_generator(
     folder = shipped.model() if dir is None else Path(dir)
     settings = read_config(folder)
     if not settings.get("vocabulary"):
-        raise UserError(
-            f"{folder} is a text model: it cannot see, so it cannot draw; give a model with a video tokenizer"
-        )
+        raise UserError(f"{folder} is {CANNOT_SEE}")
     own = shipped.tokenizer_of(folder, settings, tokenizer)
-    text = _text_of(folder)
+    text = text_tokenizer_or_missing(folder)
     form = generation_format_of(settings)
     stream = StreamFormat.from_dict(settings.get("stream") or {})
     _check_prompt(prompt, form, text)
@@ -468,37 +468,14 @@ def load_image_generator(
     return ImageGenerator(load_model(folder, mesh, dtype=dtype), text, video_tokenizer, stream, form)
 
 
-class MissingTextTokenizer(TextTokenizer):
-    """Stands in for a text tokenizer that a model folder lacks: what needs no text works, and all else raises
-    a UserError that says which file to put where.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__([], {}, None, None)
-        self.folder = folder
-
-    def _ids(self, text: str, first: bool) -> list[int]:
-        raise UserError(
-            f"{self.folder} holds no text tokenizer, so the model cannot be told {text[:40]!r}; "
-            f"put the {SENTENCEPIECE_FILE} or"
-            f" {TOKENIZER_FILE} that came with its weights into that folder"
-        )
-
-
-def _text_of(folder: Path) -> TextTokenizer:
-    there = any((folder / name).is_file() for name in (OWN_FILE, TOKENIZER_FILE, SENTENCEPIECE_FILE))
-    return load_text_tokenizer(folder) if there else MissingTextTokenizer(folder)
-
-
 def _check_prompt(prompt: str | None, form: GenerationFormat | None, text: TextTokenizer) -> None:
     """UserError where the model cannot be asked for this."""
     if prompt is None:
         return
     if form is None:
         raise UserError(
-            "this model was not taught to draw what a text says (its config.json has no "
-            '"generation"); leave the prompt out and it'
-            " draws what it likes, or goes on from a video (--video FILE)"
+            'this model was not taught to draw what a text says (its config.json has no "generation"); leave '
+            "the prompt out and it draws what it likes, or goes on from a video (--video FILE)"
         )
     text.encode(prompt)
 
@@ -507,15 +484,13 @@ def _check_parts(vocabulary: Vocabulary, text: TextTokenizer, tokenizer: VideoTo
     """UserError where the tokenizers are not those that the model was trained with."""
     if tokenizer.num_codes != vocabulary.num_codes:
         raise UserError(
-            f"the model knows {vocabulary.num_codes} codes, the video tokenizer "
-            f"{tokenizer.num_codes}; give the one that the model was"
-            " trained with (--tokenizer)"
+            f"the model knows {vocabulary.num_codes} codes, the video tokenizer {tokenizer.num_codes}; give "
+            "the one that the model was trained with (--tokenizer)"
         )
     if text.size > vocabulary.text_size:
         raise UserError(
             f"the model knows {vocabulary.text_size} text pieces, the text tokenizer {text.size}; "
-            "put the one that the model was trained"
-            " with into its folder"
+            "put the one that the model was trained with into its folder"
         )
 
 

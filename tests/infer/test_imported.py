@@ -19,7 +19,7 @@ from PIL import Image
 
 from ringvision import cli
 from ringvision.data.stream import PictureFormat, PromptProcessor, StreamFormat
-from ringvision.data.text.folder import load_text_tokenizer
+from ringvision.data.text.folder import MissingTextTokenizer, load_text_tokenizer
 from ringvision.data.video import sample
 from ringvision.errors import UserError
 from ringvision.infer import image_generation as module
@@ -67,7 +67,7 @@ def lwm_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def lwm_eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lwm_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """LWM's VQGAN with as many codes as its small language model knows: a pickle, imported."""
     place = tmp_path_factory.mktemp("vqgan")
     weights = pickle.loads((FIXTURES / "lwm_vqgan" / "vqgan_numpy.pkl").read_bytes())
@@ -80,9 +80,9 @@ def lwm_eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def lwm(lwm_source: Path, lwm_eyes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lwm(lwm_source: Path, lwm_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("models") / "lwm"
-    assert cli.main(["import", str(lwm_source), str(place), "--tokenizer", str(lwm_eyes)]) == 0
+    assert cli.main(["import", str(lwm_source), str(place), "--tokenizer", str(lwm_tokenizer)]) == 0
     return place
 
 
@@ -91,7 +91,7 @@ def sheet(path: Path) -> np.ndarray:
 
 
 def test_lwm_draws_for_a_user(
-    lwm_source: Path, lwm_eyes: Path, lwm: Path, clips: list[Path], tmp_path: Path
+    lwm_source: Path, lwm_tokenizer: Path, lwm: Path, clips: list[Path], tmp_path: Path
 ) -> None:
     """Imported with its video tokenizer or given it later, on one device or two, the same pictures; others
     without guidance.
@@ -119,7 +119,7 @@ def test_lwm_draws_for_a_user(
     first = sheet(drawn("first.png"))
     assert first.shape == (64, 2 * 64 + 4, 3)
     assert np.array_equal(
-        sheet(drawn("two.png", "--devices", "2", "--tokenizer", str(lwm_eyes), model=bare)), first
+        sheet(drawn("two.png", "--devices", "2", "--tokenizer", str(lwm_tokenizer), model=bare)), first
     )
     assert not np.array_equal(sheet(drawn("free.png", "--guidance", "1")), first)
     greedy = sheet(drawn("greedy.png", "--temperature", "0"))
@@ -183,14 +183,14 @@ def test_lwm_chats_in_its_own_words(lwm_source: Path, lwm: Path) -> None:
 
 
 def test_without_a_text_tokenizer_it_draws_and_says_what_words_need(
-    lwm_source: Path, lwm_eyes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lwm_source: Path, lwm_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name in ("streaming_params", "config.json"):
         shutil.copyfile(lwm_source / name, source / name)
     model = tmp_path / "model"
-    assert cli.main(["import", str(source), str(model), "--tokenizer", str(lwm_eyes)]) == 0
+    assert cli.main(["import", str(source), str(model), "--tokenizer", str(lwm_tokenizer)]) == 0
     assert cli.main(["generate", "--model", str(model), "--out", str(tmp_path / "any.png")]) == 0
     assert sheet(tmp_path / "any.png").shape == (64, 64, 3)
     capsys.readouterr()
@@ -405,7 +405,7 @@ def test_the_frame_grid_is_filled_row_by_row(
 
 def test_a_text_tokenizer_of_another_model_is_refused(painter: ImageGenerator) -> None:
     processor: PromptProcessor = painter.processor.prompts
-    large = module.MissingTextTokenizer(Path("elsewhere"))
+    large = MissingTextTokenizer(Path("elsewhere"))
     large.size = painter.vocabulary.text_size + 1
     with pytest.raises(UserError, match="the model knows 136 text pieces, the text tokenizer 137"):
         ImageGenerator(painter.model, large, painter.tokenizer, processor.format, None)
@@ -454,7 +454,7 @@ def seen(assistant: Assistant, clip: Path, fps: float) -> list[tuple[np.ndarray,
 
 def test_lwm_answers_a_user(
     lwm_source: Path,
-    lwm_eyes: Path,
+    lwm_tokenizer: Path,
     lwm: Path,
     clips: list[Path],
     tmp_path: Path,
@@ -488,7 +488,7 @@ def test_lwm_answers_a_user(
         assistant, assistant.processor.prompts.prompt(seen(assistant, clips[0], 1.0), "what is there?"), 4
     )
     assert said() == expected
-    assert said("--devices", "2", "--tokenizer", str(lwm_eyes), model=bare) == expected
+    assert said("--devices", "2", "--tokenizer", str(lwm_tokenizer), model=bare) == expected
     assert cli.main(["ask", str(clips[0]), "what?", "--model", str(bare)]) == 2
     assert "give one with --tokenizer NAME|DIR" in capsys.readouterr().err
 

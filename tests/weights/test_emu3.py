@@ -17,9 +17,9 @@ from greedy import greedy
 from safetensors.numpy import load_file, save_file
 
 from ringvision.data.stream import PromptProcessor
+from ringvision.data.text.folder import MissingTextTokenizer
 from ringvision.errors import UserError
 from ringvision.infer.engine import Engine
-from ringvision.infer.image_generation import MissingTextTokenizer
 from ringvision.infer.model import load_model
 from ringvision.mesh import make_mesh
 from ringvision.video_tokenizer import load_video_tokenizer

@@ -1,4 +1,4 @@
-"""A text model that vision is added to answers text as before; its new rows begin as the mean of the old."""
+"""A text model that vision is added to answers text as before; new rows begin as the mean of the old ones."""
 
 import json
 

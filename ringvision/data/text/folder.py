@@ -36,6 +36,30 @@ def load_text_tokenizer(folder: str | os.PathLike[str]) -> TextTokenizer:
     )
 
 
+class MissingTextTokenizer(TextTokenizer):
+    """Stands in for a text tokenizer that a model folder lacks: what needs no text works, and all else raises
+    a UserError that says which file to put where.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__([], {}, None, None)
+        self.folder = folder
+
+    def _ids(self, text: str, first: bool) -> list[int]:
+        raise UserError(
+            f"{self.folder} holds no text tokenizer, so the model cannot be told {text[:40]!r}; put the "
+            f"{SENTENCEPIECE_FILE} or {TOKENIZER_FILE} that came with its weights into that folder"
+        )
+
+
+def text_tokenizer_or_missing(folder: Path) -> TextTokenizer:
+    """The text tokenizer of a model folder, or a `MissingTextTokenizer` where there is none. UserError where
+    it is damaged or of an unknown kind.
+    """
+    there = any((folder / name).is_file() for name in (OWN_FILE, TOKENIZER_FILE, SENTENCEPIECE_FILE))
+    return load_text_tokenizer(folder) if there else MissingTextTokenizer(folder)
+
+
 def save_text_tokenizer(source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[str]:
     """Copies the text tokenizer of folder `source` into another, byte for byte, with its settings. -> the
     names of the files copied.
