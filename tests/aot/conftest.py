@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="libtpu is not installed: pip install '.[aot]'"))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _nothing_from_the_cache() -> Iterator[None]:
     """What was compiled for another machine's devices can be kept, but not read back without those
     devices.
