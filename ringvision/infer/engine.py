@@ -168,7 +168,7 @@ class Engine:
             return grow(cache)
 
     def everywhere(self, array: np.ndarray) -> jax.Array:
-        """An array of any shape and type on every device of the mesh, whole."""
+        """array [...] of any shape and type -> the same, whole on every device of the mesh."""
         return jax.device_put(array, NamedSharding(self.model.mesh, PartitionSpec()))
 
     def of_model(self, function: Callable[..., Any], outputs: str, **static: Any) -> Any:
@@ -437,11 +437,18 @@ def _read(
 
 
 def next_logits(model: Transformer, hidden: jax.Array, ids: tuple[int, int], mesh: Mesh) -> jax.Array:
-    """hidden [R, D] -> float32 [R, ids], whole on every device, so that tokens are drawn without exchange.
+    """The logits of a range of ids.
 
-    A small part of the head is cut out before the product, a large one
-    behind it: to cut it out is to copy it.
+    Args:
+        model: whose head is taken.
+        hidden: float [R, D].
+        ids: from the first up to but without the second.
+        mesh: the devices.
+
+    Returns:
+        float32 [R, ids], whole on every device, so that tokens are drawn without an exchange.
     """
+    # A small part of the head is cut out before the product, a large one behind it: to cut it out is to copy it.
     head = model.head()
     narrow = 2 * (ids[1] - ids[0]) < head.shape[1]
     head = head[:, slice(*ids)] if narrow else head
