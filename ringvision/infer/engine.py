@@ -448,7 +448,7 @@ def next_logits(model: Transformer, hidden: jax.Array, ids: tuple[int, int], mes
     Returns:
         float32 [R, ids], whole on every device, so that tokens are drawn without an exchange.
     """
-    # A small part of the head is cut out before the product, a large one behind it: to cut it out is to copy it.
+    # A small part of the head is cut out before the product, a large one behind it: to cut out is to copy.
     head = model.head()
     narrow = 2 * (ids[1] - ids[0]) < head.shape[1]
     head = head[:, slice(*ids)] if narrow else head
