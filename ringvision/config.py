@@ -150,7 +150,7 @@ class TrainConfig:
     trainable: "all"; "new_rows", the embedding's and the head's rows from the first code on, every other
         weight staying as init_from has it; or "lora", pairs of matrices (see LoraConfig) that the model
         folder has multiplied out.
-    loss_chunk: positions of a row whose logits exist at once.
+    loss_chunk: positions of one device's share of a row whose logits exist at once.
     log_every: after how many steps a line of metrics is written.
     """
 
