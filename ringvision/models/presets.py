@@ -47,8 +47,8 @@ class TransformerConfig:
     """Queries, keys and values are projected with a bias (Qwen2)."""
     qk_norm: Literal["none", "rms", "layer"] = "none"
     """Queries and keys are normalised over the head width before rotary positions are applied. "rms": by
-    their root mean square, with one scale that all heads share (Qwen3); "layer": by mean and variance, with a scale and a
-    bias for each head (Chameleon).
+    their root mean square, with one scale that all heads share (Qwen3); "layer": by mean and variance, with a
+    scale and a bias for each head (Chameleon).
     """
     window: int | None = None
     """A token sees only those less than so many positions before it, in every layer (Mistral); None: all

@@ -42,8 +42,9 @@ CHIPS = {
 }
 """By what `jax.Device.device_kind` begins with or, for GPUs, holds."""
 GATHERED_AT_MOST = 2**28
-"""Bytes of keys and values that a device may hold at once instead of letting them pass. Not more, for the TPU's
-compiler lets nothing run beside a gather (v5e:16x16)."""
+"""Bytes of keys and values that a device may hold at once instead of letting them pass. Not more, for the
+TPU's compiler lets nothing run beside a gather (v5e:16x16).
+"""
 
 
 def chip_of(mesh: Mesh | AbstractMesh) -> Chip | None:
