@@ -10,7 +10,9 @@ tests/aot takes the TPU's compiler, which ends the process when it is given thes
 only when they are named: `pytest tests/aot`.
 """
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -21,8 +23,7 @@ AOT = Path(__file__).parent / "aot"
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
-if "CI" not in os.environ:
-    jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
@@ -42,3 +43,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leaves tests/aot out unless it is named."""
     return True if collection_path == AOT and not _names_aot(config) else None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs() -> Iterator[None]:
+    """Every compiled program takes some memory mappings, of which Linux gives a process 65,530: a worker that
+    kept those of all modules would come close to that, and end by a segmentation fault where it is reached.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
