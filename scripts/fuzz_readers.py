@@ -44,6 +44,8 @@ with (
     from ringvision.data.text.isolation.client import IsolatedTokenizer
     from ringvision.errors import UserError
     from ringvision.weights.importing import import_weights
+    from ringvision.weights.readers import child, pickle, torch
+    from ringvision.weights.readers.weights_file import WeightsFile
     from ringvision.weights.tensors import open_tensors
 
 FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
@@ -200,7 +202,29 @@ class Reading:
         self.count = 0
         self.whole = 0
         self.longest = 0.0
-        self.clock = not steers(kind)
+        self.clock = not steers(kind)  # atheris has a clock of its own
+        if self.clock:
+            signal.signal(signal.SIGALRM, _late)
+        names = {
+            "index": "model.safetensors.index.json",
+            "tokenizer.json": "tokenizer.json",
+            "tokenizer.model": "tokenizer.model",
+        }
+        self.path = scratch / names.get(kind, "weights")
+        if kind == "index":
+            import numpy as np
+            from safetensors.numpy import save_file
+
+            for number, (name, file) in enumerate((("a", "one"), ("b", "two"))):
+                save_file({name: np.full(4, number, np.float32)}, str(scratch / f"{file}.safetensors"))
+        pickle.table_of = torch.table_of = self.table_of
+
+    def table_of(
+        self, source: WeightsFile, memory: int, kind: str, offset: int = 0, end: int | None = None
+    ) -> dict[str, Any]:
+        """What the reader's process would answer, read in this one, where the fuzzer sees it."""
+        table = child.table(source, kind, offset, source.size if end is None else end)
+        return dict(json.loads(json.dumps(table)))
 
     def one(self, data: bytes) -> None:
         began = time.monotonic()

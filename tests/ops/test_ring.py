@@ -321,7 +321,7 @@ def test_only_kv_heads_travel_and_n_minus_one_times(devices):
     p = make_problem()
     for name in ("q", "k", "v", "d_out"):
         setattr(p, name, np.asarray(getattr(p, name), jnp.bfloat16))
-    traced = jax.make_jaxpr(ring(devices, layout="zigzag", as_users_compile_it=True))(
+    traced = jax.make_jaxpr(ring(devices, layout="zigzag"))(
         p.q, p.k, p.v, p.d_out, p.q_positions, p.q_segment_ids
     )
     sent = hops(traced.jaxpr)
@@ -341,7 +341,7 @@ def test_hops_on_which_nobody_sees_anything_are_not_run():
     """
     p = make_problem()
     for window, expected in ((8, 1), (9, 1), (10, 2)):
-        program = ring(8, layout="contiguous", window=window, as_users_compile_it=True)
+        program = ring(8, layout="contiguous", window=window)
         traced = jax.make_jaxpr(program)(p.q, p.k, p.v, p.d_out, p.q_positions, p.q_segment_ids)
         sent = [times for times, shape, _ in hops(traced.jaxpr) if len(shape) == 5]
         # keys and values go so many hops forward and so many backward, and their gradients as many and home
