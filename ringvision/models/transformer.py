@@ -217,7 +217,8 @@ class Transformer(nnx.Module):
         # Two exchanges of which neither waits for the other may begin in another order on another device, and
         # wait for each other for ever: this one waits for what was attended to before. A barrier would not do
         # it: the CPU's compiler drops those.
-        q = q + 0 * done[0].astype(q.dtype)
+        if mesh.size > 1:
+            q = q + 0 * done[0].astype(q.dtype)
         part = cached_attention(
             q,
             pair[0].astype(q.dtype),
