@@ -18,7 +18,7 @@ SENTENCES = [
     "a deep  blue\tsea of 1234 words",
     "naïve café, 日本語 and 🙂",
 ] * 20
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "smollm2"
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "smollm2"
 
 
 def bytes_with_merges(**more: Any) -> dict[str, Any]:
