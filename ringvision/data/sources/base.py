@@ -8,7 +8,7 @@ chooses whose turn it is, cuts what is longer than a row and packs the rest.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -73,7 +73,7 @@ class SourceConfig(ABC):
     weight: how much of the mixture it is, beside the weights of the others; 0: it is not read.
     """
 
-    weight: float = 1.0
+    weight: float = field(default=1.0, kw_only=True)
 
     @abstractmethod
     def open(self, processor: PromptProcessor, length: int) -> DataSource:
