@@ -1,4 +1,4 @@
-"""A run that goes on with another config: what changed is said, or refused where it changes what is learned."""
+"""A run that goes on with another config: changes are said, and refused where they change what is learned."""
 
 import dataclasses
 import json
