@@ -8,7 +8,7 @@ world.py      such a folder of videos of the synthetic world: questions made ane
 
 from ringvision.data.sources.base import BadRecord, DataConfig, DataSource, SourceConfig, VideosInfo
 from ringvision.data.sources.tokenized import TokenizedData, TokenizedVideos
-from ringvision.data.sources.videos import QuestionAnswer, Videos, VideoExamples, VideoSourceConfig
+from ringvision.data.sources.videos import QuestionAnswer, VideoExamples, Videos, VideoSourceConfig
 from ringvision.data.sources.world import WorldData, WorldVideos
 
 __all__ = [
