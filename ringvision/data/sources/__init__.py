@@ -3,16 +3,19 @@
 base.py       DataConfig: the mixture that a run reads; SourceConfig and DataSource: a part of it
 videos.py     tokenized videos and questions about them -> examples
 tokenized.py  a folder that `ringvision tokenize` wrote: the captions and questions of its records
+caption_questions.py  what else a caption answers
 world.py      such a folder of videos of the synthetic world: questions made anew from their seeds
 """
 
 from ringvision.data.sources.base import BadRecord, DataConfig, DataSource, SourceConfig, VideosInfo
+from ringvision.data.sources.caption_questions import CaptionQuestion
 from ringvision.data.sources.tokenized import TokenizedData, TokenizedVideos
 from ringvision.data.sources.videos import QuestionAnswer, VideoExamples, Videos, VideoSourceConfig
 from ringvision.data.sources.world import WorldData, WorldVideos
 
 __all__ = [
     "BadRecord",
+    "CaptionQuestion",
     "DataConfig",
     "DataSource",
     "QuestionAnswer",
