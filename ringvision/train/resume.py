@@ -7,6 +7,7 @@ A run that goes on promises the weights of one that was never stopped. What only
 watched or kept may change; what changes the weights that come out is refused unless it is asked for.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -113,3 +114,9 @@ def _named(settings: Any, name: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         found |= _named(value, f"{name}.{key}" if name else key)
     return found
+
+
+def fingerprint(config: TrainConfig) -> str:
+    """A hash of all settings, by which processes know that they run the same."""
+    settings = json.dumps(config.to_dict(), sort_keys=True)
+    return hashlib.sha256(settings.encode()).hexdigest()[:16]
