@@ -29,10 +29,11 @@ from ringvision.train.answer_accuracy import open_evaluation, score, table
 from ringvision.train.export import export, exported
 from ringvision.train.initial_state import abstract_state, describe, first_state
 from ringvision.train.inputs import batch_sharder, open_data
+from ringvision.train.metrics import Metrics, averages
 from ringvision.train.part import Part
 from ringvision.train.record import Record
 from ringvision.train.state import TrainState, optimizer, schedule
-from ringvision.train.step import Metrics, compile_step
+from ringvision.train.step import compile_step
 
 CURVES = ("loss", "answer_accuracy", "eval/all", "gradient_norm", "learning_rate", "tokens_per_second")
 
@@ -139,7 +140,7 @@ class Window:
     def close(self, step: int) -> dict[str, float]:
         """The means since the last line. UserError where the newest loss is no number."""
         self.check(step)
-        values = {name: float(np.mean([metrics[name] for metrics in self._metrics])) for name in self._newest}
+        values = averages(self._metrics)
         seconds = time.monotonic() - self._began
         if self._steps:
             values |= {"seconds_per_step": seconds / self._steps, "tokens_per_second": self._tokens / seconds}
@@ -152,7 +153,8 @@ class Window:
 
     def check(self, step: int) -> None:
         """UserError where the newest loss or gradient is no finite number."""
-        for name, value in self._newest.items():
+        judged = zip(("loss", "gradient_norm"), np.asarray(self._newest.get("judged", ())))
+        for name, value in judged:
             if not np.isfinite(value):
                 raise UserError(
                     f"{name} is {float(value)} at step {step}; go back to the last checkpoint with a "
