@@ -38,7 +38,7 @@ def _random_params(config: TrainConfig) -> Any:
 
 def _start(config: TrainConfig, tx: optax.GradientTransformation, part: Part, params: Any) -> TrainState:
     trained, frozen = part.start(params)
-    return start(trained, tx, average=config.optimizer.ema > 0, frozen=frozen)
+    return start(trained, tx, config, frozen=frozen)
 
 
 def abstract_state(
@@ -130,6 +130,4 @@ def _with_codebook(
     table[first : first + len(codebook)] = (codebook @ projection) * table.std()  # (codes, D)
     placed = jax.device_put(table, state_shardings.params["embed"]["table"].get_value())
     params = unflatten({**flatten(state.params), "embed.table": placed}, state.params)
-    return jax.jit(partial(start, tx=tx, average=config.optimizer.ema > 0), out_shardings=state_shardings)(
-        params
-    )
+    return jax.jit(partial(start, tx=tx, config=config), out_shardings=state_shardings)(params)
