@@ -59,6 +59,10 @@ COMMANDS = {
     "train-tokenizer": CommandEntry(
         "train a video tokenizer; goes on from its last checkpoint", "train:TrainTokenizer"
     ),
+    "watch": CommandEntry(
+        "how far a training run is: its curves in the terminal or as a picture, where its time went",
+        "watch:Watch",
+    ),
     "evaluate": CommandEntry(
         "score the model, or a tokenizer",
         commands={
