@@ -1,0 +1,33 @@
+"""Several processes as one run: how they find each other, what they agree on, and how they stop together.
+
+membership.py  flags or environment -> jax.distributed
+agreement.py   small values from all to all; barriers; who is process 0
+stopping.py    signals to stop -> an input of the step
+
+Everything works on one process too.
+"""
+
+from ringvision.distributed.agreement import (
+    PATIENCE,
+    agreed,
+    barrier,
+    gathered,
+    is_main,
+    process_count,
+    process_index,
+)
+from ringvision.distributed.membership import start
+from ringvision.distributed.stopping import StopRequest, signals
+
+__all__ = [
+    "PATIENCE",
+    "StopRequest",
+    "agreed",
+    "barrier",
+    "gathered",
+    "is_main",
+    "process_count",
+    "process_index",
+    "signals",
+    "start",
+]
