@@ -37,7 +37,7 @@ def export(folder: Path, part: Part, processor: PromptProcessor, info: VideosInf
     settings: dict[str, Any] = {
         "kind": "assistant",
         "name": config.name,
-        "transformer": config.model.to_dict(),
+        "transformer": config.transformer.to_dict(),
         "vocabulary": processor.vocabulary.to_dict(),
         "stream": processor.format.to_dict(),
         "video_tokenizer": config.data.tokenizer,

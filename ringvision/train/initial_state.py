@@ -28,12 +28,12 @@ from ringvision.tree import flatten, unflatten
 
 def describe(config: TrainConfig) -> Any:
     """The graph of the model, without arrays."""
-    return nnx.split(nnx.eval_shape(lambda: Transformer(config.model, rngs=nnx.Rngs(0))))[0]
+    return nnx.split(nnx.eval_shape(lambda: Transformer(config.transformer, rngs=nnx.Rngs(0))))[0]
 
 
 def _random_params(config: TrainConfig) -> Any:
     """Random parameters by config.seed."""
-    return nnx.split(Transformer(config.model, rngs=nnx.Rngs(config.seed)))[1]
+    return nnx.split(Transformer(config.transformer, rngs=nnx.Rngs(config.seed)))[1]
 
 
 def _start(config: TrainConfig, tx: optax.GradientTransformation, part: Part, params: Any) -> TrainState:

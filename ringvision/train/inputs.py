@@ -32,13 +32,13 @@ def open_data(config: TrainConfig) -> tuple[PromptProcessor, Loader]:
     source = data.open()
     num_codes = source.info.num_codes
     vocabulary = Vocabulary(text.size, num_codes, text.bos, text.eos, text.vision_start, text.vision_end)
-    if config.model.vocab_size < vocabulary.size:
+    if config.transformer.vocab_size < vocabulary.size:
         raise UserError(
-            f"model.vocab_size is {config.model.vocab_size}; {data.text_model} has {text.size} pieces and "
-            f"{data.folder} {num_codes} codes, so give at least {vocabulary.size}"
+            f"model.vocab_size is {config.transformer.vocab_size}; {data.text_model} has {text.size} pieces "
+            f"and {data.folder} {num_codes} codes, so give at least {vocabulary.size}"
         )
     # rows of the model that no token needs belong to the vision part
-    vision_size = config.model.vocab_size - text.size
+    vision_size = config.transformer.vocab_size - text.size
     processor = PromptProcessor(text, replace(vocabulary, vision_size=vision_size))
     return processor, Loader(source, processor, data, seed=config.seed)
 

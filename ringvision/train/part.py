@@ -100,7 +100,7 @@ class Part:
         )
 
     def _make(self) -> Transformer:
-        model = Transformer(self.config.model, rngs=nnx.Rngs(self.config.seed))
+        model = Transformer(self.config.transformer, rngs=nnx.Rngs(self.config.seed))
         if self.kind == "lora":
             lora.attach(
                 model,
