@@ -52,14 +52,21 @@ def read_object(
             )
         with open(path, "rb") as file:
             data = file.read(most_bytes)
-        if sum(map(data.count, (b",", b":", b"[", b"{"))) > most_parts:
-            raise ValueError(f"more than {most_parts} values")
-        found = json.loads(data, parse_int=_whole, parse_float=_finite, parse_constant=_refuse)
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds a {type(found).__name__}, expected an object of settings")
-        _check_depth(found)
+        return parse_object(data, most_parts=most_parts)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}); {advice}") from None
+
+
+def parse_object(data: bytes, *, most_parts: int = MOST_PARTS) -> dict[str, Any]:
+    """The object that is written as JSON in `data`. ValueError or RecursionError where there is none, or it
+    is over a bound.
+    """
+    if sum(map(data.count, (b",", b":", b"[", b"{"))) > most_parts:
+        raise ValueError(f"more than {most_parts} values")
+    found = json.loads(data, parse_int=_whole, parse_float=_finite, parse_constant=_refuse)
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds a {type(found).__name__}, expected an object")
+    _check_depth(found)
     return found
 
 

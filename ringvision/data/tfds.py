@@ -86,7 +86,7 @@ def split_name(given: str) -> tuple[str, str, str]:
 
 
 def open_split(whole: str) -> Split:
-    """Opens `tfds:NAME/SPLIT`. UserError where TFDS has prepared no such split here, or not as ArrayRecord."""
+    """Opens `tfds:NAME/SPLIT`. UserError where TFDS prepared none here, or not as ArrayRecord."""
     import tensorflow_datasets as tfds
     from array_record.python.array_record_data_source import ArrayRecordDataSource
     from tensorflow_datasets.core.dataset_info import read_from_json
