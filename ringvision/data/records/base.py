@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 MOST_BYTES = 64 << 20
 """Of one record."""
+ASKED = 8
+"""Files that are asked which fields there are."""
 
 
 class Records(Protocol):
@@ -45,8 +47,8 @@ class Several:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Those of any file."""
-        return tuple(dict.fromkeys(field for part in self._parts for field in part.fields))
+        """Those of the first files."""
+        return tuple(dict.fromkeys(field for part in self._parts[:ASKED] for field in part.fields))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0

@@ -3,7 +3,7 @@
     PlainFile(path).blocks(offset), GzipFile(path).blocks(offset)  ->  bytes, bytes, ... up to the end
 
 gzip can only be unpacked from its beginning. GzipFile keeps copies of the unpacker, 40 KB each, at places
-that lie some way apart, and goes on from the last one before `offset`: no unpacked copy of the file is needed.
+that lie some way apart, and goes on from the last one before `offset`. No unpacked copy is needed.
 """
 
 import os
