@@ -43,6 +43,7 @@ class LwmData(SourceConfig):
     path: a file, a folder or a pattern of .jsonl or .jsonl.gz.
     fields: the order where a record has none of its own.
     fields_key: the field of a record that holds its order.
+    fields_index: where a record has several orders, which is taken, from 0; -1: one by the record's number.
     frame_tokens: codes of a frame; None: as the record's own grid says, and 256 where it has none.
     max_frames: so many frames of a video are taken, evenly spread (0: all).
     subfield_separator: what stands between joined fields.
@@ -56,6 +57,7 @@ class LwmData(SourceConfig):
     path: str
     fields: str = "text"
     fields_key: str = "fields"
+    fields_index: int = -1
     frame_tokens: int | None = None
     max_frames: int = 0
     subfield_separator: str = " "
@@ -79,6 +81,7 @@ class LwmData(SourceConfig):
         checks.filled("path", "fields", "fields_key")
         checks.at_least(1, "frame_tokens")
         checks.at_least(0, "max_frames")
+        checks.at_least(-1, "fields_index")
         checks.positive("token_weight")
         checks.that(
             self.counts in ("tokens", "halves"), f"counts is {self.counts!r}, expected tokens or halves"
@@ -124,13 +127,7 @@ class LwmSource:
         """
         where = self._records.where(index)
         record = read(self._records, index)
-        order = record.get(self._config.fields_key, self._config.fields)
-        if isinstance(order, list) and order:
-            order = standard_random.Random(index).choice(order)
-        if not isinstance(order, str):
-            raise BadRecord(
-                f"{where}: {self._config.fields_key} is no text; expected one like [question],answer"
-            )
+        order = self._order(where, record, index)
         vocabulary = self._processor.vocabulary
         tokens = [np.array([vocabulary.bos] * self._config.add_bos, np.int32)]
         masks = [np.zeros(len(tokens[0]), np.float32)]
@@ -143,6 +140,17 @@ class LwmSource:
             tokens.append(np.array([vocabulary.eos], np.int32))
             masks.append(np.ones(1, np.float32))
         return self._weighted(Example(np.concatenate(tokens), np.concatenate(masks)))
+
+    def _order(self, where: str, record: Mapping[str, Any], index: int) -> str:
+        """What follows what in a record."""
+        key = self._config.fields_key
+        order = record.get(key, self._config.fields)
+        chosen = self._config.fields_index
+        if isinstance(order, list) and order and chosen < len(order):
+            order = order[chosen] if chosen >= 0 else standard_random.Random(index).choice(order)
+        if not isinstance(order, str):
+            raise BadRecord(f"{where}: {key} is no text, or has no order {chosen}; expected [question],answer")
+        return order
 
     def _part(self, where: str, record: Mapping[str, Any], field: str, *, first: bool) -> np.ndarray:
         """The tokens of one field, int32 [n]."""
