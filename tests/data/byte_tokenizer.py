@@ -1,6 +1,4 @@
-"""A text tokenizer of bytes, for tests: a space, then the bytes of a text, from id 3 on; 1 begins a text, 2 ends
-it.
-"""
+"""A text tokenizer of bytes, for tests: a space, then the bytes of a text, from id 3 on. 1 is bos, 2 eos."""
 
 from ringvision.data.stream import PromptProcessor
 from ringvision.data.text.tokenizer import TextTokenizer

@@ -88,14 +88,17 @@ def test_halves_are_lwms_loss(tmp_path: Path) -> None:
 def test_what_tokenize_wrote_for_lwm_is_read(tmp_path: Path, frame_tokens: int | None) -> None:
     """A line for every question; the grid of a record says how large a frame is."""
     codes = np.arange(8).reshape(2, 2, 2)
+    asked = (("What?", "cat"), ("So?", "a"))
     videos = [
-        TokenizedVideo("/a.mp4", "", codes, np.arange(2), 1.0, 64, "abc", "a cat", (("What?", "cat"), ("So?", "a"))),
+        TokenizedVideo("/a.mp4", "", codes, np.arange(2), 1.0, 64, "abc", "a cat", asked),
         TokenizedVideo("/b.mp4", "", codes[:1], np.arange(1), 1.0, 64, "abc", "a dog"),
         TokenizedVideo("/c.mp4", "", codes[1:], np.arange(1), 1.0, 64, "abc"),
     ]  # fmt: skip
     with TokenizedWriter(tmp_path, num_codes=8, format="jsonl") as writer:
         writer.add(videos)
-    source = LwmData(str(tmp_path / "*.jsonl"), frame_tokens=frame_tokens).open(PROCESSOR, 64)
+    source = LwmData(str(tmp_path), frame_tokens=frame_tokens).open(PROCESSOR, 64)
+    assert source.vision is not None
+    assert (source.vision.tokenizer, source.vision.num_codes, source.vision.grid) == ("abc", 8, (2, 2))
     words = [PROCESSOR.text.decode(example(source, index).tokens.tolist()) for index in range(len(source))]
     assert words == [
         "What? <vision> </vision> cat",
@@ -132,7 +135,7 @@ def test_bad_records_are_named(tmp_path: Path) -> None:
 
 
 def test_a_source_of_bad_records_alone_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"record 1: it has no 'text', only q \(and none of the 3 first"):
+    with pytest.raises(UserError, match=r"record 1: it has no 'text', only q; .* \(and none of the 3 first"):
         open_lines(tmp_path / "a.jsonl", *[{"q": "x"}] * 3)
     problems = LwmData("a", fields="", frame_tokens=0, counts="all").problems()  # type: ignore[arg-type]
     assert [problem.split()[0] for problem in problems] == ["fields", "frame_tokens", "counts"]

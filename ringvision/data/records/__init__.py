@@ -8,9 +8,9 @@ text_files.py    a record a file, a piece between separators, or a line of JSON
 tables.py        Arrow files as `datasets` saves them, and Parquet through them
 tfds_records.py  the examples of a data set that TFDS prepared
 
-Opening a source reads it once and keeps an index in memory, whose size is bounded (32 MB a file); nothing is
-written beside the user's files. Only Parquet, which knows no way to a single row, is copied: small files into
-memory, larger ones into the cache folder.
+Opening a source reads it once and keeps an index in memory, whose size is bounded (128 MB, for gzip 350 MB,
+whatever the number of records): an index on disk could belong to another state of the files. Only Parquet,
+which knows no way to a single row, is copied: small files into memory, larger ones into the cache folder.
 """
 
 from ringvision.data.records.base import Records

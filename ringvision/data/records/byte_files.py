@@ -16,9 +16,11 @@ from ringvision.errors import UserError
 
 FIRST_BLOCK = 1 << 14
 LARGEST_BLOCK = 1 << 22
-APART = 1 << 20
-"""Bytes of the unpacked file between two marks, doubled whenever there are MOST_MARKS."""
-MOST_MARKS = 1 << 11
+APART = 1 << 19
+"""Bytes of the unpacked file between two marks, doubled whenever there are too many of them."""
+MOST_MARKS = 1 << 13
+"""Of all files of a source together."""
+LEAST_MARKS = 16
 
 
 class ByteFile(Protocol):
@@ -61,8 +63,9 @@ class _Mark:
 class GzipFile:
     """What a gzip file, of one member or several, unpacks to."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, most_marks: int = MOST_MARKS) -> None:
         self.path = path
+        self._most_marks = most_marks
         self._marks = [_Mark(0, 0, _unpacker())]
         self._apart = APART
 
@@ -110,14 +113,16 @@ class GzipFile:
         if start < self._marks[-1].start + self._apart or unpacker.eof:
             return
         self._marks.append(_Mark(start, packed, unpacker.copy()))
-        if len(self._marks) > MOST_MARKS:
+        if len(self._marks) > self._most_marks:
             self._marks = self._marks[::2]
             self._apart *= 2
 
 
-def open_bytes(path: str) -> ByteFile:
-    """A file by the ending of its name."""
-    return GzipFile(path) if path.lower().endswith(".gz") else PlainFile(path)
+def open_bytes(path: str, files: int = 1) -> ByteFile:
+    """A file by the ending of its name. files: how many there are that are open like this one."""
+    if not path.lower().endswith(".gz"):
+        return PlainFile(path)
+    return GzipFile(path, max(LEAST_MARKS, MOST_MARKS // files))
 
 
 def unreadable(path: str, error: OSError) -> UserError:

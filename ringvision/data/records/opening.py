@@ -70,9 +70,9 @@ def _open(path: str, files: Sequence[str], form: str, columns: Sequence[str], se
     parts: list[Records] = []
     for file in files:
         if form == "txt":
-            parts.append(SeparatedText(file, separator))
+            parts.append(SeparatedText(file, separator, len(files)))
         elif form == "jsonl":
-            parts.append(JsonLines(file))
+            parts.append(JsonLines(file, len(files)))
         elif form == "parquet":
             parts.append(open_parquet(file, columns))
         else:
@@ -105,7 +105,9 @@ def _files(path: str, split: str) -> list[str]:
 
 
 def _walk(folder: str) -> list[str]:
-    """All files of a folder that hold records by their names, hidden ones left out."""
+    """All files of a folder that hold records by their names. Hidden ones are left out, and .json, which in
+    folders is rather what describes them.
+    """
 
     def fail(error: OSError) -> None:
         raise unreadable(folder, error)
@@ -113,7 +115,7 @@ def _walk(folder: str) -> list[str]:
     found = []
     for where, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        visible = (name for name in names if not name.startswith("."))
+        visible = (name for name in names if not name.startswith(".") and not name.endswith(".json"))
         found += [os.path.join(where, name) for name in visible if _by_name(name)]
     return sorted(found)
 

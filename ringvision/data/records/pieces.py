@@ -3,18 +3,25 @@
     "a\\nb\\n\\nc"  --Pieces(file, b"\\n")-->  3 pieces: a, b, c
 
 Pieces of white space alone do not count. The file is gone through once when it is opened. The index says
-where every piece begins; beyond MOST_STARTS pieces only where every second does, every fourth, and so on, so
-that it stays small however many there are, and a read goes over some pieces before the one that is wanted.
+where every piece begins; where these are too many, where every second does, every fourth, and so on, so that
+it stays small however many there are, and a read goes over some pieces before the one that is wanted.
 """
 
 from array import array
 from collections.abc import Iterator
 
 from ringvision.data.records.base import MOST_BYTES
-from ringvision.data.records.byte_files import ByteFile
+from ringvision.data.records.byte_files import ByteFile, open_bytes
 from ringvision.errors import UserError
 
-MOST_STARTS = 1 << 22
+MOST_STARTS = 1 << 24
+"""Of all files of a source together."""
+LEAST_STARTS = 1 << 10
+
+
+def pieces_of(path: str, separator: bytes, files: int = 1) -> "Pieces":
+    """The pieces of a file, packed or not. files: how many there are like it; their indices share a room."""
+    return Pieces(open_bytes(path, files), separator, max(LEAST_STARTS, MOST_STARTS // files))
 
 
 class Pieces:
@@ -23,12 +30,13 @@ class Pieces:
     Args:
         file: is read from its beginning to its end, once.
         separator: at least one byte.
+        most_starts: how many places the index has room for.
 
     Raises:
         UserError: the file cannot be read.
     """
 
-    def __init__(self, file: ByteFile, separator: bytes) -> None:
+    def __init__(self, file: ByteFile, separator: bytes, most_starts: int = MOST_STARTS) -> None:
         self.file = file
         self.separator = separator
         self.stride = 1
@@ -37,7 +45,7 @@ class Pieces:
         for start, _ in self._walk(0, keep=False):
             if self._count % self.stride == 0:
                 self._starts.append(start)
-                if len(self._starts) > MOST_STARTS:
+                if len(self._starts) > most_starts:
                     self._starts = self._starts[::2]
                     self.stride *= 2
             self._count += 1

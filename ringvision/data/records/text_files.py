@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ringvision.data.records.base import MOST_BYTES
-from ringvision.data.records.byte_files import open_bytes, unreadable
-from ringvision.data.records.pieces import Pieces
+from ringvision.data.records.byte_files import unreadable
+from ringvision.data.records.pieces import Pieces, pieces_of
 from ringvision.errors import UserError
 from ringvision.untrusted_files import parse_object
 
@@ -60,13 +60,13 @@ class WholeFiles:
 
 
 class SeparatedText:
-    """A file of text in which a separator stands between records."""
+    """A file of text in which a separator stands between records. files: how many are opened like it."""
 
     fields = (TEXT,)
 
-    def __init__(self, path: str, separator: str) -> None:
+    def __init__(self, path: str, separator: str, files: int = 1) -> None:
         self.name = path
-        self._pieces = Pieces(open_bytes(path), separator.encode())
+        self._pieces = pieces_of(path, separator.encode(), files)
 
     def __len__(self) -> int:
         return len(self._pieces)
@@ -81,11 +81,11 @@ class SeparatedText:
 
 
 class JsonLines:
-    """A file of JSON, an object a line."""
+    """A file of JSON, an object a line. files: how many are opened like it."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, files: int = 1) -> None:
         self.name = path
-        self._lines = Pieces(open_bytes(path), b"\n")
+        self._lines = pieces_of(path, b"\n", files)
 
     @property
     def fields(self) -> tuple[str, ...]:
