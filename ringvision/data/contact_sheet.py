@@ -87,13 +87,16 @@ def plain(text: str) -> str:
     )
 
 
-def escaped(text: str, keep: str = "") -> str:
-    """HTML that shows the text; what does not print (surrogates, controls, marks that turn the direction of
-    writing) is spelt out. keep: characters that stay although they do not print.
+def printable(text: str, keep: str = "") -> str:
+    """The text with everything spelt out that does not print: surrogates, controls, marks that turn the
+    direction of writing. keep: characters that stay although they do not print.
     """
-    return html.escape(
-        "".join(letter if letter.isprintable() or letter in keep else plain(letter) for letter in text)
-    )
+    return "".join(letter if letter.isprintable() or letter in keep else plain(letter) for letter in text)
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """HTML that shows the text, as `printable` gives it."""
+    return html.escape(printable(text, keep))
 
 
 def _strip(pictures: np.ndarray) -> np.ndarray:
