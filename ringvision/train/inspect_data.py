@@ -8,7 +8,7 @@ stream: nothing is estimated from what the run would not read.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
