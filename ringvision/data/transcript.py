@@ -14,7 +14,7 @@ from ringvision.data.stream import Example, PromptProcessor
 
 OPEN = "«"
 CLOSE = "»"
-LONGEST = 4000
+LONGEST = 1200
 """Characters of a transcript; of a longer one the beginning and the end are given."""
 
 

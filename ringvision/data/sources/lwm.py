@@ -102,7 +102,7 @@ class LwmSource:
     """
 
     def __init__(self, records: Records, processor: PromptProcessor, config: LwmData) -> None:
-        self.name = records.name
+        self.name = config.path
         self.notices: Sequence[str] = ()
         self.vision = config.vision()
         self._records = records
@@ -190,6 +190,11 @@ class LwmSource:
     def _checked_codes(self, where: str, field: str, value: Any) -> np.ndarray:
         """A list of whole numbers as int32 [n], each a code of the vocabulary."""
         num_codes = self._processor.vocabulary.num_codes
+        if not num_codes:
+            raise BadRecord(
+                f"{where}: {field} is codes, and the run has no video tokenizer; give data.tokenizer the one "
+                "that made them"
+            )
         if not isinstance(value, list) or not {type(code) for code in value} <= {int}:
             raise BadRecord(f"{where}: {field} is no list of whole numbers, which codes are; correct it")
         smallest, largest = (min(value), max(value)) if value else (0, 0)

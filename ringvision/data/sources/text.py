@@ -47,7 +47,7 @@ class TextData(SourceConfig):
     def open(self, processor: PromptProcessor, length: int) -> "TextSource":
         """The documents. UserError where there are none, or no record has the field."""
         records = open_records(self.path, columns=(self.field,), separator=self.separator, split=self.split)
-        return TextSource(records, processor, self.field, self.token_weight)
+        return TextSource(self.path, records, processor, self.field, self.token_weight)
 
     def problems(self) -> list[str]:
         """All that is wrong with these settings, a sentence each."""
@@ -61,6 +61,7 @@ class TextSource:
     """Documents of text, a DataSource.
 
     Args:
+        name: what the source is called.
         records: where they lie.
         processor: makes tokens of them.
         field: of a record.
@@ -72,8 +73,10 @@ class TextSource:
 
     vision: VideosInfo | None = None
 
-    def __init__(self, records: Records, processor: PromptProcessor, field: str, token_weight: float) -> None:
-        self.name = records.name
+    def __init__(
+        self, name: str, records: Records, processor: PromptProcessor, field: str, token_weight: float
+    ) -> None:
+        self.name = name
         self.notices: Sequence[str] = ()
         self._records = records
         self._processor = processor
