@@ -46,7 +46,7 @@ from jax.experimental import topologies
 
 from ringvision.config import OptimizerConfig, TrainConfig
 from ringvision.data.packing import Batch
-from ringvision.data.sources import TokenizedData
+from ringvision.data.sources import DataConfig, TokenizedData
 from ringvision.mesh import make_mesh, parse_mesh, sharding
 from ringvision.models.presets import PRESETS, TransformerConfig
 from ringvision.train.initial_state import abstract_state
@@ -253,8 +253,8 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
         num_layers=arguments.layers or model.num_layers,
         max_length=max(model.max_length, arguments.length),
     )
-    data = TokenizedData(
-        folder="unused",
+    data = DataConfig(
+        sources=(TokenizedData(folder="unused"),),
         text_model="unused",
         tokenizer="unused",
         length=arguments.length,

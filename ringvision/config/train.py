@@ -15,7 +15,7 @@ from ringvision.config.parts import (
     refuse,
 )
 from ringvision.config.stages import StageConfig
-from ringvision.data.sources import VideoData
+from ringvision.data.sources import DataConfig, SourceConfig
 from ringvision.errors import UserError
 from ringvision.models.presets import TransformerConfig
 
@@ -46,7 +46,7 @@ class TrainConfig:
 
     name: str
     out: str
-    data: VideoData
+    data: DataConfig
     model: TransformerConfig | None = None
     steps: int = 0
     stages: tuple[StageConfig, ...] = ()
@@ -103,9 +103,9 @@ class TrainConfig:
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        """Every setting by name, parts as objects of their own; data also says of which `kind` it is."""
-        data = {"kind": type(self.data).__name__, **dataclasses.asdict(self.data)}
-        return {**dataclasses.asdict(self), "data": data}
+        """Every setting by name, parts as objects of their own; a source also says of which `kind` it is."""
+        settings: dict[str, Any] = _settings(self)
+        return settings
 
     def __post_init__(self) -> None:
         checks = Checks(self)
@@ -134,6 +134,10 @@ class TrainConfig:
         checks.that(
             self.model is not None or self.init_from is not None,
             "model and init_from are none, expected the shape of a model or the folder of one",
+        )
+        checks.that(
+            self.data.text_model is not None or self.init_from is not None,
+            "data.text_model and init_from are none, expected a text model or the folder of a model with one",
         )
         checks.positive("peak_flops")
         checks.problems += problems_of(self, "data", "optimizer", "mesh", "checkpoints")
@@ -175,6 +179,16 @@ class TrainConfig:
             except UserError as error:
                 said = str(error).removeprefix("TrainConfig: ").removesuffix("; correct the config")
                 checks.problems.append(f"stages.{number}: {said}")
+
+
+def _settings(value: Any) -> Any:
+    """Dataclasses as dictionaries, also those in tuples."""
+    if isinstance(value, tuple):
+        return tuple(map(_settings, value))
+    if not dataclasses.is_dataclass(value):
+        return value
+    kind = {"kind": type(value).__name__} if isinstance(value, SourceConfig) else {}
+    return kind | {field.name: _settings(getattr(value, field.name)) for field in dataclasses.fields(value)}
 
 
 def _with_stage(config: TrainConfig, stage: StageConfig) -> TrainConfig:

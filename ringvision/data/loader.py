@@ -75,13 +75,9 @@ class Loader:
         self.drawn = 0
         self.bad = 0
         self.named: list[str] = []
+        self.notices = [notice for source in sources for notice in source.notices]
         self._mixture = Mixture(data, sources, seed=seed, max_length=max_length or data.length)
         self._reopen = reopen
-
-    @property
-    def notices(self) -> list[str]:
-        """What a user should know of the sources, a sentence each."""
-        return [notice for source in self.sources for notice in source.notices]
 
     @property
     def vision(self) -> VideosInfo | None:

@@ -95,7 +95,9 @@ def first_state(
             else _with_codebook(state, config, tx, processor, state_shardings)
         )
     settings = read_config(config.init_from)
-    if settings.get("vocabulary") != json.loads(json.dumps(processor.vocabulary.to_dict())):
+    vocabulary = processor.vocabulary
+    expected = None if vocabulary.text_alone else json.loads(json.dumps(vocabulary.to_dict()))
+    if settings.get("vocabulary") != expected:
         raise UserError(
             f"{config.init_from} has another vocabulary than this run; use its text model, its "
             "tokenizer and its vocab_size"
@@ -116,13 +118,15 @@ def _with_codebook(
     alike begin alike: a random projection of the standardised codebook, of the same standard deviation as the
     random rows that it replaces.
     """
+    if config.data.tokenizer is None:
+        raise UserError("embed_codebook is set and data.tokenizer is None; name the tokenizer, or leave it out")
     codebook = load_model(shipped.tokenizer(config.data.tokenizer))["codebook"]
     codebook = (codebook - codebook.mean(0)) / codebook.std(0)
     table = np.array(state.params["embed"]["table"][...])
     first = processor.vocabulary.code_offset
     if len(codebook) != processor.vocabulary.num_codes:
         raise UserError(
-            f"{config.data.tokenizer} has {len(codebook)} codes, {config.data.folder} has "
+            f"{config.data.tokenizer} has {len(codebook)} codes, the data has "
             f"{processor.vocabulary.num_codes}; tokenize the data with it"
         )
     random = np.random.default_rng([config.seed, 4])

@@ -11,6 +11,7 @@ written with every checkpoint, so that it can be asked while the training goes o
 
 import json
 import math
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +35,7 @@ from ringvision.train.record import Record
 from ringvision.train.state import TrainState, optimizer, schedule
 from ringvision.train.step import Metrics, compile_step
 
+DATA_STATES = "data.json"
 CURVES = ("loss", "answer_accuracy", "eval/all", "gradient_norm", "learning_rate", "tokens_per_second")
 
 
@@ -57,7 +59,7 @@ def train(
     """
     out = Path(config.out)
     mesh = mesh or make_mesh(**asdict(config.mesh))
-    processor, loader = open_data(config)
+    processor, loader = open_data(config, mesh)
     put = batch_sharder(config, mesh)
     part = Part.of(config, processor.vocabulary)
     tx = optimizer(config)
@@ -75,10 +77,12 @@ def train(
     with Record(out, step=step, quiet=quiet) as record:
         (out / "run.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
         record.say(_opening_line(config, state, mesh, step, last))
-        batches = loader.batches(step)
+        for notice in loader.notices:
+            record.say(notice)
+        batches = loader.batches(_data_state(out, step))
         window = Window()
         while step < last:
-            batch = next(batches)
+            batch, data_state = next(batches)
             state, metrics = step_fn(state, put(batch))
             step += 1
             window.add(metrics, batch)
@@ -90,12 +94,33 @@ def train(
                 window.restart()
             if step % config.checkpoints.every == 0 or step == last:
                 window.check(step)
+                _keep_data_state(out, data_state)
                 checkpoints.save(step, state)
-                export(out / "model", part, processor, loader.source.info, state)
+                export(out / "model", part, processor, loader.vision, state)
                 record.curves_png(out / "curves.png", CURVES)
                 window.restart()
         batches.close()
     return state
+
+
+def _data_state(out: Path, step: int) -> dict[str, Any] | None:
+    """Where the data was after a step; None at the beginning."""
+    if not step:
+        return None
+    path = out / DATA_STATES
+    states: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
+    if str(step) not in states:
+        raise UserError(f"{path} does not say where the data was at step {step}; begin another run (--out)")
+    return states[str(step)]
+
+
+def _keep_data_state(out: Path, state: dict[str, Any]) -> None:
+    path = out / DATA_STATES
+    states = json.loads(path.read_text()) if path.is_file() else {}
+    states[str(state["step"])] = state
+    aside = path.with_suffix(".partial")
+    aside.write_text(json.dumps(dict(list(states.items())[-4:])))
+    os.replace(aside, path)
 
 
 def _opening_line(config: TrainConfig, state: TrainState, mesh: Mesh, step: int, last: int) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ringvision.data.sources import WorldSource
+from ringvision.data.sources import WorldVideos
 from ringvision.data.stream import PromptProcessor
 from ringvision.data.text.sentencepiece_tokenizer import LosslessTokenizer, train_text_tokenizer
 from ringvision.data.tokenized import TokenizedVideo
@@ -34,7 +34,7 @@ def processor(text: LosslessTokenizer) -> PromptProcessor:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> WorldSource:
+def world(tmp_path_factory: pytest.TempPathFactory) -> WorldVideos:
     folder: Path = tmp_path_factory.mktemp("world")
     random = np.random.default_rng(0)
     with TokenizedWriter(folder, num_codes=NUM_CODES) as writer:
@@ -45,4 +45,4 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> WorldSource:
                 codes = random.integers(0, NUM_CODES, (frames, 2, 2))
                 videos.append(TokenizedVideo(f"world:{seed}", "", codes, np.arange(frames), 1.0, 64, "0"))
             writer.add(videos)
-    return WorldSource(folder)
+    return WorldVideos(folder)

@@ -13,7 +13,7 @@ import pytest
 
 from ringvision.data.loader import Clip, Loader
 from ringvision.data.packing import Batch, fill_ratio
-from ringvision.data.sources import DataSource, QuestionAnswer, WorldData, WorldSource
+from ringvision.data.sources import DataSource, QuestionAnswer, WorldData, WorldVideos
 from ringvision.data.stream import PromptProcessor
 from ringvision.errors import UserError
 
@@ -29,7 +29,7 @@ def loader(source: DataSource, processor: PromptProcessor, *, seed: int = 3, **o
     return Loader(source, processor, data, seed=seed)
 
 
-def asking(world: WorldSource, ask: Callable[[int], list[QuestionAnswer]]) -> DataSource:
+def asking(world: WorldVideos, ask: Callable[[int], list[QuestionAnswer]]) -> DataSource:
     """The same videos, about each of which `ask` of its number is asked."""
     source = copy.copy(world)
     source.questions = lambda index, first, count: ask(index)  # type: ignore[method-assign]
@@ -37,7 +37,7 @@ def asking(world: WorldSource, ask: Callable[[int], list[QuestionAnswer]]) -> Da
 
 
 def test_a_batch_is_the_same_whatever_was_asked_before(
-    world: WorldSource, processor: PromptProcessor
+    world: WorldVideos, processor: PromptProcessor
 ) -> None:
     one = loader(world, processor)
     other = loader(world, processor)
@@ -54,7 +54,7 @@ def test_a_batch_is_the_same_whatever_was_asked_before(
     assert not [thread for thread in threading.enumerate() if thread.name == "batches"]
 
 
-def test_little_is_wasted(world: WorldSource, processor: PromptProcessor) -> None:
+def test_little_is_wasted(world: WorldVideos, processor: PromptProcessor) -> None:
     for length, rows in ((512, 8), (256, 4)):
         source = loader(world, processor, length=length, rows=rows, turns_max=6)
         assert np.mean([fill_ratio(source.batch(step)) for step in range(8)]) > 0.97
@@ -67,7 +67,7 @@ def documents(batch: Batch) -> list[list[int]]:
     ]
 
 
-def test_an_epoch_holds_every_video_once(world: WorldSource, processor: PromptProcessor) -> None:
+def test_an_epoch_holds_every_video_once(world: WorldVideos, processor: PromptProcessor) -> None:
     source = loader(world, processor)
     seen = [0] * len(world)
     videos = {tuple(processor.video(*world.video(index))): index for index in range(len(world))}
@@ -80,7 +80,7 @@ def test_an_epoch_holds_every_video_once(world: WorldSource, processor: PromptPr
 
 
 def test_turns_are_the_scenes_own_questions_and_as_many_as_wanted(
-    world: WorldSource, processor: PromptProcessor
+    world: WorldVideos, processor: PromptProcessor
 ) -> None:
     source = loader(world, processor, turns_min=2, turns_max=3)
     asked = {
@@ -101,14 +101,14 @@ def test_turns_are_the_scenes_own_questions_and_as_many_as_wanted(
     )
 
 
-def test_every_answer_counts_the_same(world: WorldSource, processor: PromptProcessor) -> None:
+def test_every_answer_counts_the_same(world: WorldVideos, processor: PromptProcessor) -> None:
     batch = loader(world, processor).batch(0)
     assert batch.loss_weights.sum() == pytest.approx(
         (batch.targets == processor.vocabulary.eos).sum(), rel=1e-5
     )
 
 
-def test_evaluation_asks_every_kind(world: WorldSource, processor: PromptProcessor) -> None:
+def test_evaluation_asks_every_kind(world: WorldVideos, processor: PromptProcessor) -> None:
     eval_batches = loader(world, processor).eval_batches(50)
     kinds = [kind for eval_batch in eval_batches for kind in eval_batch.kinds]
     assert len(kinds) == 50
@@ -122,7 +122,7 @@ def test_evaluation_asks_every_kind(world: WorldSource, processor: PromptProcess
     assert all(same(one.batch, other.batch) for one, other in zip(eval_batches, again, strict=True))
 
 
-def test_scenes_without_questions_are_left_out(world: WorldSource, processor: PromptProcessor) -> None:
+def test_scenes_without_questions_are_left_out(world: WorldVideos, processor: PromptProcessor) -> None:
     def ask(index: int) -> list[QuestionAnswer]:
         return [QuestionAnswer("shape", "What?", "square")] if index % 2 else []
 
@@ -134,7 +134,7 @@ def test_scenes_without_questions_are_left_out(world: WorldSource, processor: Pr
     )
 
 
-def test_errors_say_what_to_do(world: WorldSource, processor: PromptProcessor) -> None:
+def test_errors_say_what_to_do(world: WorldVideos, processor: PromptProcessor) -> None:
     with pytest.raises(UserError, match="make rows longer"):
         loader(world, processor, length=64)
     with pytest.raises(UserError, match="called 'tme'; there are colour"):
@@ -151,7 +151,7 @@ def test_errors_say_what_to_do(world: WorldSource, processor: PromptProcessor) -
         next(source.batches(0))
 
 
-def test_stampless_videos_are_measured_too(world: WorldSource, processor: PromptProcessor) -> None:
+def test_stampless_videos_are_measured_too(world: WorldVideos, processor: PromptProcessor) -> None:
     plain = dataclasses.replace(processor, format=dataclasses.replace(processor.format, stamps=False))
     for one in (processor, plain):
         source = loader(world, one)
@@ -161,7 +161,7 @@ def test_stampless_videos_are_measured_too(world: WorldSource, processor: Prompt
             assert source._size(Clip(index, 1, 2)) == len(one.videos([(codes[1:3], times[1:3])]))
 
 
-def test_clips_grow_until_videos_are_whole(world: WorldSource, processor: PromptProcessor) -> None:
+def test_clips_grow_until_videos_are_whole(world: WorldVideos, processor: PromptProcessor) -> None:
     source = loader(world, processor, grow_from=1, grow_steps=60)
     eof = processor.vocabulary.eof
     eov = processor.vocabulary.eov
@@ -179,7 +179,7 @@ def test_clips_grow_until_videos_are_whole(world: WorldSource, processor: Prompt
     assert same(again.batch(20), source.batch(20))
 
 
-def test_predicting_questions_and_codes_can_count_too(world: WorldSource, processor: PromptProcessor) -> None:
+def test_predicting_questions_and_codes_can_count_too(world: WorldVideos, processor: PromptProcessor) -> None:
     plain = loader(world, processor).batch(0)
     more = loader(world, processor, question_weight=0.5, vision_weight=2.0).batch(0)
     assert np.array_equal(plain.tokens, more.tokens)
@@ -187,7 +187,7 @@ def test_predicting_questions_and_codes_can_count_too(world: WorldSource, proces
     assert (more.loss_weights > 0).mean() > 3 * (plain.loss_weights > 0).mean()
 
 
-def test_what_tells_most_is_asked_last(world: WorldSource, processor: PromptProcessor) -> None:
+def test_what_tells_most_is_asked_last(world: WorldVideos, processor: PromptProcessor) -> None:
     source = loader(world, processor, length=512, turns_min=8, turns_max=12)
     telling = {"What was there", "What appeared"}
     mixed = 0
@@ -202,7 +202,7 @@ def test_what_tells_most_is_asked_last(world: WorldSource, processor: PromptProc
     assert mixed > 5
 
 
-def test_favoured_kinds_are_asked_before_others(world: WorldSource, processor: PromptProcessor) -> None:
+def test_favoured_kinds_are_asked_before_others(world: WorldVideos, processor: PromptProcessor) -> None:
     def ask(index: int) -> list[QuestionAnswer]:
         words = ("now", "then", "here", "there")
         shapes = [QuestionAnswer("shape", f"What {word}?", "square") for word in words]
@@ -220,7 +220,7 @@ def test_favoured_kinds_are_asked_before_others(world: WorldSource, processor: P
     assert share() < 1 == share("time")
 
 
-def test_codes_can_be_all_that_counts(world: WorldSource, processor: PromptProcessor) -> None:
+def test_codes_can_be_all_that_counts(world: WorldVideos, processor: PromptProcessor) -> None:
     """Videos about which nothing is asked are shown where predicting their codes counts."""
     batch = loader(asking(world, lambda index: []), processor, vision_weight=1.0).batch(0)
     assert batch.loss_weights.sum() == pytest.approx(len(documents(batch)))

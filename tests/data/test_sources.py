@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ringvision.data.loader import Loader
-from ringvision.data.sources import QuestionAnswer, TokenizedData, TokenizedSource, WorldData, WorldSource
+from ringvision.data.sources import QuestionAnswer, TokenizedData, TokenizedVideos, WorldData, WorldVideos
 from ringvision.data.stream import PromptProcessor
 from ringvision.data.tokenized import FORMATS, FolderMetadata, TokenizedVideo
 from ringvision.data.tokenized.writer import TokenizedWriter
@@ -46,7 +46,7 @@ def test_videos_come_by_number(tmp_path: Path, format: str, kept_bytes: int) -> 
     """In the order of the shards, whether their codes stay in memory or are read again."""
     videos = [a_video(number, frames=1 + number % 3) for number in range(7)]
     folder = write(tmp_path, videos[:4], [], videos[4:], format=format)
-    source = TokenizedSource(folder, kept_bytes=kept_bytes)
+    source = TokenizedVideos(folder, kept_bytes=kept_bytes)
     assert (len(source), source.lengths.tolist()) == (7, [len(video.codes) for video in videos])
     assert (source.info.grid, source.info.num_codes, source.info.fps) == ((2, 2), 32, 2.0)
     for index in (6, 0, 3, 4):
@@ -93,7 +93,7 @@ def test_batches_hold_what_records_say(tmp_path: Path, processor: PromptProcesso
     assert len(both) >= 2 and all(pair < caption for pair, caption in both)
 
 
-def test_the_worlds_questions_are_made_anew(world: WorldSource) -> None:
+def test_the_worlds_questions_are_made_anew(world: WorldVideos) -> None:
     scene = make_scene(world.seeds[5])
     whole = world.questions(5, 0, int(world.lengths[5]))
     assert [tuple(asked) for asked in whole] == [(q.kind, q.text, q.answer) for q in questions(scene)]
@@ -113,23 +113,23 @@ def test_what_cannot_be_trained_on_is_said(tmp_path: Path) -> None:
             write(tmp_path / name, videos)
     for path, says in (("none", "cannot be read"), (".", "no shard")):
         with pytest.raises(UserError, match=says):
-            TokenizedSource(tmp_path / path)
+            TokenizedVideos(tmp_path / path)
     with pytest.raises(UserError, match="holds no videos"):
-        TokenizedSource(_with_metadata(write(tmp_path / "empty", [])))
+        TokenizedVideos(_with_metadata(write(tmp_path / "empty", [])))
     folder = write(tmp_path / "good", [a_video(0), a_video(1)])
     with pytest.raises(UserError, match=r"good holds /videos/0.mp4, which is no video of the world"):
-        WorldSource(folder)
+        WorldVideos(folder)
     form = FORMATS["array_record"]
     mixed = [form.encode(a_video(n, codes=np.full((3, 2, 2), 31, np.uint16), fps=n + 1.0)) for n in range(2)]
     form.write(folder / form.file_name(1), mixed)
     with pytest.raises(UserError, match="has the frames a second 1.0, /videos/0.mp4 has 2.0"):
-        TokenizedSource(folder)
+        TokenizedVideos(folder)
     (folder / form.file_name(1)).write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"array_record-00001 is damaged"):
-        TokenizedSource(folder)
+        TokenizedVideos(folder)
     (folder / "features.json").unlink()
     with pytest.raises(UserError, match="does not say how many codes"):
-        TokenizedSource(folder)
+        TokenizedVideos(folder)
 
 
 def _with_metadata(folder: Path) -> Path:
@@ -143,4 +143,4 @@ def test_codes_beyond_the_tokenizers_are_found(tmp_path: Path) -> None:
     features["featuresDict"]["features"]["codes"]["tensor"]["maximum"] = "8"
     (folder / "features.json").write_text(json.dumps(features))
     with pytest.raises(UserError, match="expected below 9"):
-        TokenizedSource(folder)
+        TokenizedVideos(folder)
