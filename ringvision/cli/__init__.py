@@ -52,6 +52,15 @@ COMMANDS = {
             )
         },
     ),
+    "data": CommandEntry(
+        "look at what a run will read",
+        commands={
+            "inspect": CommandEntry(
+                "shares of the sources, lengths, packing, what counts in the loss, and some documents",
+                "data:InspectData",
+            )
+        },
+    ),
     "reconstruct": CommandEntry(
         "a video through the tokenizer and back, side by side, with PSNR and SSIM", "evaluate:Reconstruct"
     ),

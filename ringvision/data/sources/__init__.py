@@ -3,10 +3,14 @@
 base.py       DataConfig: the mixture that a run reads; SourceConfig and DataSource: a part of it
 videos.py     tokenized videos and questions about them -> examples
 tokenized.py  a folder that `ringvision tokenize` wrote: the captions and questions of its records
+text.py       text and conversations in files of any usual format
+lwm.py        the lines that LWM's trainer reads: text, and text with codes
 world.py      such a folder of videos of the synthetic world: questions made anew from their seeds
 """
 
 from ringvision.data.sources.base import BadRecord, DataConfig, DataSource, SourceConfig, VideosInfo
+from ringvision.data.sources.lwm import LwmData, LwmSource
+from ringvision.data.sources.text import TextData, TextSource
 from ringvision.data.sources.tokenized import TokenizedData, TokenizedVideos
 from ringvision.data.sources.videos import QuestionAnswer, Videos, VideoSource, VideoSourceConfig
 from ringvision.data.sources.world import WorldData, WorldVideos
@@ -15,8 +19,12 @@ __all__ = [
     "BadRecord",
     "DataConfig",
     "DataSource",
+    "LwmData",
+    "LwmSource",
     "QuestionAnswer",
     "SourceConfig",
+    "TextData",
+    "TextSource",
     "TokenizedData",
     "TokenizedVideos",
     "VideoSource",

@@ -1,0 +1,263 @@
+"""What a run will read, before it runs: shares, lengths, packing, what counts, and some documents in words.
+
+    TrainConfig  --inspect_data-->  report {...} (train/data_report.py says it in words)
+                                    and a contact sheet, PNG or HTML
+
+Rows are those that the run itself would get first, and documents those that come first in each source's
+stream: nothing is estimated from what the run would not read.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ringvision import shipped
+from ringvision.config import TrainConfig
+from ringvision.data.contact_sheet import (
+    FRAMES_SHOWN,
+    SheetRow,
+    sheet_path,
+    spread,
+    write_sheet,
+)
+from ringvision.data.loader import Loader
+from ringvision.data.packing import Piece
+from ringvision.data.sources import BadRecord, DataSource
+from ringvision.data.stream import Example, PromptProcessor
+from ringvision.data.transcript import frames, words
+from ringvision.errors import UserError
+from ringvision.model_folder import read_config
+from ringvision.train.data_report import describe
+from ringvision.train.inputs import open_data
+from ringvision.video_tokenizer import VideoTokenizer, load_video_tokenizer
+
+DOCUMENTS = 256
+"""Documents of each source whose lengths are taken."""
+MOST_TOKENS = 1 << 23
+"""Tokens of a source after which no further documents are read."""
+NAMED = 5
+
+
+@dataclass
+class Shares:
+    """What the rows hold of one source. examples: documents begun. loss_text, loss_vision: loss weight on
+    words and on codes.
+    """
+
+    tokens: int = 0
+    examples: int = 0
+    loss_text: float = 0.0
+    loss_vision: float = 0.0
+
+    @property
+    def loss(self) -> float:
+        return self.loss_text + self.loss_vision
+
+
+@dataclass
+class Documents:
+    """What the first documents of a source are. shown: the first of them, with their numbers."""
+
+    lengths: list[int] = field(default_factory=list)
+    empty: int = 0
+    bad: list[str] = field(default_factory=list)
+    shown: list[tuple[int, Example]] = field(default_factory=list)
+
+
+def inspect_data(
+    config: TrainConfig,
+    *,
+    stage: int = 0,
+    rows: int = 200,
+    examples: int = 2,
+    out: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:
+    """Look at the rows that a run begins with.
+
+    Args:
+        config: the run.
+        stage: which of its stages, from 0.
+        rows: how many rows are filled.
+        examples: how many documents of each source are shown in words.
+        out: a picture or page (.png, .html) of these documents' frames, decoded by the run's tokenizer.
+
+    Returns:
+        {"rows", "length", "fill", "least_fill", "pieces_a_row", "loss": {"text", "vision"} (shares),
+        "sources": [{"name", "kind", "documents", "share": {"wanted", "tokens", "examples", "loss"},
+        "loss": {"text", "vision"}, "read": how many documents were, "lengths": {"min", "median", "p90",
+        "max"} in tokens or None, "longer": how many are longer than a row, "empty", "bad", "named": what is
+        wrong with the first bad ones}], "notices",
+        "examples": [{"source", "document", "tokens", "counted", "text"}], "out"}
+
+    Raises:
+        UserError: as a run would raise it that cannot read its data; there is no such stage; `out` cannot be
+            made.
+    """
+    if not 0 <= stage < config.num_stages:
+        raise UserError(f"stage {stage}: the run has {config.num_stages}, numbered from 0; give one of them")
+    config = config.of_stage(stage)
+    sheet = None if out is None else sheet_path(out)
+    processor, loader = open_data(config)
+    tokenizer = None if sheet is None else _open_tokenizer(config)
+    shares, filled, pieces = _fill_rows(loader, processor, rows)
+    documents = [_first_documents(loader, number, examples) for number in range(len(loader.sources))]
+    report = {
+        "rows": rows,
+        "length": loader.data.length,
+        "fill": float(np.mean(filled)) / loader.data.length,
+        "least_fill": min(filled) / loader.data.length,
+        "pieces_a_row": pieces / rows,
+        "loss": _loss_shares(shares),
+        "sources": [
+            _source_report(loader, number, shares, documents[number]) for number in range(len(documents))
+        ],
+        "notices": list(loader.notices),
+        "examples": [
+            {
+                "source": source.name,
+                "document": index,
+                "tokens": len(example.tokens),
+                "counted": int((example.loss_mask > 0).sum()),
+                "text": words(processor, example),
+            }
+            for source, found in zip(loader.sources, documents, strict=True)
+            for index, example in found.shown
+        ],
+        "out": None if sheet is None else str(sheet),
+    }
+    if sheet is not None and tokenizer is not None:
+        shown = [
+            _sheet_row(processor, tokenizer, source, index, example)
+            for source, found in zip(loader.sources, documents, strict=True)
+            for index, example in found.shown
+        ]
+        write_sheet(sheet, f"What {config.name} reads", describe({**report, "examples": []}), shown)
+    return report
+
+
+def _fill_rows(loader: Loader, processor: PromptProcessor, rows: int) -> tuple[list[Shares], list[int], int]:
+    """What the first rows of a run hold of each source, how many tokens are in each row, and how many pieces
+    there are in all.
+    """
+    shares = [Shares() for _ in loader.sources]
+    lanes = [loader.lane(row) for row in range(min(rows, loader.data.rows))]
+    filled = []
+    pieces = 0
+    for number in range(rows):
+        lane = lanes[number % len(lanes)]
+        lane.next_row()
+        filled.append(sum(len(piece.tokens) for _, piece in lane.contents))
+        pieces += len(lane.contents)
+        for address, piece in lane.contents:
+            _add(shares[address.source], piece, processor)
+            shares[address.source].examples += address.part == 0
+    return shares, filled, pieces
+
+
+def _add(share: Shares, piece: Piece, processor: PromptProcessor) -> None:
+    vision = processor.vocabulary.is_vision(piece.targets)
+    share.tokens += len(piece.tokens)
+    share.loss_text += float(piece.loss_weights[~vision].sum(dtype=np.float64))
+    share.loss_vision += float(piece.loss_weights[vision].sum(dtype=np.float64))
+
+
+def _first_documents(loader: Loader, source: int, shown: int) -> Documents:
+    """The documents that come first in a source's stream."""
+    found = Documents()
+    tokens = 0
+    for position in range(min(DOCUMENTS, len(loader.sources[source]))):
+        if tokens > MOST_TOKENS:
+            break
+        try:
+            index, example = loader.document(source, position)
+        except BadRecord as error:
+            found.bad.append(str(error))
+            continue
+        if not example.loss_mask[1:].any():
+            found.empty += 1
+            continue
+        tokens += len(example.tokens)
+        found.lengths.append(len(example.tokens))
+        if len(found.shown) < shown:
+            found.shown.append((index, example))
+    return found
+
+
+# ----------------------------------------------------------------------------------------------- the report
+
+
+def _source_report(
+    loader: Loader, number: int, shares: Sequence[Shares], documents: Documents
+) -> dict[str, Any]:
+    source = loader.sources[number]
+    config = loader.data.sources[number]
+    lengths = documents.lengths
+    wanted = config.weight / sum(one.weight for one in loader.data.sources)
+    return {
+        "name": source.name,
+        "kind": type(config).__name__,
+        "documents": len(source),
+        "share": {
+            "wanted": wanted,
+            **{
+                what: getattr(shares[number], what) / (sum(getattr(share, what) for share in shares) or 1)
+                for what in ("tokens", "examples", "loss")
+            },
+        },
+        "loss": _loss_shares([shares[number]]),
+        "read": len(lengths) + documents.empty + len(documents.bad),
+        "lengths": _quantiles(lengths) if lengths else None,
+        "longer": sum(length > loader.data.length for length in lengths),
+        "empty": documents.empty,
+        "bad": len(documents.bad),
+        "named": documents.bad[:NAMED],
+    }
+
+
+def _loss_shares(shares: Sequence[Shares]) -> dict[str, float]:
+    whole = sum(share.loss for share in shares) or 1.0
+    return {
+        "text": sum(share.loss_text for share in shares) / whole,
+        "vision": sum(share.loss_vision for share in shares) / whole,
+    }
+
+
+def _quantiles(lengths: Sequence[int]) -> dict[str, int]:
+    places = {"min": 0.0, "median": 0.5, "p90": 0.9, "max": 1.0}
+    return {name: int(np.quantile(lengths, at, method="nearest")) for name, at in places.items()}
+
+
+# ------------------------------------------------------------------------------------------------- pictures
+
+
+def _open_tokenizer(config: TrainConfig) -> VideoTokenizer:
+    """The video tokenizer of a run. UserError where none is named, or it is not at hand."""
+    if config.init_from is not None:
+        settings = read_config(config.init_from)
+        folder = shipped.tokenizer_of(Path(config.init_from), settings, config.data.tokenizer)
+    elif config.data.tokenizer is not None:
+        folder = shipped.tokenizer(config.data.tokenizer)
+    else:
+        raise UserError(
+            "pictures are decoded from codes, and the run names no video tokenizer; give data.tokenizer, or "
+            "leave --out out"
+        )
+    return load_video_tokenizer(folder)
+
+
+def _sheet_row(
+    processor: PromptProcessor, tokenizer: VideoTokenizer, source: DataSource, index: int, example: Example
+) -> SheetRow:
+    grid = source.vision.grid if source.vision else None
+    codes = frames(processor, example.tokens, grid)
+    pictures = np.zeros((0, 1, 1, 3), np.uint8)
+    count = 0
+    if codes is not None:
+        count = len(codes)
+        pictures = np.asarray(tokenizer.decode(codes[sorted(spread(count, FRAMES_SHOWN))], dtype=np.uint8))
+    label = f"{os.path.basename(source.name)}, document {index}: {len(example.tokens)} tokens, {count} frames"
+    return SheetRow(label, [words(processor, example)], pictures)
