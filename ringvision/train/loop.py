@@ -61,9 +61,10 @@ def train(
     put = batch_sharder(config, mesh)
     part = Part.of(config, processor.vocabulary)
     tx = optimizer(config)
-    checkpoints = Checkpoints(out / "checkpoints")
-    if (latest := checkpoints.latest()) is not None:
-        state = checkpoints.restore(abstract_state(config, tx, mesh, part), latest)
+    kept = config.checkpoints
+    checkpoints = Checkpoints(out / "checkpoints", keep=kept.keep, keep_every=kept.keep_every)
+    if checkpoints.latest() is not None:
+        state = checkpoints.restore(abstract_state(config, tx, mesh, part)).tree
     else:
         state = first_state(config, tx, mesh, processor)
     step_fn = compile_step(part, tx, config, mesh, state)
@@ -72,7 +73,7 @@ def train(
 
     step = int(state.step)
     last = min(config.steps, stop_at or config.steps)
-    with Record(out, step=step, quiet=quiet) as record:
+    with checkpoints, Record(out, step=step, quiet=quiet) as record:
         (out / "run.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
         record.say(_opening_line(config, state, mesh, step, last))
         batches = loader.batches(step)
@@ -81,6 +82,7 @@ def train(
             batch = next(batches)
             state, metrics = step_fn(state, put(batch))
             step += 1
+            checkpoints.check()
             window.add(metrics, batch)
             if step % config.log_every == 0 or step == last:
                 record.write(step, {**window.close(step), "learning_rate": float(rate(step - 1))})
