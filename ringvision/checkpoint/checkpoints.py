@@ -146,8 +146,8 @@ class Checkpoints:
             have = ", ".join(map(str, steps)) or "none"
             of_step = "" if step is None else f" of step {step}"
             raise UserError(
-                f"{self.folder} has no checkpoint{of_step} (it has {have}); name one of these or start the run "
-                "anew"
+                f"{self.folder} has no checkpoint{of_step} (it has {have}); name one of these or "
+                "start the run anew"
             )
         skipped: list[str] = []
         for candidate in reversed([other for other in steps if step is None or other <= step]):

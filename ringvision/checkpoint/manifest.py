@@ -92,7 +92,7 @@ def write_file(path: Path, parts: Sequence[np.ndarray | bytes]) -> Written:
     size = 0
     with path.open("xb", buffering=0) as file:
         for part in parts:
-            view = memoryview(part)
+            view = part if isinstance(part, bytes) else part.data
             while len(view):
                 piece = view[:_AT_ONCE]
                 count = file.write(piece)

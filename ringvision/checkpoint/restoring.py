@@ -88,7 +88,8 @@ def _restored(reader: ArrayReader, name: str, leaf: Any) -> Any:
         return type(leaf)(value.item()) if isinstance(leaf, (bool, int, float)) else value
     parts: dict[str, np.ndarray] = {}
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
         key = str(index)
         if key not in parts:
             parts[key] = reader.read(name, index)

@@ -104,6 +104,26 @@ def _await(client: Any, key: str, milliseconds: int, what: str) -> str:
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).partition(":")[0]
         raise UserError(
-            f"waited {milliseconds / 1000:g} s for {what} in vain ({reason}); see what that process says, and "
+            f"waited {milliseconds / 1000:g} s for {what} in vain ({reason}); see what that process says and "
             "start all of them again"
         ) from error
+
+
+def _processes(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:6])) + (" …" if len(numbers) > 6 else "")
+    return f"process{'es' * (len(numbers) > 1)} {shown}"
+
+
+def _state() -> Any:
+    from jax._src import distributed  # the service's client has no public name
+
+    return distributed.global_state
+
+
+def _client() -> Any:
+    if not jax.distributed.is_initialized():
+        raise UserError(
+            f"{process_count()} processes run, but they have no coordinator; start them with --coordinator, "
+            "--processes and --process"
+        )
+    return _state().client

@@ -106,8 +106,10 @@ def _recognised() -> Membership | None:
     """What jax finds out about a cluster that it knows; None where there is none."""
     from jax._src import clusters
 
-    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, 60)
-    return None if None in found[:3] else Membership(*found[:3])
+    address, count, index, _ = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        None, None, None, None, None, 60
+    )
+    return None if address is None or count is None or index is None else Membership(address, count, index)
 
 
 def _reach(coordinator: str, deadline: float, seconds: float) -> None:
