@@ -42,10 +42,11 @@ class Feed:
 
     def check(self, checkpoints: Checkpoints) -> None:
         """Whether a save failed in the background. UserError where it did and this process is alone."""
-        try:
-            checkpoints.check()
-        except UserError as error:
-            self._note(error)
+        if checkpoints.failed:
+            try:
+                checkpoints.check()
+            except UserError as error:
+                self._note(error)
 
     def _note(self, error: UserError) -> None:
         if process_count() == 1:

@@ -22,12 +22,15 @@ from ringvision.ops.layout_choice import choose_layout
 from ringvision.train.tokens import token_recipe
 
 
-def open_data(config: TrainConfig, mesh: Mesh | None = None) -> tuple[PromptProcessor, Loader]:
+def open_data(
+    config: TrainConfig, mesh: Mesh | None = None, *, seed: int | None = None
+) -> tuple[PromptProcessor, Loader]:
     """What turns videos and words into tokens, and the batches of a run.
 
     Args:
         config: of a run, or of one of its stages.
         mesh: whose rows on this process's devices are wanted; None: all rows.
+        seed: of the order of documents; None: that of the config.
 
     Returns:
         The processor, and a loader of those rows.
@@ -43,7 +46,7 @@ def open_data(config: TrainConfig, mesh: Mesh | None = None) -> tuple[PromptProc
         data,
         [source.open(processor, data.length) for source in data.sources],
         processor,
-        seed=config.seed,
+        seed=config.seed if seed is None else seed,
         rows=rows,
         max_length=config.transformer.max_length,
         reopen=recipe.open,
@@ -114,7 +117,9 @@ def _laid_out(batch: Batch, together: int, ring: int) -> tuple[np.ndarray, np.nd
 
 
 def _rows_of_a_shard(config: TrainConfig, mesh: Mesh) -> int:
-    """How many rows each coordinate of data x fsdp holds. UserError where the mesh does not divide a batch."""
+    """How many rows each coordinate of data x fsdp holds. UserError where the mesh does not divide a
+    batch.
+    """
     rows = config.data.rows
     length = config.data.length
     groups = num_shards(mesh, "batch")
@@ -123,7 +128,7 @@ def _rows_of_a_shard(config: TrainConfig, mesh: Mesh) -> int:
     if rows % (groups * parts) or length % devices:
         read = f" read in accumulate = {parts} parts" if parts > 1 else ""
         raise UserError(
-            f"a batch of {rows} x {length} on data x fsdp = {groups} and context x ulysses = {devices}{read}; "
-            "give rows and length that these divide"
+            f"a batch of {rows} x {length} on data x fsdp = {groups} and context x ulysses = {devices}{read}"
+            "; give rows and length that these divide"
         )
     return rows // groups

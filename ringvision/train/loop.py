@@ -5,10 +5,10 @@
                      model/{config.json, model.safetensors, text.model}}
 
 A run goes on from its newest good checkpoint, on as many processes and devices as there are then. A row of a
-batch depends on the seed, the sources and its number alone, so on the same devices a run that was stopped gives
-the same weights, bit for bit, as one that never was. All processes do the same thing at the same step: what one of
-them alone knows (it was asked to stop, it cannot go on) travels with its part of the batch, and all read it in
-the metrics of that step.
+batch depends on the seed, the sources and its number alone, so on the same devices a run that was stopped
+gives the same weights, bit for bit, as one that never was. All processes do the same thing at the same step:
+what one of them alone knows (it was asked to stop, it cannot go on) travels with its part of the batch, and
+all read it in the metrics of that step.
 """
 
 import math
@@ -30,17 +30,15 @@ from ringvision.train.answer_accuracy import score, table
 from ringvision.train.export import export, exported
 from ringvision.train.feed import Feed
 from ringvision.train.flops import flops_per_token, peak_flops
-from ringvision.train.health import start as start_health
 from ringvision.train.initial_state import completed, describe
 from ringvision.train.ledger import Ledger
-from ringvision.train.metrics import Metrics
 from ringvision.train.metrics_file import lost_seconds
 from ringvision.train.record import Record
 from ringvision.train.resume import RUN_FILE, check_resume, fingerprint
 from ringvision.train.run_status import replace_json
 from ringvision.train.stage import Stage, open_stage
 from ringvision.train.state import TrainState
-from ringvision.train.window import Window
+from ringvision.train.window import Report, Window
 
 CURVES = ("loss", "answer_accuracy", "eval/all", "gradient_norm", "learning_rate", "tokens_per_second")
 STOP = 1
@@ -111,8 +109,8 @@ def train(
 
 @dataclass
 class Start:
-    """Where a run begins. state: None before the first step of all. notes: of its last checkpoint, those of all
-    processes put together. said: lines for the user.
+    """Where a run begins. state: None before the first step of all. notes: of its last checkpoint, those of
+    all processes put together. said: lines for the user.
     """
 
     stage: Stage
@@ -202,11 +200,11 @@ class Run:
                     known = window.add(metrics, wait=any(due))
                 feed.check(self.checkpoints)
                 _heed_failures(known, feed)
-                if any(int(one["signal"]) == STOP for one in known):
+                if any(report.signal == STOP for report in known):
                     _heed_failures(window.settle(), feed)
                     self._save(stage, state, step, loaded)
                     self._stopped(step)
-                if any(int(one["refused"]) >= config.health.after for one in known):
+                if any(report.refused >= config.health.after for report in known):
                     state = self._roll_back(stage, state, step, known[-1])
                     step = int(state.step)
                     window.restart()
@@ -259,22 +257,24 @@ class Run:
             self.checkpoints.wait()
         raise Interrupted(f"stopped after step {step}, which is saved; the same command goes on from there")
 
-    def _roll_back(self, stage: Stage, state: TrainState, step: int, metrics: Metrics) -> TrainState:
+    def _roll_back(self, stage: Stage, state: TrainState, step: int, report: Report) -> TrainState:
         """The state of the last good checkpoint, after steps that were refused one after another; where there
         is none the state itself, which they left as it was.
         """
-        numbers = f"loss {_number(metrics['loss'])}, gradient norm {_number(metrics['gradient_norm'])}"
+        numbers = f"loss {report.loss:.4g}, gradient norm {report.gradient_norm:.4g}"
         if self.rollbacks >= stage.config.health.rollbacks:
             raise UserError(
-                f"{int(metrics['refused'])} steps in a row were refused up to step {step} ({numbers}), and going "
-                f"back {self.rollbacks} times did not help; look at the data, or go on from the last checkpoint "
-                "with a lower lr or clip_norm"
+                f"{report.refused} steps in a row were refused up to step {step} ({numbers}), and going "
+                f"back {self.rollbacks} times did not help; look at the data, or go on from the last "
+                "checkpoint with a lower lr or clip_norm"
             )
         self.rollbacks += 1
         self.checkpoints.wait()
         if self.checkpoints.latest() is None:
-            self.record.say(f"step {step}: {numbers}: refused, and nothing is saved yet; goes on past these batches")
-            return replace(state, health=start_health(stage.config.health, like=state.health))
+            self.record.say(
+                f"step {step}: {numbers}: refused, and nothing is saved yet; goes on past these batches"
+            )
+            return replace(state, health=replace(state.health, refused=state.health.refused * 0))
         found = self.checkpoints.restore(stage.abstract_state())
         self.record.rolled_back(found.step)
         self.record.say(f"step {step}: {numbers}: refused; back to step {found.step}, and past these batches")
@@ -294,12 +294,12 @@ class Due(NamedTuple):
         return cls(*(bool(steps) and (step == last or step % steps == 0) for steps in every))
 
 
-def _heed_failures(known: list[Metrics], feed: Feed) -> None:
+def _heed_failures(known: list[Report], feed: Feed) -> None:
     """UserError on every process where one of them cannot go on."""
-    if any(int(one["signal"]) == FAILED for one in known):
+    if any(report.signal == FAILED for report in known):
         raise feed.trouble or UserError(
-            "another process cannot go on, and says why; the same command on all of them goes on from the last "
-            "checkpoint"
+            "another process cannot go on, and says why; the same command on all of them goes on from the "
+            "last checkpoint"
         )
 
 

@@ -1,7 +1,7 @@
 """One stage of a run, opened: its data, its mesh, its optimizer and its compiled step.
 
-    TrainConfig, number of the stage  --open_stage-->  Stage
-    Stage, the state after the stage before  --begun-->  the state before its first step
+TrainConfig, number of the stage  --open_stage-->  Stage
+Stage, the state after the stage before  --begun-->  the state before its first step
 """
 
 from collections.abc import Callable, Sequence
@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-import jax
 import optax
 from jax.sharding import Mesh
 
 from ringvision.config import TrainConfig
-from ringvision.data.loader import EvalBatch, Loader
+from ringvision.data.evaluation_batches import EvaluationBatch
+from ringvision.data.loader import Loader
 from ringvision.data.stream import PromptProcessor
 from ringvision.mesh import make_mesh
 from ringvision.train.answer_accuracy import open_evaluation
@@ -23,6 +23,9 @@ from ringvision.train.inputs import batch_sharder, open_data
 from ringvision.train.part import Part
 from ringvision.train.state import TrainState, optimizer, schedule
 from ringvision.train.step import compile_step
+
+SEEDS_APART = 1_000_003
+"""Between the seeds of the data of two stages: the second does not begin with what the first began with."""
 
 
 @dataclass
@@ -49,7 +52,8 @@ class Stage:
         return self.first + self.config.steps
 
     @cached_property
-    def eval_batches(self) -> Sequence[EvalBatch]:
+    def eval_batches(self) -> Sequence[EvaluationBatch]:
+        """Held-out questions, read when they are first asked for."""
         return open_evaluation(self.config, self.loader)
 
     def rate(self, step: int) -> float:
@@ -86,13 +90,13 @@ def open_stage(run: TrainConfig, number: int, *, mesh: Mesh | None = None) -> St
         The stage; nothing is on its devices yet.
 
     Raises:
-        UserError: data, text model, video tokenizer and model do not fit together, or the mesh does not divide
-            a batch.
+        UserError: data, text model, video tokenizer and model do not fit together, or the mesh does not
+            divide a batch.
     """
     config = run.of_stage(number)
     mesh = mesh or make_mesh(**asdict(config.mesh))
     put = batch_sharder(config, mesh)
-    processor, loader = open_data(config, mesh, seed=[config.seed, number] if number else config.seed)
+    processor, loader = open_data(config, mesh, seed=config.seed + SEEDS_APART * number)
     return Stage(
         config=config,
         number=number,
