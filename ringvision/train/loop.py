@@ -216,7 +216,8 @@ class Run:
                 if due.evaluating:
                     self._evaluate(stage, state, step)
                     window.restart()
-                if due.saving:
+                # what comes out of refused steps is as it was before them, and that may be what is wrong
+                if due.saving and (step == last or not known[-1].refused):
                     self._save(stage, state, step, loaded)
                     if config.checkpoints.export or step == self.last:
                         self._export(stage, state)
@@ -275,7 +276,9 @@ class Run:
                 f"step {step}: {numbers}: refused, and nothing is saved yet; goes on past these batches"
             )
             return replace(state, health=replace(state.health, refused=state.health.refused * 0))
-        found = self.checkpoints.restore(stage.abstract_state())
+        steps = self.checkpoints.steps()  # going back again without a step in between, further back
+        earlier = steps[-min(self.rollbacks, len(steps))]
+        found = self.checkpoints.restore(stage.abstract_state(), earlier)
         self.record.rolled_back(found.step)
         self.record.say(f"step {step}: {numbers}: refused; back to step {found.step}, and past these batches")
         return found.tree
