@@ -71,7 +71,7 @@ class Watch(Command):
             return
         with Live(console=console, screen=True, auto_refresh=False) as live:
             for view in self._views(folder):
-                live.update(Text(view.text(), no_wrap=True), refresh=True)
+                live.update(Text(view.text(height=console.height), no_wrap=True), refresh=True)
 
     def _views(self, folder: Path) -> Iterator["View"]:
         """One whenever the run has written something, until it is no longer under way."""
@@ -130,23 +130,28 @@ class View:
             parts += [f"written {clock(max(0.0, time.time() - status.time))} ago"]
         return f"{self.folder}: {', '.join(parts)}"
 
-    def text(self) -> str:
-        """Headline, curves side by side where the terminal is wide enough, where the time went."""
+    def text(self, *, height: int | None = None) -> str:
+        """Headline, curves side by side where the terminal is wide enough, where the time went.
+
+        height: lines to be had; as many rows of curves are left out as it takes, but one. None: any number.
+        """
         width = shutil.get_terminal_size().columns
         across = max(1, min(3, width // 44))
         each = width // across - 2
-        lines = [self.headline()]
         drawn = [terminal_curve(_printable(name), curve, width=each) for name, curve in self.curves.items()]
-        for start in range(0, len(drawn), across):
-            beside = drawn[start : start + across]
-            lines += ["", *_side_by_side(beside, each)]
+        rows = [_side_by_side(drawn[start : start + across], each) for start in range(0, len(drawn), across)]
+        below = []
         rest = {name: value for name, value in self.last.items() if name not in self.curves}
         if rest:
             named = "  ".join(f"{_printable(name)} {short(value)}" for name, value in rest.items())
-            lines += ["", f"at the last step: {named}"]
+            below += ["", f"at the last step: {named}"]
         if not self.last:
-            lines += ["", "nothing is recorded yet"]
-        return "\n".join([*lines, "", table(self.ledger)] if self.ledger else lines)
+            below += ["", "nothing is recorded yet"]
+        if self.ledger:
+            below += ["", *table(self.ledger).split("\n")]
+        while height and len(rows) > 1 and 1 + sum(map(len, rows)) + len(below) > height:
+            rows.pop()
+        return "\n".join([self.headline(), *(line for row in rows for line in row), *below])
 
 
 def look(folder: Path, names: list[str] | None) -> View:
@@ -193,9 +198,10 @@ def _stamp(folder: Path) -> list[tuple[int, int]]:
 
 
 def _side_by_side(blocks: list[list[str]], width: int) -> list[str]:
+    """The lines of one row of curves, an empty one above them."""
     height = max(map(len, blocks))
     padded = [[*block, *[""] * (height - len(block))] for block in blocks]
-    return ["  ".join(f"{line:{width}}" for line in row).rstrip() for row in zip(*padded)]
+    return ["", *("  ".join(f"{line:{width}}" for line in row).rstrip() for row in zip(*padded))]
 
 
 def _printable(name: str) -> str:
