@@ -177,10 +177,11 @@ def look(folder: Path, names: list[str] | None) -> View:
             hint = closest(name, list(curves)) or f"there are {', '.join(map(_printable, curves)) or 'none'}"
             raise UserError(f"{path} has no metric {name!r}: {hint}")
     status = read_status(folder)
-    marks = [(int(record["step"]), record["elapsed"]) for record in records if "elapsed" in record][-RECENT:]
+    clock_name = "elapsed" if any("elapsed" in record for record in records) else "time"
+    marks = [(int(record["step"]), record[clock_name]) for record in records if clock_name in record]
     left = None
     if status is not None and status.steps is not None and status.state != "done":
-        left = seconds_left(marks, status.steps)
+        left = seconds_left(marks[-RECENT:], status.steps)
     return View(
         folder,
         status,

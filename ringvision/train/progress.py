@@ -36,6 +36,7 @@ class Pace:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         """now: gives seconds."""
         self._now = now
+        self._newest = 0
         self.marks: deque[tuple[int, float]] = deque(maxlen=PACE)
 
     def mark(self, step: int) -> None:
@@ -43,6 +44,7 @@ class Pace:
         starts anew.
         """
         now = self._now()
+        self._newest = step
         if self.marks and step < self.marks[-1][0]:
             self.marks.clear()
         elif self.marks and now - self.marks[-1][1] < 1:
@@ -50,8 +52,8 @@ class Pace:
         self.marks.append((step, now))
 
     def left(self, steps: int) -> str:
-        """`1:02:03 left`; "" where it cannot be said."""
-        seconds = seconds_left(self.marks, steps)
+        """`1:02:03 left`; "" where it cannot be said, and at the end."""
+        seconds = seconds_left(self.marks, steps) if self._newest < steps else None
         return "" if seconds is None else f"{clock(seconds)} left"
 
 
@@ -136,6 +138,7 @@ class ProgressBar:
             _Doing(doing),
             console=console or Console(stderr=True),
             refresh_per_second=2,
+            redirect_stdout=False,
         )
         self._task = self._bar.add_task("", total=steps, completed=step, numbers="", left="")
         self._bar.start()

@@ -53,7 +53,7 @@ def train_tokenizer(
     adversarial_start = config.loss.adversarial_start
     step = int(state.step)
     last = min(config.steps, stop_at or config.steps)
-    with Record(out, step=step, quiet=quiet) as record:
+    with Record(out, step=step, steps=config.steps, quiet=quiet) as record:
         started = time.monotonic()
         since = step
         while step < last:
@@ -62,6 +62,7 @@ def train_tokenizer(
                 adversarial = True
             state, scalars = train_step(state, batch_of(seen, config, step))
             step += 1
+            record.advance(step)
             if step % config.log_every == 0 or step == last:
                 values = {name: float(value) for name, value in scalars.items()}
                 values["seconds_per_step"] = (time.monotonic() - started) / (step - since)

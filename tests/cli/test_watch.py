@@ -74,6 +74,14 @@ def test_a_run_that_has_ended(ended, capsys):
     assert "left" not in out
 
 
+def test_a_run_without_a_ledger_goes_by_the_clock(tmp_path, capsys):
+    with Record(tmp_path, steps=30, quiet=True):
+        lines = [{"step": step, "time": 1000.0 + 3 * step, "loss": 1.0} for step in (10, 20)]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert cli.main(["watch", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["seconds_left"] == 30
+
+
 def test_one_object_for_programs(ended, capsys):
     assert cli.main(["watch", str(ended), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {

@@ -29,6 +29,8 @@ def test_time_left_is_that_of_the_steps_done_since_the_first():
     assert seconds_left(pace.marks, 100) == 2 * 89
     assert pace.left(100) == "0:02:58 left"
     assert seconds_left(pace.marks, 5) == 0
+    pace.mark(100)  # at once
+    assert pace.left(100) == ""
 
 
 def test_a_run_that_goes_back_starts_its_pace_anew():
