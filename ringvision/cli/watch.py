@@ -91,12 +91,14 @@ class Watch(Command):
 class View:
     """What a run's folder says at one moment.
 
-    curves: those to be shown. last: the newest value of every metric. left: seconds.
+    curves: those to be shown. missing: those that the run, under way, has not recorded yet. last: the newest
+    value of every metric. left: seconds.
     """
 
     folder: Path
     status: RunStatus | None
     curves: dict[str, Curve]
+    missing: list[str]
     last: dict[str, float]
     ledger: dict[str, float]
     left: float | None
@@ -145,8 +147,9 @@ class View:
         if rest:
             named = "  ".join(f"{_printable(name)} {short(value)}" for name, value in rest.items())
             below += ["", f"at the last step: {named}"]
-        if not self.last:
-            below += ["", "nothing is recorded yet"]
+        if self.missing or not self.last:
+            of = f" of {', '.join(map(_printable, self.missing))}" if self.missing else ""
+            below += ["", f"nothing is recorded yet{of}"]
         if self.ledger:
             below += ["", *table(self.ledger).split("\n")]
         while height and len(rows) > 1 and 1 + sum(map(len, rows)) + len(below) > height:
@@ -162,7 +165,7 @@ def look(folder: Path, names: list[str] | None) -> View:
         names: the metrics whose curves are shown; None: those that matter most.
 
     Raises:
-        UserError: it is not the folder of a run, or a name is of no metric.
+        UserError: it is not the folder of a run, or a name is of no metric of a run that has ended.
     """
     path = folder / METRICS
     if not path.is_file():
@@ -172,11 +175,14 @@ def look(folder: Path, names: list[str] | None) -> View:
         raise UserError(f"{path} has {size} bytes, expected at most {MOST_BYTES}; is it what its name says?")
     records = read_metrics(folder)
     curves = curves_of(records)
-    for name in names or ():
-        if name not in curves:
-            hint = closest(name, list(curves)) or f"there are {', '.join(map(_printable, curves)) or 'none'}"
-            raise UserError(f"{path} has no metric {name!r}: {hint}")
     status = read_status(folder)
+    under_way = status is not None and status.state == "running"
+    missing = [name for name in names or () if name not in curves]
+    if missing and not under_way:
+        hint = (
+            closest(missing[0], list(curves)) or f"there are {', '.join(map(_printable, curves)) or 'none'}"
+        )
+        raise UserError(f"{path} has no metric {missing[0]!r}: {hint}")
     clock_name = "elapsed" if any("elapsed" in record for record in records) else "time"
     marks = [(int(record["step"]), record[clock_name]) for record in records if clock_name in record]
     left = None
@@ -185,7 +191,8 @@ def look(folder: Path, names: list[str] | None) -> View:
     return View(
         folder,
         status,
-        {name: curves[name] for name in names or selected(curves)},
+        {name: curves[name] for name in names or selected(curves) if name in curves},
+        missing,
         {name: values[-1] for name, (_, values) in curves.items()},
         read_ledger(folder),
         left,

@@ -128,6 +128,15 @@ def test_a_run_that_has_written_nothing_yet(tmp_path, capsys):
     assert "nothing is recorded yet" in capsys.readouterr().out
 
 
+def test_a_metric_that_comes_later_is_waited_for(tmp_path, capsys):
+    with Record(tmp_path, steps=9, quiet=True) as record:
+        record.write(1, {"loss": 1.0})
+        assert cli.main(["watch", str(tmp_path), "--metrics", "loss,eval/all"]) == 0
+    out, _ = capsys.readouterr()
+    assert "nothing is recorded yet of eval/all" in out
+    assert "loss  1" in out
+
+
 def test_a_run_of_before(ended, capsys):
     """Its folder has metrics alone."""
     (ended / "status.json").unlink()
