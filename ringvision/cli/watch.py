@@ -71,7 +71,7 @@ class Watch(Command):
             return
         with Live(console=console, screen=True, auto_refresh=False) as live:
             for view in self._views(folder):
-                live.update(Text(view.text(), no_wrap=True), refresh=True)
+                live.update(Text(view.text(height=console.height), no_wrap=True), refresh=True)
 
     def _views(self, folder: Path) -> Iterator["View"]:
         """One whenever the run has written something, until it is no longer under way."""
@@ -91,12 +91,14 @@ class Watch(Command):
 class View:
     """What a run's folder says at one moment.
 
-    curves: those to be shown. last: the newest value of every metric. left: seconds.
+    curves: those to be shown. missing: those that the run, under way, has not recorded yet. last: the newest
+    value of every metric. left: seconds.
     """
 
     folder: Path
     status: RunStatus | None
     curves: dict[str, Curve]
+    missing: list[str]
     last: dict[str, float]
     ledger: dict[str, float]
     left: float | None
@@ -130,23 +132,29 @@ class View:
             parts += [f"written {clock(max(0.0, time.time() - status.time))} ago"]
         return f"{self.folder}: {', '.join(parts)}"
 
-    def text(self) -> str:
-        """Headline, curves side by side where the terminal is wide enough, where the time went."""
+    def text(self, *, height: int | None = None) -> str:
+        """Headline, curves side by side where the terminal is wide enough, where the time went.
+
+        height: lines to be had; as many rows of curves are left out as it takes, but one. None: any number.
+        """
         width = shutil.get_terminal_size().columns
         across = max(1, min(3, width // 44))
         each = width // across - 2
-        lines = [self.headline()]
         drawn = [terminal_curve(_printable(name), curve, width=each) for name, curve in self.curves.items()]
-        for start in range(0, len(drawn), across):
-            beside = drawn[start : start + across]
-            lines += ["", *_side_by_side(beside, each)]
+        rows = [_side_by_side(drawn[start : start + across], each) for start in range(0, len(drawn), across)]
+        below = []
         rest = {name: value for name, value in self.last.items() if name not in self.curves}
         if rest:
             named = "  ".join(f"{_printable(name)} {short(value)}" for name, value in rest.items())
-            lines += ["", f"at the last step: {named}"]
-        if not self.last:
-            lines += ["", "nothing is recorded yet"]
-        return "\n".join([*lines, "", table(self.ledger)] if self.ledger else lines)
+            below += ["", f"at the last step: {named}"]
+        if self.missing or not self.last:
+            of = f" of {', '.join(map(_printable, self.missing))}" if self.missing else ""
+            below += ["", f"nothing is recorded yet{of}"]
+        if self.ledger:
+            below += ["", *table(self.ledger).split("\n")]
+        while height and len(rows) > 1 and 1 + sum(map(len, rows)) + len(below) > height:
+            rows.pop()
+        return "\n".join([self.headline(), *(line for row in rows for line in row), *below])
 
 
 def look(folder: Path, names: list[str] | None) -> View:
@@ -157,7 +165,7 @@ def look(folder: Path, names: list[str] | None) -> View:
         names: the metrics whose curves are shown; None: those that matter most.
 
     Raises:
-        UserError: it is not the folder of a run, or a name is of no metric.
+        UserError: it is not the folder of a run, or a name is of no metric of a run that has ended.
     """
     path = folder / METRICS
     if not path.is_file():
@@ -167,19 +175,24 @@ def look(folder: Path, names: list[str] | None) -> View:
         raise UserError(f"{path} has {size} bytes, expected at most {MOST_BYTES}; is it what its name says?")
     records = read_metrics(folder)
     curves = curves_of(records)
-    for name in names or ():
-        if name not in curves:
-            hint = closest(name, list(curves)) or f"there are {', '.join(map(_printable, curves)) or 'none'}"
-            raise UserError(f"{path} has no metric {name!r}: {hint}")
     status = read_status(folder)
-    marks = [(int(record["step"]), record["elapsed"]) for record in records if "elapsed" in record][-RECENT:]
+    under_way = status is not None and status.state == "running"
+    missing = [name for name in names or () if name not in curves]
+    if missing and not under_way:
+        hint = (
+            closest(missing[0], list(curves)) or f"there are {', '.join(map(_printable, curves)) or 'none'}"
+        )
+        raise UserError(f"{path} has no metric {missing[0]!r}: {hint}")
+    clock_name = "elapsed" if any("elapsed" in record for record in records) else "time"
+    marks = [(int(record["step"]), record[clock_name]) for record in records if clock_name in record]
     left = None
     if status is not None and status.steps is not None and status.state != "done":
-        left = seconds_left(marks, status.steps)
+        left = seconds_left(marks[-RECENT:], status.steps)
     return View(
         folder,
         status,
-        {name: curves[name] for name in names or selected(curves)},
+        {name: curves[name] for name in names or selected(curves) if name in curves},
+        missing,
         {name: values[-1] for name, (_, values) in curves.items()},
         read_ledger(folder),
         left,
@@ -193,9 +206,10 @@ def _stamp(folder: Path) -> list[tuple[int, int]]:
 
 
 def _side_by_side(blocks: list[list[str]], width: int) -> list[str]:
+    """The lines of one row of curves, an empty one above them."""
     height = max(map(len, blocks))
     padded = [[*block, *[""] * (height - len(block))] for block in blocks]
-    return ["  ".join(f"{line:{width}}" for line in row).rstrip() for row in zip(*padded)]
+    return ["", *("  ".join(f"{line:{width}}" for line in row).rstrip() for row in zip(*padded))]
 
 
 def _printable(name: str) -> str:

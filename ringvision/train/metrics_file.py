@@ -102,15 +102,11 @@ def _record(line: str) -> dict[str, float] | None:
         return None
     if not isinstance(found, dict) or type(found.get("step")) is not int or not 0 <= found["step"] < 2**63:
         return None
-    return {str(name): _number(value) for name, value in found.items() if _is_number(value)}
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or type(value) in (int, float)
-
-
-def _number(value: int | float | None) -> float:
-    """Steps stay whole numbers."""
-    if value is None or abs(value) > 2**1023:
-        return math.nan
-    return value
+    numbers: dict[str, float] = {}
+    for name, value in found.items():
+        kind = type(value)
+        if kind is float or (kind is int and value.bit_length() < 1024):  # steps stay whole numbers
+            numbers[name] = value
+        elif kind is int or value is None:
+            numbers[name] = math.nan
+    return numbers

@@ -1,6 +1,6 @@
 """How a training run shows where it is: a bar with the time left on a terminal, plain lines elsewhere.
 
-Step, scalars  ->  stderr. `Bar` and `Lines` are two forms of one `Progress`.
+Step, scalars  ->  stderr. `ProgressBar`, `PlainLines` and `Silence` are forms of one `RunDisplay`.
 """
 
 import sys
@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
-from rich.progress import Progress as RichProgress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 PACE = 600
@@ -19,7 +18,7 @@ PACE = 600
 ON_THE_BAR = {"loss": "loss", "tokens_per_second": "tokens/s", "mfu": "MFU"}
 
 
-class Progress(Protocol):
+class RunDisplay(Protocol):
     """What a run tells: `write` the scalars of a step, `advance` of the steps between, `say` a line."""
 
     def write(self, step: int, values: Mapping[str, float], line: str | None) -> None: ...
@@ -37,6 +36,7 @@ class Pace:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         """now: gives seconds."""
         self._now = now
+        self._newest = 0
         self.marks: deque[tuple[int, float]] = deque(maxlen=PACE)
 
     def mark(self, step: int) -> None:
@@ -44,6 +44,7 @@ class Pace:
         starts anew.
         """
         now = self._now()
+        self._newest = step
         if self.marks and step < self.marks[-1][0]:
             self.marks.clear()
         elif self.marks and now - self.marks[-1][1] < 1:
@@ -51,8 +52,8 @@ class Pace:
         self.marks.append((step, now))
 
     def left(self, steps: int) -> str:
-        """`1:02:03 left`; "" where it cannot be said."""
-        seconds = seconds_left(self.marks, steps)
+        """`1:02:03 left`; "" where it cannot be said, and at the end."""
+        seconds = seconds_left(self.marks, steps) if self._newest < steps else None
         return "" if seconds is None else f"{clock(seconds)} left"
 
 
@@ -62,11 +63,12 @@ def seconds_left(marks: Sequence[tuple[int, float]], steps: int) -> float | None
     """
     if len(marks) < 2 or marks[-1][0] <= marks[0][0]:
         return None
-    (first, began), (last, ended) = marks[0], marks[-1]
+    first, began = marks[0]
+    last, ended = marks[-1]
     return max(0.0, (ended - began) / (last - first) * (steps - last))
 
 
-class Lines:
+class PlainLines:
     """One plain line for each step that is written, for logs."""
 
     def __init__(self, steps: int | None = None) -> None:
@@ -103,7 +105,7 @@ class Silence:
     def close(self) -> None: ...
 
 
-class Bar:
+class ProgressBar:
     """A bar on a terminal: steps done and to do, loss, tokens a second, what the run is doing, the time left.
     Lines that are said stand above it.
     """
@@ -128,7 +130,7 @@ class Bar:
         self._steps = steps
         self._pace = Pace(now)
         self._shown: dict[str, float] = {}
-        self._bar = RichProgress(
+        self._bar = Progress(
             BarColumn(24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}", markup=False),
@@ -136,6 +138,7 @@ class Bar:
             _Doing(doing),
             console=console or Console(stderr=True),
             refresh_per_second=2,
+            redirect_stdout=False,
         )
         self._task = self._bar.add_task("", total=steps, completed=step, numbers="", left="")
         self._bar.start()

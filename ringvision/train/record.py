@@ -8,7 +8,8 @@ stopped ten times reads like that of one that never was.
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +20,8 @@ from ringvision.train.curves import curves_of, draw_picture
 from ringvision.train.event_file import EventFile
 from ringvision.train.ledger import Ledger, table
 from ringvision.train.metrics_file import METRICS, MetricsFile, read_metrics
-from ringvision.train.progress import Bar, Lines, Progress, Silence
-from ringvision.train.run_status import LEDGER, State, replace_json, write_status
+from ringvision.train.progress import PlainLines, ProgressBar, RunDisplay, Silence
+from ringvision.train.run_status import LEDGER, RunStatus, State, replace_json, write_status
 from ringvision.train.wandb_run import WandbRun
 
 __all__ = ["METRICS", "Record", "read_metrics"]
@@ -63,13 +64,13 @@ class Record:
         self._ledger = ledger
         self._step = step
         self._steps = steps
-        self._progress: Progress = Silence()
+        self._progress: RunDisplay = Silence()
         self._events: EventFile | None = None
         self._wandb: WandbRun | None = None
         if not main:
             return
         if not quiet:
-            self._progress = Lines(steps)
+            self._progress = PlainLines(steps)
         with self._writing():
             self.directory.mkdir(parents=True, exist_ok=True)
             self._metrics = MetricsFile(self.directory, step)
@@ -78,7 +79,7 @@ class Record:
         if wandb:
             self._wandb = WandbRun(wandb, self.directory, step=step, config=config or {}, warn=self.say)
         if not quiet and steps is not None and sys.stderr.isatty():
-            self._progress = Bar(step, steps, lambda: ledger.doing if ledger else "")
+            self._progress = ProgressBar(step, steps, lambda: ledger.doing if ledger else "")
 
     def write(self, step: int, scalars: Mapping[str, float], line: str | None = None) -> None:
         """Record scalars (python or numpy numbers; names may hold slashes) at `step`. Steps do not decrease.
@@ -96,7 +97,7 @@ class Record:
         with self._writing():
             self._metrics.write(self._step, values, elapsed=elapsed)
             self._leave_word("running")
-        self._add_events(self._step, values)
+        self._add_events(lambda events: events.write(self._step, values))
         if self._wandb:
             self._wandb.write(self._step, values)
         self._progress.write(self._step, values, line)
@@ -114,7 +115,7 @@ class Record:
         with self._writing():
             self._metrics.rolled_back(step)
             self._leave_word("running")
-        self._add_events(step, None)
+        self._add_events(lambda events: events.rolled_back(step))
         self._progress.advance(step)
 
     def say(self, line: str) -> None:
@@ -148,13 +149,10 @@ class Record:
         done = not failed and (self._steps is None or self._step >= self._steps)
         if self._ledger:
             self.say(table(self._ledger.seconds))
-        try:
-            self._leave_word("done" if done else "stopped")
-            self._metrics.close()
-            if self._events:
-                self._events.close()
-        except OSError as error:
-            self.say(f"the record in {self.directory} is not complete: {error.strerror}")
+        self._attempt("the run's status", lambda: self._leave_word("done" if done else "stopped"))
+        self._attempt(METRICS, self._metrics.close)
+        if self._events:
+            self._attempt("TensorBoard's events", self._events.close)
         if self._wandb:
             self._wandb.close(failed=failed)
 
@@ -167,22 +165,30 @@ class Record:
         self.close(failed=kind is not None)
 
     def _leave_word(self, state: State) -> None:
-        write_status(self.directory, state, self._step, self._steps)
+        status = RunStatus(state, self._step, self._steps, round(time.time(), 1))
+        write_status(self.directory, status)
         if self._ledger:
             replace_json(self.directory / LEDGER, self._ledger.to_dict())
 
-    def _add_events(self, step: int, values: Mapping[str, float] | None) -> None:
-        """TensorBoard's copy; None: forget later steps. A run goes on without it."""
+    def _add_events(self, add: Callable[[EventFile], None]) -> None:
+        """To TensorBoard's copy, without which a run goes on."""
         if self._events is None:
             return
-        try:
-            if values is None:
-                self._events.rolled_back(step)
-            else:
-                self._events.write(step, values)
-        except OSError as error:
+        events = self._events
+        if not self._attempt("TensorBoard's events", lambda: add(events)):
+            self._attempt("TensorBoard's last events", events.close)
             self._events = None
-            self.say(f"TensorBoard's events cannot be written ({error.strerror}); the run goes on without")
+
+    def _attempt(self, what: str, write: Callable[[], None]) -> bool:
+        """Whether it could be written; one line where not."""
+        try:
+            write()
+        except OSError as error:
+            self.say(
+                f"{what} cannot be written to {self.directory} ({error.strerror}); left out from here on"
+            )
+            return False
+        return True
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

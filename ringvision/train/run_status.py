@@ -9,7 +9,6 @@ seconds since 1970, says when it was last heard of.
 import json
 import math
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,15 +28,15 @@ State = Literal["running", "done", "stopped"]
 class RunStatus:
     """See above. steps: None where the run does not say how many it has."""
 
-    state: str
+    state: State
     step: int
     steps: int | None
     time: float
 
 
-def write_status(directory: Path, state: State, step: int, steps: int | None) -> None:
+def write_status(directory: Path, status: RunStatus) -> None:
     """Leave word of the run in `directory`."""
-    replace_json(directory / STATUS, asdict(RunStatus(state, step, steps, round(time.time(), 1))))
+    replace_json(directory / STATUS, asdict(status))
 
 
 def read_status(directory: Path) -> RunStatus | None:

@@ -6,10 +6,14 @@ environment variables (WANDB_MODE=offline, WANDB_API_KEY) work as it documents t
 """
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from ringvision.errors import UserError
+from ringvision.untrusted_files import read_object
 
 FINISHED_WITHIN = 300.0
 """Seconds that a run's end waits for what is still to be sent; wandb by itself waits without end."""
@@ -75,12 +79,9 @@ class WandbRun:
     def _begin(self, project: str, directory: Path, step: int, config: dict[str, Any]) -> Any:
         import wandb
 
-        identity = directory / IDENTITY
-        if not step or not identity.is_file():
-            identity.write_text(json.dumps({"id": secrets.token_hex(8)}) + "\n", encoding="utf-8")
         run = wandb.init(
             project=project,
-            id=json.loads(identity.read_text(encoding="utf-8"))["id"],
+            id=_identity(directory / IDENTITY, anew=step == 0),
             resume="allow",
             name=config.get("name"),
             dir=str(directory),
@@ -97,3 +98,15 @@ class WandbRun:
         self._run = None
         said = " ".join(str(error).split())[:200]
         self._warn(f"W&B does not work and is left out from here on ({type(error).__name__}: {said})")
+
+
+def _identity(path: Path, *, anew: bool) -> str:
+    """The identity of the run in the file, which is written where there is none yet."""
+    try:
+        found = "" if anew else read_object(path, "")["id"]
+    except (UserError, KeyError):
+        found = ""
+    if not re.fullmatch(r"[0-9a-f]{16}", str(found)):
+        found = secrets.token_hex(8)
+        path.write_text(json.dumps({"id": found}) + "\n", encoding="utf-8")
+    return found

@@ -56,6 +56,7 @@ def ringvision(*arguments: str | Path, **settings: Any) -> subprocess.CompletedP
         ["tokens", "inspect"],
         ["reconstruct"],
         ["train"],
+        ["watch"],
         ["evaluate", "world"],
         ["evaluate", "tokenizer"],
         ["demo"],

@@ -70,7 +70,10 @@ def test_those_that_matter_come_first():
 
 
 def test_records_become_curves():
-    records = [{"step": 1, "time": 3.0, "elapsed": 1.0, "loss": 2.0}, {"step": 2, "loss": 1.0, "eval/all": 0.5}]
+    records = [
+        {"step": 1, "time": 3.0, "elapsed": 1.0, "loss": 2.0},
+        {"step": 2, "loss": 1.0, "eval/all": 0.5},
+    ]
     assert curves_of(records) == {"loss": ([1, 2], [2.0, 1.0]), "eval/all": ([2], [0.5])}
 
 

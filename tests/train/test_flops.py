@@ -1,4 +1,4 @@
-"""Operations of a token against what XLA counts, and the peaks of devices by the names that jax gives them."""
+"""Operations of a token against what XLA counts, and the peaks of devices by jax's names for them."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -18,8 +18,8 @@ SHAPE = TransformerConfig(
 )
 LENGTH = 64
 SQUARE = 2 * LENGTH - 1
-"""A causal document in which a query sees LENGTH keys on average: in the model's one tile all pairs are computed
-and the mask applied to them.
+"""A causal document in which a query sees LENGTH keys on average: in the model's one tile all pairs are
+computed, and the mask applied to them.
 """
 
 
@@ -59,13 +59,17 @@ def test_a_token_costs_what_xla_counts(changes):
 
 
 def test_matrices_that_stay_have_no_gradient():
-    ratio = counted_by_xla(SHAPE, weights_trained=False) / flops_per_token(SHAPE, SQUARE, weights_trained=False)
+    ratio = counted_by_xla(SHAPE, weights_trained=False) / flops_per_token(
+        SHAPE, SQUARE, weights_trained=False
+    )
     assert 1 < ratio < 1.08
     assert flops_per_token(SHAPE, SQUARE, weights_trained=False) < 0.8 * flops_per_token(SHAPE, SQUARE)
 
 
 def test_attention_costs_what_xla_counts_of_its_products():
-    heads, width, length = 4, 32, 128
+    heads = 4
+    width = 32
+    length = 128
 
     def scores_and_values(q, k, v):
         return jnp.sum(jnp.einsum("NTS,NSH->NTH", jnp.einsum("NTH,NSH->NTS", q, k), v))

@@ -73,7 +73,14 @@ def test_the_next_process_goes_on_from_the_checkpoint():
 
 
 def test_notes_that_are_no_seconds_are_left_out():
-    notes = {"stepping": "many", "saving": True, "lost": float("nan"), "other": -3, "gossip": 5, "starting": 2}
+    notes = {
+        "stepping": "many",
+        "saving": True,
+        "lost": float("nan"),
+        "other": -3,
+        "gossip": 5,
+        "starting": 2,
+    }
     assert Ledger(Clock(), notes).seconds == {"starting": 2}
 
 

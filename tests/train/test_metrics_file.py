@@ -36,7 +36,11 @@ def test_a_run_that_goes_back_forgets_later_steps(tmp_path):
     file.write(3, {"loss": 30})
     file.close()
     assert (tmp_path / METRICS).read_text().splitlines()[:2] == kept
-    assert [(record["step"], record["loss"]) for record in read_metrics(tmp_path)] == [(1, 1), (2, 2), (3, 30)]
+    assert [(record["step"], record["loss"]) for record in read_metrics(tmp_path)] == [
+        (1, 1),
+        (2, 2),
+        (3, 30),
+    ]
 
 
 @pytest.mark.parametrize(

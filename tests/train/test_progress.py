@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from ringvision.train.progress import Bar, Lines, Pace, clock, seconds_left, short
+from ringvision.train.progress import Pace, PlainLines, ProgressBar, clock, seconds_left, short
 
 
 class Clock:
@@ -29,6 +29,8 @@ def test_time_left_is_that_of_the_steps_done_since_the_first():
     assert seconds_left(pace.marks, 100) == 2 * 89
     assert pace.left(100) == "0:02:58 left"
     assert seconds_left(pace.marks, 5) == 0
+    pace.mark(100)  # at once
+    assert pace.left(100) == ""
 
 
 def test_a_run_that_goes_back_starts_its_pace_anew():
@@ -58,14 +60,21 @@ def test_clock(seconds, shown):
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0.123456, "0.1235"), (12345.6, "12346"), (-3, "-3"), (1e-5, "1e-05"), (-1e300, "-1e+300"), (float("nan"), "nan")],
+    [
+        (0.123456, "0.1235"),
+        (12345.6, "12346"),
+        (-3, "-3"),
+        (1e-5, "1e-05"),
+        (-1e300, "-1e+300"),
+        (float("nan"), "nan"),
+    ],
 )
 def test_short(value, shown):
     assert short(value) == shown
 
 
 def test_a_log_says_of_how_many_steps(capsys):
-    lines = Lines(20)
+    lines = PlainLines(20)
     lines.advance(6)
     lines.write(7, {"loss": 0.5, "tokens_per_second": 4096.0}, None)
     lines.write(7, {"eval/all": 0.5}, "all 50 %")
@@ -82,7 +91,7 @@ def test_a_terminal_has_a_bar_and_what_is_said_above_it():
     doing = ["compiling"]
     now = Clock()
     console = Console(file=screen, force_terminal=True, width=120)
-    bar = Bar(5, 50, lambda: doing[0], console, now)
+    bar = ProgressBar(5, 50, lambda: doing[0], console, now)
     bar.say("a [bold]line[/bold]")
     assert "a [bold]line[/bold]\n" in screen.getvalue(), "it is no markup"
     assert "compiling" in screen.getvalue()
