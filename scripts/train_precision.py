@@ -2,9 +2,10 @@
 
     python scripts/train_precision.py [--preset small] [--steps 100] [--json]
 
-Rows are drawn from a random table of which token follows which two, with one token in ten at random, so that
+Rows are drawn from a random table of which token follows which, with one token in ten at random, so that
 there is something to learn and a least loss. Both runs begin with the same parameters; both keep parameters,
-moments and gradients in float32. Prints the mean loss of the last ten steps of each and how far apart they are.
+moments and gradients in float32. Prints the mean loss of the last ten steps of each and how far apart they
+are.
 """
 
 import argparse
@@ -34,18 +35,16 @@ LAST = 10
 
 def batch(seed: int, rows: int, length: int) -> Batch:
     """Rows of one document each, int32 and float32 [rows, length]."""
-    table = np.random.default_rng(0).integers(0, TOKENS, (TOKENS, TOKENS))
+    table = np.random.default_rng(0).integers(0, TOKENS, TOKENS)
     random = np.random.default_rng([1, seed])
     tokens = random.integers(0, TOKENS, (rows, length + 1)).astype(np.int32)
     follows = random.random((rows, length + 1)) > 0.1
-    for index in range(2, length + 1):
-        known = table[tokens[:, index - 2], tokens[:, index - 1]]
-        tokens[:, index] = np.where(follows[:, index], known, tokens[:, index])
+    for index in range(1, length + 1):
+        tokens[:, index] = np.where(follows[:, index], table[tokens[:, index - 1]], tokens[:, index])
     positions = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
     ones = np.ones((rows, length), np.int32)
-    return Batch(
-        tokens[:, :-1], tokens[:, 1:], positions, ones, np.full((rows, length), 1 / length, np.float32)
-    )
+    weights = np.full((rows, length), 1 / length, np.float32)
+    return Batch(tokens[:, :-1], tokens[:, 1:], positions, ones, weights)
 
 
 def losses(config: TrainConfig) -> list[float]:
