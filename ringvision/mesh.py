@@ -156,14 +156,15 @@ TRAINING = Rules(embed=("fsdp", "context", "ulysses"))
 """For training: parameters, their gradients and the optimizer's moments are spread over all devices that work
 on the same rows, since each needs a layer's weights only while it computes that layer."""
 OPTIMIZER = Rules(embed=(*TRAINING.embed, "data"))
-"""For gradients once they are summed, the optimizer's moments and the average of the parameters: as in training,
-and spread over the replicas of `data` too, each of which updates its own share (ZeRO's first stage: Rajbhandari et
-al., 2020)."""
+"""For gradients once they are summed, the optimizer's moments and the average of the parameters: as in
+training, and spread over the replicas of `data` too, each of which updates its own share (ZeRO's first stage:
+Rajbhandari et al., 2020)."""
 
 
 def layerwise(mesh: Mesh | AbstractMesh, num_layers: int) -> Rules:
-    """OPTIMIZER for what is computed of whole matrices, such as Muon's steps: layers are shared out first, over
-    the mesh axes that divide `num_layers` into the most shares; the model width gets the axes that are left.
+    """OPTIMIZER for what is computed of whole matrices, such as Muon's steps: layers are shared out first,
+    over the mesh axes that divide `num_layers` into the most shares; the model width gets the axes that are
+    left.
     """
     axes = OPTIMIZER.embed
     choices = [chosen for size in range(len(axes) + 1) for chosen in itertools.combinations(axes, size)]

@@ -2,10 +2,10 @@
 
     python scripts/train_meshes.py [--processes 2] [--json]
 
-All factorisations of 8 over the five axes of a mesh (ringvision/mesh.py), 35 of them, on eight devices of a CPU;
-with --processes 2, each process has four of them and arrays travel between the two by gloo. The model is small,
-and its sizes are divided by all of these. A gradient's difference is relative to the largest element of the same
-parameter's gradient on one device, the loss's to the loss. Exit status 1 where one is above 1e-5.
+All factorisations of 8 over the five axes of a mesh (ringvision/mesh.py), 35 of them, on eight devices of a
+CPU; with --processes 2, each process has four of them and arrays travel between the two by gloo. The model is
+small, and its sizes are divided by all of these. A gradient's difference is relative to the largest element
+of the same parameter's gradient on one device, the loss's to the loss. Exit status 1 where one is above 1e-5.
 """
 
 import argparse
@@ -125,8 +125,8 @@ def _value(array: jax.Array) -> np.ndarray:
 def _state(run: TrainConfig, part: Part, mesh: Mesh) -> TrainState:
     def make() -> TrainState:
         params = nnx.split(Transformer(MODEL, rngs=nnx.Rngs(0)))[1]
-        # Five times as large: attention is far from even, so that what reaches a wrong token shows.
-        trained, frozen = part.start(jax.tree.map(lambda x: 5 * x, params))
+        # Twice as large as they are drawn: attention is less even, and what reaches a wrong token shows.
+        trained, frozen = part.start(jax.tree.map(lambda x: 2 * x, params))
         return start(trained, optimizer(run), run, frozen=frozen)
 
     return jax.jit(make, out_shardings=shardings(jax.eval_shape(make), mesh))()
@@ -172,7 +172,16 @@ def _on_processes(count: int) -> list[dict[str, Any]]:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     commands = [
-        [sys.executable, __file__, "--processes", str(count), "--process", str(number), "--coordinator", address]
+        [
+            sys.executable,
+            __file__,
+            "--processes",
+            str(count),
+            "--process",
+            str(number),
+            "--coordinator",
+            address,
+        ]
         for number in range(count)
     ]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]

@@ -25,7 +25,6 @@ from ringvision.errors import UserError
 from ringvision.mesh import RULES, Rules, fitted_spec, mesh_axes, num_shards
 
 
-
 class Sums(NamedTuple):
     """What a mean cross-entropy and an accuracy are made of, float32.
 
@@ -42,10 +41,10 @@ class Sums(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """Which group each target belongs to: ids int32 [B, L] in 0 … count-1."""
+    """Which group each target belongs to: ids int32 [B, L] in 0 … number-1."""
 
     ids: jax.Array
-    count: int
+    number: int
 
 
 def chunked_cross_entropy(
@@ -99,7 +98,7 @@ def chunked_cross_entropy(
         mesh = mesh if shards != (1, 1) else None
     spread = None if mesh is None else _Spread(mesh, rules)
     labels = _Labels(targets, groups.ids)
-    return _sums(hidden, head, labels, weights.astype(jnp.float32), chunk, groups.count, spread)
+    return _sums(hidden, head, labels, weights.astype(jnp.float32), chunk, groups.number, spread)
 
 
 class _Labels(NamedTuple):
@@ -272,8 +271,9 @@ def _added(sums: Sums, read: _Chunk, labels: _Labels, weights: jax.Array) -> Sum
 
 
 def _split(arrays: Any, chunk: int) -> Any:
-    """A tree of [B, L, …] -> [pieces, B, C, …], padded with zeros. A piece takes every (L/C)-th position of a row, not
-    neighbours: where the compiler has spread L over devices, each then works on its part of every piece.
+    """A tree of [B, L, …] -> [pieces, B, C, …], padded with zeros. A piece takes every (L/C)-th position of a
+    row, not neighbours: where the compiler has spread L over devices, each then works on its part of every
+    piece.
     """
     length = jax.tree.leaves(arrays)[0].shape[1]
     pieces = -(-length // chunk)

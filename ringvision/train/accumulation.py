@@ -28,8 +28,8 @@ def microbatches(batch: Batch, accumulate: int, mesh: Mesh) -> Batch:
         mesh: the devices.
 
     Returns:
-        Arrays [accumulate, B / accumulate, L], the last two dimensions spread as before; each part has an equal
-        share of every device's rows.
+        Arrays [accumulate, B / accumulate, L], the last two dimensions spread as before; each part has an
+        equal share of every device's rows.
 
     Raises:
         UserError: a device's rows are no multiple of `accumulate`.
@@ -38,8 +38,8 @@ def microbatches(batch: Batch, accumulate: int, mesh: Mesh) -> Batch:
     devices = num_shards(mesh, "batch")
     if rows % (devices * accumulate):
         raise UserError(
-            f"a batch of {rows} rows in accumulate={accumulate} parts on data x fsdp = {devices} devices: give "
-            f"rows that {devices * accumulate} divides"
+            f"a batch of {rows} rows in accumulate={accumulate} parts on data x fsdp = {devices} devices: "
+            f"give rows that {devices * accumulate} divides"
         )
     spread = NamedSharding(mesh, PartitionSpec(None, *partition_spec(mesh, "batch", "length")))
 
@@ -53,7 +53,8 @@ def microbatches(batch: Batch, accumulate: int, mesh: Mesh) -> Batch:
 
 
 def accumulated(function: Callable[[Batch], Tree], parts: Batch) -> Tree:
-    """The sum of `function(part)` over the parts, arrays [A, B, L], in one loop: memory for one part at a time.
+    """The sum of `function(part)` over the parts, arrays [A, B, L], in one loop: memory for one part at a
+    time.
 
     function: gives a tree of arrays that are summed over.
     """

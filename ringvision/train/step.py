@@ -33,8 +33,8 @@ from ringvision.tree import flatten, unflatten
 
 
 class Gradients(NamedTuple):
-    """loss: float32 [], the mean of the batch by its loss_weights. sums: what it is made of. of_params: a tree
-    like the parameters that are trained, float32.
+    """loss: float32 [], the mean of the batch by its loss_weights. sums: what it is made of. of_params: a
+    tree like the parameters that are trained, float32.
     """
 
     loss: jax.Array
@@ -118,9 +118,9 @@ def gradients(state: TrainState, batch: Batch, *, part: Part, config: TrainConfi
 
 
 def computed_in(dtype: str, params: Any, mesh: Mesh) -> Any:
-    """The parameters as they are computed with: in `dtype`, "float32" (as they are) or "bfloat16", but for the
-    scales of norms, which are applied in float32. Each stays where it lies, so that it is cast before it is
-    gathered.
+    """The parameters as they are computed with: in `dtype`, "float32" (as they are) or "bfloat16", but for
+    the scales of norms, which are applied in float32. Each stays where it lies, so that it is cast before it
+    is gathered.
     """
     if dtype == "float32":
         return params

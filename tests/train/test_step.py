@@ -1,16 +1,15 @@
-"""The step: parts of a batch add up to it, bfloat16 learns as float32 does, what is not sound is never applied,
-and every mesh gives the same.
+"""The step: parts of a batch add up to it, bfloat16 learns as float32 does, what is not sound is never
+applied, and every mesh gives the same.
 """
 
-import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import train_meshes
 from tiny_run import MODEL, one_device, same
 from tiny_step import drawn, first, losses, part_of, put, run, steps
 
@@ -20,11 +19,7 @@ from ringvision.mesh import make_mesh, parse_mesh
 from ringvision.train.metrics import averages
 from ringvision.train.state import shardings, update, update_shardings
 from ringvision.train.step import compile_step, gradients
-from ringvision.tree import flatten
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-
-import train_meshes
+from ringvision.tree import flatten, unflatten
 
 
 def mesh_of(text: str) -> jax.sharding.Mesh:
@@ -57,7 +52,7 @@ def test_rows_that_parts_do_not_divide() -> None:
     setup = run(accumulate=4, data={"rows": 4})
     mesh = mesh_of("data=2")
     _, state = first(setup, mesh)
-    with pytest.raises(UserError, match="4 rows in accumulate=4 parts on data x fsdp = 2 devices: give rows that 8"):
+    with pytest.raises(UserError, match="accumulate=4 parts on data x fsdp = 2 devices: give rows that 8"):
         jax.eval_shape(partial(gradients, part=part_of(setup), config=setup, mesh=mesh), state, drawn(0))
 
 
@@ -75,7 +70,9 @@ def test_bfloat16_learns_as_float32_does() -> None:
 
 
 def spike(batch: Batch) -> Batch:
-    """Weights that all but cancel, the larger at targets that are wrong: a mean loss a hundred times as large."""
+    """Weights that all but cancel, the larger at targets that are wrong: a mean loss a hundred times as
+    large.
+    """
     targets = batch.targets.copy()
     targets[:, ::2] = (targets[:, ::2] + 7) % 80
     weights = np.where(batch.loss_weights > 0, np.where(np.arange(64) % 2, -0.98, 1.0), 0).astype(np.float32)
@@ -84,8 +81,8 @@ def spike(batch: Batch) -> Batch:
 
 
 def test_what_is_not_sound_is_never_applied() -> None:
-    """NaN at four steps, three of them in a row, and a batch with a hundred times the loss: each leaves the state
-    as it was but for the count of steps, and the run ends like one that never met them.
+    """NaN at four steps, three of them in a row, and a batch with a hundred times the loss: each leaves the
+    state as it was but for the count of steps, and the run ends like one that never met them.
     """
     setup = run(steps=60, optimizer={"warmup_steps": 10, "ema": 0.9}, health={"window": 16})
     clean = [drawn(seed) for seed in range(60)]
@@ -95,6 +92,7 @@ def test_what_is_not_sound_is_never_applied() -> None:
     tx, state = first(setup, one_device())
     step = compile_step(part_of(setup), tx, setup, one_device(), state)
     refused = []
+    loss = np.inf
     for number, batch in enumerate(clean):
         for bad in damaged.get(number, ()):
             before = jax.device_get(state)
@@ -115,7 +113,9 @@ def test_what_is_not_sound_is_never_applied() -> None:
 
 
 def test_rows_and_batches_without_weight() -> None:
-    """A device whose rows are padding adds nothing; a batch without any weight is not applied, nor refused."""
+    """A device whose rows are padding adds nothing; a batch without any weight is not applied, nor
+    refused.
+    """
     batch = drawn(0)
     for array in (batch.tokens, batch.targets, batch.positions, batch.segment_ids, batch.loss_weights):
         array[2:] = 0
@@ -143,15 +143,16 @@ def test_what_a_step_says() -> None:
     values = averages([said])
     loss, norm = (float(value) for value in said["judged"])
     assert set(values) == {
-        "loss", "loss/text", "loss/vision", "loss/position/0-255", "loss/position/256-1023", "answer_accuracy",
-        "gradient_norm",
+        "loss", "loss/text", "loss/vision", "loss/position/0-255", "loss/position/256-1023",
+        "answer_accuracy", "gradient_norm",
     }  # fmt: skip
     assert values["loss"] == pytest.approx(loss, rel=1e-6) and values["gradient_norm"] == pytest.approx(norm)
-    for first_name, second_name in (("text", "vision"), ("position/0-255", "position/256-1023")):
-        shares = [float(said[f"loss/{name}"].weight / said["loss"].weight) for name in (first_name, second_name)]
+    for names in (("text", "vision"), ("position/0-255", "position/256-1023")):
+        means = [said[f"loss/{name}"] for name in names]
+        shares = [float(mean.weight / said["loss"].weight) for mean in means]
         assert sum(shares) == pytest.approx(1, rel=1e-5)
-        mean = shares[0] * values[f"loss/{first_name}"] + shares[1] * values[f"loss/{second_name}"]
-        assert mean == pytest.approx(loss, rel=1e-5)
+        whole = sum(share * values[f"loss/{name}"] for share, name in zip(shares, names, strict=True))
+        assert whole == pytest.approx(loss, rel=1e-5)
     assert int(said["tokens"]) == np.count_nonzero(batch.segment_ids)
     assert int(said["tokens_weighted"]) == np.count_nonzero(batch.loss_weights)
     assert [int(said[name]) for name in ("signal", "applied", "refused")] == [1, 1, 0]
@@ -167,18 +168,18 @@ def test_replicas_share_the_optimizer(kind: str) -> None:
     found = {}
     flops = {}
     for devices in (1, 8):
+        random = np.random.default_rng(0)
         mesh = mesh_of(f"data={devices}")
         tx, state = first(setup, mesh)
         for name, leaf in flatten((state.opt_state, state.average)).items():
             if leaf.ndim > 2:
                 assert leaf.addressable_shards[0].data.size * devices == leaf.size, name
-        random = np.random.default_rng(0)
         places = update_shardings(state.params, state.opt_state, mesh)
-        drawn_gradients = jax.tree.map(
-            lambda x, place: jax.device_put(random.standard_normal(x.shape).astype(np.float32), place),
-            state.params,
-            places,
-        )
+        numbers = {
+            name: random.standard_normal(leaf.shape).astype(np.float32)
+            for name, leaf in flatten(state.params).items()
+        }
+        drawn_gradients = jax.device_put(unflatten(numbers, state.params), places)
         step = jax.jit(partial(update, tx=tx, ema=0.9), out_shardings=shardings(state, mesh))
         compiled = step.lower(state, drawn_gradients).compile()
         flops[devices] = compiled.cost_analysis()["flops"]
@@ -188,7 +189,9 @@ def test_replicas_share_the_optimizer(kind: str) -> None:
         np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("mesh", ["data=2,fsdp=2,tensor=2", "tensor=2,context=2,ulysses=2", "fsdp=2,context=4"])
+@pytest.mark.parametrize(
+    "mesh", ["data=2,fsdp=2,tensor=2", "tensor=2,context=2,ulysses=2", "fsdp=2,context=4"]
+)
 def test_every_mesh_gives_the_loss_and_gradients_of_one_device(mesh: str) -> None:
     """scripts/train_meshes.py goes through all meshes of eight devices, on one process and on two."""
     expected = train_meshes.on_one_device()

@@ -34,7 +34,9 @@ def part_of(setup: TrainConfig) -> Part:
     return Part(setup, CODE_OFFSET)
 
 
-def first(setup: TrainConfig, mesh: Mesh, scale: float = 1.0) -> tuple[optax.GradientTransformation, TrainState]:
+def first(
+    setup: TrainConfig, mesh: Mesh, scale: float = 1.0
+) -> tuple[optax.GradientTransformation, TrainState]:
     """The optimizer and the state before the first step. scale: parameters are multiplied by it."""
     tx = optimizer(setup)
 
@@ -47,7 +49,9 @@ def first(setup: TrainConfig, mesh: Mesh, scale: float = 1.0) -> tuple[optax.Gra
 
 
 def drawn(seed: int, rows: int = 4, length: int = 64) -> Batch:
-    """A batch of text and codes, two examples to a row. A token says which comes next, with few exceptions."""
+    """A batch of text and codes, two examples to a row. A token says which comes next, with few
+    exceptions.
+    """
     random = np.random.default_rng(seed)
     examples = []
     for size in [length // 2, length // 2 - 3] * rows:
