@@ -1,6 +1,6 @@
 """Batches of a run: each process makes the rows that its devices hold, ahead of the step that needs them.
 
-    DataConfig, sources, processor  --Loader.batches(state)-->  Loaded(batch, state), Loaded(batch, state), ...
+    DataConfig, sources, processor  --Loader.batches(state)-->  Loaded(batch, state), Loaded, ...
 
 Row r of every batch is lane r (lane.py), so a batch is the same whatever number of processes make it, and a
 run that goes on from a state sees what an undisturbed one would have seen.
@@ -143,7 +143,9 @@ class Loader:
         """UserError where more records are bad than may be."""
         self.drawn = sum(one.state["drawn"] for one in filled)
         self.bad = sum(one.state["bad"] for one in filled)
-        self.named += [name for one in filled for name in one.bad][: NAMED - len(self.named)]
+        for name in (name for one in filled for name in one.bad):
+            if name not in self.named and len(self.named) < NAMED:
+                self.named.append(name)
         if self.bad > max(FEW, self.data.bad_records * self.drawn):
             shown = "; ".join(self.named)
             raise UserError(

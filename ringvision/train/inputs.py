@@ -128,7 +128,7 @@ def _rows_of_a_shard(config: TrainConfig, mesh: Mesh) -> int:
     if rows % (groups * parts) or length % devices:
         read = f" read in accumulate = {parts} parts" if parts > 1 else ""
         raise UserError(
-            f"a batch of {rows} x {length} on data x fsdp = {groups} and context x ulysses = {devices}{read}"
-            "; give rows and length that these divide"
+            f"a batch of {rows} x {length} on data x fsdp = {groups} and context x ulysses = {devices}"
+            f"{read}; give rows and length that these divide"
         )
     return rows // groups
