@@ -9,7 +9,7 @@ stream: nothing is estimated from what the run would not read.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from ringvision.data.stream import Example, PromptProcessor
 from ringvision.data.transcript import frames, words
 from ringvision.errors import UserError
 from ringvision.model_folder import read_config
+from ringvision.models.presets import TransformerConfig
 from ringvision.train.data_report import describe
 from ringvision.train.inputs import open_data
 from ringvision.video_tokenizer import VideoTokenizer, load_video_tokenizer
@@ -99,7 +100,7 @@ def inspect_data(
     """
     if not 0 <= stage < config.num_stages:
         raise UserError(f"stage {stage}: the run has {config.num_stages}, numbered from 0; give one of them")
-    config = config.of_stage(stage)
+    config = _with_model(config).of_stage(stage)
     sheet = None if out is None else sheet_path(out)
     processor, loader = open_data(config)
     tokenizer = None if sheet is None else _open_tokenizer(config)
@@ -137,6 +138,16 @@ def inspect_data(
         ]
         write_sheet(sheet, f"What {config.name} reads", describe({**report, "examples": []}), shown)
     return report
+
+
+def _with_model(config: TrainConfig) -> TrainConfig:
+    """The config with the model of init_from, where it says none of its own."""
+    if config.model is not None or config.init_from is None:
+        return config
+    settings = read_config(config.init_from).get("transformer")
+    if settings is None:
+        raise UserError(f"{config.init_from} holds no transformer; give init_from the folder of a model")
+    return replace(config, model=TransformerConfig.from_dict(settings))
 
 
 def _fill_rows(loader: Loader, processor: PromptProcessor, rows: int) -> tuple[list[Shares], list[int], int]:

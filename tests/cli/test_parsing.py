@@ -65,8 +65,8 @@ def is_frozen(kind: Any) -> bool:
 
 def test_every_command_is_here():
     assert [" ".join(words) for words in COMMANDS] == [
-        *("ask", "chat", "generate", "import", "export", "tokenize", "tokens inspect", "reconstruct"),
-        *("train", "train-tokenizer", "evaluate world", "evaluate tokenizer", "demo", "doctor"),
+        *("ask", "chat", "generate", "import", "export", "tokenize", "tokens inspect", "data inspect"),
+        *("reconstruct", "train", "train-tokenizer", "evaluate world", "evaluate tokenizer", "demo", "doctor"),
     ]
 
 
