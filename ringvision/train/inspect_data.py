@@ -8,7 +8,7 @@ stream: nothing is estimated from what the run would not read.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Shares:
 
 
 @dataclass
-class Documents:
+class FirstDocuments:
     """What the first documents of a source are. shown: the first of them, with their numbers."""
 
     lengths: list[int] = field(default_factory=list)
@@ -113,31 +113,32 @@ def inspect_data(
         "least_fill": min(filled) / loader.data.length,
         "pieces_a_row": pieces / rows,
         "loss": _loss_shares(shares),
-        "sources": [
-            _source_report(loader, number, shares, documents[number]) for number in range(len(documents))
-        ],
+        "sources": [_source_report(loader, n, shares, found) for n, found in enumerate(documents)],
         "notices": list(loader.notices),
-        "examples": [
-            {
-                "source": source.name,
-                "document": index,
-                "tokens": len(example.tokens),
-                "counted": int((example.loss_mask > 0).sum()),
-                "text": words(processor, example),
-            }
-            for source, found in zip(loader.sources, documents, strict=True)
-            for index, example in found.shown
-        ],
+        "examples": [_in_words(processor, *one) for one in _shown(loader, documents)],
         "out": None if sheet is None else str(sheet),
     }
     if sheet is not None and tokenizer is not None:
-        shown = [
-            _sheet_row(processor, tokenizer, source, index, example)
-            for source, found in zip(loader.sources, documents, strict=True)
-            for index, example in found.shown
-        ]
-        write_sheet(sheet, f"What {config.name} reads", describe({**report, "examples": []}), shown)
+        pictures = [_sheet_row(processor, tokenizer, *one) for one in _shown(loader, documents)]
+        write_sheet(sheet, f"What {config.name} reads", describe({**report, "examples": []}), pictures)
     return report
+
+
+def _shown(loader: Loader, documents: Sequence[FirstDocuments]) -> Iterator[tuple[DataSource, int, Example]]:
+    """Source, number and example of every document that is to be shown."""
+    for source, found in zip(loader.sources, documents, strict=True):
+        for index, example in found.shown:
+            yield source, index, example
+
+
+def _in_words(processor: PromptProcessor, source: DataSource, index: int, example: Example) -> dict[str, Any]:
+    return {
+        "source": source.name,
+        "document": index,
+        "tokens": len(example.tokens),
+        "counted": int((example.loss_mask > 0).sum()),
+        "text": words(processor, example),
+    }
 
 
 def _with_model(config: TrainConfig) -> TrainConfig:
@@ -176,9 +177,9 @@ def _add(share: Shares, piece: Piece, processor: PromptProcessor) -> None:
     share.loss_vision += float(piece.loss_weights[vision].sum(dtype=np.float64))
 
 
-def _first_documents(loader: Loader, source: int, shown: int) -> Documents:
+def _first_documents(loader: Loader, source: int, shown: int) -> FirstDocuments:
     """The documents that come first in a source's stream."""
-    found = Documents()
+    found = FirstDocuments()
     tokens = 0
     for position in range(min(DOCUMENTS, len(loader.sources[source]))):
         if tokens > MOST_TOKENS:
@@ -202,7 +203,7 @@ def _first_documents(loader: Loader, source: int, shown: int) -> Documents:
 
 
 def _source_report(
-    loader: Loader, number: int, shares: Sequence[Shares], documents: Documents
+    loader: Loader, number: int, shares: Sequence[Shares], documents: FirstDocuments
 ) -> dict[str, Any]:
     source = loader.sources[number]
     config = loader.data.sources[number]

@@ -149,7 +149,9 @@ class LwmSource:
         if isinstance(order, list) and order and chosen < len(order):
             order = order[chosen] if chosen >= 0 else standard_random.Random(index).choice(order)
         if not isinstance(order, str):
-            raise BadRecord(f"{where}: {key} is no text, or has no order {chosen}; expected [question],answer")
+            raise BadRecord(
+                f"{where}: {key} is no text, or has no order {chosen}; expected one like [question],answer"
+            )
         return order
 
     def _part(self, where: str, record: Mapping[str, Any], field: str, *, first: bool) -> np.ndarray:
