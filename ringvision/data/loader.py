@@ -143,7 +143,9 @@ class Loader:
         """UserError where more records are bad than may be."""
         self.drawn = sum(one.state["drawn"] for one in filled)
         self.bad = sum(one.state["bad"] for one in filled)
-        self.named += [name for one in filled for name in one.bad][: NAMED - len(self.named)]
+        for name in (name for one in filled for name in one.bad):
+            if name not in self.named and len(self.named) < NAMED:
+                self.named.append(name)
         if self.bad > max(FEW, self.data.bad_records * self.drawn):
             shown = "; ".join(self.named)
             raise UserError(

@@ -2,15 +2,15 @@
 
     DataConfig, sources opened  --Mixture-->  example(source, position in its stream, step)
 
-The stream of a source holds every document once in the first so many positions, once again in another order
-in the next so many, and so on (grain's MapDataset). What is left to chance in an example follows from the
-seed, the source and the position alone.
+The stream of a source holds every document once an epoch (shuffled_stream.py). What is left to chance in an
+example follows from the seed, the source and the position alone.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from ringvision.data.shuffled_stream import ShuffledStream
 from ringvision.data.sources import DataConfig, DataSource
 from ringvision.data.stream import Example
 
@@ -28,15 +28,12 @@ class Mixture:
     def __init__(
         self, data: DataConfig, sources: Sequence[DataSource], *, seed: int, max_length: int
     ) -> None:
-        import grain  # 2 s, of which a command that reads no data shall not pay
-
         self.data = data
         self.sources = sources
         self.seed = seed
         self.max_length = max(max_length, data.length)
         self._streams = [
-            grain.MapDataset.range(len(source)).seed(_seed(seed, number)).shuffle().repeat()
-            for number, source in enumerate(sources)
+            ShuffledStream(len(source), (seed, 0, number)) for number, source in enumerate(sources)
         ]
 
     def index(self, source: int, position: int) -> int:
@@ -63,7 +60,3 @@ class Mixture:
             for part, source in zip(random.random(len(self.sources)), self.data.sources, strict=True)
         ]
 
-
-def _seed(seed: int, source: int) -> int:
-    """A seed for grain, 32 bits wide, different for every source."""
-    return int(np.random.SeedSequence([seed, 0, source]).generate_state(1)[0])

@@ -19,11 +19,18 @@ NUM_CODES = 32
 
 
 @pytest.fixture(scope="session")
-def text(tmp_path_factory: pytest.TempPathFactory) -> LosslessTokenizer:
+def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sentences = [
         f"USER: {q.text} ASSISTANT: {q.answer}" for seed in range(60) for q in questions(make_scene(seed))
     ]
-    return train_text_tokenizer(sentences, tmp_path_factory.mktemp("text") / "text.model", 560)
+    path = tmp_path_factory.mktemp("text") / "text.model"
+    train_text_tokenizer(sentences, path, 560)
+    return path
+
+
+@pytest.fixture(scope="session")
+def text(text_model: Path) -> LosslessTokenizer:
+    return LosslessTokenizer(text_model)
 
 
 @pytest.fixture(scope="session")
