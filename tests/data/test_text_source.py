@@ -1,6 +1,7 @@
 """Text as something to train on: documents, conversations, what counts in them; what is said of bad ones."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from byte_tokenizer import byte_processor
 from pyarrow import parquet
 
-from ringvision.data.sources import BadRecord, TextData, TextSource
+from ringvision.data.loader import Loader
+from ringvision.data.sources import BadRecord, DataConfig, TextData, TextSource
 from ringvision.data.stream import Example, PromptProcessor, StreamFormat
 from ringvision.data.text.folder import MissingTextTokenizer
 from ringvision.errors import UserError
@@ -100,6 +102,27 @@ def test_a_format_that_asks_first_takes_one_turn(tmp_path: Path) -> None:
     assert example(source, 0).tokens.tolist() == processor.example([], [("a?", "b")]).tokens.tolist()
     with pytest.raises(BadRecord, match="record 2: 2 turns"):
         example(source, 1)
+
+
+def test_a_document_longer_than_a_row_is_learned_whole(tmp_path: Path) -> None:
+    """One lane: its rows one after another are the document, every token predicted once."""
+    text = "".join(f"word {number} " for number in range(60))
+    (tmp_path / "a.txt").write_text(text[: 10 * 32 - 3])  # ten rows with bos, a space and eos
+    source = TextData(str(tmp_path), token_weight=0.5)
+    data = DataConfig(sources=(source,), length=32, rows=1)
+    loader = Loader(data, [source.open(PROCESSOR, 32)], PROCESSOR, max_length=4096)
+    expected = example(source.open(PROCESSOR, 32), 0).tokens
+    with closing(loader.batches()) as batches:
+        rows = [next(batches).batch for _ in range(10)]
+    tokens, targets, positions, weights = (
+        np.concatenate([getattr(row, name)[0] for row in rows])
+        for name in ("tokens", "targets", "positions", "loss_weights")
+    )
+    np.testing.assert_array_equal(tokens, expected)
+    np.testing.assert_array_equal(targets[:-1], expected[1:])
+    np.testing.assert_array_equal(positions, np.arange(320))
+    np.testing.assert_allclose(weights[:-1], 0.5)
+    assert weights[-1] == 0
 
 
 def test_what_is_refused_when_it_is_opened(tmp_path: Path) -> None:
