@@ -112,7 +112,7 @@ class Identity(NamedTuple):
 
 
 def identify(folder: str | os.PathLike[str]) -> Identity:
-    """Which tokenizer a folder holds, without bringing it to a device. UserError as `load_video_tokenizer`."""
+    """Which tokenizer a folder holds; nothing is brought to a device. UserError as `load_video_tokenizer`."""
     settings, config = _described(folder)
     network = NETWORKS[settings["kind"]][1]
     _, like = nnx.split(nnx.eval_shape(lambda: network(config, rngs=nnx.Rngs(0))))

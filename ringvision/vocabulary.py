@@ -140,8 +140,8 @@ class Vocabulary:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Vocabulary":
-        """The inverse of `to_dict`. UserError that names the missing or unknown fields, and where there are no
-        codes: what reads text alone is saved without a vocabulary.
+        """The inverse of `to_dict`. UserError that names the missing or unknown fields, and where there are
+        no codes: what reads text alone is saved without a vocabulary.
         """
         vocabulary = cls(**fitted("a vocabulary", cls, values))
         if vocabulary.text_alone:

@@ -71,8 +71,10 @@ def changed(config, changes):
             {"data": {"sources": (WorldData("a", weight=0), TokenizedData("b", weight=0))}},
             "data.the weights of the sources are 0, 0, expected at least one above 0",
         ),
-        ({"data": {"sources": (WorldData("a"), TokenizedData("", weight=-1))}},
-         "data.sources.1.weight is -1, expected at least 0; data.sources.1.folder is ''"),
+        (
+            {"data": {"sources": (WorldData("a"), TokenizedData("", weight=-1))}},
+            "data.sources.1.weight is -1, expected at least 0; data.sources.1.folder is ''",
+        ),
         ({"optimizer": {"clip_norm": 0.0}}, "optimizer.clip_norm"),
         ({"optimizer": {"kind": "adam"}}, "optimizer.kind is 'adam', expected adamw or muon"),
         ({"optimizer": {"muon_lr": 0.0}}, "optimizer.muon_lr is 0.0"),

@@ -102,9 +102,10 @@ def apply_overrides(config: Config, args: Sequence[str], prog: str = "ringvision
     """The config with `--optimizer.lr 1e-3 --model.num-layers 4` applied: typed, checked, and a misspelt name
     answered with the nearest one.
 
-    `--data DIR` is short for the folder (or path) of the first source that has one, `--mesh context=4,data=2` for all axes of the mesh.
-    `--help` prints every name with its type and value, and exits. UserError for anything that is not an
-    option of this config; one that was renamed is answered with its new name.
+    `--data DIR` is short for the folder (or path) of the first source that has one, `--mesh
+    context=4,data=2` for all axes of the mesh. `--help` prints every name with its type and value, and exits.
+    UserError for anything that is not an option of this config; one that was renamed is answered with its new
+    name.
     """
     renamed: Mapping[str, str] = RENAMED[type(config).__name__]
     if isinstance(config, TrainConfig):

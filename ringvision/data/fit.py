@@ -1,7 +1,7 @@
 """What fills a row best: which of some pieces, and which further questions.
 
-    sizes [60, 25, 90], 100 free  --best_subset-->  [2]        (90; 60 and 25 together are 85)
-    examples with spare turns, 40 free  --with_spare_turns-->  the examples with some of them added
+sizes [60, 25, 90], 100 free  --best_subset-->  [2]        (90; 60 and 25 together are 85)
+examples with spare turns, 40 free  --with_spare_turns-->  the examples with some of them added
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def best_subset(sizes: Sequence[int], free: int) -> list[int]:
 
 
 def with_spare_turns(examples: Sequence[Example], free: int) -> list[Example]:
-    """The examples, all of whose spare turns are gone, some of them added: as many as fill `free` tokens best.
+    """The examples with some of their spare turns, as many as fill `free` tokens best, and no more to spare.
 
     One after another is added to the example that is asked least, as long as there is room for several more;
     the last few are those that fill what is left.

@@ -22,7 +22,7 @@ from ringvision.data.sources import BadRecord
 from ringvision.data.stream import Example
 from ringvision.errors import UserError
 
-AHEAD = 2.5
+AHEAD = 4
 """How many rows' worth of tokens wait at most: some choice fills rows better than none."""
 WINDOW = 32
 """How many pieces wait at most."""
@@ -173,8 +173,8 @@ class Lane:
                     feed.served += one.size
                 return one
         raise UserError(
-            f"{self._mixture.sources[source].name}: nothing can be learned of {FRUITLESS} documents one after "
-            "another; leave it out, or let more of them count (such as vision_weight)"
+            f"{self._mixture.sources[source].name}: nothing can be learned of {FRUITLESS} documents one "
+            "after another; leave it out, or let more of them count (such as vision_weight)"
         )
 
     def _furthest_behind(self) -> int:

@@ -1,6 +1,6 @@
 """Batches of a run: each process makes the rows that its devices hold, ahead of the step that needs them.
 
-    DataConfig, sources, processor  --Loader.batches(state)-->  Loaded(batch, state), Loaded(batch, state), ...
+    DataConfig, sources, processor  --Loader.batches(state)-->  Loaded(batch, state), Loaded, ...
 
 Row r of every batch is lane r (lane.py), so a batch is the same whatever number of processes make it, and a
 run that goes on from a state sees what an undisturbed one would have seen.

@@ -59,4 +59,3 @@ class Mixture:
             int(part * unit * source.weight / total)
             for part, source in zip(random.random(len(self.sources)), self.data.sources, strict=True)
         ]
-

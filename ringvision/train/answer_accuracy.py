@@ -50,10 +50,9 @@ def open_evaluation(config: TrainConfig, trained_on: Loader) -> list[EvaluationB
             f"({trained_on.vision.tokenizer[:8]}); tokenize both with one tokenizer"
         )
     batches = evaluation_batches(source, data.length, data.rows, config.evaluation.examples)
+    own = trained_on.rows
     return [
-        EvaluationBatch(
-            jax.tree.map(lambda array: array[trained_on.rows], one.batch), one.answers[trained_on.rows], one.kinds
-        )
+        EvaluationBatch(jax.tree.map(lambda array: array[own], one.batch), one.answers[own], one.kinds)
         for one in batches
     ]
 
@@ -77,9 +76,7 @@ def score(
     asked = dict[str, int]()
     for eval_batch in eval_batches:
         batch, answers = put(eval_batch.batch, eval_batch.answers)
-        missed = np.asarray(
-            _missed(params, batch, answers, graphdef=graphdef, mesh=mesh, count=answers.size)
-        )
+        missed = np.asarray(_missed(params, batch, answers, graphdef=graphdef, mesh=mesh, count=answers.size))
         for kind, misses in zip(eval_batch.kinds, missed, strict=False):
             for name in (kind, "all"):
                 asked[name] = asked.get(name, 0) + 1

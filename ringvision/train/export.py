@@ -69,7 +69,9 @@ def _video_settings(
     config: TrainConfig, info: VideosInfo | None, before: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Which video tokenizer the model works with: that of the data, or else that of the model it was."""
-    known = {name: before[name] for name in ("video_tokenizer", "video_tokenizer_hash", "fps") if name in before}
+    known = {
+        name: before[name] for name in ("video_tokenizer", "video_tokenizer_hash", "fps") if name in before
+    }
     tokenizer = config.data.tokenizer
     if tokenizer is None and config.init_from is not None and "video_tokenizer" in before:
         # a folder inside the model that the run started from

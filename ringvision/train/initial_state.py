@@ -119,7 +119,9 @@ def _with_codebook(
     random rows that it replaces.
     """
     if config.data.tokenizer is None:
-        raise UserError("embed_codebook is set and data.tokenizer is None; name the tokenizer, or leave it out")
+        raise UserError(
+            "embed_codebook is set and data.tokenizer is None; name the tokenizer, or leave it out"
+        )
     codebook = load_model(shipped.tokenizer(config.data.tokenizer))["codebook"]
     codebook = (codebook - codebook.mean(0)) / codebook.std(0)
     table = np.array(state.params["embed"]["table"][...])

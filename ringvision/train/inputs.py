@@ -60,8 +60,9 @@ def rows_of(config: TrainConfig, mesh: Mesh) -> list[int]:
     _rows_of_a_shard(config, mesh)
     sharding = NamedSharding(mesh, partition_spec(mesh, "batch"))
     held = set[int]()
-    for (part,) in sharding.addressable_devices_indices_map((rows,)).values():
-        held.update(range(*part.indices(rows)))
+    for parts in sharding.addressable_devices_indices_map((rows,)).values():
+        assert parts is not None
+        held.update(range(*parts[0].indices(rows)))
     return sorted(held)
 
 
@@ -81,7 +82,7 @@ def batch_sharder(config: TrainConfig, mesh: Mesh) -> Callable[..., Any]:
     place = {row: number for number, row in enumerate(rows_of(config, mesh))}
 
     def spread(array: np.ndarray) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             first, stop, _ = index[0].indices(shape[0])
             return array[place[first] : place[stop - 1] + 1, index[1]]
 
@@ -114,7 +115,9 @@ def _laid_out(batch: Batch, together: int, ring: int) -> tuple[np.ndarray, np.nd
 
 
 def _rows_of_a_shard(config: TrainConfig, mesh: Mesh) -> int:
-    """How many rows each coordinate of data x fsdp holds. UserError where the mesh does not divide a batch."""
+    """How many rows each coordinate of data x fsdp holds. UserError where the mesh does not divide a
+    batch.
+    """
     rows = config.data.rows
     length = config.data.length
     groups = num_shards(mesh, "batch")
@@ -123,7 +126,7 @@ def _rows_of_a_shard(config: TrainConfig, mesh: Mesh) -> int:
     if rows % (groups * parts) or length % devices:
         read = f" read in accumulate = {parts} parts" if parts > 1 else ""
         raise UserError(
-            f"a batch of {rows} x {length} on data x fsdp = {groups} and context x ulysses = {devices}{read}; "
-            "give rows and length that these divide"
+            f"a batch of {rows} x {length} on data x fsdp = {groups} and context x ulysses = {devices}"
+            f"{read}; give rows and length that these divide"
         )
     return rows // groups

@@ -1,4 +1,4 @@
-"""Which tokens the words and codes of a run become: its text tokenizer, its vocabulary, the form of its stream.
+"""Which tokens the words and codes of a run become: its text tokenizer, its vocabulary, its stream's form.
 
     TrainConfig  --token_recipe-->  TokenRecipe (plain values)  --open-->  PromptProcessor
 
@@ -63,8 +63,9 @@ def token_recipe(config: TrainConfig) -> tuple[TokenRecipe, list[str]]:
     tokenizer, notices = _video_tokenizer(config, settings, videos is not None)
     if videos is not None and tokenizer is not None and videos.tokenizer != tokenizer.hash:
         raise UserError(
-            f"{where} was tokenized by another tokenizer ({videos.tokenizer[:8]}) than {_tokenizer_name(config)} "
-            f"({tokenizer.hash[:8]}); give data.tokenizer the one that made it, or tokenize it again"
+            f"{where} was tokenized by another tokenizer ({videos.tokenizer[:8]}) than "
+            f"{_tokenizer_name(config)} ({tokenizer.hash[:8]}); give data.tokenizer the one that made it, or "
+            "tokenize it again"
         )
     num_codes = tokenizer.num_codes if tokenizer else videos.num_codes if videos else 0
     if settings.get("vocabulary"):
@@ -128,7 +129,9 @@ def _video_tokenizer(
     return identify(folder), []
 
 
-def _check_inherited(config: TrainConfig, vocabulary: Vocabulary, text: TextTokenizer, num_codes: int) -> None:
+def _check_inherited(
+    config: TrainConfig, vocabulary: Vocabulary, text: TextTokenizer, num_codes: int
+) -> None:
     """UserError where the vocabulary of the model that a run starts from is not that of its data."""
     model = config.init_from
     wrong = []
@@ -160,8 +163,8 @@ def _new_vocabulary(config: TrainConfig, text: TextTokenizer, num_codes: int) ->
         )
     if num_codes and not isinstance(text, LosslessTokenizer):
         raise UserError(
-            f"{config.data.text_model} holds another project's text tokenizer, which has no marks for videos; "
-            "start from a model to which vision was added (init_from)"
+            f"{config.data.text_model} holds another project's text tokenizer, which has no marks for "
+            "videos; start from a model to which vision was added (init_from)"
         )
     needed = text.size + (num_codes + 2 if num_codes else 0)
     if rows < needed:

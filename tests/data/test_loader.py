@@ -1,5 +1,5 @@
-"""Batches are the same whoever makes them and wherever they are gone on from; they waste little, and hold every
-video once an epoch.
+"""Batches are the same whoever makes them and wherever they are gone on from; they waste little, and hold
+every video once an epoch.
 """
 
 import copy
@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from ringvision.data.loader import Loader
-from ringvision.data.packing import Batch, fill_ratio, stack
+from ringvision.data.packing import Batch, fill_ratio
 from ringvision.data.sources import (
     BadRecord,
     DataConfig,
@@ -86,8 +86,8 @@ def opened(data: DataConfig, processor: PromptProcessor, rows: list[int] | None 
 def test_two_hundred_batches_are_the_same_on_any_number_of_processes_and_after_stops(
     mixture: DataConfig, processor: PromptProcessor
 ) -> None:
-    """Processes are loaders of disjoint rows. One run is never stopped, the other at every 17th step, to go on
-    with another number of processes from nothing but the JSON of the states.
+    """Processes are loaders of disjoint rows. One run is never stopped, the other at every 17th step, to go
+    on with another number of processes from nothing but the JSON of the states.
     """
     straight = first(opened(mixture, processor), 200)
     assert sum(not same(straight[0], batch) for batch in straight) == 199
@@ -297,9 +297,7 @@ def test_clips_grow_until_videos_are_whole(world: WorldVideos, processor: Prompt
         assert tuple(tokens[1 : tokens.index(processor.vocabulary.vision_end[0]) + 1]) in whole
 
 
-def test_predicting_questions_and_codes_can_count_too(
-    world: WorldVideos, processor: PromptProcessor
-) -> None:
+def test_predicting_questions_and_codes_can_count_too(world: WorldVideos, processor: PromptProcessor) -> None:
     (plain,) = first(loader(world, processor), 1)
     (more,) = first(loader(world, processor, question_weight=0.5, vision_weight=2.0), 1)
     assert np.array_equal(plain.tokens, more.tokens)
@@ -451,7 +449,9 @@ def test_bad_records_are_counted_and_named_and_too_many_stop_the_run(processor: 
     assert set(made.named) == {"number 3 is bad"}
     many = Numbers(sizes=(9,) * 10, bad=(3, 7))
     made = opened(config(many, length=128, rows=2), processor)
-    with pytest.raises(UserError, match=r"\d+ of \d+ records cannot be read, .*number [37] is bad; number [37] is bad;"):
+    with pytest.raises(
+        UserError, match=r"\d+ of \d+ records cannot be read, .*number [37] is bad; number [37] is bad;"
+    ):
         first(made, 30)
 
 

@@ -36,15 +36,19 @@ class VideosInfo(NamedTuple):
 
 
 class DataSource(Protocol):
-    """Documents by number.
+    """Documents by number."""
 
-    name: where they are, for messages. notices: what a user should know of them, a sentence each. vision:
-    what its videos share; None where it has none.
-    """
+    @property
+    def name(self) -> str:
+        """Where they are, for messages."""
 
-    name: str
-    notices: Sequence[str]
-    vision: VideosInfo | None
+    @property
+    def notices(self) -> Sequence[str]:
+        """What a user should know of them, a sentence each."""
+
+    @property
+    def vision(self) -> VideosInfo | None:
+        """What its videos share; None where it has none."""
 
     def __len__(self) -> int:
         """How many documents there are; at least one."""

@@ -179,14 +179,14 @@ def _records(
     """
     for path in form.shards(folder):
         count = form.count(path)
-        index = 0
+        done = 0
         try:
-            for index, record in enumerate(form.stream(path)):
-                yield path, index, _decoded(form, path, index, record)
-                index += 1
+            for record in form.stream(path):
+                yield path, done, _decoded(form, path, done, record)
+                done += 1
         except UserError:
             # A record that is damaged ends the stream; those behind it are read one by one.
-            for index in range(index, count):
+            for index in range(done, count):
                 yield path, index, _read(form, path, index)
 
 

@@ -35,15 +35,17 @@ class Videos(Protocol):
     """Tokenized videos by number, and what is asked about them.
 
     name: where they are, for messages. kinds: of questions that are asked; those among `auxiliary` give away
-    so much of the video that they are asked after all others. bad: what is wrong with videos that cannot be
-    read, by their number.
+    so much of the video that they are asked after all others.
     """
 
     name: str
     info: VideosInfo
     kinds: tuple[str, ...]
     auxiliary: tuple[str, ...]
-    bad: Mapping[int, str]
+
+    @property
+    def bad(self) -> Mapping[int, str]:
+        """What is wrong with videos that cannot be read, by their number."""
 
     @property
     def lengths(self) -> np.ndarray:
@@ -304,8 +306,10 @@ class VideoSource:
         around = len(self.processor.opening()) + len(self.processor.start) + len(self.processor.end)
         longest = around + int(frames.max()) * self.processor.period(self.vision_grid)
         too_long = int(
-            (around + frames * self.processor.period(self.vision_grid) + min(sizes, default=0) > self.length)
-            .sum()
+            (
+                around + frames * self.processor.period(self.vision_grid) + min(sizes, default=0)
+                > self.length
+            ).sum()
         )
         if too_long:
             notices.append(
