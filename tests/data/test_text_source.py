@@ -30,7 +30,7 @@ def write(path: Path, *records: Any) -> str:
 
 
 def test_a_document_is_bos_text_eos_and_every_token_counts(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", {"text": "größer"}, {"text": "a"}, {"text": " "}, {"text": ""})
+    path = write(tmp_path / "a.jsonl", {"text": "größer"}, {"text": "a"}, {"text": " "}, {"text": None})
     for weight in (1.0, 0.25):
         source = TextData(path, token_weight=weight).open(PROCESSOR, 8)
         assert (source.name, len(source), source.vision, source.notices) == (path, 4, None, ())
@@ -133,7 +133,7 @@ def test_conversations_come_from_tables_too(tmp_path: Path) -> None:
 def test_bad_records_are_named(tmp_path: Path) -> None:
     bad = {
         "text is a int, expected text": {"text": 3},
-        "text is missing, expected text": {"other": "x"},
+        "has no 'text', only other": {"other": "x"},
         "message 1 is no": {"text": ["x"]},
         "message 2 is no": {"text": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]},
         "message 1 answers no question": {"text": [{"role": "assistant", "content": "b"}]},

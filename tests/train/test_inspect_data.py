@@ -53,14 +53,18 @@ def test_figures_are_those_of_the_rows_of_the_run(data: Path, tmp_path: Path) ->
     assert text["share"]["tokens"] == pytest.approx(2 / 3, abs=0.1)
     assert text["loss"] == {"text": 1.0, "vision": 0.0} and videos["loss"]["vision"] > 0
     assert (videos["documents"], videos["read"], videos["bad"]) == (24, 24, 0)
-    assert (text["documents"], text["read"], text["bad"], text["empty"], text["longer"]) == (
-        123,
-        123,
-        1,
-        1,
-        1,
-    )
+    assert (text["documents"], text["read"]) == (123, 123)
+    assert (text["bad"], text["empty"], text["longer"]) == (1, 1, 1)
     assert "text.jsonl, record 123: text is a int" in text["named"][0]
+    (notice,) = [notice for notice in report["notices"] if "token_weight=" in notice]
+    even = float(notice.split("token_weight=")[1].split()[0])
+    (first, second) = run.data.sources
+    sources = (first, dataclasses.replace(second, token_weight=even))
+    even_run = dataclasses.replace(run, data=dataclasses.replace(run.data, sources=sources))
+    again = inspect_data(even_run, rows=40)
+    assert not any("token_weight=" in notice for notice in again["notices"])
+    share = again["sources"][1]["share"]
+    assert share["loss"] == pytest.approx(share["tokens"], abs=0.02)
     assert text["lengths"]["min"] <= text["lengths"]["median"] < 192 < text["lengths"]["max"]
 
 

@@ -54,7 +54,7 @@ def open_records(path: str, *, columns: Sequence[str], separator: str = "", spli
         if len(forms) > 1:
             raise UserError(
                 f"{path} holds files of several formats ({', '.join(forms)}); give a pattern that takes one, "
-                f"such as {os.path.join(path if os.path.isdir(path) else 'FOLDER', '*.' + forms[0])}"
+                f"such as {os.path.join(path if os.path.isdir(path) else 'FOLDER', '**', '*.' + forms[0])}"
             )
         records = _open(path, files, forms[0], columns, separator)
     if not len(records):

@@ -106,16 +106,20 @@ class TextSource:
             step: is not used.
 
         Returns:
-            bos, the text, eos. The loss_mask of an empty one is 0 everywhere.
+            bos, the text, eos. The loss_mask of an empty one, or of null, is 0 everywhere.
         """
         where = self._records.where(index)
         record = read(self._records, index)
-        value = record.get(self._field)
+        if self._field not in record:
+            raise BadRecord(f"{where}: it has no {self._field!r}, only {', '.join(record)[:200]}; correct it")
+        value = "" if record[self._field] is None else record[self._field]
         if isinstance(value, list):
             made = self._form.example(where, checked_messages(where, value))
             return counted_by_token(made, self._token_weight)
         if not isinstance(value, str):
-            raise BadRecord(f"{where}: {self._field} is {_kind(value)}, expected text; correct or remove it")
+            raise BadRecord(
+                f"{where}: {self._field} is a {type(value).__name__}, expected text; correct or remove it"
+            )
         words = encoded(self._processor, where, value) if value.strip() else []
         vocabulary = self._processor.vocabulary
         tokens = np.array([vocabulary.bos, *words, vocabulary.eos], np.int32)
@@ -166,7 +170,3 @@ def check_some_good(source: Any, count: int) -> None:
             problems.append(str(error))
     others = f" (and none of the {len(problems)} first records is good)" if len(problems) > 1 else ""
     raise UserError(f"{problems[0]}{others}")
-
-
-def _kind(value: Any) -> str:
-    return "missing" if value is None else f"a {type(value).__name__}"
