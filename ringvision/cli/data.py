@@ -3,11 +3,10 @@
 import dataclasses
 from typing import Annotated
 
-from tyro.conf import Positional
-
 from ringvision.cli.devices import start_jax
+from ringvision.cli.options import ConfigFile, Overrides
 from ringvision.cli.output import print_result
-from ringvision.cli.parsing import COUNT, REST, Command, Json, option, value_type
+from ringvision.cli.parsing import COUNT, Command, Json, option, value_type
 from ringvision.errors import UserError
 
 
@@ -22,17 +21,8 @@ STAGE = value_type("a whole number from 0 upward", _read_stage)
 
 @dataclasses.dataclass(frozen=True)
 class InspectData(Command):
-    config: Annotated[
-        str,
-        Positional,
-        option("a Python file that sets `config`, or the name of one in configs/", "CONFIG"),
-    ]
-    overrides: Annotated[
-        tuple[str, ...],
-        Positional,
-        REST,
-        option("fields of the config and their values, such as --data.length 4096", "OVERRIDE ..."),
-    ] = ()
+    config: ConfigFile
+    overrides: Overrides = ()
     stage: Annotated[int, STAGE, option("which stage of the run, from 0")] = 0
     rows: Annotated[int, COUNT, option("rows to fill, the first that the run would get")] = 200
     examples: Annotated[int, COUNT, option("documents of each source to show in words")] = 2

@@ -1,12 +1,11 @@
 """`ringvision train CONFIG` and `ringvision train-tokenizer CONFIG`, with overrides of fields."""
 
 import dataclasses
-from typing import Annotated, Any, ClassVar
-
-from tyro.conf import Positional
+from typing import Any, ClassVar
 
 from ringvision.cli.devices import CpuDevices, start_jax
-from ringvision.cli.parsing import REST, Command, option
+from ringvision.cli.options import ConfigFile, Overrides
+from ringvision.cli.parsing import Command
 from ringvision.errors import UserError
 
 COMMANDS = {"TrainConfig": "train", "TokenizerTrainConfig": "train-tokenizer"}
@@ -14,20 +13,8 @@ COMMANDS = {"TrainConfig": "train", "TokenizerTrainConfig": "train-tokenizer"}
 
 @dataclasses.dataclass(frozen=True)
 class Train(Command):
-    config: Annotated[
-        str,
-        Positional,
-        option("a Python file that sets `config`, or the name of one in configs/", "CONFIG"),
-    ]
-    overrides: Annotated[
-        tuple[str, ...],
-        Positional,
-        REST,
-        option(
-            "fields of the config and their values, such as --optimizer.lr 1e-3; CONFIG --help shows all",
-            "OVERRIDE ...",
-        ),
-    ] = ()
+    config: ConfigFile
+    overrides: Overrides = ()
     devices: CpuDevices = None
 
     config_kind: ClassVar[str] = "TrainConfig"

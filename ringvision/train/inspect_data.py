@@ -8,8 +8,8 @@ stream: nothing is estimated from what the run would not read.
 """
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,47 +25,20 @@ from ringvision.data.contact_sheet import (
     write_sheet,
 )
 from ringvision.data.loader import Loader
-from ringvision.data.packing import Piece
-from ringvision.data.sources import BadRecord, DataSource
+from ringvision.data.sources import DataSource
 from ringvision.data.stream import Example, PromptProcessor
+from ringvision.data.survey import FirstDocuments, Shares, fill_rows, first_documents
 from ringvision.data.transcript import frames, words
 from ringvision.errors import UserError
 from ringvision.model_folder import read_config
+from ringvision.models.presets import TransformerConfig
 from ringvision.train.data_report import describe
 from ringvision.train.inputs import open_data
 from ringvision.video_tokenizer import VideoTokenizer, load_video_tokenizer
 
-DOCUMENTS = 256
-"""Documents of each source whose lengths are taken."""
-MOST_TOKENS = 1 << 23
-"""Tokens of a source after which no further documents are read."""
 NAMED = 5
-
-
-@dataclass
-class Shares:
-    """What the rows hold of one source. examples: documents begun. loss_text, loss_vision: loss weight on
-    words and on codes.
-    """
-
-    tokens: int = 0
-    examples: int = 0
-    loss_text: float = 0.0
-    loss_vision: float = 0.0
-
-    @property
-    def loss(self) -> float:
-        return self.loss_text + self.loss_vision
-
-
-@dataclass
-class Documents:
-    """What the first documents of a source are. shown: the first of them, with their numbers."""
-
-    lengths: list[int] = field(default_factory=list)
-    empty: int = 0
-    bad: list[str] = field(default_factory=list)
-    shown: list[tuple[int, Example]] = field(default_factory=list)
+UNLIKE = 3.0
+"""A source whose share of the loss is so many times that of its tokens, or so small a part, is spoken of."""
 
 
 def inspect_data(
@@ -99,12 +72,12 @@ def inspect_data(
     """
     if not 0 <= stage < config.num_stages:
         raise UserError(f"stage {stage}: the run has {config.num_stages}, numbered from 0; give one of them")
-    config = config.of_stage(stage)
+    config = _with_model(config).of_stage(stage)
     sheet = None if out is None else sheet_path(out)
     processor, loader = open_data(config)
     tokenizer = None if sheet is None else _open_tokenizer(config)
-    shares, filled, pieces = _fill_rows(loader, processor, rows)
-    documents = [_first_documents(loader, number, examples) for number in range(len(loader.sources))]
+    shares, filled, pieces = fill_rows(loader, processor, rows)
+    documents = [first_documents(loader, number, examples) for number in range(len(loader.sources))]
     report = {
         "rows": rows,
         "length": loader.data.length,
@@ -112,86 +85,49 @@ def inspect_data(
         "least_fill": min(filled) / loader.data.length,
         "pieces_a_row": pieces / rows,
         "loss": _loss_shares(shares),
-        "sources": [
-            _source_report(loader, number, shares, documents[number]) for number in range(len(documents))
-        ],
-        "notices": list(loader.notices),
-        "examples": [
-            {
-                "source": source.name,
-                "document": index,
-                "tokens": len(example.tokens),
-                "counted": int((example.loss_mask > 0).sum()),
-                "text": words(processor, example),
-            }
-            for source, found in zip(loader.sources, documents, strict=True)
-            for index, example in found.shown
-        ],
+        "sources": [_source_report(loader, n, shares, found) for n, found in enumerate(documents)],
+        "notices": [*loader.notices, *_unlike_their_tokens(loader, shares)],
+        "examples": [_in_words(processor, *one) for one in _shown(loader, documents)],
         "out": None if sheet is None else str(sheet),
     }
     if sheet is not None and tokenizer is not None:
-        shown = [
-            _sheet_row(processor, tokenizer, source, index, example)
-            for source, found in zip(loader.sources, documents, strict=True)
-            for index, example in found.shown
-        ]
-        write_sheet(sheet, f"What {config.name} reads", describe({**report, "examples": []}), shown)
+        pictures = [_sheet_row(processor, tokenizer, *one) for one in _shown(loader, documents)]
+        write_sheet(sheet, f"What {config.name} reads", describe({**report, "examples": []}), pictures)
     return report
 
 
-def _fill_rows(loader: Loader, processor: PromptProcessor, rows: int) -> tuple[list[Shares], list[int], int]:
-    """What the first rows of a run hold of each source, how many tokens are in each row, and how many pieces
-    there are in all.
-    """
-    shares = [Shares() for _ in loader.sources]
-    lanes = [loader.lane(row) for row in range(min(rows, loader.data.rows))]
-    filled = []
-    pieces = 0
-    for number in range(rows):
-        lane = lanes[number % len(lanes)]
-        lane.next_row()
-        filled.append(sum(len(piece.tokens) for _, piece in lane.contents))
-        pieces += len(lane.contents)
-        for address, piece in lane.contents:
-            _add(shares[address.source], piece, processor)
-            shares[address.source].examples += address.part == 0
-    return shares, filled, pieces
+def _shown(loader: Loader, documents: Sequence[FirstDocuments]) -> Iterator[tuple[DataSource, int, Example]]:
+    """Source, number and example of every document that is to be shown."""
+    for source, found in zip(loader.sources, documents, strict=True):
+        for index, example in found.shown:
+            yield source, index, example
 
 
-def _add(share: Shares, piece: Piece, processor: PromptProcessor) -> None:
-    vision = processor.vocabulary.is_vision(piece.targets)
-    share.tokens += len(piece.tokens)
-    share.loss_text += float(piece.loss_weights[~vision].sum(dtype=np.float64))
-    share.loss_vision += float(piece.loss_weights[vision].sum(dtype=np.float64))
+def _in_words(processor: PromptProcessor, source: DataSource, index: int, example: Example) -> dict[str, Any]:
+    return {
+        "source": source.name,
+        "document": index,
+        "tokens": len(example.tokens),
+        "counted": int((example.loss_mask > 0).sum()),
+        "text": words(processor, example),
+    }
 
 
-def _first_documents(loader: Loader, source: int, shown: int) -> Documents:
-    """The documents that come first in a source's stream."""
-    found = Documents()
-    tokens = 0
-    for position in range(min(DOCUMENTS, len(loader.sources[source]))):
-        if tokens > MOST_TOKENS:
-            break
-        try:
-            index, example = loader.document(source, position)
-        except BadRecord as error:
-            found.bad.append(str(error))
-            continue
-        if not example.loss_mask[1:].any():
-            found.empty += 1
-            continue
-        tokens += len(example.tokens)
-        found.lengths.append(len(example.tokens))
-        if len(found.shown) < shown:
-            found.shown.append((index, example))
-    return found
+def _with_model(config: TrainConfig) -> TrainConfig:
+    """The config with the model of init_from, where it says none of its own."""
+    if config.model is not None or config.init_from is None:
+        return config
+    settings = read_config(config.init_from).get("transformer")
+    if settings is None:
+        raise UserError(f"{config.init_from} holds no transformer; give init_from the folder of a model")
+    return replace(config, model=TransformerConfig.from_dict(settings))
 
 
 # ----------------------------------------------------------------------------------------------- the report
 
 
 def _source_report(
-    loader: Loader, number: int, shares: Sequence[Shares], documents: Documents
+    loader: Loader, number: int, shares: Sequence[Shares], documents: FirstDocuments
 ) -> dict[str, Any]:
     source = loader.sources[number]
     config = loader.data.sources[number]
@@ -216,6 +152,27 @@ def _source_report(
         "bad": len(documents.bad),
         "named": documents.bad[:NAMED],
     }
+
+
+def _unlike_their_tokens(loader: Loader, shares: Sequence[Shares]) -> list[str]:
+    """A sentence for each source whose tokens count otherwise than those of the rest, and can be told how
+    much to count.
+    """
+    tokens = sum(share.tokens for share in shares)
+    loss = sum(share.loss for share in shares)
+    said = []
+    for config, source, share in zip(loader.data.sources, loader.sources, shares, strict=True):
+        others = loss - share.loss
+        weight = getattr(config, "token_weight", None)
+        if weight is None or not share.loss or others <= 0:
+            continue
+        even = weight * others / share.loss * share.tokens / (tokens - share.tokens)
+        if not 1 / UNLIKE < even / weight < UNLIKE:
+            said.append(
+                f"{source.name} has {share.tokens / tokens:.1%} of the tokens and {share.loss / loss:.1%} of "
+                f"the loss; with token_weight={even:.2g} its share of the loss would be that of the tokens"
+            )
+    return said
 
 
 def _loss_shares(shares: Sequence[Shares]) -> dict[str, float]:

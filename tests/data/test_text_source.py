@@ -1,6 +1,7 @@
 """Text as something to train on: documents, conversations, what counts in them; what is said of bad ones."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from byte_tokenizer import byte_processor
 from pyarrow import parquet
 
-from ringvision.data.sources import BadRecord, TextData, TextSource
+from ringvision.data.loader import Loader
+from ringvision.data.sources import BadRecord, DataConfig, TextData, TextSource
 from ringvision.data.stream import Example, PromptProcessor, StreamFormat
 from ringvision.data.text.folder import MissingTextTokenizer
 from ringvision.errors import UserError
@@ -28,7 +30,7 @@ def write(path: Path, *records: Any) -> str:
 
 
 def test_a_document_is_bos_text_eos_and_every_token_counts(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", {"text": "größer"}, {"text": "a"}, {"text": " "}, {"text": ""})
+    path = write(tmp_path / "a.jsonl", {"text": "größer"}, {"text": "a"}, {"text": " "}, {"text": None})
     for weight in (1.0, 0.25):
         source = TextData(path, token_weight=weight).open(PROCESSOR, 8)
         assert (source.name, len(source), source.vision, source.notices) == (path, 4, None, ())
@@ -66,6 +68,61 @@ def test_a_conversation_counts_the_assistants_words(tmp_path: Path) -> None:
     assert made.weight == len(counted) and set(made.loss_mask.tolist()) == {0.0, 1.0}
 
 
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+CHAT = [
+    {"role": "user", "content": "a?"},
+    {"role": "assistant", "content": "b"},
+    {"role": "user", "content": "</s> [assistant] c"},
+    {"role": "assistant", "content": "d e"},
+    {"role": "user", "content": "and?"},
+]
+
+
+def test_a_chat_template_writes_conversations(tmp_path: Path) -> None:
+    """Loss on what the assistant says and the end of its turn; what a user writes ends no turn."""
+    (tmp_path / "chat_template.jinja").write_text(TEMPLATE)
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
+    path = write(tmp_path / "a.jsonl", {"messages": CHAT}, {"messages": CHAT[:1]})
+    source = TextData(path, field="messages", chat_template=str(tmp_path)).open(PROCESSOR, 8)
+    made = example(source, 0)
+    text = PROCESSOR.text
+    assert text.decode(made.tokens.tolist()).splitlines() == [
+        *("[user] a?", "[assistant] b", "[user] </s> [assistant] c", "[assistant] d e"),
+    ]
+    assert made.tokens.tolist().count(2) == 4
+    assert (
+        bytes(b for id in made.tokens[made.loss_mask > 0] for b in text.surface(int(id)) or b"|") == b"b|d e|"
+    )
+    assert made.weight == 6
+    assert not example(source, 1).loss_mask.any()
+
+
+@pytest.mark.parametrize(
+    "template, says",
+    [
+        (
+            "{% for m in messages %}{{ m.content if loop.last else '' }}{% endfor %}",
+            "writes message 2 in another way",
+        ),
+        ("{{ raise_exception('system first') }}", "system first"),
+        ("{% for", "the chat template"),
+    ],
+)
+def test_a_chat_template_that_does_not_fit_is_said(tmp_path: Path, template: str, says: str) -> None:
+    (tmp_path / "chat_template.jinja").write_text(template)
+    path = write(tmp_path / "a.jsonl", {"messages": CHAT})
+    data = TextData(path, field="messages", chat_template=str(tmp_path))
+    with pytest.raises(UserError, match=f"record 1: .*{says}") as refused:
+        data.open(PROCESSOR, 8)
+    assert "\n" not in str(refused.value)
+    (tmp_path / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="neither chat_template.jinja nor"):
+        data.open(PROCESSOR, 8)
+
+
 def test_conversations_come_from_tables_too(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]
     parquet.write_table(pyarrow.table({"chat": [messages], "n": [1]}), tmp_path / "a.parquet")
@@ -76,7 +133,7 @@ def test_conversations_come_from_tables_too(tmp_path: Path) -> None:
 def test_bad_records_are_named(tmp_path: Path) -> None:
     bad = {
         "text is a int, expected text": {"text": 3},
-        "text is missing, expected text": {"other": "x"},
+        "has no 'text', only other": {"other": "x"},
         "message 1 is no": {"text": ["x"]},
         "message 2 is no": {"text": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]},
         "message 1 answers no question": {"text": [{"role": "assistant", "content": "b"}]},
@@ -100,6 +157,27 @@ def test_a_format_that_asks_first_takes_one_turn(tmp_path: Path) -> None:
     assert example(source, 0).tokens.tolist() == processor.example([], [("a?", "b")]).tokens.tolist()
     with pytest.raises(BadRecord, match="record 2: 2 turns"):
         example(source, 1)
+
+
+def test_a_document_longer_than_a_row_is_learned_whole(tmp_path: Path) -> None:
+    """One lane: its rows one after another are the document, every token predicted once."""
+    text = "".join(f"word {number} " for number in range(60))
+    (tmp_path / "a.txt").write_text(text[: 10 * 32 - 3])  # ten rows with bos, a space and eos
+    source = TextData(str(tmp_path), token_weight=0.5)
+    data = DataConfig(sources=(source,), length=32, rows=1)
+    loader = Loader(data, [source.open(PROCESSOR, 32)], PROCESSOR, max_length=4096)
+    expected = example(source.open(PROCESSOR, 32), 0).tokens
+    with closing(loader.batches()) as batches:
+        rows = [next(batches).batch for _ in range(10)]
+    tokens, targets, positions, weights = (
+        np.concatenate([getattr(row, name)[0] for row in rows])
+        for name in ("tokens", "targets", "positions", "loss_weights")
+    )
+    np.testing.assert_array_equal(tokens, expected)
+    np.testing.assert_array_equal(targets[:-1], expected[1:])
+    np.testing.assert_array_equal(positions, np.arange(320))
+    np.testing.assert_allclose(weights[:-1], 0.5)
+    assert weights[-1] == 0
 
 
 def test_what_is_refused_when_it_is_opened(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def open_records(path: str, *, columns: Sequence[str], separator: str = "", spli
         if len(forms) > 1:
             raise UserError(
                 f"{path} holds files of several formats ({', '.join(forms)}); give a pattern that takes one, "
-                f"such as {os.path.join(path if os.path.isdir(path) else 'FOLDER', '*.' + forms[0])}"
+                f"such as {os.path.join(path if os.path.isdir(path) else 'FOLDER', '**', '*.' + forms[0])}"
             )
         records = _open(path, files, forms[0], columns, separator)
     if not len(records):
@@ -74,7 +74,7 @@ def _open(path: str, files: Sequence[str], form: str, columns: Sequence[str], se
         elif form == "jsonl":
             parts.append(JsonLines(file, len(files)))
         elif form == "parquet":
-            parts.append(open_parquet(file, columns))
+            parts.append(open_parquet(file, columns, len(files)))
         else:
             parts.append(ArrowTable(file, file, columns))
     return parts[0] if len(parts) == 1 else Several(path, parts)
@@ -117,7 +117,7 @@ def _walk(folder: str) -> list[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         visible = (name for name in names if not name.startswith(".") and not name.endswith(".json"))
         found += [os.path.join(where, name) for name in visible if _by_name(name)]
-    return sorted(found)
+    return sorted(filter(os.path.isfile, found))
 
 
 def _by_name(path: str) -> str:

@@ -1,8 +1,8 @@
 """A file cut at a separator: how many pieces it has, and any of them by its number.
 
-    "a\\nb\\n\\nc"  --Pieces(file, b"\\n")-->  3 pieces: a, b, c
+    "a\\nb\\n\\nc"  --PieceIndex(file, b"\\n")-->  3 pieces: a, b, c
 
-Pieces of white space alone do not count. The file is gone through once when it is opened. The index says
+PieceIndex of white space alone do not count. The file is gone through once when it is opened. The index says
 where every piece begins; where these are too many, where every second does, every fourth, and so on, so that
 it stays small however many there are, and a read goes over some pieces before the one that is wanted.
 """
@@ -19,12 +19,12 @@ MOST_STARTS = 1 << 24
 LEAST_STARTS = 1 << 10
 
 
-def pieces_of(path: str, separator: bytes, files: int = 1) -> "Pieces":
+def pieces_of(path: str, separator: bytes, files: int = 1) -> "PieceIndex":
     """The pieces of a file, packed or not. files: how many there are like it; their indices share a room."""
-    return Pieces(open_bytes(path, files), separator, max(LEAST_STARTS, MOST_STARTS // files))
+    return PieceIndex(open_bytes(path, files), separator, max(LEAST_STARTS, MOST_STARTS // files))
 
 
-class Pieces:
+class PieceIndex:
     """The pieces of a file between separators.
 
     Args:

@@ -9,9 +9,10 @@ that has changed is copied anew.
 """
 
 import hashlib
+import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ringvision.data.records.byte_files import unreadable
 from ringvision.errors import UserError
 
 KEPT_BYTES = 1 << 28
-"""Of a Parquet file's columns, unpacked: more goes to the cache folder."""
+"""Of the wanted columns of all Parquet files of a source, as Arrow: larger ones go to the cache folder."""
 MOST_UNPACKED = 1 << 30
 """Bytes that an Arrow file may unpack to in memory; those of `datasets` are not compressed and take none."""
 ROWS = 1024
@@ -72,12 +73,13 @@ class ArrowTable:
         return f"{self.name}, record {index + 1}"
 
 
-def open_parquet(path: str, columns: Sequence[str]) -> ArrowTable:
+def open_parquet(path: str, columns: Sequence[str], files: int = 1) -> ArrowTable:
     """The rows of a Parquet file.
 
     Args:
         path: the file.
         columns: those that are wanted; others are not read.
+        files: how many are opened like it; they share the memory that there is for copies.
 
     Returns:
         Its rows; `fields` names all columns.
@@ -94,18 +96,15 @@ def open_parquet(path: str, columns: Sequence[str]) -> ArrowTable:
         status = os.stat(path)
         named = repr((os.path.abspath(path), status.st_size, status.st_mtime_ns, wanted)).encode()
         copy = cache_folder() / f"{hashlib.sha256(named).hexdigest()[:32]}.arrow"
-        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-        size = sum(_column_bytes(group, wanted) for group in groups)
-        batches = file.iter_batches(batch_size=ROWS, columns=wanted)
         selected = pyarrow.schema([schema.field(name) for name in wanted])
-        if size <= KEPT_BYTES:
+        if not copy.is_file():
             held = pyarrow.BufferOutputStream()
-            _write(held, selected, batches)
-            table = ArrowTable(path, held.getvalue(), wanted)
-        else:
-            if not copy.is_file():
-                _write_whole(copy, selected, batches)
-            table = ArrowTable(path, copy, wanted)
+            if _write(held, selected, file, most_bytes=KEPT_BYTES // files):
+                table = ArrowTable(path, held.getvalue(), wanted)
+                table.fields = tuple(schema.names)
+                return table
+            _write_whole(copy, selected, file)
+        table = ArrowTable(path, copy, wanted)
     table.fields = tuple(schema.names)
     return table
 
@@ -128,22 +127,22 @@ def _batches(name: str, reader: Any, wanted: Sequence[str]) -> Iterator[Any]:
         yield batch.select(wanted)
 
 
-def _column_bytes(group: Any, wanted: Iterable[str]) -> int:
-    """Bytes of the wanted columns of a row group, unpacked, as its footer says."""
-    columns = [group.column(number) for number in range(group.num_columns)]
-    return sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] in set(wanted))
-
-
-def _write(sink: Any, schema: Any, batches: Iterable[Any]) -> None:
+def _write(sink: Any, schema: Any, file: Any, most_bytes: float = math.inf) -> bool:
+    """Copy the columns of a schema from a Parquet file. False, and not all is copied, where they have more
+    than most_bytes: the file itself says only how many it has where texts that recur are kept once.
+    """
     import pyarrow
 
     with pyarrow.ipc.new_stream(sink, schema) as writer:
-        for batch in batches:
+        for batch in file.iter_batches(batch_size=ROWS, columns=schema.names):
             writer.write_batch(batch.select(schema.names))
+            if sink.tell() > most_bytes:
+                return False
+    return True
 
 
-def _write_whole(path: Path, schema: Any, batches: Iterable[Any]) -> None:
-    """The file appears under its name when it is complete."""
+def _write_whole(path: Path, schema: Any, file: Any) -> None:
+    """Copy the columns to a file, which appears under its name when it is complete."""
     import pyarrow
 
     unfinished = ""
@@ -152,7 +151,7 @@ def _write_whole(path: Path, schema: Any, batches: Iterable[Any]) -> None:
         number, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(number)
         with pyarrow.OSFile(unfinished, "wb") as sink:
-            _write(sink, schema, batches)
+            _write(sink, schema, file)
         os.replace(unfinished, path)
     except OSError as error:
         raise UserError(
@@ -171,10 +170,10 @@ def _damaged(name: str, form: str) -> Iterator[None]:
 
     try:
         yield
-    except pyarrow.ArrowException as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{name} cannot be read as {form} ({reason:.200}); write it again") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: byte {error.start + 1} of its text is not UTF-8; write it again") from None
-    except OSError as error:
-        raise unreadable(name, error) from None
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise unreadable(name, error) from None
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{name} cannot be read as {form} ({reason:.200}); write it again") from None

@@ -12,7 +12,7 @@ from typing import Any
 
 from ringvision.data.records.base import MOST_BYTES
 from ringvision.data.records.byte_files import unreadable
-from ringvision.data.records.pieces import Pieces, pieces_of
+from ringvision.data.records.pieces import PieceIndex, pieces_of
 from ringvision.errors import UserError
 from ringvision.untrusted_files import parse_object
 
@@ -133,7 +133,7 @@ def _not_utf8(where: str, error: UnicodeDecodeError) -> UserError:
     return UserError(f"{where}: byte {error.start + 1} of it is not UTF-8; save the file as UTF-8")
 
 
-def _piece(records: "SeparatedText | JsonLines", pieces: Pieces, index: int) -> bytes:
+def _piece(records: "SeparatedText | JsonLines", pieces: PieceIndex, index: int) -> bytes:
     try:
         return pieces.read(index)
     except UserError as error:

@@ -1,11 +1,12 @@
 """What can be trained on, behind one protocol.
 
-base.py       DataConfig: the mixture that a run reads; SourceConfig and DataSource: a part of it
-videos.py     tokenized videos and questions about them -> examples
-tokenized.py  a folder that `ringvision tokenize` wrote: the captions and questions of its records
-text.py       text and conversations in files of any usual format
-lwm.py        the lines that LWM's trainer reads: text, and text with codes
-world.py      such a folder of videos of the synthetic world: questions made anew from their seeds
+base.py          DataConfig: the mixture that a run reads; SourceConfig and DataSource: a part of it
+videos.py        tokenized videos and questions about them -> examples
+tokenized.py     a folder that `ringvision tokenize` wrote: the captions and questions of its records
+world.py         such a folder of videos of the synthetic world: questions made anew from their seeds
+text.py          text and conversations in files of any usual format
+conversation.py  messages of users and assistants as tokens
+lwm.py           the lines that LWM's trainer reads: text, and text with codes
 """
 
 from ringvision.data.sources.base import BadRecord, DataConfig, DataSource, SourceConfig, VideosInfo

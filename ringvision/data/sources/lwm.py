@@ -42,7 +42,7 @@ class LwmData(SourceConfig):
 
     path: a file, a folder or a pattern of .jsonl or .jsonl.gz.
     fields: the order where a record has none of its own.
-    fields_key: the field of a record that holds its order.
+    fields_key: the field of a record that holds its order; "": all have the same.
     fields_index: where a record has several orders, which is taken, from 0; -1: one by the record's number.
     frame_tokens: codes of a frame; None: as the record's own grid says, and 256 where it has none.
     max_frames: so many frames of a video are taken, evenly spread (0: all).
@@ -73,12 +73,13 @@ class LwmData(SourceConfig):
 
     def vision(self) -> VideosInfo | None:
         """What the videos share where `ringvision tokenize` wrote them; LWM's own lines do not say it."""
-        return videos_info(self.path) if Path(self.path, "tokens.json").is_file() else None
+        folder = Path(self.path).expanduser()
+        return videos_info(folder) if (folder / "tokens.json").is_file() else None
 
     def problems(self) -> list[str]:
         """All that is wrong with these settings, a sentence each."""
         checks = Checks(self)
-        checks.filled("path", "fields", "fields_key")
+        checks.filled("path", "fields")
         checks.at_least(1, "frame_tokens")
         checks.at_least(0, "max_frames")
         checks.at_least(-1, "fields_index")
@@ -149,7 +150,9 @@ class LwmSource:
         if isinstance(order, list) and order and chosen < len(order):
             order = order[chosen] if chosen >= 0 else standard_random.Random(index).choice(order)
         if not isinstance(order, str):
-            raise BadRecord(f"{where}: {key} is no text, or has no order {chosen}; expected [question],answer")
+            raise BadRecord(
+                f"{where}: {key} is no text, or has no order {chosen}; expected one like [question],answer"
+            )
         return order
 
     def _part(self, where: str, record: Mapping[str, Any], field: str, *, first: bool) -> np.ndarray:

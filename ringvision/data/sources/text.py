@@ -4,7 +4,7 @@
     record {"messages": [{"role": "user", "content": "..."},
                          {"role": "assistant", ...}]}          bos question answer eos ..., answers count
 
-Where records lie and how they are read, data/records says.
+Where records lie and how they are read, data/records says; conversation.py makes tokens of conversations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ import numpy as np
 from ringvision.checks import Checks
 from ringvision.data.records import Records, open_records
 from ringvision.data.sources.base import BadRecord, SourceConfig, VideosInfo
+from ringvision.data.sources.conversation import QuestionForm, TemplateForm, checked_messages
 from ringvision.data.stream import Example, PromptProcessor
 from ringvision.errors import UserError
 
@@ -35,6 +36,8 @@ class TextData(SourceConfig):
     field: of a record: text, or a conversation as a list of {"role": ..., "content": ...}.
     separator: what stands between documents in files of text; "": a file is a document.
     split: which split of what save_to_disk wrote.
+    chat_template: folder of a model whose chat template writes conversations; "": they are written as the
+        run's questions and answers are.
     token_weight: how much predicting a token counts.
     """
 
@@ -42,12 +45,13 @@ class TextData(SourceConfig):
     field: str = "text"
     separator: str = ""
     split: str = "train"
+    chat_template: str = ""
     token_weight: float = 1.0
 
     def open(self, processor: PromptProcessor, length: int) -> "TextSource":
         """The documents. UserError where there are none, or no record has the field."""
         records = open_records(self.path, columns=(self.field,), separator=self.separator, split=self.split)
-        return TextSource(self.path, records, processor, self.field, self.token_weight)
+        return TextSource(records, processor, self)
 
     def problems(self) -> list[str]:
         """All that is wrong with these settings, a sentence each."""
@@ -61,11 +65,9 @@ class TextSource:
     """Documents of text, a DataSource.
 
     Args:
-        name: what the source is called.
         records: where they lie.
         processor: makes tokens of them.
-        field: of a record.
-        token_weight: how much predicting a token counts.
+        config: which field is read, and how.
 
     Raises:
         UserError: there is no text tokenizer, no record has the field, or none of the first can be read.
@@ -73,15 +75,16 @@ class TextSource:
 
     vision: VideosInfo | None = None
 
-    def __init__(
-        self, name: str, records: Records, processor: PromptProcessor, field: str, token_weight: float
-    ) -> None:
-        self.name = name
+    def __init__(self, records: Records, processor: PromptProcessor, config: TextData) -> None:
+        self.name = config.path
         self.notices: Sequence[str] = ()
         self._records = records
         self._processor = processor
-        self._field = field
-        self._token_weight = token_weight
+        self._field = field = config.field
+        self._token_weight = config.token_weight
+        self._form: QuestionForm | TemplateForm = QuestionForm(processor)
+        if config.chat_template:
+            self._form = TemplateForm(processor, config.chat_template)
         fields = records.fields
         if fields and field not in fields:
             raise UserError(
@@ -103,64 +106,26 @@ class TextSource:
             step: is not used.
 
         Returns:
-            bos, the text, eos. The loss_mask of an empty one is 0 everywhere.
+            bos, the text, eos. The loss_mask of an empty one, or of null, is 0 everywhere.
         """
         where = self._records.where(index)
         record = read(self._records, index)
-        value = record.get(self._field)
+        if self._field not in record:
+            raise BadRecord(f"{where}: it has no {self._field!r}, only {', '.join(record)[:200]}; correct it")
+        value = "" if record[self._field] is None else record[self._field]
         if isinstance(value, list):
-            return self._conversation(where, value)
+            made = self._form.example(where, checked_messages(where, value))
+            return counted_by_token(made, self._token_weight)
         if not isinstance(value, str):
-            raise BadRecord(f"{where}: {self._field} is {_kind(value)}, expected text; correct or remove it")
+            raise BadRecord(
+                f"{where}: {self._field} is a {type(value).__name__}, expected text; correct or remove it"
+            )
         words = encoded(self._processor, where, value) if value.strip() else []
         vocabulary = self._processor.vocabulary
         tokens = np.array([vocabulary.bos, *words, vocabulary.eos], np.int32)
         loss_mask = np.full(len(tokens), float(bool(words)), np.float32)
         loss_mask[0] = 0.0  # nothing predicts the first token
         return counted_by_token(Example(tokens, loss_mask), self._token_weight)
-
-    def _conversation(self, where: str, messages: Sequence[Any]) -> Example:
-        turns = turns_of(where, messages)
-        try:
-            made = self._processor.example([], turns)
-        except UserError as error:
-            raise BadRecord(f"{where}: {error}") from None
-        loss_mask = (made.loss_mask > 0).astype(np.float32)
-        return counted_by_token(replace(made, loss_mask=loss_mask), self._token_weight)
-
-
-def turns_of(where: str, messages: Sequence[Any]) -> list[tuple[str, str]]:
-    """Questions and answers of a conversation; what the system says stands before the first question.
-
-    Args:
-        where: of the record, for messages.
-        messages: {"role": "system", "user" or "assistant", "content": text} each.
-
-    Returns:
-        (question, answer) of each turn. What no assistant answers is left out.
-
-    Raises:
-        BadRecord: a message is no such object, or an answer has no question.
-    """
-    turns = []
-    asked = list[str]()
-    for number, message in enumerate(messages, 1):
-        role, content = (
-            (message.get("role"), message.get("content")) if isinstance(message, Mapping) else ("", None)
-        )
-        if role not in ("system", "user", "assistant") or not isinstance(content, str):
-            raise BadRecord(
-                f"{where}: message {number} is no {{role: system, user or assistant, content: text}}; "
-                "correct or remove it"
-            )
-        if role != "assistant":
-            asked.append(content)
-        elif not asked:
-            raise BadRecord(f"{where}: message {number} answers no question; correct or remove it")
-        else:
-            turns.append(("\n".join(asked), content))
-            asked = []
-    return turns
 
 
 def counted_by_token(example: Example, token_weight: float) -> Example:
@@ -205,7 +170,3 @@ def check_some_good(source: Any, count: int) -> None:
             problems.append(str(error))
     others = f" (and none of the {len(problems)} first records is good)" if len(problems) > 1 else ""
     raise UserError(f"{problems[0]}{others}")
-
-
-def _kind(value: Any) -> str:
-    return "missing" if value is None else f"a {type(value).__name__}"

@@ -11,13 +11,13 @@ import pytest
 
 from ringvision.data.records import byte_files, pieces, text_files
 from ringvision.data.records.byte_files import GzipFile, PlainFile
-from ringvision.data.records.pieces import Pieces
+from ringvision.data.records.pieces import PieceIndex
 from ringvision.data.records.text_files import JsonLines, SeparatedText, WholeFiles
 from ringvision.errors import UserError
 
 
 def cut(data: bytes, separator: bytes) -> list[bytes]:
-    """What Pieces should give."""
+    """What PieceIndex should give."""
     return [piece for piece in data.split(separator) if piece.strip()]
 
 
@@ -41,7 +41,7 @@ def test_pieces_are_those_of_split(tmp_path: Path, separator: bytes, packed: boo
         half = len(data) // 2
         members = gzip.compress(data[:half]) + gzip.compress(data[half:]) + b"\0" * 5
         path.write_bytes(members if packed else data)
-        found = Pieces(GzipFile(str(path), 8) if packed else PlainFile(str(path)), separator, 5)
+        found = PieceIndex(GzipFile(str(path), 8) if packed else PlainFile(str(path)), separator, 5)
         expected = cut(data, separator)
         assert len(found) == len(expected)
         order = list(range(len(found)))
