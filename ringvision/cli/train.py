@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 from tyro.conf import Positional
 
-from ringvision.cli.devices import CpuDevices, start_jax
+from ringvision.cli.devices import CpuDevices, Processes, ProcessOptions, start_jax
 from ringvision.cli.parsing import REST, Command, option
 from ringvision.errors import UserError
 
@@ -29,10 +29,12 @@ class Train(Command):
         ),
     ] = ()
     devices: CpuDevices = None
+    processes: Processes = dataclasses.field(default_factory=ProcessOptions)
 
     config_kind: ClassVar[str] = "TrainConfig"
 
     def run(self) -> int:
+        self.processes.start()
         start_jax(self.devices)
         from ringvision.config import apply_overrides, load_config
 

@@ -1,6 +1,7 @@
 """Several processes as one run: how they find each other, what they agree on, and how they stop together.
 
 membership.py  flags or environment -> jax.distributed
+host_copies.py arrays that are spread over processes -> the memory of one
 agreement.py   small values from all to all; barriers; who is process 0
 stopping.py    signals to stop -> an input of the step
 
@@ -16,6 +17,7 @@ from ringvision.distributed.agreement import (
     process_count,
     process_index,
 )
+from ringvision.distributed.host_copies import host_copy, host_parts
 from ringvision.distributed.membership import start
 from ringvision.distributed.stopping import StopRequest, signals
 
@@ -25,6 +27,8 @@ __all__ = [
     "agreed",
     "barrier",
     "gathered",
+    "host_copy",
+    "host_parts",
     "is_main",
     "process_count",
     "process_index",

@@ -1,13 +1,12 @@
 """What a run leaves behind: a model folder that `ringvision ask --model` reads."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 from ringvision.data.sources import VideosInfo
 from ringvision.data.stream import PromptProcessor
 from ringvision.data.text.sentencepiece_tokenizer import LosslessTokenizer
-from ringvision.model_folder import save_model
+from ringvision.train.gathered_model import save_gathered
 from ringvision.train.part import Part
 from ringvision.train.state import TrainState
 from ringvision.tree import flatten
@@ -19,7 +18,7 @@ def exported(state: TrainState, part: Part) -> Any:
 
 
 def export(folder: Path, part: Part, processor: PromptProcessor, info: VideosInfo, state: TrainState) -> None:
-    """Write the model folder that `ringvision ask --model` reads.
+    """Write the model folder that `ringvision ask --model` reads; every process of the run must call it.
 
     Args:
         folder: is made where it is missing; a model in it is replaced.
@@ -27,13 +26,12 @@ def export(folder: Path, part: Part, processor: PromptProcessor, info: VideosInf
         processor: its text model, vocabulary and stream format go into the folder.
         info: of the videos that were trained on.
         state: what was trained.
+
+    Raises:
+        UserError: on every process where the disk of process 0 does not take it.
     """
     config = part.config
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / "text.model.partial"
     assert isinstance(processor.text, LosslessTokenizer)  # the only kind that a trainer reads
-    aside.write_bytes(processor.text.serialized)
-    os.replace(aside, folder / "text.model")
     settings: dict[str, Any] = {
         "kind": "assistant",
         "name": config.name,
@@ -50,4 +48,5 @@ def export(folder: Path, part: Part, processor: PromptProcessor, info: VideosInf
     }
     if config.data.frame_question:
         settings["generation"] = {"question": config.data.frame_question, "candidates": 64}
-    save_model(folder, settings, flatten(exported(state, part)))
+    files = {"text.model": processor.text.serialized}
+    save_gathered(folder, settings, flatten(exported(state, part)), files)
