@@ -41,19 +41,12 @@ def free_port() -> int:
         return listening.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """The folder that two processes of four devices worked in, where this one had saved something for them;
-    and what each found.
-    """
-    folder = tmp_path_factory.mktemp("both")
-    split = jax.device_put(VALUES, jax.NamedSharding(make_mesh(), jax.P("context")))
-    with Checkpoints(folder / "run") as checkpoints:
-        checkpoints.save(3, {"split": split, "whole": jax.numpy.int32(5), "number": 7}, {"process": "alone"})
+def run_both(task: str) -> list[tuple[int, str]]:
+    """Exit status and stderr of both processes."""
     port = free_port()
     processes = [
         subprocess.Popen(
-            [sys.executable, HERE / "two_processes.py", str(port), str(process), folder],
+            [sys.executable, HERE / "two_processes.py", str(port), str(process), task],
             env=os.environ | {"PYTHONPATH": str(HERE.parent)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -67,7 +60,20 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
         for process in processes:
             process.kill()
             process.wait()
-    assert [process.returncode for process in processes] == [0, 0], said
+    return [(process.returncode, text) for process, text in zip(processes, said)]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """The folder that two processes of four devices worked in, where this one had saved something for them;
+    and what each found.
+    """
+    folder = tmp_path_factory.mktemp("both")
+    split = jax.device_put(VALUES, jax.NamedSharding(make_mesh(), jax.P("context")))
+    with Checkpoints(folder / "run") as checkpoints:
+        checkpoints.save(3, {"split": split, "whole": jax.numpy.int32(5), "number": 7}, {"process": "alone"})
+    outcomes = run_both(str(folder))
+    assert [status for status, _ in outcomes] == [0, 0], outcomes
     return folder, [json.loads((folder / f"found-{process}.json").read_text()) for process in range(2)]
 
 
@@ -124,7 +130,9 @@ def test_both_pass_over_what_is_damaged(both: Any) -> None:
 
 
 def test_a_disk_that_is_full_on_one_ends_the_save_on_both(both: Any) -> None:
-    assert "by process 1: File too large" in found(both, "full")
+    one, other = (results["full"] for results in both[1])
+    assert "process 1 failed in writing it (its files): File too large; put that right" in one
+    assert "File too large; put that right" in other
     assert all(results["full_seconds"] < 30 for results in both[1])
 
 
@@ -132,7 +140,20 @@ def test_a_model_folder_is_written_by_one(both: Any) -> None:
     assert all(np.array_equal(array, VALUES) for array in load_model(both[0] / "model").values())
     assert read_config(both[0] / "model")["kind"] == "trial"
     assert (both[0] / "model" / "card").read_bytes() == b"text"
-    assert "File too large" in found(both, "model")
+    assert all("File too large; put that right" in results["model"] for results in both[1])
+
+
+def test_a_failure_on_one_is_one_on_both(both: Any) -> None:
+    assert both[1][0]["together"] == "process 1 failed in opening the data: no data here"
+    assert both[1][1]["together"] == "ValueError: no data here"
+
+
+def test_a_process_that_ends_takes_the_other_along() -> None:
+    (status, said), (_, failed) = run_both("fail-1")
+    assert status == 2
+    assert "ringvision: process 1 ended: its videos are gone" in said
+    assert "ringvision: its videos are gone" in failed
+    assert "Check failure" not in said + failed, "no process is aborted"
 
 
 def test_alone_nothing_waits() -> None:

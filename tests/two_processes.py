@@ -1,6 +1,6 @@
-"""What each of the two processes of test_distributed.py does: `python two_processes.py PORT PROCESS FOLDER`.
+"""What each of the two processes of test_distributed.py does: `python two_processes.py PORT PROCESS TASK`.
 
-It writes what it found to FOLDER/found-PROCESS.json.
+TASK is "fail-0" or "fail-1", or a folder, to which it writes what it found: found-PROCESS.json.
 """
 
 import json
@@ -29,6 +29,8 @@ def refused(action: Callable[[], Any], disk: int | None = None) -> str:
         action()
     except UserError as error:
         return str(error)
+    except ValueError as error:
+        return f"ValueError: {error}"
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     return "nothing"
@@ -118,13 +120,36 @@ def models_of_both(folder: Path, process: int) -> dict[str, Any]:
     return {"model": again}
 
 
-def main(port: str, process: int, folder: Path) -> None:
+def fail(process: int, failing: int) -> None:
+    """A run that ends by an error on one process while the other is in a step that needs both."""
+    from ringvision import distributed
+    from ringvision.errors import UserError
+    from ringvision.mesh import make_mesh
+
+    mesh = make_mesh()
+    largest = jax.jit(lambda flags: flags.max())
+    try:
+        with distributed.ending_together():
+            largest(distributed.signals(mesh, 0)).block_until_ready()
+            if process == failing:
+                raise UserError("its videos are gone")
+            largest(distributed.signals(mesh, 0)).block_until_ready()
+    except UserError as error:
+        sys.exit(f"ringvision: {error}")
+
+
+def failing_of_both(process: int) -> None:
+    from ringvision import distributed
+
+    with distributed.failing_together("opening the data"):
+        if process == 1:
+            raise ValueError("no data here")
+
+
+def work(process: int, folder: Path) -> None:
     from ringvision import distributed
     from ringvision.mesh import make_mesh
 
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", 4)
-    distributed.start(f"127.0.0.1:{port}", 2, process, seconds=60)
     found: dict[str, Any] = {
         "gathered": [distributed.gathered("numbers", {"is": process}) for _ in range(2)],
         "agreed": refused(lambda: distributed.agreed("the config", "same")),
@@ -132,6 +157,7 @@ def main(port: str, process: int, folder: Path) -> None:
         "late": refused(lambda: process or distributed.gathered("late", 0, seconds=0.2)),
         "left_out": refused(lambda: make_mesh(devices=jax.devices()[4 - 4 * process :][:4])),
         "not_filled": refused(lambda: make_mesh(data=3)),
+        "together": refused(lambda: failing_of_both(process)),
         "own": make_mesh(devices=jax.local_devices()).size,
         "order": [device.process_index for device in make_mesh(data=2, tensor=2).devices.flat],
         "stopped": stopped_at(make_mesh(), process),
@@ -141,5 +167,17 @@ def main(port: str, process: int, folder: Path) -> None:
     (folder / f"found-{process}.json").write_text(json.dumps(found))
 
 
+def main(port: str, process: int, task: str) -> None:
+    from ringvision import distributed
+
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 4)
+    distributed.start(f"127.0.0.1:{port}", 2, process, seconds=60)
+    if task.startswith("fail"):
+        fail(process, int(task[-1]))
+    else:
+        work(process, Path(task))
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

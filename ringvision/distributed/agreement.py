@@ -61,7 +61,7 @@ def gathered(name: str, value: Any, *, seconds: float = PATIENCE) -> list[Any]:
     with _lock:
         round_ = _rounds[name]
         _rounds[name] += 1
-    client = _client()
+    client = service_client()
     folder = f"ringvision/{name}"
     milliseconds = int(1000 * seconds)
     client.key_value_set(f"{folder}/{round_}/{process_index()}", text)
@@ -98,6 +98,16 @@ def agreed(name: str, text: str) -> None:
     raise UserError(f"the processes disagree about {name}: {said}; start all of them with the same")
 
 
+def service_client() -> Any:
+    """jax's client of the coordination service. UserError where this process has none."""
+    if not jax.distributed.is_initialized():
+        raise UserError(
+            f"{process_count()} processes run, but they have no coordinator; start them with --coordinator, "
+            "--processes and --process"
+        )
+    return _state().client
+
+
 def _await(client: Any, key: str, milliseconds: int, what: str) -> str:
     try:
         return client.blocking_key_value_get(key, milliseconds)
@@ -118,12 +128,3 @@ def _state() -> Any:
     from jax._src import distributed  # the service's client has no public name
 
     return distributed.global_state
-
-
-def _client() -> Any:
-    if not jax.distributed.is_initialized():
-        raise UserError(
-            f"{process_count()} processes run, but they have no coordinator; start them with --coordinator, "
-            "--processes and --process"
-        )
-    return _state().client

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ringvision.distributed import PATIENCE, gathered, host_parts, is_main
+from ringvision.distributed import PATIENCE, failing_together, host_parts, is_main, reason_of
 from ringvision.errors import UserError
 from ringvision.model_folder import ModelWriter
 
@@ -44,17 +44,17 @@ def save_gathered(
         for name, array in params.items()
         for index, part in host_parts(array, by_row=name.startswith(_LAYERS))
     )
-    failure: Exception | None = None
-    if is_main():
+    with failing_together("writing the model", seconds=6 * PATIENCE):
         try:
-            _write(folder, settings, params, parts, files)
-        except (OSError, UserError, ValueError) as error:
-            failure = error
-    for _ in parts:  # what one process gathers all must, written or not
-        pass
-    said = gathered("model folder", str(failure) if failure else None, seconds=6 * PATIENCE)[0]
-    if said:
-        raise UserError(f"the model could not be written to {folder}: {said}; make room there") from failure
+            if is_main():
+                _write(folder, settings, params, parts, files)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"the model could not be written to {folder}: {reason_of(error)}; put that right"
+            ) from error
+        finally:
+            for _ in parts:  # what one process gathers all must, written or not
+                pass
 
 
 def _write(
