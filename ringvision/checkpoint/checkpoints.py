@@ -24,6 +24,7 @@ from ringvision.checkpoint.restoring import damage, read_step
 from ringvision.checkpoint.step_folders import StepFolders
 from ringvision.distributed import (
     PATIENCE,
+    agreed,
     failing_together,
     gathered,
     is_main,
@@ -60,6 +61,8 @@ class Checkpoints:
         folder: is made where it is missing.
         keep: how many of the newest steps stay.
         keep_every: every step that this divides stays too (None: no others).
+
+    `saved` is the newest step that this object has brought to the disk, None before the first.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, keep: int = 2, keep_every: int | None = None):
@@ -67,6 +70,7 @@ class Checkpoints:
         self.folder: Path = self._folders.folder
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: Future[None] | None = None
+        self.saved: int | None = None
         self._damaged: set[int] = set()
 
     def __enter__(self) -> "Checkpoints":
@@ -182,6 +186,7 @@ class Checkpoints:
                 "its files", lambda: write(path, process_index(), process_count(), taken, notes), _WRITING
             )
             self._phase("its name", lambda: self._finish(step, path, files), _WRITING)
+            self.saved = step
         except UserError:
             if is_main():  # a disk that is full has room again
                 shutil.rmtree(path, ignore_errors=True)
@@ -212,6 +217,7 @@ class Checkpoints:
         return gathered(f"checkpoint {name}", result)
 
     def _begin(self, step: int) -> str | None:
+        agreed("the step of a checkpoint", str(step))
         return self._folders.begin(step).name if is_main() else None
 
     def _finish(self, step: int, partial: Path, files: list[dict[str, list[Any]]]) -> None:

@@ -113,10 +113,10 @@ def _await(client: Any, key: str, milliseconds: int, what: str) -> str:
         return client.blocking_key_value_get(key, milliseconds)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).partition(":")[0]
-        raise UserError(
-            f"waited {milliseconds / 1000:g} s for {what} in vain ({reason}); see what that process says and "
-            "start all of them again"
-        ) from error
+        waited = f"waited {milliseconds / 1000:g} s for {what} in vain"
+        if reason != "DEADLINE_EXCEEDED":
+            waited = f"the connection to process 0 broke off ({reason}) while waiting for {what}"
+        raise UserError(f"{waited}; see what that process says and start all of them again") from error
 
 
 def _processes(numbers: list[int]) -> str:
