@@ -22,7 +22,16 @@ from ringvision.checkpoint.arrays import Snapshot, snapshot, write
 from ringvision.checkpoint.manifest import Manifest, Written
 from ringvision.checkpoint.restoring import damage, read_step
 from ringvision.checkpoint.step_folders import StepFolders
-from ringvision.distributed import PATIENCE, gathered, is_main, process_count, process_index
+from ringvision.distributed import (
+    PATIENCE,
+    agreed,
+    failing_together,
+    gathered,
+    is_main,
+    process_count,
+    process_index,
+    reason_of,
+)
 from ringvision.errors import UserError
 
 _WRITING = 6 * PATIENCE
@@ -52,6 +61,8 @@ class Checkpoints:
         folder: is made where it is missing.
         keep: how many of the newest steps stay.
         keep_every: every step that this divides stays too (None: no others).
+
+    `saved` is the newest step that this object has brought to the disk, None before the first.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, keep: int = 2, keep_every: int | None = None):
@@ -59,6 +70,7 @@ class Checkpoints:
         self.folder: Path = self._folders.folder
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: Future[None] | None = None
+        self.saved: int | None = None
         self._damaged: set[int] = set()
 
     def __enter__(self) -> "Checkpoints":
@@ -167,20 +179,21 @@ class Checkpoints:
 
     def _save(self, step: int, taken: Snapshot, notes: str) -> None:
         """What the background thread does, in three phases."""
-        partial = self._phase("begins", lambda: self._begin(step))[0]
+        partial = self._phase("its folder", lambda: self._begin(step))[0]
         path = self.folder / partial
         try:
             files = self._phase(
-                "is written", lambda: write(path, process_index(), process_count(), taken, notes), _WRITING
+                "its files", lambda: write(path, process_index(), process_count(), taken, notes), _WRITING
             )
-            self._phase("is whole", lambda: self._finish(step, path, files), _WRITING)
+            self._phase("its name", lambda: self._finish(step, path, files), _WRITING)
+            self.saved = step
         except UserError:
             if is_main():  # a disk that is full has room again
                 shutil.rmtree(path, ignore_errors=True)
             raise
 
     def _phase(self, name: str, action: Callable[[], Any], seconds: float = PATIENCE) -> list[Any]:
-        """Nobody goes on, or waits for one who has failed: each phase ends by telling all how it went.
+        """Nobody goes on, or waits for one that has failed: at the end of a phase all know how it went.
 
         Args:
             name: of the phase.
@@ -193,25 +206,18 @@ class Checkpoints:
         Raises:
             UserError: on all of them where it failed on one.
         """
-        result = None
-        failure: Exception | None = None
-        reason = None
         try:
-            result = action()
+            with failing_together(f"writing it ({name})", seconds=seconds):
+                result = action()
         except Exception as error:
-            failure = error
-            reason = getattr(error, "strerror", None) or str(error) or repr(error)
-        outcomes = gathered(f"checkpoint {name}", [reason, result], seconds=seconds)
-        wrong = [(process, reason) for process, (reason, _) in enumerate(outcomes) if reason]
-        if wrong:
-            where = f" by process {wrong[0][0]}" if len(outcomes) > 1 else ""
             raise UserError(
-                f"no checkpoint could be written to {self.folder}{where}: {wrong[0][1]}; put that right and "
+                f"no checkpoint could be written to {self.folder}: {reason_of(error)}; put that right and "
                 "start again, and the run goes on from the checkpoint before"
-            ) from failure
-        return [result for _, result in outcomes]
+            ) from error
+        return gathered(f"checkpoint {name}", result)
 
     def _begin(self, step: int) -> str | None:
+        agreed("the step of a checkpoint", str(step))
         return self._folders.begin(step).name if is_main() else None
 
     def _finish(self, step: int, partial: Path, files: list[dict[str, list[Any]]]) -> None:

@@ -1,11 +1,11 @@
 """`ringvision train CONFIG` and `ringvision train-tokenizer CONFIG`, with overrides of fields."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from ringvision.cli.devices import CpuDevices, start_jax
+from ringvision.cli.devices import CpuDevices, Processes, ProcessOptions, start_jax
 from ringvision.cli.options import ConfigFile, Overrides
-from ringvision.cli.parsing import Command
+from ringvision.cli.parsing import Command, option
 from ringvision.errors import UserError
 
 COMMANDS = {"TrainConfig": "train", "TokenizerTrainConfig": "train-tokenizer"}
@@ -16,10 +16,15 @@ class Train(Command):
     config: ConfigFile
     overrides: Overrides = ()
     devices: CpuDevices = None
+    allow_changes: Annotated[
+        bool, option("go on with a run although the config would have it learn something else")
+    ] = False
+    processes: Processes = dataclasses.field(default_factory=ProcessOptions)
 
     config_kind: ClassVar[str] = "TrainConfig"
 
     def run(self) -> int:
+        self.processes.start()
         start_jax(self.devices)
         from ringvision.config import apply_overrides, load_config
 
@@ -37,7 +42,7 @@ class Train(Command):
     def _train(self, config: Any) -> None:
         from ringvision.train.loop import train
 
-        train(config)
+        train(config, allow_changes=self.allow_changes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,7 +61,7 @@ def gathered(name: str, value: Any, *, seconds: float = PATIENCE) -> list[Any]:
     with _lock:
         round_ = _rounds[name]
         _rounds[name] += 1
-    client = _client()
+    client = service_client()
     folder = f"ringvision/{name}"
     milliseconds = int(1000 * seconds)
     client.key_value_set(f"{folder}/{round_}/{process_index()}", text)
@@ -98,15 +98,25 @@ def agreed(name: str, text: str) -> None:
     raise UserError(f"the processes disagree about {name}: {said}; start all of them with the same")
 
 
+def service_client() -> Any:
+    """jax's client of the coordination service. UserError where this process has none."""
+    if not jax.distributed.is_initialized():
+        raise UserError(
+            f"{process_count()} processes run, but they have no coordinator; start them with --coordinator, "
+            "--processes and --process"
+        )
+    return _state().client
+
+
 def _await(client: Any, key: str, milliseconds: int, what: str) -> str:
     try:
         return client.blocking_key_value_get(key, milliseconds)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).partition(":")[0]
-        raise UserError(
-            f"waited {milliseconds / 1000:g} s for {what} in vain ({reason}); see what that process says and "
-            "start all of them again"
-        ) from error
+        waited = f"waited {milliseconds / 1000:g} s for {what} in vain"
+        if reason != "DEADLINE_EXCEEDED":
+            waited = f"the connection to process 0 broke off ({reason}) while waiting for {what}"
+        raise UserError(f"{waited}; see what that process says and start all of them again") from error
 
 
 def _processes(numbers: list[int]) -> str:
@@ -118,12 +128,3 @@ def _state() -> Any:
     from jax._src import distributed  # the service's client has no public name
 
     return distributed.global_state
-
-
-def _client() -> Any:
-    if not jax.distributed.is_initialized():
-        raise UserError(
-            f"{process_count()} processes run, but they have no coordinator; start them with --coordinator, "
-            "--processes and --process"
-        )
-    return _state().client

@@ -54,10 +54,6 @@ def start(
     given = _given(coordinator, processes, process) or _recognised()
     if given is None or given.processes == 1 or jax.distributed.is_initialized():
         return
-    # on a CPU the processes' devices exchange arrays by gloo; other platforms do not read this
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # it would take SIGTERM, which then ended no process any more
-    jax.config.update("jax_enable_preemption_service", False)
     deadline = time.monotonic() + seconds
     if given.process > 0:
         _reach(given.coordinator, deadline, seconds)
@@ -135,6 +131,10 @@ def _initialize(given: Membership, deadline: float, seconds: float) -> None:
     """jax.distributed.initialize in a thread: where others do not come it does not return, and would end the
     process at its own time limit.
     """
+    # on a CPU the processes' devices exchange arrays by gloo; other platforms do not read this
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # it would take SIGTERM, which then ended no process any more
+    jax.config.update("jax_enable_preemption_service", False)
     failure: list[Exception] = []
 
     def connect() -> None:

@@ -1,6 +1,5 @@
 """What a run leaves behind: a model folder that `ringvision ask --model` reads."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,11 @@ from ringvision import shipped
 from ringvision.config import TrainConfig
 from ringvision.data.sources import VideosInfo
 from ringvision.data.stream import PromptProcessor
-from ringvision.data.text.folder import save_text_tokenizer
+from ringvision.data.text.folder import text_tokenizer_files
 from ringvision.data.text.sentencepiece_tokenizer import LosslessTokenizer
 from ringvision.data.text.settings import OWN_FILE
-from ringvision.model_folder import read_config, save_model
+from ringvision.model_folder import read_config
+from ringvision.train.gathered_model import save_gathered
 from ringvision.train.part import Part
 from ringvision.train.state import TrainState
 from ringvision.tree import flatten
@@ -26,7 +26,7 @@ def exported(state: TrainState, part: Part) -> Any:
 def export(
     folder: Path, part: Part, processor: PromptProcessor, info: VideosInfo | None, state: TrainState
 ) -> None:
-    """Write the model folder that `ringvision ask --model` reads.
+    """Write the model folder that `ringvision ask --model` reads; every process of the run must call it.
 
     Args:
         folder: is made where it is missing; a model in it is replaced.
@@ -34,10 +34,11 @@ def export(
         processor: its text model, vocabulary and stream format go into the folder.
         info: of the videos that were trained on; None: there were none.
         state: what was trained.
+
+    Raises:
+        UserError: on every process where the disk of process 0 does not take it.
     """
     config = part.config
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_text_tokenizer(folder, config, processor)
     before = {} if config.init_from is None else read_config(config.init_from)
     settings: dict[str, Any] = {
         "kind": before.get("kind", "transformer" if processor.vocabulary.text_alone else "assistant"),
@@ -53,16 +54,13 @@ def export(
         settings |= _video_settings(config, info, before)
     if question := next(filter(None, (source.frame_question for source in config.data.sources)), ""):
         settings["generation"] = {"question": question, "candidates": 64}
-    save_model(folder, settings, flatten(exported(state, part)))
+    save_gathered(folder, settings, flatten(exported(state, part)), _text_files(config, processor))
 
 
-def _write_text_tokenizer(folder: Path, config: TrainConfig, processor: PromptProcessor) -> None:
+def _text_files(config: TrainConfig, processor: PromptProcessor) -> dict[str, bytes]:
     if isinstance(processor.text, LosslessTokenizer):
-        aside = folder / f"{OWN_FILE}.partial"
-        aside.write_bytes(processor.text.serialized)
-        os.replace(aside, folder / OWN_FILE)
-    else:
-        save_text_tokenizer(str(config.data.text_model or config.init_from), folder)
+        return {OWN_FILE: processor.text.serialized}
+    return text_tokenizer_files(str(config.data.text_model or config.init_from))
 
 
 def _video_settings(

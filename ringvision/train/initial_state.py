@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from ringvision import shipped
 from ringvision.config import TrainConfig
 from ringvision.data.stream import PromptProcessor
+from ringvision.distributed import host_copy
 from ringvision.errors import UserError
 from ringvision.model_folder import load_model, load_params, read_config
 from ringvision.models.presets import TransformerConfig
@@ -169,7 +170,7 @@ def _with_codebook(
         )
     codebook = load_model(shipped.tokenizer(config.data.tokenizer))["codebook"]
     codebook = (codebook - codebook.mean(0)) / codebook.std(0)
-    table = np.array(state.params["embed"]["table"][...])
+    table = np.array(host_copy(state.params["embed"]["table"][...]))
     first = processor.vocabulary.code_offset
     if len(codebook) != processor.vocabulary.num_codes:
         raise UserError(
