@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ringvision import __version__
-from ringvision.errors import UserError
+from ringvision.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from ringvision.cli.parsing import Command
@@ -92,6 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError:
         _complain("memory ran out; take fewer frames (--fps), a shorter video, or a machine with more memory")
         return WRONG
+    except Interrupted as stopped:
+        _complain(str(stopped))
+        return INTERRUPTED
     except KeyboardInterrupt:
         resumable = args[:1] and args[0] in RESUMABLE
         _complain(

@@ -14,11 +14,11 @@ from ringvision.ops.rope import RopeScaling
 @dataclasses.dataclass(frozen=True)
 class StageConfig:
     """A stage begins with the parameters of the stage before it and with a new optimizer. What is None is as
-    the run says.
+    in the stage before; in the first stage as the run says.
 
     steps: how many. name: for messages.
     length, rows, accumulate: a batch is `rows` rows of `length` tokens, read in `accumulate` parts.
-    rope_theta, rope_scaling: of the rotary positions, from this stage on.
+    rope_theta, rope_scaling: of the rotary positions; a stage that says them may be longer than the model.
     sources: the mixture that is read.
     mesh, optimizer: as a whole, each.
     """

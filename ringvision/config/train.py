@@ -19,11 +19,6 @@ from ringvision.data.sources import VideoData
 from ringvision.errors import UserError
 from ringvision.models.presets import TransformerConfig
 
-MODEL_FIELDS = ("rope_theta", "rope_scaling")
-DATA_FIELDS = ("length", "rows", "sources")
-RUN_FIELDS = ("accumulate", "mesh", "optimizer")
-"""The fields of a stage by where they belong in a run."""
-
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -98,21 +93,14 @@ class TrainConfig:
         ends = (self.first_step(stage + 1) for stage in range(self.num_stages - 1))
         return sum(step >= end for end in ends)
 
-    def of_stage(self, stage: int) -> "TrainConfig":
-        """The config of one stage by itself: what the stage says, and the run where it says nothing."""
-        if not self.stages:
-            return self
-        told = self.stages[stage]
-
-        def given(names: tuple[str, ...]) -> dict[str, Any]:
-            return {name: value for name in names if (value := getattr(told, name)) is not None}
-
-        model = self.model
-        if model is not None:
-            model = dataclasses.replace(model, **given(MODEL_FIELDS))
-        data = dataclasses.replace(self.data, **given(DATA_FIELDS))
-        run = given(RUN_FIELDS)
-        return dataclasses.replace(self, stages=(), steps=told.steps, model=model, data=data, **run)
+    def of_stage(self, number: int) -> "TrainConfig":
+        """The config of one stage by itself: what it or the nearest stage before it says, and the run where
+        none of them says anything. A stage that changes the rotary positions may be longer than it was.
+        """
+        config = self
+        for stage in self.stages[: number + 1]:
+            config = _with_stage(config, stage)
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting by name, parts as objects of their own; data also says of which `kind` it is."""
@@ -147,10 +135,7 @@ class TrainConfig:
             self.model is not None or self.init_from is not None,
             "model and init_from are none, expected the shape of a model or the folder of one",
         )
-        checks.that(
-            self.peak_flops is None or self.peak_flops > 0,
-            f"peak_flops is {self.peak_flops}, expected more than 0",
-        )
+        checks.positive("peak_flops")
         checks.problems += problems_of(self, "data", "optimizer", "mesh", "checkpoints")
         checks.problems += problems_of(self, "evaluation", "health", "lora")
         if self.stages:
@@ -190,3 +175,17 @@ class TrainConfig:
             except UserError as error:
                 said = str(error).removeprefix("TrainConfig: ").removesuffix("; correct the config")
                 checks.problems.append(f"stages.{number}: {said}")
+
+
+def _with_stage(config: TrainConfig, stage: StageConfig) -> TrainConfig:
+    """The config with what a stage says in the place of what it said, and without stages."""
+
+    def told(*names: str) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(stage, name)) is not None}
+
+    data = dataclasses.replace(config.data, **told("length", "rows", "sources"))
+    model = config.model
+    if model is not None and (rotary := told("rope_theta", "rope_scaling")):
+        model = dataclasses.replace(model, **rotary, max_length=max(model.max_length, data.length))
+    run = told("accumulate", "mesh", "optimizer")
+    return dataclasses.replace(config, stages=(), steps=stage.steps, model=model, data=data, **run)
