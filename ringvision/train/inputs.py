@@ -63,8 +63,9 @@ def rows_of(config: TrainConfig, mesh: Mesh) -> list[int]:
     _rows_of_a_shard(config, mesh)
     sharding = NamedSharding(mesh, partition_spec(mesh, "batch"))
     held = set[int]()
-    for (part,) in sharding.addressable_devices_indices_map((rows,)).values():
-        held.update(range(*part.indices(rows)))
+    for parts in sharding.addressable_devices_indices_map((rows,)).values():
+        assert parts is not None
+        held.update(range(*parts[0].indices(rows)))
     return sorted(held)
 
 
@@ -84,7 +85,7 @@ def batch_sharder(config: TrainConfig, mesh: Mesh) -> Callable[..., Any]:
     place = {row: number for number, row in enumerate(rows_of(config, mesh))}
 
     def spread(array: np.ndarray) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             first, stop, _ = index[0].indices(shape[0])
             return array[place[first] : place[stop - 1] + 1, index[1]]
 

@@ -9,7 +9,6 @@ stream: nothing is estimated from what the run would not read.
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,8 @@ from ringvision.data.survey import FirstDocuments, Shares, fill_rows, first_docu
 from ringvision.data.transcript import frames, words
 from ringvision.errors import UserError
 from ringvision.model_folder import read_config
-from ringvision.models.presets import TransformerConfig
 from ringvision.train.data_report import describe
+from ringvision.train.initial_state import completed
 from ringvision.train.inputs import open_data
 from ringvision.video_tokenizer import VideoTokenizer, load_video_tokenizer
 
@@ -72,7 +71,7 @@ def inspect_data(
     """
     if not 0 <= stage < config.num_stages:
         raise UserError(f"stage {stage}: the run has {config.num_stages}, numbered from 0; give one of them")
-    config = _with_model(config).of_stage(stage)
+    config = completed(config).of_stage(stage)
     sheet = None if out is None else sheet_path(out)
     processor, loader = open_data(config)
     tokenizer = None if sheet is None else _open_tokenizer(config)
@@ -111,16 +110,6 @@ def _in_words(processor: PromptProcessor, source: DataSource, index: int, exampl
         "counted": int((example.loss_mask > 0).sum()),
         "text": words(processor, example),
     }
-
-
-def _with_model(config: TrainConfig) -> TrainConfig:
-    """The config with the model of init_from, where it says none of its own."""
-    if config.model is not None or config.init_from is None:
-        return config
-    settings = read_config(config.init_from).get("transformer")
-    if settings is None:
-        raise UserError(f"{config.init_from} holds no transformer; give init_from the folder of a model")
-    return replace(config, model=TransformerConfig.from_dict(settings))
 
 
 # ----------------------------------------------------------------------------------------------- the report

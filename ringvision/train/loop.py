@@ -1,7 +1,7 @@
 """Training the transformer: a mixture of tokenized videos and text in, a model folder out.
 
     TrainConfig
-      -> config.out/{run.json, metrics.jsonl, ledger.json, tensorboard/, curves.png, checkpoints/,
+      -> config.out/{run.json, model.json, metrics.jsonl, ledger.json, tensorboard/, curves.png, checkpoints/,
                      model/{config.json, model.safetensors, text.model}}
 
 A run goes on from its newest good checkpoint, on as many processes and devices as there are then. A row of a
@@ -34,7 +34,7 @@ from ringvision.train.initial_state import completed, describe
 from ringvision.train.ledger import Ledger
 from ringvision.train.metrics_file import lost_seconds
 from ringvision.train.record import Record
-from ringvision.train.resume import RUN_FILE, check_resume, fingerprint
+from ringvision.train.resume import MODEL_FILE, RUN_FILE, check_resume, fingerprint
 from ringvision.train.run_status import replace_json
 from ringvision.train.stage import Stage, open_stage
 from ringvision.train.state import TrainState
@@ -171,6 +171,8 @@ class Run:
                         stage = open_stage(self.config, stage.number + 1, mesh=self.mesh)
                     state = stage.begun(state)
                     data = None
+                if is_main():
+                    replace_json(self.record.directory / MODEL_FILE, stage.model_settings)
                 self.record.say(_opening_line(self.config, stage, state, min(self.last, stage.last)))
                 for notice in stage.loader.notices:
                     self.record.say(notice)
@@ -245,12 +247,12 @@ class Run:
 
     def _save(self, stage: Stage, state: TrainState, step: int, loaded: Loaded) -> None:
         with self.ledger.spend("saving"):
-            notes = {"data": loaded.state, "ledger": self.ledger.to_dict(), "stage": stage.number}
+            notes = {"data": loaded.state, "ledger": self.ledger.to_dict()}
             self.checkpoints.save(step, state, notes)
 
     def _export(self, stage: Stage, state: TrainState) -> None:
         with self.ledger.spend("saving"):
-            export(self.record.directory / "model", stage.part, stage.processor, stage.loader.vision, state)
+            export(self.record.directory / "model", stage.model_settings, stage.part, state)
             self.record.curves_png(self.record.directory / "curves.png", CURVES)
 
     def _stopped(self, step: int) -> NoReturn:

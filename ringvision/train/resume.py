@@ -17,6 +17,8 @@ from ringvision.config import TrainConfig
 from ringvision.errors import UserError
 
 RUN_FILE = "run.json"
+MODEL_FILE = "model.json"
+"""The run's config, and what the config.json of its model says (train/export.py)."""
 NOTHING = "nothing"
 HARMLESS = (
     "name",
@@ -40,11 +42,11 @@ behind it.
 _STAGE_HARMLESS = ("mesh", "name")
 
 
-def read_settings(folder: Path) -> dict[str, Any] | None:
-    """The config that a run was begun with, as `TrainConfig.to_dict` gives it; None where the folder holds no
-    run. UserError where it cannot be read.
+def read_settings(folder: Path, name: str = RUN_FILE) -> dict[str, Any] | None:
+    """The config that a run was begun with, as `TrainConfig.to_dict` gives it, or another of its files of
+    settings; None where the folder holds no such file. UserError where it cannot be read.
     """
-    path = folder / RUN_FILE
+    path = folder / name
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -18,6 +18,7 @@ from ringvision.data.loader import Loader
 from ringvision.data.stream import PromptProcessor
 from ringvision.mesh import make_mesh
 from ringvision.train.answer_accuracy import open_evaluation
+from ringvision.train.export import model_settings
 from ringvision.train.initial_state import abstract_state, first_state, next_state
 from ringvision.train.inputs import batch_sharder, open_data
 from ringvision.train.part import Part
@@ -55,6 +56,11 @@ class Stage:
     def eval_batches(self) -> Sequence[EvaluationBatch]:
         """Held-out questions, read when they are first asked for."""
         return open_evaluation(self.config, self.loader)
+
+    @cached_property
+    def model_settings(self) -> dict[str, Any]:
+        """What the config.json of its model says."""
+        return model_settings(self.config, self.processor, self.loader.vision)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step of the run, from 1 on, where none was refused."""

@@ -16,7 +16,13 @@ from ringvision.data.sources.tokenized import TokenizedData, TokenizedVideos
 from ringvision.data.sources.videos import QuestionAnswer, Videos, VideoSource, VideoSourceConfig
 from ringvision.data.sources.world import WorldData, WorldVideos
 
+SOURCE_KINDS: dict[str, type[SourceConfig]] = {
+    kind.__name__: kind for kind in (TokenizedData, WorldData, TextData, LwmData)
+}
+"""What a config on disk may name as a source."""
+
 __all__ = [
+    "SOURCE_KINDS",
     "BadRecord",
     "DataConfig",
     "DataSource",
