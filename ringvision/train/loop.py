@@ -148,7 +148,9 @@ def _joined(notes: list[dict[str, Any]]) -> dict[str, Any]:
 
 @dataclass
 class Run:
-    """What lives as long as a run does. rollbacks: how often it went back since its last checkpoint."""
+    """What lives as long as a run does. rollbacks: how often it went back, and did not get past `failed_at`,
+    the furthest step from which it did.
+    """
 
     config: TrainConfig
     checkpoints: Checkpoints
@@ -158,6 +160,7 @@ class Run:
     mesh: Mesh | None
     last: int
     rollbacks: int = 0
+    failed_at: int = 0
 
     def through_stages(self, start: Start) -> TrainState:
         """The stages from where the run stands, one after another."""
@@ -223,7 +226,7 @@ class Run:
                     self._save(stage, state, step, loaded)
                     if config.checkpoints.export or step == self.last:
                         self._export(stage, state)
-                    self.rollbacks = 0
+                    self.rollbacks = self.rollbacks if step <= self.failed_at else 0
                     window.restart()
         return state
 
@@ -272,6 +275,7 @@ class Run:
                 "checkpoint with a lower lr or clip_norm"
             )
         self.rollbacks += 1
+        self.failed_at = max(self.failed_at, step)
         self.checkpoints.wait()
         if self.checkpoints.latest() is None:
             self.record.say(
