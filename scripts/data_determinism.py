@@ -1,5 +1,5 @@
-"""Shows that the batches of a run do not depend on who makes them: 200 steps, hashed, on 1, 2 and 4 processes of
-one mesh, with 0, 1 and 3 workers each, and stopped at every 17th step to go on with another number of processes.
+"""Shows that the batches of a run do not depend on who makes them: 200 steps, hashed, on 1, 2 and 4 processes
+of one mesh, with 0, 1 and 3 workers each, and stopped at every 17th step to go on with another number.
 
     python scripts/data_determinism.py [--steps 200] [--json]
 
@@ -75,7 +75,8 @@ def config(folder: Path, processes: int, workers: int) -> Any:
         sources, LENGTH, ROWS, text_model=str(folder / "text.model"), tokenizer="none", workers=workers
     )
     model = TransformerConfig(1024, 16, 1, 1, 1, 16, 16, max_length=3 * LENGTH)
-    return TrainConfig("data", "unused", data, model, 1000, mesh=MeshConfig(data=processes, context=1), seed=7)
+    mesh = MeshConfig(data=processes, context=1)
+    return TrainConfig("data", "unused", data, model, 1000, mesh=mesh, seed=7)
 
 
 def make_rows(task: dict[str, Any]) -> None:
@@ -94,16 +95,16 @@ def make_rows(task: dict[str, Any]) -> None:
     state = None if task["state"] is None else json.loads(Path(task["state"]).read_text())
     hashes = []
     with closing(loader.batches(state)) as batches:
-        for batch, after in islice(batches, task["steps"]):
+        for loaded in islice(batches, task["steps"]):
+            state = loaded.state
+            arrays = jax.tree.leaves(loaded.batch)
             hashes.append(
                 {
-                    row: hashlib.sha256(
-                        b"".join(array[place].tobytes() for array in jax.tree.leaves(batch))
-                    ).hexdigest()
+                    row: hashlib.sha256(b"".join(array[place].tobytes() for array in arrays)).hexdigest()
                     for place, row in enumerate(loader.rows)
                 }
             )
-    print(json.dumps({"hashes": hashes, "state": after}))
+    print(json.dumps({"hashes": hashes, "state": state}))
 
 
 def run_processes(
@@ -194,8 +195,8 @@ def main() -> None:
         print("|---|---|---|---|---|")
         for one in results:
             print(
-                f"| {one['processes']} | {one['workers']} | {one['stops']} | {one['equal']} of {one['steps']} "
-                f"| {one['hash']} |"
+                f"| {one['processes']} | {one['workers']} | {one['stops']} "
+                f"| {one['equal']} of {one['steps']} | {one['hash']} |"
             )
         print(f"\n{different} different batches; {time.monotonic() - began:.0f} s")
     if any(one["equal"] != arguments.steps for one in results):

@@ -1,7 +1,7 @@
 """Batches by which answers are scored: one question an example, as even over the kinds of questions as the
 videos allow.
 
-VideoSource  --evaluation_batches-->  [EvaluationBatch, ...], arrays [rows, length]
+VideoExamples  --evaluation_batches-->  [EvaluationBatch, ...], arrays [rows, length]
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ringvision.data.packing import Batch, assign_slots, fill
-from ringvision.data.sources import VideoSource
+from ringvision.data.sources import VideoExamples
 from ringvision.data.stream import Example
 
 
@@ -27,7 +27,7 @@ class EvaluationBatch:
 
 
 def evaluation_batches(
-    source: VideoSource, length: int, rows: int, examples: int, *, seed: int = 0
+    source: VideoExamples, length: int, rows: int, examples: int, *, seed: int = 0
 ) -> list[EvaluationBatch]:
     """Examples of one question each, always the same ones for the same seed.
 
@@ -61,7 +61,7 @@ def evaluation_batches(
     return batches
 
 
-def _choose(source: VideoSource, length: int, examples: int, seed: int) -> list[tuple[Example, str]]:
+def _choose(source: VideoExamples, length: int, examples: int, seed: int) -> list[tuple[Example, str]]:
     """Examples of one question each and the kinds of these, the kind that was chosen least before first."""
     random = np.random.default_rng([seed, 2])
     asked: dict[str, int] = {}

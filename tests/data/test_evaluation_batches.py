@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from ringvision.data.evaluation_batches import evaluation_batches
-from ringvision.data.sources import VideoSource, WorldData, WorldVideos
+from ringvision.data.sources import VideoExamples, WorldData, WorldVideos
 from ringvision.data.stream import PromptProcessor, StreamFormat
 
 
-def source(world: WorldVideos, processor: PromptProcessor) -> VideoSource:
-    return VideoSource(world, processor, WorldData(world.name), 256)
+def source(world: WorldVideos, processor: PromptProcessor) -> VideoExamples:
+    return VideoExamples(world, processor, WorldData(world.name), 256)
 
 
 def test_evaluation_asks_every_kind(world: WorldVideos, processor: PromptProcessor) -> None:
@@ -39,7 +39,7 @@ def test_a_question_can_stand_before_its_video(world: WorldVideos, processor: Pr
     """The example is then made for one question; training asks one a video, too."""
     asks_first = StreamFormat(question="USER: {question} {video} ASSISTANT:", in_step=False)
     first = dataclasses.replace(processor, format=asks_first)
-    made = VideoSource(world, first, WorldData(world.name, vision_weight=0.5), 256)
+    made = VideoExamples(world, first, WorldData(world.name, vision_weight=0.5), 256)
     (batch, *_) = evaluation_batches(made, 256, 4, 12)
     document = batch.batch.tokens[0][batch.batch.segment_ids[0] == 1]
     (start,) = np.flatnonzero(document == processor.vocabulary.vision_start[0])

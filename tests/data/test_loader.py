@@ -27,7 +27,7 @@ from ringvision.data.sources import (
     QuestionAnswer,
     SourceConfig,
     TokenizedData,
-    VideoSource,
+    VideoExamples,
     WorldData,
     WorldVideos,
 )
@@ -45,7 +45,7 @@ def loader(world: WorldVideos, processor: PromptProcessor, *, seed: int = 3, **o
     shape = {name: options.pop(name) for name in ("length", "rows") if name in options}
     source = WorldData(world.name, **options)
     data = config(source, **shape)
-    return Loader(data, [VideoSource(world, processor, source, data.length)], processor, seed=seed)
+    return Loader(data, [VideoExamples(world, processor, source, data.length)], processor, seed=seed)
 
 
 def first(made: Loader, count: int, state: Any = None) -> list[Batch]:

@@ -40,9 +40,7 @@ def test_rows_stay_whole_and_each_shard_has_its_own_layout(data: Path, tmp_path:
     together = 4 // (mesh.shape["data"] * mesh.shape["fsdp"])
     for first in range(0, 4, together):
         rows = slice(first, first + together)
-        chosen = choose_layout(
-            batch.segment_ids[rows], batch.positions[rows], devices=mesh.shape["context"]
-        )
+        chosen = choose_layout(batch.segment_ids[rows], batch.positions[rows], devices=mesh.shape["context"])
         order = chosen.order if mesh.shape["context"] > 1 else np.tile(np.arange(192), (together, 1))
         np.testing.assert_array_equal(whole.tokens[rows], np.take_along_axis(batch.tokens[rows], order, 1))
         np.testing.assert_array_equal(moved[rows], np.take_along_axis(others[rows], order, 1))

@@ -13,7 +13,7 @@ from ringvision.data.sources.base import BadRecord, DataConfig, DataSource, Sour
 from ringvision.data.sources.lwm import LwmData, LwmSource
 from ringvision.data.sources.text import TextData, TextSource
 from ringvision.data.sources.tokenized import TokenizedData, TokenizedVideos
-from ringvision.data.sources.videos import QuestionAnswer, Videos, VideoSource, VideoSourceConfig
+from ringvision.data.sources.videos import QuestionAnswer, VideoExamples, Videos, VideoSourceConfig
 from ringvision.data.sources.world import WorldData, WorldVideos
 
 SOURCE_KINDS: dict[str, type[SourceConfig]] = {
@@ -34,7 +34,7 @@ __all__ = [
     "TextSource",
     "TokenizedData",
     "TokenizedVideos",
-    "VideoSource",
+    "VideoExamples",
     "VideoSourceConfig",
     "Videos",
     "VideosInfo",

@@ -1,6 +1,6 @@
 """Tokenized videos and what is asked about them -> examples.
 
-    Videos (codes, times, questions)  --VideoSource-->  bos <vision> ... </vision> question answer eos ...
+    Videos (codes, times, questions)  --VideoExamples-->  bos <vision> ... </vision> question answer eos ...
 
 What kinds of videos have in common; tokenized.py and world.py say where they and their questions come from.
 """
@@ -90,9 +90,9 @@ class VideoSourceConfig(SourceConfig):
         """The videos of `folder`. UserError where they are missing, damaged or of another kind."""
         raise NotImplementedError
 
-    def open(self, processor: PromptProcessor, length: int) -> "VideoSource":
+    def open(self, processor: PromptProcessor, length: int) -> "VideoExamples":
         """The examples of the videos. UserError as `open_videos`, and where there is nothing to learn."""
-        return VideoSource(self.open_videos(), processor, self, length)
+        return VideoExamples(self.open_videos(), processor, self, length)
 
     @property
     def growth(self) -> tuple[int, int]:
@@ -136,7 +136,7 @@ class Asked:
         return len(self.question) + len(self.answer)
 
 
-class VideoSource:
+class VideoExamples:
     """Examples of videos, a DataSource: each is a video, or a part of it, and questions about it.
 
     Args:
