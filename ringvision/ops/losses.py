@@ -98,7 +98,8 @@ def chunked_cross_entropy(
         mesh = mesh if shards != (1, 1) else None
     spread = None if mesh is None else _Spread(mesh, rules)
     labels = _Labels(targets, groups.ids)
-    return _sums(hidden, head, labels, weights.astype(jnp.float32), chunk, groups.number, spread)
+    fixed = _Fixed(chunk, groups.number, spread)
+    return _sums(hidden, head, labels, weights.astype(jnp.float32), fixed)
 
 
 class _Labels(NamedTuple):
@@ -132,6 +133,14 @@ class _Spread(NamedTuple):
         return tuple(axis for axis in axes if axis in self.mesh.shape)
 
 
+class _Fixed(NamedTuple):
+    """What is fixed when compiling. spread None: the compiler spreads arrays as it likes."""
+
+    chunk: int
+    num_groups: int
+    spread: _Spread | None
+
+
 class _Chunk(NamedTuple):
     """What one chunk's logits say. logits float32 [B, C, V]; the rest float32 [B, C]."""
 
@@ -149,23 +158,17 @@ def _read(hidden: jax.Array, head: jax.Array, targets: jax.Array) -> _Chunk:
     return _Chunk(logits, lse, lse - chosen, (chosen >= largest).astype(jnp.float32))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def _sums(
-    hidden: jax.Array,
-    head: jax.Array,
-    labels: _Labels,
-    weights: jax.Array,
-    chunk: int,
-    num_groups: int,
-    spread: _Spread | None,
-) -> Sums:
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _sums(hidden: jax.Array, head: jax.Array, labels: _Labels, weights: jax.Array, fixed: _Fixed) -> Sums:
     def local(hidden: jax.Array, head: jax.Array, labels: _Labels, weights: jax.Array) -> Sums:
         def step(sums: Sums, piece: Any) -> tuple[Sums, None]:
             hidden, labels, weights = piece
             return _added(sums, _read(hidden, head, labels.targets), labels, weights), None
 
-        return jax.lax.scan(step, _nothing(num_groups), _split((hidden, labels, weights), chunk))[0]
+        pieces = _split((hidden, labels, weights), fixed.chunk)
+        return jax.lax.scan(step, _nothing(fixed.num_groups), pieces)[0]
 
+    spread = fixed.spread
     if spread is None:
         return local(hidden, head, labels, weights)
     spec = spread.head(head)
@@ -177,19 +180,14 @@ def _sums(
 
 
 def _sums_forward(
-    hidden: jax.Array,
-    head: jax.Array,
-    labels: _Labels,
-    weights: jax.Array,
-    chunk: int,
-    num_groups: int,
-    spread: _Spread | None,
+    hidden: jax.Array, head: jax.Array, labels: _Labels, weights: jax.Array, fixed: _Fixed
 ) -> tuple[Sums, tuple[jax.Array, ...]]:
     """The sums, and what the backward pass multiplies by its cotangents: d_hidden [B, L, D], d_head [D, V],
     and the loss of each position, float32 [B, L].
     """
+    spread = fixed.spread
     if spread is None:
-        sums, d_hidden, d_head, loss = _with_gradients(hidden, head, labels, weights, chunk, num_groups)
+        sums, d_hidden, d_head, loss = _with_gradients(hidden, head, labels, weights, fixed)
         return sums, (d_hidden, d_head.astype(head.dtype), loss)
     spec = spread.head(head)
     scattered = mesh_axes(spec, 0)
@@ -199,7 +197,7 @@ def _sums_forward(
         hidden: jax.Array, head: jax.Array, labels: _Labels, weights: jax.Array
     ) -> tuple[Sums, jax.Array, jax.Array, jax.Array]:
         whole = _gather(head, spec)  # (D, V)
-        sums, d_hidden, d_head, loss = _with_gradients(hidden, whole, labels, weights, chunk, num_groups)
+        sums, d_hidden, d_head, loss = _with_gradients(hidden, whole, labels, weights, fixed)
         for axis in scattered:
             d_head = jax.lax.psum_scatter(d_head, axis, scatter_dimension=0, tiled=True)
         d_head = jax.lax.psum(d_head, rest).astype(head.dtype)
@@ -211,7 +209,7 @@ def _sums_forward(
 
 
 def _sums_backward(
-    chunk: int, num_groups: int, spread: _Spread | None, saved: tuple[jax.Array, ...], cotangents: Sums
+    fixed: _Fixed, saved: tuple[jax.Array, ...], cotangents: Sums
 ) -> tuple[jax.Array, jax.Array, None, jax.Array]:
     d_hidden, d_head, loss = saved
     d_loss = cotangents.loss
@@ -231,7 +229,7 @@ _sums.defvjp(_sums_forward, _sums_backward)
 
 
 def _with_gradients(
-    hidden: jax.Array, head: jax.Array, labels: _Labels, weights: jax.Array, chunk: int, num_groups: int
+    hidden: jax.Array, head: jax.Array, labels: _Labels, weights: jax.Array, fixed: _Fixed
 ) -> tuple[Sums, jax.Array, jax.Array, jax.Array]:
     """The sums; d_hidden [B, L, D] in hidden's dtype; d_head float32 [D, V]; the loss, float32 [B, L]."""
 
@@ -251,8 +249,9 @@ def _with_gradients(
         d_head = d_head + jnp.einsum("BCD,BCV->DV", hidden, d_logits, preferred_element_type=jnp.float32)
         return (_added(sums, read, labels, weights), d_head), (d_hidden.astype(hidden.dtype), read.loss)
 
-    start = (_nothing(num_groups), jnp.zeros(head.shape, jnp.float32))
-    (sums, d_head), (d_hidden, loss) = jax.lax.scan(step, start, _split((hidden, labels, weights), chunk))
+    start = (_nothing(fixed.num_groups), jnp.zeros(head.shape, jnp.float32))
+    pieces = _split((hidden, labels, weights), fixed.chunk)
+    (sums, d_head), (d_hidden, loss) = jax.lax.scan(step, start, pieces)
     length = hidden.shape[1]
     return sums, _joined(d_hidden, length), d_head, _joined(loss, length)
 

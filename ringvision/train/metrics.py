@@ -68,7 +68,7 @@ def loss_means(sums: Sums) -> dict[str, Mean]:
 def averages(steps: Sequence[Mapping[str, Mean | jax.Array]]) -> dict[str, float]:
     """The means over several steps, each step by its weight; those without any weight are left out.
 
-    steps: the metrics of each; what is no `Mean` in them is left to the caller.
+    steps: the metrics of each, float32 [] in every `Mean`; what is no `Mean` is left to the caller.
     """
     totals: dict[str, list[float]] = {}
     for metrics in steps:
