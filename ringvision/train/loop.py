@@ -61,8 +61,7 @@ def train(
     put = batch_sharder(config, mesh)
     part = Part.of(config, processor.vocabulary)
     tx = optimizer(config)
-    kept = config.checkpoints
-    checkpoints = Checkpoints(out / "checkpoints", keep=kept.keep, keep_every=kept.keep_every)
+    checkpoints = Checkpoints(out / "checkpoints", keep=config.checkpoints.keep)
     if checkpoints.latest() is not None:
         state = checkpoints.restore(abstract_state(config, tx, mesh, part)).tree
     else:
