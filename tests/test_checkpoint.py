@@ -23,7 +23,7 @@ from flax import nnx
 
 from ringvision.checkpoint import Checkpoints
 from ringvision.checkpoint import checkpoints as module
-from ringvision.checkpoint.manifest import MANIFEST, Manifest, Written
+from ringvision.checkpoint.manifest import MANIFEST, StepManifest, Written
 from ringvision.checkpoint.restoring import damage
 from ringvision.errors import UserError
 
@@ -290,7 +290,7 @@ def test_a_table_that_somebody_else_wrote_is_not_trusted(
     (folder / name).write_bytes(text)
     files = json.loads((folder / MANIFEST).read_text())["files"]
     files[name] = [len(text), hashlib.sha256(text).hexdigest()]
-    manifest = Manifest(1, 1, {name: Written(*found) for name, found in files.items()})
+    manifest = StepManifest(1, 1, {name: Written(*found) for name, found in files.items()})
     (folder / MANIFEST).write_text(manifest.text())
     with pytest.raises(UserError, match=says):
         checkpoints.restore(TREE)

@@ -22,7 +22,6 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # What a dependency is called where it is imported, when that differs from its name in the registry.
 IMPORTED_AS = {
-    "orbax-checkpoint": "orbax",
     "pillow": "PIL",
     "protobuf": "google",
     "pyyaml": "yaml",

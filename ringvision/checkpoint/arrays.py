@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ringvision.checkpoint.manifest import Damage, Manifest, Written, file_names, read_json, write_file
+from ringvision.checkpoint.manifest import Damage, StepManifest, Written, file_names, read_json, write_file
 from ringvision.distributed import is_main
 from ringvision.tree import flatten
 
@@ -25,7 +25,7 @@ Spec = tuple[tuple[int, ...], np.dtype]  # (shape, dtype)
 
 
 @dataclass(frozen=True)
-class Shard:
+class ArrayShard:
     """A part of an array. start: where in the whole it begins, an index a dimension; data: [*shape]."""
 
     name: str
@@ -40,7 +40,7 @@ class Snapshot:
     """
 
     specs: dict[str, Spec]
-    shards: list[Shard]
+    shards: list[ArrayShard]
 
 
 def snapshot(tree: Any) -> Snapshot:
@@ -73,7 +73,7 @@ def snapshot(tree: Any) -> Snapshot:
     shards = []
     while parts:  # each transfer's own copy goes as soon as ours is made
         name, start, data = parts.pop()
-        shards.append(Shard(name, start, np.array(data, order="C")))
+        shards.append(ArrayShard(name, start, np.array(data, order="C")))
     return Snapshot(specs, shards)
 
 
@@ -119,7 +119,7 @@ class ArrayReader:
     is not one.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: StepManifest) -> None:
         self.specs: dict[str, Spec] = {}
         self._shards: dict[str, list[tuple[tuple[int, ...], tuple[int, ...], np.ndarray, int]]] = {}
         for process in range(manifest.processes):
@@ -138,7 +138,7 @@ class ArrayReader:
             index: a slice of step 1 a dimension.
 
         Returns:
-            A new array of the array's dtype and the slices' shape.
+            A new array [*sizes of the slices] of the array's dtype.
 
         Raises:
             Damage: no process wrote some of it.

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from ringvision.checkpoint.arrays import Snapshot, snapshot, write
-from ringvision.checkpoint.manifest import Manifest, Written
+from ringvision.checkpoint.manifest import StepManifest, Written
 from ringvision.checkpoint.restoring import damage, read_step
 from ringvision.checkpoint.step_folders import StepFolders
 from ringvision.distributed import (
@@ -227,4 +227,4 @@ class Checkpoints:
         absent = [name for name in everything if not (partial / name).is_file()]
         if absent:
             raise UserError(f"{absent[0]} is not there; all processes must share this folder")
-        self._folders.finish(partial, Manifest(step, len(files), everything), self._damaged)
+        self._folders.finish(partial, StepManifest(step, len(files), everything), self._damaged)

@@ -38,7 +38,7 @@ class Written(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Manifest:
+class StepManifest:
     """What a step consists of. files: by name, those of every process."""
 
     step: int
@@ -57,12 +57,12 @@ def file_names(process: int, processes: int) -> tuple[str, str, str]:
     return f"arrays-{part}.bin", f"arrays-{part}.json", f"notes-{part}.json"
 
 
-def read_manifest(folder: Path, step: int) -> Manifest:
+def read_manifest(folder: Path, step: int) -> StepManifest:
     """The manifest of a step's folder. Damage where it is missing, changed, or of another step."""
     text = _read(folder / MANIFEST).decode("utf-8", "replace")
     try:
         record = json.loads(text)
-        manifest = Manifest(
+        manifest = StepManifest(
             record["step"],
             record["processes"],
             {name: Written(*found) for name, found in record["files"].items()},
@@ -103,7 +103,7 @@ def write_file(path: Path, parts: Sequence[np.ndarray | bytes]) -> Written:
     return Written(size, digest.hexdigest())
 
 
-def check(folder: Path, manifest: Manifest, names: Sequence[str]) -> None:
+def check(folder: Path, manifest: StepManifest, names: Sequence[str]) -> None:
     """Read these files of a step through. Damage names the first that is not as it was written."""
     for name in names:
         path = folder / name
@@ -120,7 +120,7 @@ def check(folder: Path, manifest: Manifest, names: Sequence[str]) -> None:
             raise Damage(f"{name} changed since it was saved")
 
 
-def share(manifest: Manifest, process: int, processes: int) -> list[str]:
+def share(manifest: StepManifest, process: int, processes: int) -> list[str]:
     """The files that one of the processes that restore a step reads through: of all together each file once,
     about as many bytes to each.
     """

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Collection
 from pathlib import Path
 
-from ringvision.checkpoint.manifest import MANIFEST, Manifest, write_file
+from ringvision.checkpoint.manifest import MANIFEST, StepManifest, write_file
 from ringvision.model_folder import sync
 
 _STEP = re.compile(r"(?:\.replaced-)?step-(\d{8,12})")
@@ -65,7 +65,7 @@ class StepFolders:
         partial.mkdir()
         return partial
 
-    def finish(self, partial: Path, manifest: Manifest, damaged: Collection[int]) -> None:
+    def finish(self, partial: Path, manifest: StepManifest, damaged: Collection[int]) -> None:
         """Write the manifest, give the step its name, in place of an older one of this name, and remove what
         is not kept.
 

@@ -33,7 +33,7 @@ def save_gathered(
     Args:
         folder: is made where it is missing; a model in it is replaced.
         settings: its config.json.
-        params: name -> array on the mesh.
+        params: name -> array [*shape] on the mesh.
         files: name -> bytes of what else goes into the folder.
 
     Raises:

@@ -75,6 +75,7 @@ def train(
     config = completed(config)
     agreed("the config", fingerprint(config))
     out = Path(config.out)
+<<<<<<< HEAD
     changes = check_resume(out, config, allow_changes=allow_changes)
     last = min(config.total_steps, stop_at or config.total_steps)
     keep = config.checkpoints
@@ -105,6 +106,49 @@ def train(
             state = Run(config, checkpoints, ledger, record, stop, mesh, last).through_stages(start)
             checkpoints.wait()
             return state
+=======
+    mesh = mesh or make_mesh(**asdict(config.mesh))
+    processor, loader = open_data(config)
+    put = batch_sharder(config, mesh)
+    part = Part.of(config, processor.vocabulary)
+    tx = optimizer(config)
+    checkpoints = Checkpoints(out / "checkpoints", keep=config.checkpoints.keep)
+    if checkpoints.latest() is not None:
+        state = checkpoints.restore(abstract_state(config, tx, mesh, part)).tree
+    else:
+        state = first_state(config, tx, mesh, processor)
+    step_fn = compile_step(part, tx, config, mesh, state)
+    eval_batches = open_evaluation(config, loader)
+    rate = schedule(config)
+
+    step = int(state.step)
+    last = min(config.steps, stop_at or config.steps)
+    with checkpoints, Record(out, step=step, quiet=quiet) as record:
+        (out / "run.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+        record.say(_opening_line(config, state, mesh, step, last))
+        batches = loader.batches(step)
+        window = Window()
+        while step < last:
+            batch = next(batches)
+            state, metrics = step_fn(state, put(batch))
+            step += 1
+            checkpoints.check()
+            window.add(metrics, batch)
+            if step % config.log_every == 0 or step == last:
+                record.write(step, {**window.close(step), "learning_rate": float(rate(step - 1))})
+            if eval_batches and (step % config.evaluation.every == 0 or step == last):
+                scores, asked = score(eval_batches, exported(state, part), describe(config), mesh, put)
+                record.write(step, {f"eval/{name}": x for name, x in scores.items()}, table(scores, asked))
+                window.restart()
+            if step % config.checkpoints.every == 0 or step == last:
+                window.check(step)
+                checkpoints.save(step, state)
+                export(out / "model", part, processor, loader.source.info, state)
+                record.curves_png(out / "curves.png", CURVES)
+                window.restart()
+        batches.close()
+    return state
+>>>>>>> wD
 
 
 @dataclass
