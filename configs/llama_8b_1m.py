@@ -1,12 +1,12 @@
-"""Llama 3 8B taken from 8K to a million tokens on 1.4 billion tokens, as Gradient did in 2024 (the model card of
-Llama-3-8B-Instruct-Gradient-1048k).
+"""Llama 3 8B taken from 8K to a million tokens on 1.4 billion tokens, as Gradient did in 2024 (the model
+card of Llama-3-8B-Instruct-Gradient-1048k).
 
     ringvision import hf:meta-llama/Meta-Llama-3-8B-Instruct llama3-8b
     ringvision train llama_8b_1m --init-from llama3-8b --out runs/llama-8b-1m     on every host of a v5e-256
 
-Lengths, rotary bases, batches, steps and the rate are the card's. The data there was SlimPajama, its documents
-joined to long ones. The meshes are this project's, for 256 chips of 16 GiB. It has not been run here:
-docs/benchmarks.md has what the TPU's compiler makes of its last stage.
+Lengths, rotary bases, batches, steps and the rate are the card's. The data there was SlimPajama, its
+documents joined to long ones. The meshes are this project's, for 256 chips of 16 GiB. It has not been run
+here: docs/benchmarks.md has what the TPU's compiler makes of its last stage.
 """
 
 from ringvision.config import (

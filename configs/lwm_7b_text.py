@@ -1,12 +1,12 @@
-"""LWM's text model: Llama 2 7B taken from 4K to a million tokens in five stages (Liu et al., 2024, "World Model on
-Million-Length Video and Language with RingAttention").
+"""LWM's text model: Llama 2 7B taken from 4K to a million tokens in five stages (Liu et al., 2024, "World
+Model on Million-Length Video and Language with RingAttention").
 
     ringvision train lwm_7b_text --init-from llama2-7b --out runs/lwm-text      on every host of a v4-1024
 
-Lengths, rotary bases, tokens, batches of 4M tokens and the constant rate of 4e-5 are the paper's. The data was
-Books3, sorted by length into the ranges below, and cannot be had any more: any long documents do. The meshes are
-this project's, for 512 chips of 32 GiB (docs/pods.md); the paper used half as many. It has not been run here:
-docs/benchmarks.md has what the TPU's compiler makes of its stages.
+Lengths, rotary bases, tokens, batches of 4M tokens and the constant rate of 4e-5 are the paper's. The data
+was Books3, sorted by length into the ranges below, and cannot be had any more: any long documents do. The
+meshes are this project's, for 512 chips of 32 GiB (docs/pods.md); the paper used half as many. It has not
+been run here: docs/benchmarks.md has what the TPU's compiler makes of its stages.
 """
 
 from ringvision.config import (

@@ -4,10 +4,11 @@
     ringvision import lwm-text lwm-seeing --add-vision lwm-tokenizer
     ringvision train lwm_7b_vision --init-from lwm-seeing --out runs/lwm       on every host of a v4-1024
 
-Lengths, steps, batches of 8M tokens, rates and the rotary base are the paper's: 1K on images with captions, 8K on
-clips of 30 frames, each with 16 % of text; then three of chat about images and videos. The data are lines as LWM's
-trainer reads them, or folders that `ringvision tokenize` wrote. The meshes are this project's, for 512 chips of
-32 GiB. It has not been run here: docs/benchmarks.md has what the TPU's compiler makes of its stages.
+Lengths, steps, batches of 8M tokens, rates and the rotary base are the paper's: 1K on images with captions,
+8K on clips of 30 frames, each with 16 % of text; then three of chat about images and videos. The data are
+lines as LWM's trainer reads them, or folders that `ringvision tokenize` wrote. The meshes are this
+project's, for 512 chips of 32 GiB. It has not been run here: docs/benchmarks.md has what the TPU's compiler
+makes of its stages.
 """
 
 from ringvision.config import (

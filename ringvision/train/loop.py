@@ -7,8 +7,8 @@
 A run goes on from its newest good checkpoint, on as many processes and devices as there are then. A row of a
 batch depends on the seed, the sources and its number alone, so on the same devices a run that was stopped
 gives the same weights, bit for bit, as one that never was. All processes do the same thing at the same step:
-what one of them alone knows (it was asked to stop, it cannot go on) travels with its part of the batch, and
-all read it in the metrics of that step.
+that one of them was asked to stop travels with its part of the batch, and all read it in the metrics of that
+step. Where one fails, all end.
 """
 
 import math
@@ -24,11 +24,18 @@ from jax.sharding import Mesh
 from ringvision.checkpoint import Checkpoints
 from ringvision.config import TrainConfig
 from ringvision.data.loader import Loaded
-from ringvision.distributed import StopRequest, agreed, is_main, process_count, signals
+from ringvision.distributed import (
+    StopRequest,
+    agreed,
+    ending_together,
+    failing_together,
+    is_main,
+    process_count,
+    signals,
+)
 from ringvision.errors import Interrupted, UserError
 from ringvision.train.answer_accuracy import score, table
 from ringvision.train.export import export, exported
-from ringvision.train.feed import Feed
 from ringvision.train.flops import flops_per_token, peak_flops
 from ringvision.train.initial_state import completed, describe
 from ringvision.train.ledger import Ledger
@@ -41,9 +48,6 @@ from ringvision.train.state import TrainState
 from ringvision.train.window import Report, Window
 
 CURVES = ("loss", "answer_accuracy", "eval/all", "gradient_norm", "learning_rate", "tokens_per_second")
-STOP = 1
-FAILED = 2
-"""What a process says with its part of a batch: it was asked to stop, or it cannot go on."""
 
 
 def train(
@@ -72,83 +76,43 @@ def train(
             checkpoint.
         Interrupted: by SIGTERM or Ctrl-C, after everything was saved.
     """
-    config = completed(config)
-    agreed("the config", fingerprint(config))
-    out = Path(config.out)
-<<<<<<< HEAD
-    changes = check_resume(out, config, allow_changes=allow_changes)
-    last = min(config.total_steps, stop_at or config.total_steps)
-    keep = config.checkpoints
-    with (
-        closing(Checkpoints(out / "checkpoints", keep=keep.keep, keep_every=keep.keep_every)) as checkpoints,
-        StopRequest() as stop,
-    ):
-        start = _resume(config, checkpoints, mesh)
-        ledger = Ledger(earlier=start.notes.get("ledger"))
-        ledger.lost(lost_seconds(out, start.step))
-        with (
-            ledger.noticing_compilation(),
-            Record(
-                out,
-                step=start.step,
-                steps=last,
-                quiet=quiet,
-                main=is_main(),
-                ledger=ledger,
-                wandb=config.wandb,
-                config=config.to_dict(),
-            ) as record,
-        ):
-            if is_main():
-                replace_json(out / RUN_FILE, config.to_dict())
-            for line in (*start.said, *(f"changed since the run began: {change}" for change in changes)):
-                record.say(line)
-            state = Run(config, checkpoints, ledger, record, stop, mesh, last).through_stages(start)
-            checkpoints.wait()
-            return state
-=======
-    mesh = mesh or make_mesh(**asdict(config.mesh))
-    processor, loader = open_data(config)
-    put = batch_sharder(config, mesh)
-    part = Part.of(config, processor.vocabulary)
-    tx = optimizer(config)
-    checkpoints = Checkpoints(out / "checkpoints", keep=config.checkpoints.keep)
-    if checkpoints.latest() is not None:
-        state = checkpoints.restore(abstract_state(config, tx, mesh, part)).tree
-    else:
-        state = first_state(config, tx, mesh, processor)
-    step_fn = compile_step(part, tx, config, mesh, state)
-    eval_batches = open_evaluation(config, loader)
-    rate = schedule(config)
+    with ending_together(), StopRequest() as stop:
+        config = completed(config)
+        agreed("the config", fingerprint(config))
+        out = Path(config.out)
+        with failing_together("looking at what the run was"):
+            changes = check_resume(out, config, allow_changes=allow_changes)
+        last = min(config.total_steps, stop_at or config.total_steps)
+        kept = config.checkpoints
+        with Checkpoints(out / "checkpoints", keep=kept.keep, keep_every=kept.keep_every) as checkpoints:
+            start = _resume(config, checkpoints, mesh)
+            start.said += [f"changed since the run began: {change}" for change in changes]
+            ledger = Ledger(earlier=start.notes.get("ledger"))
+            ledger.lost(lost_seconds(out, start.step))
+            with ledger.noticing_compilation(), _record(config, start, ledger, last, quiet) as record:
+                if is_main():
+                    replace_json(out / RUN_FILE, config.to_dict())
+                run = Run(config, checkpoints, ledger, record, stop, mesh, last)
+                state = run.through_stages(start)
+                checkpoints.wait()
+                return state
 
-    step = int(state.step)
-    last = min(config.steps, stop_at or config.steps)
-    with checkpoints, Record(out, step=step, quiet=quiet) as record:
-        (out / "run.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
-        record.say(_opening_line(config, state, mesh, step, last))
-        batches = loader.batches(step)
-        window = Window()
-        while step < last:
-            batch = next(batches)
-            state, metrics = step_fn(state, put(batch))
-            step += 1
-            checkpoints.check()
-            window.add(metrics, batch)
-            if step % config.log_every == 0 or step == last:
-                record.write(step, {**window.close(step), "learning_rate": float(rate(step - 1))})
-            if eval_batches and (step % config.evaluation.every == 0 or step == last):
-                scores, asked = score(eval_batches, exported(state, part), describe(config), mesh, put)
-                record.write(step, {f"eval/{name}": x for name, x in scores.items()}, table(scores, asked))
-                window.restart()
-            if step % config.checkpoints.every == 0 or step == last:
-                window.check(step)
-                checkpoints.save(step, state)
-                export(out / "model", part, processor, loader.source.info, state)
-                record.curves_png(out / "curves.png", CURVES)
-                window.restart()
-        batches.close()
-    return state
->>>>>>> wD
+
+def _record(config: TrainConfig, start: "Start", ledger: Ledger, last: int, quiet: bool) -> Record:
+    """The run's record, in which what is to be said of its start is said."""
+    record = Record(
+        Path(config.out),
+        step=start.step,
+        steps=last,
+        quiet=quiet,
+        main=is_main(),
+        ledger=ledger,
+        wandb=config.wandb,
+        config=config.to_dict(),
+    )
+    for line in start.said:
+        record.say(line)
+    return record
 
 
 @dataclass
@@ -237,20 +201,17 @@ class Run:
         window = self._window(stage)
         step_fn = stage.compiled(state)
         with closing(stage.loader.batches(data)) as batches:
-            feed = Feed(batches, len(stage.loader.rows), config.data.length)
             while step < last:
                 with self.ledger.spend("waiting for data"):
-                    loaded = feed.next()
+                    loaded = next(batches)
                 with self.ledger.spend("stepping"):
-                    signal = FAILED if feed.trouble else STOP if self.stop.asked else 0
-                    state, metrics = step_fn(state, stage.put(loaded.batch), signals(stage.mesh, signal))
+                    asked = signals(stage.mesh, int(self.stop.asked))
+                    state, metrics = step_fn(state, stage.put(loaded.batch), asked)
                     step += 1
                     due = Due.at(step, last, config)
                     known = window.add(metrics, wait=any(due))
-                feed.check(self.checkpoints)
-                _heed_failures(known, feed)
-                if any(report.signal == STOP for report in known):
-                    _heed_failures(window.settle(), feed)
+                self.checkpoints.check()
+                if any(report.signal for report in known):
                     self._save(stage, state, step, loaded)
                     self._stopped(step)
                 if any(report.refused >= config.health.after for report in known):
@@ -345,15 +306,6 @@ class Due(NamedTuple):
     def at(cls, step: int, last: int, config: TrainConfig) -> "Due":
         every = config.log_every, config.evaluation.every, config.checkpoints.every
         return cls(*(bool(steps) and (step == last or step % steps == 0) for steps in every))
-
-
-def _heed_failures(known: list[Report], feed: Feed) -> None:
-    """UserError on every process where one of them cannot go on."""
-    if any(report.signal == FAILED for report in known):
-        raise feed.trouble or UserError(
-            "another process cannot go on, and says why; the same command on all of them goes on from the "
-            "last checkpoint"
-        )
 
 
 def _opening_line(run: TrainConfig, stage: Stage, state: TrainState, last: int) -> str:
