@@ -1,6 +1,8 @@
 """TrainConfig: all that a run of the transformer's training is told, one stage or several."""
 
+import copy
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from ringvision.checks import Checks
@@ -15,8 +17,9 @@ from ringvision.config.parts import (
     refuse,
 )
 from ringvision.config.stages import StageConfig
-from ringvision.data.sources import DataConfig, SourceConfig
+from ringvision.data.sources import SOURCE_KINDS, DataConfig, SourceConfig
 from ringvision.errors import UserError
+from ringvision.fields import fitted
 from ringvision.models.presets import TransformerConfig
 
 
@@ -107,6 +110,19 @@ class TrainConfig:
         settings: dict[str, Any] = _settings(self)
         return settings
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """The inverse of `to_dict`, for what was read from JSON. UserError that names what is unknown,
+        missing or of another type; of sources only the kinds of data/sources/ are known.
+        """
+        known = copy.deepcopy(dict(values))
+        for owner in (known.get("data"), *(known.get("stages") or ())):
+            if not isinstance(owner, dict):
+                raise UserError(f"a run's config has {str(owner)[:60]!r} where its data or a stage belongs")
+            if isinstance(owner.get("sources"), list):
+                owner["sources"] = [_source(told) for told in owner["sources"]]
+        return cls(**fitted("a run's config", cls, known))
+
     def __post_init__(self) -> None:
         checks = Checks(self)
         checks.filled("name", "out")
@@ -179,6 +195,16 @@ class TrainConfig:
             except UserError as error:
                 said = str(error).removeprefix("TrainConfig: ").removesuffix("; correct the config")
                 checks.problems.append(f"stages.{number}: {said}")
+
+
+def _source(told: Any) -> SourceConfig:
+    """A source out of its settings, which say of which kind it is."""
+    settings = dict(told) if isinstance(told, dict) else {}
+    name = settings.pop("kind", None)
+    kind = SOURCE_KINDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise UserError(f"no kind of source is called {name!r}; there are {', '.join(SOURCE_KINDS)}")
+    return kind(**fitted(f"a source of kind {name}", kind, settings))
 
 
 def _settings(value: Any) -> Any:

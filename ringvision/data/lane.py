@@ -87,6 +87,8 @@ class Lane:
         self.row = row
         self.given = 0
         self.drawn = 0
+        self.contents: list[tuple[Address, Piece]] = []
+        """What the newest row is made of, in its order."""
         self.bad: list[str] = []
         """What is wrong with the records that could not be read; not those of before `state`."""
         self._bad_before = 0
@@ -115,6 +117,7 @@ class Lane:
         chosen = self._choose() if full is None else [self._waiting.pop(full)]
         self._ask_more(chosen)
         self.given += 1
+        self.contents = [(one.address, one.piece) for one in chosen]
         starts = []
         start = 0
         for one in chosen:

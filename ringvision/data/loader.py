@@ -17,7 +17,7 @@ from ringvision.data.lane import Lane
 from ringvision.data.mixture import Mixture
 from ringvision.data.packing import Batch, stack
 from ringvision.data.sources import DataConfig, DataSource, VideosInfo
-from ringvision.data.stream import PromptProcessor
+from ringvision.data.stream import Example, PromptProcessor
 from ringvision.data.workers import Filled, WorkerPool, fill_lane
 from ringvision.errors import UserError
 
@@ -83,6 +83,17 @@ class Loader:
     def vision(self) -> VideosInfo | None:
         """What all videos of the mixture share; None where it has none."""
         return next((source.vision for source in self.sources if source.vision), None)
+
+    def lane(self, row: int) -> Lane:
+        """One row of every batch by itself, from the first batch on: for looking at what a run reads."""
+        return Lane(self._mixture, row)
+
+    def document(self, source: int, position: int) -> tuple[int, Example]:
+        """The number and the example of the document at a position of a source's stream, as the first row of
+        a run would get it. BadRecord where it cannot be read.
+        """
+        index = self._mixture.index(source, position)
+        return index, self._mixture.example(source, position, 0)
 
     def batches(self, state: Mapping[str, Any] | None = None) -> Generator[Loaded, None, None]:
         """Batches without end, made ahead.

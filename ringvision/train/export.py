@@ -1,6 +1,5 @@
 """What a run leaves behind: a model folder that `ringvision ask --model` reads."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,10 @@ from ringvision import shipped
 from ringvision.config import TrainConfig
 from ringvision.data.sources import VideosInfo
 from ringvision.data.stream import PromptProcessor
-from ringvision.data.text.folder import save_text_tokenizer
-from ringvision.data.text.sentencepiece_tokenizer import LosslessTokenizer
+from ringvision.data.text.folder import text_tokenizer_files
 from ringvision.data.text.settings import OWN_FILE
-from ringvision.model_folder import read_config, save_model
+from ringvision.model_folder import read_config
+from ringvision.train.gathered_model import save_gathered
 from ringvision.train.part import Part
 from ringvision.train.state import TrainState
 from ringvision.tree import flatten
@@ -23,46 +22,55 @@ def exported(state: TrainState, part: Part) -> Any:
     return part.whole(state.params if state.average is None else state.average, state.frozen)
 
 
-def export(
-    folder: Path, part: Part, processor: PromptProcessor, info: VideosInfo | None, state: TrainState
-) -> None:
-    """Write the model folder that `ringvision ask --model` reads.
+def model_settings(
+    config: TrainConfig, processor: PromptProcessor, info: VideosInfo | None
+) -> dict[str, Any]:
+    """What the config.json of a run's model says, but for how long it was trained.
 
     Args:
-        folder: is made where it is missing; a model in it is replaced.
-        part: which parameters are trained, and by which config.
-        processor: its text model, vocabulary and stream format go into the folder.
-        info: of the videos that were trained on; None: there were none.
-        state: what was trained.
+        config: of the run, or of its stage.
+        processor: its vocabulary and stream format are the model's.
+        info: of the videos that are trained on; None: there are none.
+
+    Returns:
+        Plain values that JSON can hold.
     """
-    config = part.config
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_text_tokenizer(folder, config, processor)
     before = {} if config.init_from is None else read_config(config.init_from)
     settings: dict[str, Any] = {
         "kind": before.get("kind", "transformer" if processor.vocabulary.text_alone else "assistant"),
         "name": config.name,
         "transformer": config.transformer.to_dict(),
-        "trained": {
-            "steps": int(state.step),
-            "tokens": int(state.step) * config.data.rows * config.data.length,
-        },
     }
     if not processor.vocabulary.text_alone:
         settings |= {"vocabulary": processor.vocabulary.to_dict(), "stream": processor.format.to_dict()}
         settings |= _video_settings(config, info, before)
     if question := next(filter(None, (source.frame_question for source in config.data.sources)), ""):
         settings["generation"] = {"question": question, "candidates": 64}
-    save_model(folder, settings, flatten(exported(state, part)))
+    return settings
 
 
-def _write_text_tokenizer(folder: Path, config: TrainConfig, processor: PromptProcessor) -> None:
-    if isinstance(processor.text, LosslessTokenizer):
-        aside = folder / f"{OWN_FILE}.partial"
-        aside.write_bytes(processor.text.serialized)
-        os.replace(aside, folder / OWN_FILE)
-    else:
-        save_text_tokenizer(str(config.data.text_model or config.init_from), folder)
+def export(folder: Path, settings: Mapping[str, Any], part: Part, state: TrainState) -> None:
+    """Write the model folder that `ringvision ask --model` reads; every process of the run must call it.
+
+    Args:
+        folder: is made where it is missing; a model in it is replaced.
+        settings: as `model_settings` gives them.
+        part: which parameters are trained, and by which config.
+        state: what was trained.
+
+    Raises:
+        UserError: on every process where the disk of process 0 does not take it.
+    """
+    config = part.config
+    tokens = int(state.step) * config.data.rows * config.data.length
+    settings = {**settings, "trained": {"steps": int(state.step), "tokens": tokens}}
+    save_gathered(folder, settings, flatten(exported(state, part)), _text_files(config))
+
+
+def _text_files(config: TrainConfig) -> dict[str, bytes]:
+    """Name -> bytes of the run's text tokenizer, as they lie in a model folder."""
+    path = Path(str(config.data.text_model or config.init_from))
+    return text_tokenizer_files(path) if path.is_dir() else {OWN_FILE: path.read_bytes()}
 
 
 def _video_settings(

@@ -22,12 +22,15 @@ from ringvision.ops.layout_choice import choose_layout
 from ringvision.train.tokens import token_recipe
 
 
-def open_data(config: TrainConfig, mesh: Mesh | None = None) -> tuple[PromptProcessor, Loader]:
+def open_data(
+    config: TrainConfig, mesh: Mesh | None = None, *, seed: int | None = None
+) -> tuple[PromptProcessor, Loader]:
     """What turns videos and words into tokens, and the batches of a run.
 
     Args:
         config: of a run, or of one of its stages.
         mesh: whose rows on this process's devices are wanted; None: all rows.
+        seed: of the order of documents; None: that of the config.
 
     Returns:
         The processor, and a loader of those rows.
@@ -43,7 +46,7 @@ def open_data(config: TrainConfig, mesh: Mesh | None = None) -> tuple[PromptProc
         data,
         [source.open(processor, data.length) for source in data.sources],
         processor,
-        seed=config.seed,
+        seed=config.seed if seed is None else seed,
         rows=rows,
         max_length=config.transformer.max_length,
         reopen=recipe.open,

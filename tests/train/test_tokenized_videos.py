@@ -71,5 +71,5 @@ def test_clips_with_questions_become_a_model_that_is_asked(
     model = rv.load(run / "model", mesh=one_device())
     reply = model.ask([tmp_path / "clip-0.mp4"], "Which clip is number 0?", max_tokens=3)
     assert "".join(reply) == reply.text and reply.frames == int(make_scene(0).duration)
-    assert main(["train", str(config), "--data", str(tmp_path), "--out", str(run)]) == 2
+    assert main(["train", str(config), "--data", str(tmp_path), "--out", str(run) + "-2"]) == 2
     assert "no shard of codes" in capfd.readouterr().err
