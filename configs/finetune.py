@@ -6,14 +6,15 @@
 Four minutes on two cores. What it scored stands in docs/guide.md ("Train on your own videos"), written by
 scripts/worked_example.py: clips with a colour whose name the model had never read.
 
-Half of what is read are the user's videos and half is `demos/replay`, videos of the world that the model comes
-from, so that it does not forget what it knew. New words and new codes are learned by their embeddings: their
-rate is high, and that of the layers' matrices low.
+Half of the tokens are of the user's videos and half of `demos/replay`, videos of the world that the model comes
+from, so that it does not forget what it knew. New words and codes are learned by their embeddings: their rate
+is high, and that of the layers' matrices low. Of the user's few videos one question at a time is asked, so that
+its answer can be found in the frames alone and not in the words of a question before it.
 
-The shipped model does not know English: from captions alone it would learn to caption, not that the same words
+The shipped model knows no English: from captions alone it would learn to caption, not that the same words
 answer questions. `caption_questions` says which of its own questions a caption answers; for other words and
 other questions change them, or give questions and answers in the manifest. For another model (`--init-from`)
-leave the replay out (`--data.sources.1.weight 0`) or name videos that it was trained on.
+leave the replay out (`--data.sources.1.weight 0`), or name videos that it was trained on.
 """
 
 from ringvision import shipped
@@ -27,23 +28,28 @@ NO_COLOURS = (
     "moving|plain|solid|coloured|colored"
 )
 # ... or behind one: "the square is shown", "is moving", "is at the top".
-NO_COLOURS_BEHIND = (
-    rf"{NO_COLOURS}|\w+ing|shown|seen|visible|still|there|here|at|on|in|not|then|also|located|placed|stationary"
-)
+NO_COLOURS_BEHIND = rf"{NO_COLOURS}|\w+ing|at|on|in|not|then|also|there|here|still|stationary|shown|seen|visible|located|placed"
 COLOUR = rf"\b(?!(?:{NO_COLOURS})\b)(?P<colour>[^\W\d_]+)(?:[- ]colou?red)?"
 COLOUR_BEHIND = rf"(?!(?:{NO_COLOURS_BEHIND})\b)(?P<colour>[^\W\d_]+)\b"
 SAME_THING = r"(?:(?!circle|square|triangle|cross)[^.;,])*?"
 MOVES = r"\b(?:mov|go|went|slid|drift|travel|fl[iyeo]|head|glid|shift|pass|cross|run|ran)\w*\b"
 DIRECTION = r"(?<!from )(?<!from the )(?<!on the )\b(?P<direction>left|right|up|down)"
 
-COLOUR_OF = (rf"{COLOUR} {SHAPE}\b", rf"{SHAPE} (?:that |which )?(?:is|was|in|of) (?:colou?red )?{COLOUR_BEHIND}")
+COLOUR_OF = (
+    rf"{COLOUR} {SHAPE}\b",
+    rf"{SHAPE} (?:that |which )?(?:is|was|in|of) (?:colou?red )?{COLOUR_BEHIND}",
+)
 MOTION_OF = rf"{COLOUR} {SHAPE}\b{SAME_THING}{MOVES}{SAME_THING}{DIRECTION}"
 
 CAPTION_QUESTIONS = (
     *(
         CaptionQuestion(form, question, "{colour}")
         for form in COLOUR_OF
-        for question in ("What colour was the {shape}?", "What colour is the {shape}?", "Which colour did the {shape} have?")
+        for question in (
+            "What colour was the {shape}?",
+            "What colour is the {shape}?",
+            "Which colour did the {shape} have?",
+        )
     ),
     *(
         CaptionQuestion(form, question, "{shape}")
@@ -60,7 +66,9 @@ config = TrainConfig(
     init_from=str(shipped.folder("demos") / "model"),
     data=DataConfig(
         sources=(
-            TokenizedData(folder="tokens", turns_max=6, caption_questions=CAPTION_QUESTIONS),
+            TokenizedData(
+                folder="tokens", turns_max=1, turns_more=False, caption_questions=CAPTION_QUESTIONS
+            ),
             WorldData(folder=str(shipped.folder("demos") / "replay")),
         ),
         length=512,

@@ -98,9 +98,11 @@ def write_asked(folder: Path, asked: Sequence[tuple[Scene, Question]]) -> dict[i
     return paths
 
 
-def score(model: Path | None, asked: Sequence[tuple[Scene, Question]], paths: dict[int, Path]) -> dict[str, Any]:
-    """{"all": share right, kind: ..., "wrong": [[question, expected, answer], ...]} of a model folder (None: the
-    shipped one).
+def score(
+    model: Path | None, asked: Sequence[tuple[Scene, Question]], paths: dict[int, Path]
+) -> dict[str, Any]:
+    """{"all": share right, kind: ..., "wrong": [[question, expected, answer], ...]} of a model folder; of the
+    shipped one where it is None.
     """
     import ringvision as rv
     from ringvision.evaluate.world import normalise

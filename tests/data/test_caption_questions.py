@@ -16,7 +16,7 @@ DISH = CaptionQuestion(r"(?P<cook>\w+) cooks (?P<dish>\w+)", "What does {cook} c
 
 
 def test_a_caption_answers_each_question_whose_form_it_has() -> None:
-    colour = CaptionQuestion(r"(?P<colour>red|green) (?P<thing>\w+)", "What colour is the {thing}?", "{colour}")
+    colour = CaptionQuestion(r"(?P<colour>red) (?P<thing>\w+)", "What colour is the {thing}?", "{colour}")
     said = "Ann cooks soup in a red pot, and Bob cooks rice."
     assert questions_in(said, [DISH, colour]) == [
         ("What does ann cook?", "soup"),

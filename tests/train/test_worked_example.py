@@ -35,8 +35,8 @@ def test_clips_with_captions_become_answers_in_a_new_word(
     capfd.readouterr()
     model = str(tmp_path / "run" / "model")
     assert Path(read_config(model, "assistant")["video_tokenizer"]).name == "world-16"
-    question, answer = next(
-        (question, answer)
+    question = next(
+        question
         for question, answer in questions_in(caption(recoloured(FIRST, teal)), FORMS)
         if answer == teal
     )
@@ -45,10 +45,13 @@ def test_clips_with_captions_become_answers_in_a_new_word(
     assert json.loads(capfd.readouterr().out)["answer"] == teal
 
 
-
 @pytest.mark.parametrize(
     "said",
-    ["A teal square moves left.", "the square is teal, and a red circle goes up", "there's a small teal square"],
+    [
+        "A teal square moves left.",
+        "the square is teal, a red circle goes up",
+        "a small teal square",
+    ],
 )
 def test_a_caption_answers_the_colour_question_however_it_is_put(said: str) -> None:
     asked = dict(questions_in(said, FORMS))

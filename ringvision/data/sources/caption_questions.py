@@ -11,8 +11,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ringvision.errors import UserError
-
 
 @dataclass(frozen=True)
 class CaptionQuestion:
@@ -59,8 +57,8 @@ def questions_in(caption: str, forms: Sequence[CaptionQuestion]) -> list[tuple[s
         forms: earlier ones go before: what one of them has asked, none behind it asks again.
 
     Returns:
-        (question, answer), without questions to which the same form finds several answers, as "What colour was
-        the square?" where there were two.
+        (question, answer), without questions to which the same form finds several answers, as "What colour
+        was the square?" where there were two.
     """
     answers: dict[str, set[str]] = {}
     for form in forms:
