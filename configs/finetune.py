@@ -6,10 +6,10 @@
 Four minutes on two cores. What it scored stands in docs/guide.md ("Train on your own videos"), written by
 scripts/worked_example.py: clips with a colour whose name the model had never read.
 
-Half of the tokens are of the user's videos and half of `demos/replay`, videos of the world that the model comes
-from, so that it does not forget what it knew. New words and codes are learned by their embeddings: their rate
-is high, and that of the layers' matrices low. Of the user's few videos one question at a time is asked, so that
-its answer can be found in the frames alone and not in the words of a question before it.
+Part of what is read is `demos/replay`, videos of the world that the model comes from, so that it does not
+forget what it knew. New words and codes are learned by their embeddings: their rate is high, and that of the layers'
+matrices low. Of the user's few videos one question at a time is asked, so that its answer can be found in the
+frames alone and not in the words of a question before it.
 
 The shipped model knows no English: from captions alone it would learn to caption, not that the same words
 answer questions. `caption_questions` says which of its own questions a caption answers; for other words and
@@ -28,9 +28,9 @@ NO_COLOURS = (
     "moving|plain|solid|coloured|colored"
 )
 # ... or behind one: "the square is shown", "is moving", "is at the top".
-NO_COLOURS_BEHIND = rf"{NO_COLOURS}|\w+ing|at|on|in|not|then|also|there|here|still|stationary|shown|seen|visible|located|placed"
+BEHIND = "at|on|in|not|then|also|there|here|still|stationary|shown|seen|visible|located|placed"
 COLOUR = rf"\b(?!(?:{NO_COLOURS})\b)(?P<colour>[^\W\d_]+)(?:[- ]colou?red)?"
-COLOUR_BEHIND = rf"(?!(?:{NO_COLOURS_BEHIND})\b)(?P<colour>[^\W\d_]+)\b"
+COLOUR_BEHIND = rf"(?!(?:{NO_COLOURS}|{BEHIND}|\w+ing)\b)(?P<colour>[^\W\d_]+)\b"
 SAME_THING = r"(?:(?!circle|square|triangle|cross)[^.;,])*?"
 MOVES = r"\b(?:mov|go|went|slid|drift|travel|fl[iyeo]|head|glid|shift|pass|cross|run|ran)\w*\b"
 DIRECTION = r"(?<!from )(?<!from the )(?<!on the )\b(?P<direction>left|right|up|down)"

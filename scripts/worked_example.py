@@ -1,9 +1,9 @@
-"""Somebody's videos, from a folder of clips to answers in a word that the shipped model has never read: draws the
+"""From a folder of somebody's clips to answers in a word that the shipped model has never read: draws the
 clips, runs the commands of docs/guide.md on them ("Train on your own videos"), and measures.
 
     python scripts/worked_example.py runs/worked --colour teal --rgb 0,128,128
 
-Writes OUT/videos/*.mp4, OUT/videos.csv (path, caption), OUT/tokens, OUT/run (with the model) and OUT/scores.json.
+Writes OUT/videos/*.mp4, OUT/videos.csv (path, caption), OUT/tokens, OUT/run, OUT/scores.json.
 In each clip one thing of a scene has the new colour. Asked are the world's own questions about new clips in
 which the new word is the answer (colour) or the thing's name (shape, direction); and `evaluate world`, before
 and after. --json prints the scores as one object.
@@ -69,8 +69,8 @@ def write_clips(folder: Path, first: int, clips: int, colour: str) -> None:
 
 
 def held_out(first: int, count: int, colour: str) -> list[tuple[Scene, Question]]:
-    """`count` questions in the new word, as even over KINDS as scenes give them, at most one of a kind about a
-    scene.
+    """`count` questions in the new word, as even over KINDS as scenes give them, at most one of a kind about
+    a scene.
     """
     wanted = {kind: count // len(KINDS) + (index < count % len(KINDS)) for index, kind in enumerate(KINDS)}
     chosen = []

@@ -82,7 +82,9 @@ def _video_settings(
     }
     tokenizer = config.data.tokenizer
     if tokenizer is None and config.init_from is not None and "video_tokenizer" in before:
-        # a folder inside the model that the run started from
-        tokenizer = str(shipped.tokenizer_of(Path(config.init_from), before).absolute())
+        name = str(before["video_tokenizer"])
+        found = shipped.tokenizer_of(Path(config.init_from), before)
+        # a shipped one keeps its name; of another, as one inside the model that the run started from, the path
+        tokenizer = name if shipped.tokenizers().get(name) == found else str(found.absolute())
     known |= {} if tokenizer is None else {"video_tokenizer": tokenizer}
     return known if info is None else known | {"video_tokenizer_hash": info.tokenizer, "fps": info.fps}
