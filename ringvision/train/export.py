@@ -84,7 +84,7 @@ def _video_settings(
     if tokenizer is None and config.init_from is not None and "video_tokenizer" in before:
         name = str(before["video_tokenizer"])
         found = shipped.tokenizer_of(Path(config.init_from), before)
-        # a shipped one keeps its name; of another, as one inside the model that the run started from, the path
+        # a shipped one keeps its name; others, as one inside the model that the run started from, a path
         tokenizer = name if shipped.tokenizers().get(name) == found else str(found.absolute())
     known |= {} if tokenizer is None else {"video_tokenizer": tokenizer}
     return known if info is None else known | {"video_tokenizer_hash": info.tokenizer, "fps": info.fps}
