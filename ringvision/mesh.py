@@ -48,9 +48,11 @@ def make_mesh(
         The mesh; its axes are of jax's type Auto.
 
     Raises:
-        UserError: an axis is below 1, or the axes do not fill the devices exactly.
+        UserError: an axis is below 1, the axes do not fill the devices exactly, the chips cannot be laid out
+            so, or another process has no device in it.
     """
-    devices = list(jax.devices() if devices is None else devices)
+    devices = list(jax.devices() if devices is None else devices)  # in the order of their processes
+    there = _described(devices)
     for name, size in (
         ("data", data),
         ("fsdp", fsdp),
@@ -66,17 +68,35 @@ def make_mesh(
         context = len(devices) // others
         if context * others != len(devices):
             raise UserError(
-                f"{given} does not divide {len(devices)} devices: choose axes whose product does, and "
-                "context takes the rest"
+                f"{given} does not divide {there}: choose axes whose product does, and context takes the rest"
             )
     elif others * context != len(devices):
         raise UserError(
-            f"{given} x context={context} is {others * context}, but there are {len(devices)} "
-            f"devices: expected a product of {len(devices)}"
+            f"{given} x context={context} is {others * context}, but there are {there}: "
+            f"expected a product of {len(devices)}"
         )
-    return jax.make_mesh(
-        (data, fsdp, tensor, context, ulysses), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
-    )
+    sizes = (data, fsdp, tensor, context, ulysses)
+    try:
+        return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    except NotImplementedError as error:  # a torus of chips that cannot be cut so
+        raise UserError(
+            f"{given} x context={context} cannot be laid out on these {len(devices)} chips ({error}); choose "
+            "other axes, such as powers of two that the sides of the slice divide"
+        ) from error
+
+
+def _described(devices: Sequence[jax.Device]) -> str:
+    """`8 devices`, and of how many processes. UserError where a process has no part in what others have."""
+    processes = {device.process_index for device in devices}
+    if processes <= {jax.process_index()}:
+        return f"{len(devices)} devices"
+    absent = sorted(set(range(jax.process_count())) - processes)
+    if absent and jax.process_count() > 1:
+        raise UserError(
+            f"a mesh of {len(devices)} devices leaves process {absent[0]} of {jax.process_count()} without "
+            f"any; let the axes' product be {jax.device_count()}, or start fewer processes"
+        )
+    return f"{len(devices)} devices of {len(processes)} processes"
 
 
 def parse_mesh(text: str) -> dict[str, int]:

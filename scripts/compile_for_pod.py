@@ -48,7 +48,7 @@ from jax.experimental import topologies
 
 from ringvision.config import OptimizerConfig, TrainConfig
 from ringvision.data.packing import Batch
-from ringvision.data.sources import TokenizedData
+from ringvision.data.sources import DataConfig, TokenizedData
 from ringvision.mesh import make_mesh, parse_mesh, sharding
 from ringvision.models.presets import PRESETS, TransformerConfig
 from ringvision.models.remat import NAMES
@@ -257,8 +257,8 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
         remat=arguments.remat or model.remat,
         max_length=max(model.max_length, arguments.length),
     )
-    data = TokenizedData(
-        folder="unused",
+    data = DataConfig(
+        sources=(TokenizedData(folder="unused"),),
         text_model="unused",
         tokenizer="unused",
         length=arguments.length,

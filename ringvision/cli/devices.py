@@ -9,7 +9,7 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from ringvision.cli.parsing import COUNT, Options, choice, option
+from ringvision.cli.parsing import COUNT, WHOLE, Options, choice, option
 from ringvision.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,6 +55,27 @@ class MeshOptions(Options):
         return make_mesh(**axes, devices=jax.devices()[:devices])
 
 
+@dataclasses.dataclass(frozen=True)
+class ProcessOptions(Options):
+    """The several processes of a run; none of these where the cluster says it (SLURM, a TPU pod)."""
+
+    coordinator: Annotated[
+        str | None,
+        option("where process 0 listens, the same for all; for a run on several hosts", "HOST:PORT"),
+    ] = None
+    processes: Annotated[int | None, COUNT, option("how many processes there are")] = None
+    process: Annotated[int | None, WHOLE, option("which one this is, from 0", "I")] = None
+
+    def start(self) -> None:
+        """Make this process one of them, before jax is used; nothing where there is one. UserError where the
+        others are not found.
+        """
+        from ringvision import distributed
+
+        distributed.start(self.coordinator, self.processes, self.process)
+
+
+Processes = Annotated[ProcessOptions, option("Several processes as one run.")]
 Mesh = Annotated[MeshOptions, option("Where the model runs, and in which type.")]
 
 
@@ -75,7 +96,7 @@ def start_jax(devices: int | None = None) -> None:
         return
     with contextlib.suppress(RuntimeError):  # jax has started already in this process: what it has must do
         jax.config.update("jax_num_cpu_devices", devices)
-    available = jax.device_count()
+    available = jax.local_device_count()
     kind = jax.default_backend()
     if available < devices:
         raise UserError(
