@@ -51,7 +51,7 @@ def imported(folder: str) -> set[str]:
 
 def test_whatever_is_imported_is_declared():
     declared = {IMPORTED_AS.get(name, name) for name in names(PROJECT["project"]["dependencies"])}
-    declared |= {"ray", "jaxlib"}  # an extra, and what jax itself brings
+    declared |= {"ray", "wandb", "jaxlib"}  # extras, and what jax itself brings
     for folder in ("ringvision", "demos", "configs"):
         undeclared = imported(folder) - declared
         assert not undeclared, f"{folder}/ imports {sorted(undeclared)}"

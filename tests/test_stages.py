@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from ringvision.config import MeshConfig, OptimizerConfig, StageConfig, TrainConfig
-from ringvision.data.sources import WorldData
+from ringvision.data.sources import DataConfig, WorldData
 from ringvision.errors import UserError
 from ringvision.models.presets import PRESETS
 
@@ -13,7 +13,7 @@ RUN = TrainConfig(
     name="trial",
     out="out",
     model=dataclasses.replace(PRESETS["tiny"], max_length=128),
-    data=WorldData(folder="codes", text_model="text.model", tokenizer="small", length=128, rows=2),
+    data=DataConfig((WorldData("codes"),), 128, 2, text_model="text.model", tokenizer="small"),
     optimizer=OptimizerConfig(warmup_steps=2),
     stages=(
         StageConfig(steps=3, name="short"),

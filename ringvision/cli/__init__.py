@@ -52,12 +52,25 @@ COMMANDS = {
             )
         },
     ),
+    "data": CommandEntry(
+        "look at what a run will read",
+        commands={
+            "inspect": CommandEntry(
+                "shares of the sources, lengths, packing, what counts in the loss, and some documents",
+                "data:InspectData",
+            )
+        },
+    ),
     "reconstruct": CommandEntry(
         "a video through the tokenizer and back, side by side, with PSNR and SSIM", "evaluate:Reconstruct"
     ),
     "train": CommandEntry("train the transformer; goes on from its last checkpoint", "train:Train"),
     "train-tokenizer": CommandEntry(
         "train a video tokenizer; goes on from its last checkpoint", "train:TrainTokenizer"
+    ),
+    "watch": CommandEntry(
+        "how far a training run is: its curves in the terminal or as a picture, where its time went",
+        "watch:Watch",
     ),
     "evaluate": CommandEntry(
         "score the model, or a tokenizer",

@@ -4,10 +4,10 @@ TrainConfig with stages  --TrainConfig.of_stage(1)-->  the TrainConfig of its se
 """
 
 import dataclasses
-from typing import Any
 
 from ringvision.checks import Checks
 from ringvision.config.parts import MeshConfig, OptimizerConfig
+from ringvision.data.sources import SourceConfig
 from ringvision.ops.rope import RopeScaling
 
 
@@ -30,7 +30,7 @@ class StageConfig:
     accumulate: int | None = None
     rope_theta: float | None = None
     rope_scaling: RopeScaling | None = None
-    sources: tuple[Any, ...] | None = None
+    sources: tuple[SourceConfig, ...] | None = None
     mesh: MeshConfig | None = None
     optimizer: OptimizerConfig | None = None
 

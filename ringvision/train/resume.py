@@ -7,6 +7,7 @@ A run that goes on promises the weights of one that was never stopped. What only
 watched or kept may change; what changes the weights that come out is refused unless it is asked for.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from ringvision.config import TrainConfig
 from ringvision.errors import UserError
 
 RUN_FILE = "run.json"
+MODEL_FILE = "model.json"
+"""The run's config, and what the config.json of its model says (train/export.py)."""
 NOTHING = "nothing"
 HARMLESS = (
     "name",
@@ -39,11 +42,11 @@ behind it.
 _STAGE_HARMLESS = ("mesh", "name")
 
 
-def read_settings(folder: Path) -> dict[str, Any] | None:
-    """The config that a run was begun with, as `TrainConfig.to_dict` gives it; None where the folder holds no
-    run. UserError where it cannot be read.
+def read_settings(folder: Path, name: str = RUN_FILE) -> dict[str, Any] | None:
+    """The config that a run was begun with, as `TrainConfig.to_dict` gives it, or another of its files of
+    settings; None where the folder holds no such file. UserError where it cannot be read.
     """
-    path = folder / RUN_FILE
+    path = folder / name
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -113,3 +116,9 @@ def _named(settings: Any, name: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         found |= _named(value, f"{name}.{key}" if name else key)
     return found
+
+
+def fingerprint(config: TrainConfig) -> str:
+    """A hash of all settings, by which processes know that they run the same."""
+    settings = json.dumps(config.to_dict(), sort_keys=True)
+    return hashlib.sha256(settings.encode()).hexdigest()[:16]

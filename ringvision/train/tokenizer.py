@@ -57,7 +57,7 @@ def train_tokenizer(
     adversarial_start = config.loss.adversarial_start
     step = int(state.step)
     last = min(config.steps, stop_at or config.steps)
-    with checkpoints, Record(out, step=step, quiet=quiet) as record:
+    with checkpoints, Record(out, step=step, steps=config.steps, quiet=quiet) as record:
         for sentence in skipped:
             record.say(sentence)
         started = time.monotonic()
@@ -69,6 +69,7 @@ def train_tokenizer(
             state, scalars = train_step(state, batch_of(seen, config, step))
             step += 1
             checkpoints.check()
+            record.advance(step)
             if step % config.log_every == 0 or step == last:
                 values = {name: float(value) for name, value in scalars.items()}
                 values["seconds_per_step"] = (time.monotonic() - started) / (step - since)
