@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 from tyro.conf import Positional
 
-from ringvision.cli.devices import CpuDevices, start_jax
+from ringvision.cli.devices import CpuDevices, keep_freed_memory, start_jax
 from ringvision.cli.parsing import REST, Command, option
 from ringvision.errors import UserError
 
@@ -33,6 +33,7 @@ class Train(Command):
     config_kind: ClassVar[str] = "TrainConfig"
 
     def run(self) -> int:
+        keep_freed_memory()
         start_jax(self.devices)
         from ringvision.config import apply_overrides, load_config
 
