@@ -94,9 +94,12 @@ def start_jax(devices: int | None = None) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what XLA's buffers leave, for those of the next step. By itself glibc gives every
-    large buffer back to the system, which fills its pages with zeros when it is asked for them again: a sixth
-    of the processor time of a training step on a CPU. Nothing happens where the library is another.
+    """Let the C library keep what XLA's buffers leave, for those of the next step. To be called before there
+    are threads.
+
+    By itself glibc gives every large buffer back to the system, which fills its pages with zeros when it is
+    asked for them again: a sixth of the processor time of a training step on a CPU. Nothing happens where the
+    C library is another.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

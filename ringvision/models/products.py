@@ -1,10 +1,10 @@
-"""The arithmetic of a Llama block whose gradient is written out, so that little is kept for it and nothing is
+"""The arithmetic of a Llama block whose gradient is written out, so that little is kept for it and little is
 laid out anew.
 
-In: activations `[B, L, D]` and the weights of one layer. Out: activations `[B, L, D]`. Derived by jax, a gated
-feed-forward keeps six arrays `[B, L, F]` for its gradient and puts the gradients of gate and up together only
-to take them apart; a norm keeps its input three times over. A scan over layers writes and reads each of these
-twice more. What is kept here: the input, and the two products that would cost a matrix product to make again.
+In: activations `[B, L, D]` and the weights of one layer. Out: activations `[B, L, D]`. Derived by jax, a
+gated feed-forward keeps six arrays `[B, L, F]` for its gradient, and a norm keeps its input three times over;
+a scan over layers writes and reads each of these twice more. What is kept here: the input, and what it would
+take a matrix product to make again.
 
 Letters: B batch, L length, D model width, F feed-forward width, E: gate, up.
 """
@@ -91,7 +91,8 @@ def _feed_forward_backward(saved: tuple[jax.Array, ...], gradient: jax.Array) ->
     sigmoid = jax.nn.sigmoid(gates)
     silu = gates * sigmoid
     d_inner = jnp.einsum("BLD,FD->BLF", gradient, down)
-    d_down = jnp.einsum("BLD,BLF->DF", gradient, silu * ups).T
+    # without the barrier XLA swaps the factors to spare itself transposing this small result
+    d_down = jax.lax.optimization_barrier(jnp.einsum("BLD,BLF->DF", gradient, silu * ups)).T
     d_gates = d_inner * ups * (sigmoid + silu * (1 - sigmoid))
     d_ups = d_inner * silu
     d_x = jnp.einsum("BLF,DF->BLD", d_gates, gate) + jnp.einsum("BLF,DF->BLD", d_ups, up)

@@ -125,7 +125,8 @@ def _forward_row(
     largest = _take(results[1], corner, (1, 1, groups, tiling.q_tile)).reshape(rows)  # (P,)
 
     def step(n: jax.Array, running: Running, whole: bool) -> Running:
-        j = tiling.order[b, i, n]
+        # by itself XLA looks the number up again for every score that it masks
+        j = jax.lax.optimization_barrier(tiling.order[b, i, n])
         keys, values = (
             _take(x, (b, h, j * tiling.k_tile, 0), (1, 1, tiling.k_tile, width))[0, 0] for x in (k, v)
         )  # (R, H)
