@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from ringvision.mesh import RULES, Rules
 from ringvision.models.parameters import on_shards, param
 from ringvision.models.presets import TransformerConfig
-from ringvision.models.products import gated_feed_forward, normalised
+from ringvision.models.products import gated_feed_forward, joined_heads, normalised
 
 INITIAL_STD = 0.02
 LAYER_NORM_EPS = 1e-5
@@ -184,9 +184,7 @@ class Attention(nnx.Module):
         """float `[B, L, N, H]` -> `[B, L, D]` in the parameters' dtype."""
         output = self.output[...]  # (N, H, D)
         heads = heads.astype(output.dtype)
-        # (B, L, N H): one axis, since XLA lays out anew what is multiplied over two
-        flat = heads.reshape(*heads.shape[:2], -1)
-        return _adapted(self, "output", heads, flat @ output.reshape(-1, output.shape[-1]))
+        return _adapted(self, "output", heads, joined_heads(heads, output))
 
 
 class FeedForward(nnx.Module):

@@ -6,7 +6,7 @@ gated feed-forward keeps six arrays `[B, L, F]` for its gradient, and a norm kee
 a scan over layers writes and reads each of these twice more. What is kept here: the input, and what it would
 take a matrix product to make again.
 
-Letters: B batch, L length, D model width, F feed-forward width, E: gate, up.
+Letters: B batch, L length, D model width, N heads, H head width, F feed-forward width, E: gate, up.
 """
 
 from functools import partial
@@ -54,6 +54,34 @@ def _normalised_backward(
 
 
 normalised.defvjp(_normalised_forward, _normalised_backward)
+
+
+@jax.custom_vjp
+def joined_heads(heads: jax.Array, output: jax.Array) -> jax.Array:
+    """heads float `[B, L, N, H]`, output of its dtype `[N, H, D]` -> `[B, L, D]`. What is kept is `heads` as
+    they are, which attention keeps too.
+    """
+    # (B, L, N H): one axis, since XLA lays out anew what is multiplied over two
+    return _flat(heads, 2) @ output.reshape(-1, output.shape[-1])
+
+
+def _flat(x: jax.Array, kept: int) -> jax.Array:
+    """All axes behind the first `kept` as one."""
+    return x.reshape(*x.shape[:kept], -1)
+
+
+def _joined_heads_backward(
+    saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    heads, output = saved
+    d_heads = gradient @ output.reshape(-1, output.shape[-1]).T  # (B, L, N H)
+    d_output = jnp.einsum("BLJ,BLD->JD", _flat(heads, 2), gradient)  # J: N H
+    return d_heads.reshape(heads.shape), d_output.reshape(output.shape)
+
+
+joined_heads.defvjp(
+    lambda heads, output: (joined_heads(heads, output), (heads, output)), _joined_heads_backward
+)
 
 
 @jax.custom_vjp

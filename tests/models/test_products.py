@@ -1,15 +1,24 @@
 """The gradients that are written out against those that jax derives in float64; and what is kept for them."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ringvision.models.products import gated_feed_forward, normalised
+from ringvision.models.products import gated_feed_forward, joined_heads, normalised
 
-SHAPES = {"x": (2, 5, 8), "gate": (8, 12), "up": (8, 12), "down": (12, 8), "scale": (8,)}
+SHAPES = {
+    "x": (2, 5, 8),
+    "gate": (8, 12),
+    "up": (8, 12),
+    "down": (12, 8),
+    "scale": (8,),
+    "heads": (2, 5, 3, 4),
+    "output": (3, 4, 8),
+}
 EPS = 1e-5
 
 
@@ -34,6 +43,7 @@ def norm(x: jax.Array, scale: jax.Array) -> jax.Array:
 CASES: dict[str, tuple[Callable[..., jax.Array], Callable[..., jax.Array], tuple[str, ...]]] = {
     "feed-forward": (gated_feed_forward, plain_feed_forward, ("x", "gate", "up", "down")),
     "norm": (norm, plain_norm, ("x", "scale")),
+    "heads": (joined_heads, partial(jnp.einsum, "BLNH,NHD->BLD"), ("heads", "output")),
 }
 
 
