@@ -75,8 +75,8 @@ def token_recipe(config: TrainConfig) -> tuple[TokenRecipe, list[str]]:
         vocabulary = _new_vocabulary(config, text, num_codes)
     if vocabulary.text_alone and config.trainable == "new_rows":
         raise UserError(
-            f"trainable is new_rows and {config.init_from} has no rows for codes; say lora or all, or add them "
-            f"with `ringvision import {config.init_from} DEST --add-vision TOKENIZER`"
+            f"trainable is new_rows and {config.init_from} has no rows for codes; say lora or all, or add "
+            f"them with `ringvision import {config.init_from} DEST --add-vision TOKENIZER`"
         )
     stream = StreamFormat.from_dict(settings["stream"]) if settings.get("stream") else StreamFormat()
     return TokenRecipe(text_model, vocabulary, stream), notices
