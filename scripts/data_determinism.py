@@ -4,9 +4,9 @@ of one mesh, with 0, 1 and 3 workers each, and stopped at every 17th step to go 
     python scripts/data_determinism.py [--steps 200] [--json]
 
 The data is a mixture of videos of the world, which grow, of videos with captions and questions, and of text;
-some examples of each are longer than a row. Every process is started anew, joins the others by jax.distributed and makes the
-rows that its own device holds, as training does; a stopped run goes on from the JSON of the states alone. A
-batch's hash is that of its rows in order.
+some examples of each are longer than a row. Every process is started anew, joins the others by
+jax.distributed and makes the rows that its own device holds, as training does; a stopped run goes on from
+the JSON of the states alone. A batch's hash is that of its rows in order.
 """
 
 import argparse

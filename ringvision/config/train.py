@@ -126,7 +126,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.data, DataConfig):
             kind = type(self.data).__name__
-            refuse(self, [f"data is a {kind}, expected a DataConfig: data=DataConfig(sources=({kind}(...),))"])
+            refuse(self, [f"data is a {kind}, expected DataConfig(sources=({kind}(...),), ...)"])
         checks = Checks(self)
         checks.filled("name", "out")
         if self.stages:
