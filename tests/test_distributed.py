@@ -141,7 +141,7 @@ def test_a_disk_that_is_full_on_one_ends_the_save_on_both(both: Any) -> None:
 def test_a_model_folder_is_written_by_one(both: Any) -> None:
     assert all(np.array_equal(array, VALUES) for array in load_model(both[0] / "model").values())
     assert read_config(both[0] / "model")["kind"] == "trial"
-    assert (both[0] / "model" / "card").read_bytes() == b"text"
+    assert (both[0] / "model" / "folder" / "card").read_bytes() == b"text"
     assert all("File too large; put that right" in results["model"] for results in both[1])
 
 
