@@ -22,6 +22,11 @@ from ringvision.train.state import TrainState, shardings, update
 
 Metrics = dict[str, jax.Array]
 
+CPU_OPTIONS: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512"}
+"""For a CPU that has AVX-512: what XLA compiles itself, exponentials above all, is a quarter faster than with
+its 256 bits. Others know no such vectors and take what they have.
+"""
+
 
 def loss_fn(params: Any, batch: Batch, *, graphdef: Any, mesh: Mesh, chunk: int) -> tuple[jax.Array, Metrics]:
     """The mean loss of a batch, weighed by its loss_weights.
@@ -100,4 +105,9 @@ def compile_step(
     """
     replicated = NamedSharding(mesh, PartitionSpec())
     step = partial(train_step, part=part, tx=tx, mesh=mesh, chunk=config.loss_chunk, ema=config.optimizer.ema)
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings(state, mesh), replicated))
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(shardings(state, mesh), replicated),
+        compiler_options=CPU_OPTIONS if mesh.devices.flat[0].platform == "cpu" else None,
+    )
