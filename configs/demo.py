@@ -9,7 +9,7 @@ scripts/make_demo_model.sh, which runs this in its place.
 """
 
 from ringvision.config import CheckpointConfig, EvaluationConfig, MeshConfig, OptimizerConfig, TrainConfig
-from ringvision.data.sources import WorldData
+from ringvision.data.sources import DataConfig, WorldData
 from ringvision.models.presets import TransformerConfig
 
 config = TrainConfig(
@@ -27,17 +27,21 @@ config = TrainConfig(
         frame_period=2 + 16 + 1,
         code_offset=640,
     ),
-    data=WorldData(
-        folder="runs/demo/codes",
+    data=DataConfig(
+        sources=(
+            WorldData(
+                folder="runs/demo/codes",
+                turns_max=10,
+                vision_weight=0.3,
+                question_weight=0.3,
+                grow_from=3,
+                grow_steps=5400,
+            ),
+        ),
         text_model="runs/demo/text.model",
         tokenizer="world-16",
         length=512,
         rows=6,
-        turns_max=10,
-        vision_weight=0.3,
-        question_weight=0.3,
-        grow_from=3,
-        grow_steps=5400,
     ),
     steps=9000,
     optimizer=OptimizerConfig(

@@ -29,9 +29,10 @@ class Checks:
             self.that(value is None or value >= least, f"{name} is {value}, expected at least {least}")
 
     def positive(self, *names: str) -> None:
+        """None passes, as in `at_least`."""
         for name in names:
             value = getattr(self.config, name)
-            self.that(value > 0, f"{name} is {value}, expected more than 0")
+            self.that(value is None or value > 0, f"{name} is {value}, expected more than 0")
 
     def fraction(self, *names: str) -> None:
         for name in names:

@@ -58,7 +58,7 @@ def _fit(what: str, kind: Any, value: Any) -> Any:
             return None
         (kind,) = (one for one in get_args(kind) if one is not NoneType)
     if is_dataclass(kind) and isinstance(kind, type):
-        return kind(**fitted(what, kind, value))
+        return value if isinstance(value, kind) else kind(**fitted(what, kind, value))
     if get_origin(kind) is Literal:
         if not isinstance(value, str) or value not in get_args(kind):
             raise _Unfit(f"one of {', '.join(map(str, get_args(kind)))}")

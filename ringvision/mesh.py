@@ -12,9 +12,10 @@ In: how many devices each axis gets, from code or from text such as `context=4,d
 """
 
 import difflib
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
@@ -47,9 +48,11 @@ def make_mesh(
         The mesh; its axes are of jax's type Auto.
 
     Raises:
-        UserError: an axis is below 1, or the axes do not fill the devices exactly.
+        UserError: an axis is below 1, the axes do not fill the devices exactly, the chips cannot be laid out
+            so, or another process has no device in it.
     """
-    devices = list(jax.devices() if devices is None else devices)
+    devices = list(jax.devices() if devices is None else devices)  # in the order of their processes
+    there = _described(devices)
     for name, size in (
         ("data", data),
         ("fsdp", fsdp),
@@ -65,17 +68,35 @@ def make_mesh(
         context = len(devices) // others
         if context * others != len(devices):
             raise UserError(
-                f"{given} does not divide {len(devices)} devices: choose axes whose product does, and "
-                "context takes the rest"
+                f"{given} does not divide {there}: choose axes whose product does, and context takes the rest"
             )
     elif others * context != len(devices):
         raise UserError(
-            f"{given} x context={context} is {others * context}, but there are {len(devices)} "
-            f"devices: expected a product of {len(devices)}"
+            f"{given} x context={context} is {others * context}, but there are {there}: "
+            f"expected a product of {len(devices)}"
         )
-    return jax.make_mesh(
-        (data, fsdp, tensor, context, ulysses), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
-    )
+    sizes = (data, fsdp, tensor, context, ulysses)
+    try:
+        return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    except NotImplementedError as error:  # a torus of chips that cannot be cut so
+        raise UserError(
+            f"{given} x context={context} cannot be laid out on these {len(devices)} chips ({error}); choose "
+            "other axes, such as powers of two that the sides of the slice divide"
+        ) from error
+
+
+def _described(devices: Sequence[jax.Device]) -> str:
+    """`8 devices`, and of how many processes. UserError where a process has no part in what others have."""
+    processes = {device.process_index for device in devices}
+    if processes <= {jax.process_index()}:
+        return f"{len(devices)} devices"
+    absent = sorted(set(range(jax.process_count())) - processes)
+    if absent and jax.process_count() > 1:
+        raise UserError(
+            f"a mesh of {len(devices)} devices leaves process {absent[0]} of {jax.process_count()} without "
+            f"any; let the axes' product be {jax.device_count()}, or start fewer processes"
+        )
+    return f"{len(devices)} devices of {len(processes)} processes"
 
 
 def parse_mesh(text: str) -> dict[str, int]:
@@ -154,6 +175,22 @@ RULES = Rules()
 TRAINING = Rules(embed=("fsdp", "context", "ulysses"))
 """For training: parameters, their gradients and the optimizer's moments are spread over all devices that work
 on the same rows, since each needs a layer's weights only while it computes that layer."""
+OPTIMIZER = Rules(embed=(*TRAINING.embed, "data"))
+"""For gradients once they are summed, the optimizer's moments and the average of the parameters: as in
+training, and spread over the replicas of `data` too, each of which updates its own share (ZeRO's first stage:
+Rajbhandari et al., 2020)."""
+
+
+def layerwise(mesh: Mesh | AbstractMesh, num_layers: int) -> Rules:
+    """OPTIMIZER for what is computed of whole matrices, such as Muon's steps: layers are shared out first,
+    over the mesh axes that divide `num_layers` into the most shares; the model width gets the axes that are
+    left.
+    """
+    axes = OPTIMIZER.embed
+    choices = [chosen for size in range(len(axes) + 1) for chosen in itertools.combinations(axes, size)]
+    shares = {chosen: math.prod(mesh.shape.get(axis, 1) for axis in chosen) for chosen in choices}
+    layers = max((chosen for chosen in choices if num_layers % shares[chosen] == 0), key=shares.__getitem__)
+    return replace(OPTIMIZER, layers=layers, embed=tuple(axis for axis in axes if axis not in layers))
 
 
 def partition_spec(mesh: Mesh | AbstractMesh, *logical: str | None, rules: Rules = RULES) -> PartitionSpec:

@@ -113,12 +113,17 @@ def _check_names(names: Sequence[str], args: Sequence[str], renamed: Mapping[str
 
 
 def option_names(config: Any, prefix: str = "") -> list[str]:
-    """Every field, nested ones with their owner before a dot, in the order of the declaration."""
+    """Every field, nested ones with their owner before a dot, in the order of the declaration. A field of
+    several dataclasses numbers them: `sources.0.folder`.
+    """
     names = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         name = prefix + field.name.replace("_", "-")
-        names += option_names(value, f"{name}.") if dataclasses.is_dataclass(value) else [name]
+        if isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
+            names += [one for at, part in enumerate(value) for one in option_names(part, f"{name}.{at}.")]
+        else:
+            names += option_names(value, f"{name}.") if dataclasses.is_dataclass(value) else [name]
     return names
 
 

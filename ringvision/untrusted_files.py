@@ -11,6 +11,7 @@ ijson) do not limit all of size, count of values, depth and numbers.
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +24,7 @@ memory.
 """
 DEEPEST = 64
 LONGEST_NUMBER = 19
+TOO_LONG = re.compile(rb"\d{%d}" % (LONGEST_NUMBER + 1))
 
 
 def read_object(
@@ -52,14 +54,25 @@ def read_object(
             )
         with open(path, "rb") as file:
             data = file.read(most_bytes)
-        if sum(map(data.count, (b",", b":", b"[", b"{"))) > most_parts:
-            raise ValueError(f"more than {most_parts} values")
-        found = json.loads(data, parse_int=_whole, parse_float=_finite, parse_constant=_refuse)
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds a {type(found).__name__}, expected an object of settings")
-        _check_depth(found)
+        return parse_object(data, most_parts=most_parts)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}); {advice}") from None
+
+
+def parse_object(data: bytes, *, most_parts: int = MOST_PARTS) -> dict[str, Any]:
+    """The object that is written as JSON in `data`. ValueError or RecursionError where there is none, or it
+    is over a bound.
+    """
+    opened = data.count(b"[") + data.count(b"{")
+    if opened + data.count(b",") + data.count(b":") > most_parts:
+        raise ValueError(f"more than {most_parts} values")
+    # Where no number is too long Python's own int is right, and five times as fast for a million of them.
+    whole = _whole if TOO_LONG.search(data) else None
+    found = json.loads(data, parse_int=whole, parse_float=_finite, parse_constant=_refuse)
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds a {type(found).__name__}, expected an object")
+    if opened > DEEPEST:
+        _check_depth(found)
     return found
 
 

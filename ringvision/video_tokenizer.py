@@ -16,7 +16,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +62,24 @@ def load_video_tokenizer(
     Raises:
         UserError: it is not such a folder, or its weights do not fit its config.
     """
+    settings, config = _described(folder)
+    kind = settings["kind"]
+    network = NETWORKS[kind][1]
+    resized = config.resized(size) if isinstance(size, int) else config
+    graph, like = nnx.split(nnx.eval_shape(lambda: network(resized, rngs=nnx.Rngs(0))))
+    arrays = load_model(folder, specs(like))
+    params = unflatten(arrays, like)
+    hash = hash_of(config, arrays)
+    tokenizer_class = CausalVideoTokenizer if kind == "emu3" else VideoTokenizer
+    frame = size if isinstance(size, tuple) else None
+    name = str(settings.get("name", "unnamed"))
+    return tokenizer_class(name, resized, graph, params, hash, batch, devices, frame)
+
+
+def _described(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], Config]:
+    """The config.json of a tokenizer's folder, and that of its network. UserError where it is another
+    folder.
+    """
     settings = read_config(folder)
     kind = settings.get("kind")
     if not isinstance(kind, str) or kind not in NETWORKS:
@@ -75,22 +93,30 @@ def load_video_tokenizer(
             f"{folder}/config.json lacks {' and '.join(missing) or 'an object'} ({kind}); copy "
             "the tokenizer's folder again"
         )
-    config_class, network = NETWORKS[kind]
-    config = config_class.from_dict(settings[kind])
+    config = NETWORKS[kind][0].from_dict(settings[kind])
     if settings["size"] != config.resolution:
         raise UserError(
             f"{folder}/config.json has size {settings['size']} but a {kind} of resolution "
             f"{config.resolution}; they must agree"
         )
-    resized = config.resized(size) if isinstance(size, int) else config
-    graph, like = nnx.split(nnx.eval_shape(lambda: network(resized, rngs=nnx.Rngs(0))))
-    arrays = load_model(folder, specs(like))
-    params = unflatten(arrays, like)
-    hash = hash_of(config, arrays)
-    tokenizer_class = CausalVideoTokenizer if kind == "emu3" else VideoTokenizer
-    frame = size if isinstance(size, tuple) else None
-    name = str(settings.get("name", "unnamed"))
-    return tokenizer_class(name, resized, graph, params, hash, batch, devices, frame)
+    return settings, config
+
+
+class Identity(NamedTuple):
+    """What codes have to do with the tokenizer that made them. hash: SHA-256 of its config and weights;
+    num_codes: below this is each code.
+    """
+
+    hash: str
+    num_codes: int
+
+
+def identify(folder: str | os.PathLike[str]) -> Identity:
+    """Which tokenizer a folder holds; nothing is brought to a device. UserError as `load_video_tokenizer`."""
+    settings, config = _described(folder)
+    network = NETWORKS[settings["kind"]][1]
+    _, like = nnx.split(nnx.eval_shape(lambda: network(config, rngs=nnx.Rngs(0))))
+    return Identity(hash_of(config, load_model(folder, specs(like))), config.codebook_size)
 
 
 class VideoTokenizer:

@@ -47,6 +47,9 @@ class Vocabulary:
             object.__setattr__(self, "vision_size", self.num_codes + 2)
         object.__setattr__(self, "vision_start", tuple(int(i) for i in self.vision_start))
         object.__setattr__(self, "vision_end", tuple(int(i) for i in self.vision_end))
+        if self.text_alone and self.text_size >= 1:
+            self._check_pieces(("bos", (self.bos,)), ("eos", (self.eos,)))
+            return
         if self.text_size < 1 or self.num_codes < 1:
             raise UserError(
                 f"a vocabulary of {self.text_size} text pieces and {self.num_codes} codes: both must "
@@ -58,12 +61,15 @@ class Vocabulary:
                 "end-of-frame and end-of-vision: "
                 f"expected at least {self.num_codes + 2}"
             )
-        for name, ids in (
+        self._check_pieces(
             ("bos", (self.bos,)),
             ("eos", (self.eos,)),
             ("vision_start", self.vision_start),
             ("vision_end", self.vision_end),
-        ):
+        )
+
+    def _check_pieces(self, *named: tuple[str, tuple[int, ...]]) -> None:
+        for name, ids in named:
             if not ids:
                 raise UserError(f"{name} is empty: expected at least one text piece")
             if any(not 0 <= i < self.text_size for i in ids):
@@ -71,6 +77,16 @@ class Vocabulary:
                     f"{name}={ids} is outside the {self.text_size} text pieces: expected ids 0 to "
                     f"{self.text_size - 1}"
                 )
+
+    @classmethod
+    def of_text(cls, text_size: int, bos: int, eos: int) -> "Vocabulary":
+        """Of a model that reads text alone: no codes, no markers, no rows for vision."""
+        return cls(text_size, 0, bos, eos, (), (), 0)
+
+    @property
+    def text_alone(self) -> bool:
+        """Whether there are no codes at all."""
+        return self.num_codes == 0 and self.vision_size == 0
 
     @property
     def _rows(self) -> int:
@@ -124,8 +140,13 @@ class Vocabulary:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Vocabulary":
-        """The inverse of `to_dict`. UserError that names the missing or unknown fields."""
-        return cls(**fitted("a vocabulary", cls, values))
+        """The inverse of `to_dict`. UserError that names the missing or unknown fields, and where there are
+        no codes: what reads text alone is saved without a vocabulary.
+        """
+        vocabulary = cls(**fitted("a vocabulary", cls, values))
+        if vocabulary.text_alone:
+            raise UserError(f"a vocabulary of {vocabulary.text_size} text pieces and 0 codes: expected some")
+        return vocabulary
 
 
 def _check_range(values: np.ndarray | jax.Array, low: int, high: int, name: str) -> None:

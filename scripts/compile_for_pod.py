@@ -9,8 +9,10 @@ arguments: parameters, optimizer and batch; the temporaries beside them), or by 
 every collective of at least `--at-least` bytes: how often it runs in a step, what it moves, and whether other
 work can run meanwhile. With --json one object on stdout:
 
-    {"topology", "mesh", "preset", "layers", "length", "rows", "dtype", "optimizer", "loss_chunk",
-     "compile_seconds", "fits", "error", "bytes_per_chip": {"arguments", "temporaries", "total"},
+    {"topology", "mesh", "preset", "layers", "length", "rows", "dtype", "compute_dtype", "remat", "optimizer",
+     "loss_chunk", "compile_seconds", "fits", "error",
+     "bytes_per_chip": {"arguments", "temporaries", "total"},
+     "host_bytes": what remat=offload keeps in the host's memory, a chip,
      "collectives": [{"kind", "array", "bytes", "count", "times", "in_a_loop", "synchronous"}],
      "collective_bytes": bytes of all of them, times included, but for the permutes}
 
@@ -46,9 +48,10 @@ from jax.experimental import topologies
 
 from ringvision.config import OptimizerConfig, TrainConfig
 from ringvision.data.packing import Batch
-from ringvision.data.sources import TokenizedData
+from ringvision.data.sources import DataConfig, TokenizedData
 from ringvision.mesh import make_mesh, parse_mesh, sharding
 from ringvision.models.presets import PRESETS, TransformerConfig
+from ringvision.models.remat import NAMES
 from ringvision.train.initial_state import abstract_state
 from ringvision.train.part import Part
 from ringvision.train.state import optimizer
@@ -251,10 +254,11 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
     model = replace(
         model,
         num_layers=arguments.layers or model.num_layers,
+        remat=arguments.remat or model.remat,
         max_length=max(model.max_length, arguments.length),
     )
-    data = TokenizedData(
-        folder="unused",
+    data = DataConfig(
+        sources=(TokenizedData(folder="unused"),),
         text_model="unused",
         tokenizer="unused",
         length=arguments.length,
@@ -268,12 +272,14 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
         steps=1000,
         optimizer=OptimizerConfig(kind=arguments.optimizer),
         loss_chunk=arguments.loss_chunk,
+        compute_dtype=arguments.compute_dtype,
     )
     began = time.monotonic()
     said = {
         name: getattr(arguments, name) for name in ("topology", "mesh", "preset", "length", "rows", "dtype")
     }
     said |= {"layers": model.num_layers, "optimizer": arguments.optimizer, "loss_chunk": config.loss_chunk}
+    said |= {"compute_dtype": config.compute_dtype, "remat": model.remat}
     try:
         compiled = lower_step(config, arguments.topology, arguments.mesh, arguments.dtype).compile()
     except jax.errors.JaxRuntimeError as error:
@@ -289,6 +295,7 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
         "fits": True,
         "error": None,
         "bytes_per_chip": sizes | {"total": sum(sizes.values())},
+        "host_bytes": memory.host_temp_size_in_bytes,
         "collectives": [asdict(one) for one in found],
         "collective_bytes": sum(one.bytes * one.times for one in found if one.kind != "collective-permute"),
     }
@@ -306,6 +313,8 @@ def read_arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=32768)
     parser.add_argument("--rows", type=int, default=1)
     parser.add_argument("--dtype", default="float32", help="of parameters and optimizer")
+    parser.add_argument("--compute-dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--remat", choices=NAMES, help="in the place of the preset's")
     parser.add_argument("--optimizer", default="adamw", choices=["adamw", "muon"])
     parser.add_argument("--loss-chunk", type=int, default=512)
     parser.add_argument("--at-least", type=int, default=1 << 20, help="bytes of a collective to be listed")

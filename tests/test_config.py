@@ -13,7 +13,7 @@ from ringvision.config import (
     apply_overrides,
     load_config,
 )
-from ringvision.data.sources import TokenizedData, WorldData
+from ringvision.data.sources import DataConfig, TokenizedData, WorldData
 from ringvision.errors import UserError
 from ringvision.models.presets import PRESETS
 from ringvision.models.vqgan import VQGANConfig
@@ -23,7 +23,7 @@ TRAIN = TrainConfig(
     name="trial",
     out="out",
     model=PRESETS["tiny"],
-    data=WorldData(folder="codes", text_model="text.model", tokenizer="small", length=128, rows=2),
+    data=DataConfig((WorldData("codes"),), 128, 2, text_model="text.model", tokenizer="small"),
     steps=1000,
 )
 TOKENIZER = TokenizerTrainConfig(name="small", out="out", vqgan=VQGANConfig(), data="frames.npy", steps=1000)
@@ -33,6 +33,12 @@ TOKENIZER = TokenizerTrainConfig(name="small", out="out", vqgan=VQGANConfig(), d
 def test_configs_are_frozen(config):
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.steps = 1
+
+
+def with_source(**changes):
+    """TRAIN with these fields of its source."""
+    source = dataclasses.replace(TRAIN.data.sources[0], **changes)
+    return dataclasses.replace(TRAIN, data=dataclasses.replace(TRAIN.data, sources=(source,)))
 
 
 def changed(config, changes):
@@ -56,9 +62,19 @@ def changed(config, changes):
         ({"optimizer": {"min_lr": 1.0}}, "optimizer.min_lr is 1.0, expected at most lr"),
         ({"optimizer": {"warmup_steps": 1001}}, "expected at most steps, which is 1000"),
         ({"data": {"length": 10**9}}, "data.length is 1000000000, expected at most the model's max_length"),
-        ({"data": {"folder": ""}}, "data.folder is ''"),
-        ({"data": {"turns_min": 3, "turns_max": 2}}, "data.turns_max is 2, expected at least turns_min: 3"),
-        ({"data": {"grow_steps": -1}}, "data.grow_steps is -1"),
+        ({"data": {"sources": ()}}, "data.sources is empty"),
+        ({"data": {"weights_by": "rows"}}, "data.weights_by is 'rows', expected tokens or examples"),
+        ({"data": {"bad_records": 2.0}}, "data.bad_records is 2.0, expected a share from 0 to 1"),
+        ({"data": {"workers": -1}}, "data.workers is -1"),
+        ({"data": {"text_model": None}}, "data.text_model and init_from are none"),
+        (
+            {"data": {"sources": (WorldData("a", weight=0), TokenizedData("b", weight=0))}},
+            "data.the weights of the sources are 0, 0, expected at least one above 0",
+        ),
+        (
+            {"data": {"sources": (WorldData("a"), TokenizedData("", weight=-1))}},
+            "data.sources.1.weight is -1, expected at least 0; data.sources.1.folder is ''",
+        ),
         ({"optimizer": {"clip_norm": 0.0}}, "optimizer.clip_norm"),
         ({"optimizer": {"kind": "adam"}}, "optimizer.kind is 'adam', expected adamw or muon"),
         ({"optimizer": {"muon_lr": 0.0}}, "optimizer.muon_lr is 0.0"),
@@ -70,6 +86,24 @@ def changed(config, changes):
 def test_what_is_wrong_with_a_training_config_is_said(changes, says):
     with pytest.raises(UserError) as caught:
         changed(TRAIN, changes)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"folder": ""}, "data.sources.0.folder is ''"),
+        (
+            {"turns_min": 3, "turns_max": 2},
+            "data.sources.0.turns_max is 2, expected at least turns_min: 3",
+        ),
+        ({"grow_steps": -1}, "data.sources.0.grow_steps is -1"),
+        ({"weight": -1.0}, "data.sources.0.weight is -1.0"),
+    ],
+)
+def test_what_is_wrong_with_a_source_is_said_under_its_number(changes, says):
+    with pytest.raises(UserError) as caught:
+        with_source(**changes)
     assert says in str(caught.value)
 
 
@@ -92,7 +126,8 @@ def test_what_is_wrong_with_a_tokenizer_config_is_said(changes, says):
 
 def test_a_config_as_settings_says_of_which_kind_its_data_is():
     settings = TRAIN.to_dict()
-    assert (settings["data"]["kind"], settings["data"]["rows"]) == ("WorldData", 2)
+    assert settings["data"]["rows"] == 2
+    assert [source["kind"] for source in settings["data"]["sources"]] == ["WorldData"]
     assert settings["optimizer"]["lr"] == TRAIN.optimizer.lr
 
 
@@ -110,18 +145,29 @@ def test_overrides_are_typed_and_reach_nested_fields():
     assert apply_overrides(TRAIN, []) == TRAIN
     assert apply_overrides(wider, ["--init-from", "None"]).init_from is None
     assert apply_overrides(TOKENIZER, ["--vqgan.channel-mults", "1", "2"]).vqgan.channel_mults == (1, 2)
-    assert apply_overrides(TRAIN, ["--data.favour", "after", "time"]).data.favour == ("after", "time")
-    assert apply_overrides(TRAIN, ["--data.grow-from", "3"]).data == dataclasses.replace(
-        TRAIN.data, grow_from=3
+    favoured = apply_overrides(TRAIN, ["--data.sources.0.favour", "after", "time"])
+    assert favoured == with_source(favour=("after", "time"))
+    grown = apply_overrides(TRAIN, ["--data.sources.0.grow-from", "3", "--data.sources.0.weight", "2"])
+    assert grown == with_source(grow_from=3, weight=2.0)
+
+
+def test_sources_of_several_kinds_keep_their_kinds():
+    mixture = (WorldData("a", grow_from=2), TokenizedData("b", caption_question="What is it?"))
+    config = changed(TRAIN, {"data": {"sources": mixture}})
+    other = apply_overrides(config, ["--data.sources.1.folder", "c", "--data.sources.0.turns-max", "3"])
+    assert other.data.sources == (
+        WorldData("a", grow_from=2, turns_max=3),
+        TokenizedData("c", caption_question="What is it?"),
     )
+    assert [source["kind"] for source in other.to_dict()["data"]["sources"]] == ["WorldData", "TokenizedData"]
 
 
 def test_data_and_mesh_have_short_forms():
-    for args in (["--data", "tokens"], ["--data=tokens"], ["--data.folder", "tokens"]):
-        assert apply_overrides(TRAIN, args) == changed(TRAIN, {"data": {"folder": "tokens"}})
-    tokenized = TokenizedData("a", "text.model", "small", 128, 2)
-    other = apply_overrides(dataclasses.replace(TRAIN, data=tokenized), ["--data", "b", "--steps", "9999"])
-    assert (other.data, other.steps) == (dataclasses.replace(tokenized, folder="b"), 9999)
+    for args in (["--data", "tokens"], ["--data=tokens"], ["--data.sources.0.folder", "tokens"]):
+        assert apply_overrides(TRAIN, args) == with_source(folder="tokens")
+    mixture = changed(TRAIN, {"data": {"sources": (TokenizedData("a"), WorldData("b"))}})
+    other = apply_overrides(mixture, ["--data", "c", "--steps", "9999"])
+    assert (other.data.sources, other.steps) == ((TokenizedData("c"), WorldData("b")), 9999)
     on_four = dataclasses.replace(TRAIN, mesh=MeshConfig(data=4))
     assert apply_overrides(on_four, ["--mesh", "context=2,fsdp=2"]).mesh == MeshConfig(context=2, fsdp=2)
     assert apply_overrides(on_four, ["--mesh=tensor=2"]).mesh == MeshConfig(tensor=2)
@@ -132,6 +178,8 @@ def test_data_and_mesh_have_short_forms():
 def test_options_of_flat_configs_are_answered_with_their_new_names(config):
     """Every one of them, and every new name is an option."""
     names = option_names(config)
+    if config is TRAIN:  # the source of old configs was of one kind or the other
+        names += option_names(changed(TRAIN, {"data": {"sources": (TokenizedData("a"),)}}))
     for old, new in RENAMED[type(config).__name__].items():
         assert new in names
         with pytest.raises(UserError, match=f"no option --{old}: it is called --{new} now"):

@@ -7,9 +7,11 @@ from jax.sharding import PartitionSpec
 from ringvision.errors import UserError
 from ringvision.mesh import (
     AXES,
+    OPTIMIZER,
     TRAINING,
     Rules,
     fitted_spec,
+    layerwise,
     make_mesh,
     num_shards,
     parse_mesh,
@@ -101,3 +103,28 @@ def test_a_dimension_is_spread_over_as_many_axes_as_divide_it():
     assert fitted_spec(mesh, ("embed",), (7,), TRAINING) == PartitionSpec()
     with pytest.raises(ValueError, match="longer"):
         fitted_spec(mesh, ("embed",), (8, 8))
+
+
+def test_what_is_updated_is_spread_over_data_too():
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    assert fitted_spec(mesh, ("embed", "hidden"), (8, 6), OPTIMIZER) == PartitionSpec(
+        ("fsdp", "data"), "tensor"
+    )
+    assert fitted_spec(mesh, ("embed", "hidden"), (6, 6), OPTIMIZER) == PartitionSpec("fsdp", "tensor")
+
+
+@pytest.mark.parametrize(
+    ("axes", "layers", "expected"),
+    [
+        ({"data": 2, "fsdp": 2, "context": 2}, 8, (("fsdp", "context", "data"), None)),
+        ({"data": 2, "fsdp": 2, "context": 2}, 6, ("fsdp", ("context", "data"))),
+        ({"data": 4, "context": 2}, 4, ("data", "context")),
+        ({"data": 8}, 3, (None, "data")),
+        ({"tensor": 8}, 8, ()),
+    ],
+)
+def test_layers_are_shared_out_before_the_width(axes, layers, expected):
+    """As many shares of layers as the mesh allows, and the model width over what is left."""
+    mesh = make_mesh(**{"context": 1, **axes})
+    spec = fitted_spec(mesh, ("layers", "embed", "head_dim"), (layers, 16, 3), layerwise(mesh, layers))
+    assert spec == PartitionSpec(*(part for part in expected if part or expected[-1]))

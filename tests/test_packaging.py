@@ -22,7 +22,6 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # What a dependency is called where it is imported, when that differs from its name in the registry.
 IMPORTED_AS = {
-    "orbax-checkpoint": "orbax",
     "pillow": "PIL",
     "protobuf": "google",
     "pyyaml": "yaml",
@@ -52,7 +51,7 @@ def imported(folder: str) -> set[str]:
 
 def test_whatever_is_imported_is_declared():
     declared = {IMPORTED_AS.get(name, name) for name in names(PROJECT["project"]["dependencies"])}
-    declared |= {"ray", "jaxlib"}  # an extra, and what jax itself brings
+    declared |= {"ray", "wandb", "jaxlib"}  # extras, and what jax itself brings
     for folder in ("ringvision", "demos", "configs"):
         undeclared = imported(folder) - declared
         assert not undeclared, f"{folder}/ imports {sorted(undeclared)}"

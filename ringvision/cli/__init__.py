@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ringvision import __version__
-from ringvision.errors import UserError
+from ringvision.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from ringvision.cli.parsing import Command
@@ -52,12 +52,25 @@ COMMANDS = {
             )
         },
     ),
+    "data": CommandEntry(
+        "look at what a run will read",
+        commands={
+            "inspect": CommandEntry(
+                "shares of the sources, lengths, packing, what counts in the loss, and some documents",
+                "data:InspectData",
+            )
+        },
+    ),
     "reconstruct": CommandEntry(
         "a video through the tokenizer and back, side by side, with PSNR and SSIM", "evaluate:Reconstruct"
     ),
     "train": CommandEntry("train the transformer; goes on from its last checkpoint", "train:Train"),
     "train-tokenizer": CommandEntry(
         "train a video tokenizer; goes on from its last checkpoint", "train:TrainTokenizer"
+    ),
+    "watch": CommandEntry(
+        "how far a training run is: its curves in the terminal or as a picture, where its time went",
+        "watch:Watch",
     ),
     "evaluate": CommandEntry(
         "score the model, or a tokenizer",
@@ -92,6 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError:
         _complain("memory ran out; take fewer frames (--fps), a shorter video, or a machine with more memory")
         return WRONG
+    except Interrupted as stopped:
+        _complain(str(stopped))
+        return INTERRUPTED
     except KeyboardInterrupt:
         resumable = args[:1] and args[0] in RESUMABLE
         _complain(

@@ -1,7 +1,6 @@
 """The devices that a command computes on: jax is set up before its first use, and a mesh made of them."""
 
 import contextlib
-import ctypes
 import dataclasses
 import hashlib
 import math
@@ -10,19 +9,11 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from ringvision.cli.parsing import COUNT, Options, choice, option
+from ringvision.cli.parsing import COUNT, WHOLE, Options, choice, option
 from ringvision.errors import UserError
 
 if TYPE_CHECKING:
     import jax
-
-MALLOC_SETTINGS = {
-    -8: 1,  # M_ARENA_MAX: one heap for all threads; the others' heaps take no large buffer
-    -4: 0,  # M_MMAP_MAX: no buffer is mapped on its own, and so unmapped when it is freed
-    -1: -1,  # M_TRIM_THRESHOLD: the end of the heap stays
-    -2: 64 * 2**20,  # M_TOP_PAD: it grows by so many bytes
-}
-"""glibc's numbers of what mallopt(3) sets, and the values."""
 
 CpuDevices = Annotated[int | None, COUNT, option("on a CPU, make N devices of it")]
 
@@ -64,6 +55,27 @@ class MeshOptions(Options):
         return make_mesh(**axes, devices=jax.devices()[:devices])
 
 
+@dataclasses.dataclass(frozen=True)
+class ProcessOptions(Options):
+    """The several processes of a run; none of these where the cluster says it (SLURM, a TPU pod)."""
+
+    coordinator: Annotated[
+        str | None,
+        option("where process 0 listens, the same for all; for a run on several hosts", "HOST:PORT"),
+    ] = None
+    processes: Annotated[int | None, COUNT, option("how many processes there are")] = None
+    process: Annotated[int | None, WHOLE, option("which one this is, from 0", "I")] = None
+
+    def start(self) -> None:
+        """Make this process one of them, before jax is used; nothing where there is one. UserError where the
+        others are not found.
+        """
+        from ringvision import distributed
+
+        distributed.start(self.coordinator, self.processes, self.process)
+
+
+Processes = Annotated[ProcessOptions, option("Several processes as one run.")]
 Mesh = Annotated[MeshOptions, option("Where the model runs, and in which type.")]
 
 
@@ -84,29 +96,13 @@ def start_jax(devices: int | None = None) -> None:
         return
     with contextlib.suppress(RuntimeError):  # jax has started already in this process: what it has must do
         jax.config.update("jax_num_cpu_devices", devices)
-    available = jax.device_count()
+    available = jax.local_device_count()
     kind = jax.default_backend()
     if available < devices:
         raise UserError(
             f"{devices} devices were asked for, but there are {available} of kind {kind} here; ask for "
             f"{available} or fewer"
         )
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what XLA's buffers leave, for those of the next step. To be called before there
-    are threads.
-
-    By itself glibc gives every large buffer back to the system, which fills its pages with zeros when it is
-    asked for them again: a sixth of the processor time of a training step on a CPU. Nothing happens where the
-    C library is another.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, TypeError, AttributeError):  # not glibc
-        return
-    for parameter, value in MALLOC_SETTINGS.items():
-        mallopt(parameter, value)
 
 
 def describe_mesh(mesh: "jax.sharding.Mesh") -> str:

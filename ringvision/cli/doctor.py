@@ -22,7 +22,7 @@ from ringvision.cli.parsing import Command, Json
 from ringvision.errors import UserError
 
 PACKAGES = (
-    *("ringvision", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
+    *("ringvision", "jax", "jaxlib", "flax", "optax", "numpy"),
     *("safetensors", "sentencepiece", "decord", "av", "gradio"),
 )
 

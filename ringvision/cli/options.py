@@ -1,11 +1,13 @@
-"""Options that several commands share: the model, the video tokenizer, sampling, limits of a video."""
+"""Options that several commands share: the config, the model, the tokenizer, sampling, limits of a video."""
 
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from tyro.conf import Positional
+
 from ringvision import shipped
-from ringvision.cli.parsing import COUNT, NUMBER, POSITIVE, WHOLE, Options, option
+from ringvision.cli.parsing import COUNT, NUMBER, POSITIVE, REST, WHOLE, Options, option
 
 if TYPE_CHECKING:
     from ringvision.data.video import Limits
@@ -14,6 +16,18 @@ if TYPE_CHECKING:
 Model = Annotated[str | None, option("a model folder", "DIR", default="the shipped one")]
 Tokenizer = Annotated[
     str | None, option("one of tokenizers/ or a folder", "NAME|DIR", default="the shipped one")
+]
+ConfigFile = Annotated[
+    str, Positional, option("a Python file that sets `config`, or the name of one in configs/", "CONFIG")
+]
+Overrides = Annotated[
+    tuple[str, ...],
+    Positional,
+    REST,
+    option(
+        "fields of the config and their values, such as --optimizer.lr 1e-3; CONFIG --help shows all",
+        "OVERRIDE ...",
+    ),
 ]
 FramesASecond = Annotated[float, POSITIVE, option("frames to look at in each second")]
 MaxTokens = Annotated[int, COUNT, option("length of the longest answer, in tokens")]

@@ -3,10 +3,9 @@
 import dataclasses
 from typing import Annotated, Any, ClassVar
 
-from tyro.conf import Positional
-
-from ringvision.cli.devices import CpuDevices, keep_freed_memory, start_jax
-from ringvision.cli.parsing import REST, Command, option
+from ringvision.cli.devices import CpuDevices, Processes, ProcessOptions, start_jax
+from ringvision.cli.options import ConfigFile, Overrides
+from ringvision.cli.parsing import Command, option
 from ringvision.errors import UserError
 
 COMMANDS = {"TrainConfig": "train", "TokenizerTrainConfig": "train-tokenizer"}
@@ -14,26 +13,21 @@ COMMANDS = {"TrainConfig": "train", "TokenizerTrainConfig": "train-tokenizer"}
 
 @dataclasses.dataclass(frozen=True)
 class Train(Command):
-    config: Annotated[
-        str,
-        Positional,
-        option("a Python file that sets `config`, or the name of one in configs/", "CONFIG"),
-    ]
-    overrides: Annotated[
-        tuple[str, ...],
-        Positional,
-        REST,
-        option(
-            "fields of the config and their values, such as --optimizer.lr 1e-3; CONFIG --help shows all",
-            "OVERRIDE ...",
-        ),
-    ] = ()
+    config: ConfigFile
+    overrides: Overrides = ()
     devices: CpuDevices = None
+    allow_changes: Annotated[
+        bool, option("go on with a run although the config would have it learn something else")
+    ] = False
+    processes: Processes = dataclasses.field(default_factory=ProcessOptions)
 
     config_kind: ClassVar[str] = "TrainConfig"
 
     def run(self) -> int:
+        from ringvision.train.memory import keep_freed_memory
+
         keep_freed_memory()
+        self.processes.start()
         start_jax(self.devices)
         from ringvision.config import apply_overrides, load_config
 
@@ -51,7 +45,7 @@ class Train(Command):
     def _train(self, config: Any) -> None:
         from ringvision.train.loop import train
 
-        train(config)
+        train(config, allow_changes=self.allow_changes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@ them.
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from tyro.conf import Positional
@@ -96,11 +97,13 @@ class Import(Command):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export(Command):
-    model: Annotated[str, Positional, option("a model folder, or a video tokenizer's", "MODEL")]
+    model: Annotated[str, Positional, option("a model folder, a video tokenizer's, or a run's", "MODEL")]
     dest: Dest
     format: Annotated[
-        Format, choice(*get_args(Format)), option("hf: for transformers or diffusers; lwm: for LWM")
-    ]
+        Format | None,
+        choice(*get_args(Format)),
+        option("hf: for transformers or diffusers; lwm: for LWM", default="of a run: a model folder"),
+    ] = None
     dtype: Annotated[
         str | None, STORED_TYPE, option("the type of the weights", default="as it is stored")
     ] = None
@@ -108,6 +111,8 @@ class Export(Command):
 
     def run(self) -> int:
         start_jax()
+        if self.format is None:
+            return self._export_run()
         from ringvision.weights.exporting import export_weights
 
         result = export_weights(
@@ -115,4 +120,20 @@ class Export(Command):
         )
         text = f"{result['dest']}: {counted(result['tensors'], 'tensor')}, format {result['format']}"
         print_result(result, text, as_json=self.json)
+        return 0
+
+    def _export_run(self) -> int:
+        from ringvision.train.export_run import export_run, is_run
+
+        if not is_run(Path(self.model)):
+            raise UserError(
+                f"{self.model} is no run of `ringvision train`, so say what it is exported for: "
+                "--format hf or lwm"
+            )
+        if self.dtype:
+            raise UserError("--dtype goes with --format; the model of a run is written as it is trained")
+        result = export_run(Path(self.model), Path(self.dest))
+        for sentence in result["skipped"]:
+            say(sentence)
+        print_result(result, f"{result['dest']}: the model after step {result['step']}", as_json=self.json)
         return 0

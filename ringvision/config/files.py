@@ -14,6 +14,7 @@ from ringvision import shipped
 from ringvision.config.parts import MeshConfig
 from ringvision.config.tokenizer import TokenizerTrainConfig
 from ringvision.config.train import TrainConfig
+from ringvision.data.sources import DataConfig
 from ringvision.errors import UserError
 from ringvision.mesh import parse_mesh
 from ringvision.options import parse_options
@@ -30,13 +31,17 @@ RENAMED: dict[str, dict[str, str]] = {
                 "lr", "min-lr", "warmup-steps", "weight-decay", "clip-norm", "b1", "b2", "muon-lr", "ema",
             )
         },
+        **{name: f"data.{name}" for name in ("text-model", "tokenizer", "length", "rows")},
         **{
-            name: f"data.{name}"
+            old: f"data.sources.0.{name}"
             for name in (
-                "text-model", "tokenizer", "length", "rows", "turns-min", "turns-max", "vision-weight",
-                "question-weight", "favour", "grow-from", "grow-steps",
+                "turns-min", "turns-max", "vision-weight", "question-weight", "favour", "grow-from",
+                "grow-steps",
             )
+            for old in (name, f"data.{name}")
         },
+        "data.folder": "data.sources.0.folder",
+        "data.caption-question": "data.sources.0.caption-question",
         "checkpoint-every": "checkpoints.every",
         "eval-every": "evaluation.every",
         "eval-data": "evaluation.folder",
@@ -54,7 +59,7 @@ RENAMED: dict[str, dict[str, str]] = {
         "checkpoint-every": "checkpoints.every",
     },
 }  # fmt: skip
-"""What options were called while configs were flat, and what they are called now."""
+"""What options were called while configs were flat, or had one source, and what they are called now."""
 
 
 def load_config(path_or_name: str) -> Any:
@@ -97,17 +102,18 @@ def apply_overrides(config: Config, args: Sequence[str], prog: str = "ringvision
     """The config with `--optimizer.lr 1e-3 --model.num-layers 4` applied: typed, checked, and a misspelt name
     answered with the nearest one.
 
-    `--data DIR` is short for `--data.folder DIR`, `--mesh context=4,data=2` for all axes of the mesh.
-    `--help` prints every name with its type and value, and exits. UserError for anything that is not an
-    option of this config; an option of before configs were nested is answered with its new name.
+    `--data DIR` is short for the folder (or path) of the first source that has one, `--mesh
+    context=4,data=2` for all axes of the mesh. `--help` prints every name with its type and value, and exits.
+    UserError for anything that is not an option of this config; one that was renamed is answered with its new
+    name.
     """
     renamed: Mapping[str, str] = RENAMED[type(config).__name__]
     if isinstance(config, TrainConfig):
-        args = _written_out(args)
+        args = _written_out(args, config.data)
     return parse_options(type(config), args, prog=prog, default=config, renamed=renamed)
 
 
-def _written_out(args: Sequence[str]) -> list[str]:
+def _written_out(args: Sequence[str], data: DataConfig) -> list[str]:
     """The arguments with the short forms `--data DIR` and `--mesh AXES` as the options that they stand
     for.
     """
@@ -124,8 +130,17 @@ def _written_out(args: Sequence[str]) -> list[str]:
                 raise UserError(f"{name} is given nothing; write {name} {wanted}")
             value = left.pop(0)
         if name == "--data":
-            written += ["--data.folder", value]
+            written += [f"--data.{_place(data)}", value]
         else:
             mesh = MeshConfig(**parse_mesh(value))
             written += [part for axis, size in vars(mesh).items() for part in (f"--mesh.{axis}", str(size))]
     return written
+
+
+def _place(data: DataConfig) -> str:
+    """Which option says where the first source lies that lies anywhere: "sources.0.folder"."""
+    for number, source in enumerate(data.sources):
+        for name in ("folder", "path"):
+            if hasattr(source, name):
+                return f"sources.{number}.{name}"
+    raise UserError("--data DIR: no source of this config has a folder; see --help for what its sources take")

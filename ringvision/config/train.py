@@ -1,6 +1,8 @@
 """TrainConfig: all that a run of the transformer's training is told, one stage or several."""
 
+import copy
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from ringvision.checks import Checks
@@ -15,14 +17,10 @@ from ringvision.config.parts import (
     refuse,
 )
 from ringvision.config.stages import StageConfig
-from ringvision.data.sources import VideoData
+from ringvision.data.sources import SOURCE_KINDS, DataConfig, SourceConfig
 from ringvision.errors import UserError
+from ringvision.fields import fitted
 from ringvision.models.presets import TransformerConfig
-
-MODEL_FIELDS = ("rope_theta", "rope_scaling")
-DATA_FIELDS = ("length", "rows", "sources")
-RUN_FIELDS = ("accumulate", "mesh", "optimizer")
-"""The fields of a stage by where they belong in a run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +49,7 @@ class TrainConfig:
 
     name: str
     out: str
-    data: VideoData
+    data: DataConfig
     model: TransformerConfig | None = None
     steps: int = 0
     stages: tuple[StageConfig, ...] = ()
@@ -98,26 +96,32 @@ class TrainConfig:
         ends = (self.first_step(stage + 1) for stage in range(self.num_stages - 1))
         return sum(step >= end for end in ends)
 
-    def of_stage(self, stage: int) -> "TrainConfig":
-        """The config of one stage by itself: what the stage says, and the run where it says nothing."""
-        if not self.stages:
-            return self
-        told = self.stages[stage]
-
-        def given(names: tuple[str, ...]) -> dict[str, Any]:
-            return {name: value for name in names if (value := getattr(told, name)) is not None}
-
-        model = self.model
-        if model is not None:
-            model = dataclasses.replace(model, **given(MODEL_FIELDS))
-        data = dataclasses.replace(self.data, **given(DATA_FIELDS))
-        run = given(RUN_FIELDS)
-        return dataclasses.replace(self, stages=(), steps=told.steps, model=model, data=data, **run)
+    def of_stage(self, number: int) -> "TrainConfig":
+        """The config of one stage by itself: what it or the nearest stage before it says, and the run where
+        none of them says anything. A stage that changes the rotary positions may be longer than it was.
+        """
+        config = self
+        for stage in self.stages[: number + 1]:
+            config = _with_stage(config, stage)
+        return config
 
     def to_dict(self) -> dict[str, Any]:
-        """Every setting by name, parts as objects of their own; data also says of which `kind` it is."""
-        data = {"kind": type(self.data).__name__, **dataclasses.asdict(self.data)}
-        return {**dataclasses.asdict(self), "data": data}
+        """Every setting by name, parts as objects of their own; a source also says of which `kind` it is."""
+        settings: dict[str, Any] = _settings(self)
+        return settings
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """The inverse of `to_dict`, for what was read from JSON. UserError that names what is unknown,
+        missing or of another type; of sources only the kinds of data/sources/ are known.
+        """
+        known = copy.deepcopy(dict(values))
+        for owner in (known.get("data"), *(known.get("stages") or ())):
+            if not isinstance(owner, dict):
+                raise UserError(f"a run's config has {str(owner)[:60]!r} where its data or a stage belongs")
+            if isinstance(owner.get("sources"), list):
+                owner["sources"] = [_source(told) for told in owner["sources"]]
+        return cls(**fitted("a run's config", cls, known))
 
     def __post_init__(self) -> None:
         checks = Checks(self)
@@ -148,9 +152,10 @@ class TrainConfig:
             "model and init_from are none, expected the shape of a model or the folder of one",
         )
         checks.that(
-            self.peak_flops is None or self.peak_flops > 0,
-            f"peak_flops is {self.peak_flops}, expected more than 0",
+            self.data.text_model is not None or self.init_from is not None,
+            "data.text_model and init_from are none, expected a text model or the folder of a model with one",
         )
+        checks.positive("peak_flops")
         checks.problems += problems_of(self, "data", "optimizer", "mesh", "checkpoints")
         checks.problems += problems_of(self, "evaluation", "health", "lora")
         if self.stages:
@@ -190,3 +195,37 @@ class TrainConfig:
             except UserError as error:
                 said = str(error).removeprefix("TrainConfig: ").removesuffix("; correct the config")
                 checks.problems.append(f"stages.{number}: {said}")
+
+
+def _source(told: Any) -> SourceConfig:
+    """A source out of its settings, which say of which kind it is."""
+    settings = dict(told) if isinstance(told, dict) else {}
+    name = settings.pop("kind", None)
+    kind = SOURCE_KINDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise UserError(f"no kind of source is called {name!r}; there are {', '.join(SOURCE_KINDS)}")
+    return kind(**fitted(f"a source of kind {name}", kind, settings))
+
+
+def _settings(value: Any) -> Any:
+    """Dataclasses as dictionaries, also those in tuples."""
+    if isinstance(value, tuple):
+        return tuple(map(_settings, value))
+    if not dataclasses.is_dataclass(value):
+        return value
+    kind = {"kind": type(value).__name__} if isinstance(value, SourceConfig) else {}
+    return kind | {field.name: _settings(getattr(value, field.name)) for field in dataclasses.fields(value)}
+
+
+def _with_stage(config: TrainConfig, stage: StageConfig) -> TrainConfig:
+    """The config with what a stage says in the place of what it said, and without stages."""
+
+    def told(*names: str) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(stage, name)) is not None}
+
+    data = dataclasses.replace(config.data, **told("length", "rows", "sources"))
+    model = config.model
+    if model is not None and (rotary := told("rope_theta", "rope_scaling")):
+        model = dataclasses.replace(model, **rotary, max_length=max(model.max_length, data.length))
+    run = told("accumulate", "mesh", "optimizer")
+    return dataclasses.replace(config, stages=(), steps=stage.steps, model=model, data=data, **run)

@@ -16,7 +16,7 @@ before the video; Emu3 makes every frame a picture of its own:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -98,18 +98,77 @@ class StreamFormat:
 
 
 @dataclass(frozen=True)
+class SpareTurn:
+    """A question with its answer that may be added to an example where a row has room for it.
+
+    tokens: int32 [n], of both. loss_mask: float32 [n]. answer: where in them the answer begins. last: it
+    tells so much that it stands behind all turns that are not last.
+    """
+
+    tokens: np.ndarray
+    loss_mask: np.ndarray
+    answer: int
+    last: bool = False
+
+
+@dataclass(frozen=True)
 class Example:
     """One document to train on.
 
     tokens: int32 [n]. loss_mask: float32 [n], the weight of predicting each token, among those of the example
     (0: none). weight: that of the example among others. answers: for each turn the (start, stop) of its
-    answer, the closing eos included.
+    answer, the closing eos included. spare: turns that may still be added. tail: how many tokens at the end
+    belong to turns that are last (see SpareTurn).
     """
 
     tokens: np.ndarray
     loss_mask: np.ndarray
     weight: float = 1.0
     answers: tuple[tuple[int, int], ...] = ()
+    spare: tuple[SpareTurn, ...] = ()
+    tail: int = 0
+
+    def with_turns(self, turns: Sequence[SpareTurn]) -> "Example":
+        """The example with these turns added, those that are not last before its tail; the rest of its spare
+        ones are left out. It counts for one answer more with each of them.
+        """
+        if not turns:
+            return self
+        at = len(self.tokens) - self.tail
+        early = [turn for turn in turns if not turn.last]
+        late = [turn for turn in turns if turn.last]
+        inserted = sum(len(turn.tokens) for turn in early)
+        answers = [
+            (start + inserted, stop + inserted) if start >= at else (start, stop)
+            for start, stop in self.answers
+        ]
+        for group, begin in ((early, at), (late, len(self.tokens) + inserted)):
+            for turn in group:
+                answers.append((begin + turn.answer, begin + len(turn.tokens)))
+                begin += len(turn.tokens)
+
+        def joined(name: str) -> np.ndarray:
+            own = getattr(self, name)
+            return np.concatenate(
+                [
+                    own[:at],
+                    *(getattr(turn, name) for turn in early),
+                    own[at:],
+                    *(getattr(turn, name) for turn in late),
+                ]
+            )
+
+        # An example without a turn counts 1 for its codes alone; with turns it counts as many as there are.
+        own_turns = self.weight if self.answers else 0.0
+        return replace(
+            self,
+            tokens=joined("tokens"),
+            loss_mask=joined("loss_mask"),
+            weight=own_turns + len(turns),
+            answers=tuple(sorted(answers)),
+            spare=(),
+            tail=self.tail + sum(len(turn.tokens) for turn in late),
+        )
 
 
 @dataclass(frozen=True)
@@ -304,6 +363,24 @@ class PromptProcessor:
             loss_mask[start:at] = 1.0 / len(answer)
             answers.append((start, at))
         return Example(tokens, loss_mask, weight=float(len(turns)) if turns else 1.0, answers=tuple(answers))
+
+    def spare_turn(
+        self, question: np.ndarray, answer: np.ndarray, *, question_weight: float = 0.0, last: bool = False
+    ) -> SpareTurn:
+        """A turn that may be added to an example that `continued` made.
+
+        Args:
+            question: int32 [n], as `question` returned it.
+            answer: int32 [n], as `answer` returned it.
+            question_weight: the weight of the question; that of the answer is 1.
+            last: whether it stands behind all turns that are not last.
+
+        Returns:
+            The turn.
+        """
+        loss_mask = np.full(len(question) + len(answer), 1.0 / len(answer), np.float32)
+        loss_mask[: len(question)] = question_weight / max(1, len(question))
+        return SpareTurn(np.concatenate([question, answer]), loss_mask, len(question), last)
 
     def frames_that_fit(
         self, length: int, question: str, *, grid: tuple[int, int], fps: float = 1.0, answer_tokens: int = 0

@@ -29,6 +29,7 @@ from ringvision.mesh import RULES, Rules, fitted_spec, mesh_axes, partition_spec
 from ringvision.tree import flatten, unflatten
 
 Axes = tuple[str, ...]
+RulesByParameter = Callable[[Axes, tuple[int, ...]], Rules]
 GATHERED = "gathered"
 """The name (`checkpoint_name`) of parameters that were gathered: the backward pass gathers them again."""
 
@@ -54,13 +55,15 @@ def axes_of(tree: Any) -> dict[str, Axes]:
     return {name: _axes(name, leaf) for name, leaf in variables(tree).items()}
 
 
-def param_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES, *, plain_arrays: bool = False) -> Any:
+def param_shardings(
+    tree: Any, mesh: Mesh, rules: Rules | RulesByParameter = RULES, *, plain_arrays: bool = False
+) -> Any:
     """Where every array of a tree of parameters lies on a mesh.
 
     Args:
         tree: of parameters, arrays or shapes in them.
         mesh: the devices.
-        rules: where each logical axis goes.
+        rules: where each logical axis goes; or a function that says it for a parameter's axes and shape.
         plain_arrays: the tree may also hold arrays that belong to no parameter (an optimizer's counters and
             coefficients); these are whole on every device.
 
@@ -75,7 +78,12 @@ def param_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES, *, plain_arrays
         if plain_arrays and not isinstance(leaf, nnx.Variable):
             return NamedSharding(mesh, PartitionSpec())
         axes = _axes(name, leaf)
-        return jax.tree.map(lambda x: NamedSharding(mesh, fitted_spec(mesh, axes, x.shape, rules)), leaf)
+
+        def one(x: Any) -> NamedSharding:
+            chosen = rules if isinstance(rules, Rules) else rules(axes, x.shape)
+            return NamedSharding(mesh, fitted_spec(mesh, axes, x.shape, chosen))
+
+        return jax.tree.map(one, leaf)
 
     placed = {name: place(leaf, name) for name, leaf in variables(tree).items()}
     return unflatten(placed, _map(_Box, tree))

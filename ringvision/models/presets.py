@@ -41,8 +41,10 @@ class TransformerConfig:
     has to find out.
     """
     code_offset: int = 0
-    remat: Literal["none", "block"] = "none"
-    """"block": the backward pass recomputes each layer from its input, and only those inputs are kept."""
+    remat: Literal["none", "block", "dots", "offload"] = "none"
+    """What a layer keeps for the backward pass (remat.py): all; its input alone; its matrix products; or its
+    input, in the host's memory.
+    """
     qkv_bias: bool = False
     """Queries, keys and values are projected with a bias (Qwen2)."""
     qk_norm: Literal["none", "rms", "layer"] = "none"
@@ -90,8 +92,8 @@ class TransformerConfig:
             raise UserError(
                 f"frame_period={self.frame_period}, code_offset={self.code_offset}: expected at least 0"
             )
-        if self.remat not in ("none", "block"):
-            raise UserError(f"remat={self.remat!r}: expected 'none' or 'block'")
+        if self.remat not in ("none", "block", "dots", "offload"):
+            raise UserError(f"remat={self.remat!r}: expected 'none', 'block', 'dots' or 'offload'")
         if self.qk_norm not in ("none", "rms", "layer"):
             raise UserError(f"qk_norm={self.qk_norm!r}: expected 'none', 'rms' or 'layer'")
         if self.norm_placement not in ("before", "after"):

@@ -22,8 +22,9 @@ from jax.sharding import Mesh
 from ringvision.mesh import RULES, Rules, make_mesh, sharding
 from ringvision.models.cache import Cache
 from ringvision.models.layers import Attention, Embedding, FeedForward, RMSNorm, Unembedding, blockwise
-from ringvision.models.parameters import GATHERED, gathered, is_spread, on_shards
+from ringvision.models.parameters import gathered, on_shards
 from ringvision.models.presets import PRESETS, TransformerConfig
+from ringvision.models.remat import rematerialised
 from ringvision.ops.attention import Partial, heads_first, merge
 from ringvision.ops.cached import cached_attention
 from ringvision.ops.kernels import attend
@@ -118,13 +119,8 @@ class Transformer(nnx.Module):
             )
             return _pinned(self._rest_of_block(layer, x, heads, mesh, rules), mesh), None
 
-        if self.config.remat == "block":
-            block = jax.checkpoint(block, prevent_cse=False)
-        elif is_spread(mesh, rules):  # keep everything for the backward pass but the gathered weights
-            policy = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
-            block = jax.checkpoint(block, prevent_cse=False, policy=policy)
         x = _pinned(self._embed(tokens, positions, look_up), mesh)
-        x, _ = jax.lax.scan(block, x, stacked)
+        x, _ = jax.lax.scan(rematerialised(block, self.config.remat, mesh, rules), x, stacked)
         return self.norm(x)
 
     def extend(

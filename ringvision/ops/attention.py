@@ -23,6 +23,9 @@ import jax.numpy as jnp
 
 from ringvision.ops.mask import Tokens
 
+ATTENDED = "attended"
+"""The name (`checkpoint_name`) of what the backward pass of attention needs of its result: out and lse."""
+
 
 class AttentionInputs(NamedTuple):
     """One block of queries and the block of keys that they attend to, as kernels take them.

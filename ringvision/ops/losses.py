@@ -1,10 +1,10 @@
 """Cross-entropy over a large vocabulary, a chunk of positions at a time: the logits [B, L, V] never exist as
 a whole.
 
-In: hidden states, the output matrix, targets and weights. Out: three sums, which the caller divides as it
-likes.
+In: hidden states, the output matrix, targets, weights and, where wanted, to which group each target belongs.
+Out: three sums, which the caller divides as it likes, and the same for each group.
 
-Letters: B batch, L length, D model width, V vocabulary, C positions of a chunk.
+Letters: B batch, L length, D model width, V vocabulary, C positions of a chunk, G groups.
 
 When a gradient is wanted it is made in the same pass, while a chunk's logits are at hand (a sum of losses has
 one scalar cotangent, which can be multiplied in later), so the large product is never computed again.
@@ -24,7 +24,27 @@ from jax.sharding import Mesh, PartitionSpec
 from ringvision.errors import UserError
 from ringvision.mesh import RULES, Rules, fitted_spec, mesh_axes, num_shards
 
-Sums = tuple[jax.Array, jax.Array, jax.Array]
+
+class Sums(NamedTuple):
+    """What a mean cross-entropy and an accuracy are made of, float32.
+
+    loss: [], the weighted sum of -log p(target) in nats.
+    weight: [], the sum of the weights.
+    correct: [], the sum of the weights whose target has the largest logit (a tie counts as right).
+    groups: [G, 3], these three for each group; no gradient goes through them.
+    """
+
+    loss: jax.Array
+    weight: jax.Array
+    correct: jax.Array
+    groups: jax.Array
+
+
+class Groups(NamedTuple):
+    """Which group each target belongs to: ids int32 [B, L] in 0 … number-1."""
+
+    ids: jax.Array
+    number: int
 
 
 def chunked_cross_entropy(
@@ -34,6 +54,7 @@ def chunked_cross_entropy(
     weights: jax.Array,
     *,
     chunk: int,
+    groups: Groups | None = None,
     mesh: Mesh | None = None,
     rules: Rules = RULES,
 ) -> Sums:
@@ -46,20 +67,21 @@ def chunked_cross_entropy(
         targets: int [B, L] in 0 ... V-1.
         weights: float [B, L], 0 where nothing is learned.
         chunk: how many positions of each row, or on a mesh of a device's share of it, have logits at once.
+        groups: of which group each target is; None: all of one.
         mesh: over whose axes batch and length are spread; None: arrays that the compiler may spread as it
             likes.
         rules: how the head is spread over the mesh.
 
     Returns:
-        Three float32 scalars: the weighted sum of -log p(target) in nats; the sum of the weights; the sum of
-        the weights whose target has the largest logit (a tie counts as right).
+        The sums over all positions, and over those of each group.
 
     Raises:
         UserError: the shapes do not fit together, or the mesh does not divide them.
     """
     if hidden.ndim != 3 or head.ndim != 2 or head.shape[0] != hidden.shape[2]:
         raise UserError(f"hidden {hidden.shape} and head {head.shape}: expected [B, L, D] and [D, V]")
-    for name, array in (("targets", targets), ("weights", weights)):
+    groups = groups or Groups(jnp.zeros(targets.shape, jnp.int32), 1)
+    for name, array in (("targets", targets), ("weights", weights), ("groups", groups.ids)):
         if array.shape != hidden.shape[:2]:
             raise UserError(
                 f"{name} of shape {array.shape}: expected one for every hidden state, {hidden.shape[:2]}"
@@ -75,7 +97,16 @@ def chunked_cross_entropy(
             )
         mesh = mesh if shards != (1, 1) else None
     spread = None if mesh is None else _Spread(mesh, rules)
-    return _sums(hidden, head, targets, weights.astype(jnp.float32), chunk, spread)
+    labels = _Labels(targets, groups.ids)
+    fixed = _Fixed(chunk, groups.number, spread)
+    return _sums(hidden, head, labels, weights.astype(jnp.float32), fixed)
+
+
+class _Labels(NamedTuple):
+    """int32 [B, L] each."""
+
+    targets: jax.Array
+    groups: jax.Array
 
 
 class _Spread(NamedTuple):
@@ -102,6 +133,14 @@ class _Spread(NamedTuple):
         return tuple(axis for axis in axes if axis in self.mesh.shape)
 
 
+class _Fixed(NamedTuple):
+    """What is fixed when compiling. spread None: the compiler spreads arrays as it likes."""
+
+    chunk: int
+    num_groups: int
+    spread: _Spread | None
+
+
 class _Chunk(NamedTuple):
     """What one chunk's logits say. logits float32 [B, C, V]; the rest float32 [B, C]."""
 
@@ -119,72 +158,62 @@ def _read(hidden: jax.Array, head: jax.Array, targets: jax.Array) -> _Chunk:
     return _Chunk(logits, lse, lse - chosen, (chosen >= largest).astype(jnp.float32))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _sums(
-    hidden: jax.Array,
-    head: jax.Array,
-    targets: jax.Array,
-    weights: jax.Array,
-    chunk: int,
-    spread: _Spread | None,
-) -> Sums:
-    def local(hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array) -> Sums:
-        def step(sums: Sums, piece: tuple[jax.Array, ...]) -> tuple[Sums, None]:
-            hidden, targets, weights = piece
-            return _added(sums, _read(hidden, head, targets), weights), None
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _sums(hidden: jax.Array, head: jax.Array, labels: _Labels, weights: jax.Array, fixed: _Fixed) -> Sums:
+    def local(hidden: jax.Array, head: jax.Array, labels: _Labels, weights: jax.Array) -> Sums:
+        def step(sums: Sums, piece: Any) -> tuple[Sums, None]:
+            hidden, labels, weights = piece
+            return _added(sums, _read(hidden, head, labels.targets), labels, weights), None
 
-        start = (jnp.float32(0),) * 3
-        return jax.lax.scan(step, start, _split((hidden, targets, weights), chunk))[0]
+        pieces = _split((hidden, labels, weights), fixed.chunk)
+        return jax.lax.scan(step, _nothing(fixed.num_groups), pieces)[0]
 
+    spread = fixed.spread
     if spread is None:
-        return local(hidden, head, targets, weights)
+        return local(hidden, head, labels, weights)
     spec = spread.head(head)
 
-    def on_a_device(*arrays: jax.Array) -> Sums:
-        hidden, head, targets, weights = arrays
-        return jax.lax.psum(local(hidden, _gather(head, spec), targets, weights), spread.token_axes)
+    def on_a_device(hidden: jax.Array, head: jax.Array, labels: _Labels, weights: jax.Array) -> Sums:
+        return jax.lax.psum(local(hidden, _gather(head, spec), labels, weights), spread.token_axes)
 
-    return _on_mesh(on_a_device, spread, spec, (PartitionSpec(),) * 3)(hidden, head, targets, weights)
+    return _on_mesh(on_a_device, spread, spec, PartitionSpec())(hidden, head, labels, weights)
 
 
 def _sums_forward(
-    hidden: jax.Array,
-    head: jax.Array,
-    targets: jax.Array,
-    weights: jax.Array,
-    chunk: int,
-    spread: _Spread | None,
+    hidden: jax.Array, head: jax.Array, labels: _Labels, weights: jax.Array, fixed: _Fixed
 ) -> tuple[Sums, tuple[jax.Array, ...]]:
     """The sums, and what the backward pass multiplies by its cotangents: d_hidden [B, L, D], d_head [D, V],
     and the loss of each position, float32 [B, L].
     """
+    spread = fixed.spread
     if spread is None:
-        sums, d_hidden, d_head, loss = _with_gradients(hidden, head, targets, weights, chunk)
+        sums, d_hidden, d_head, loss = _with_gradients(hidden, head, labels, weights, fixed)
         return sums, (d_hidden, d_head.astype(head.dtype), loss)
     spec = spread.head(head)
     scattered = mesh_axes(spec, 0)
     rest = tuple(axis for axis in spread.token_axes if axis not in scattered)
 
     def on_a_device(
-        hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array
+        hidden: jax.Array, head: jax.Array, labels: _Labels, weights: jax.Array
     ) -> tuple[Sums, jax.Array, jax.Array, jax.Array]:
         whole = _gather(head, spec)  # (D, V)
-        sums, d_hidden, d_head, loss = _with_gradients(hidden, whole, targets, weights, chunk)
+        sums, d_hidden, d_head, loss = _with_gradients(hidden, whole, labels, weights, fixed)
         for axis in scattered:
             d_head = jax.lax.psum_scatter(d_head, axis, scatter_dimension=0, tiled=True)
         d_head = jax.lax.psum(d_head, rest).astype(head.dtype)
         return jax.lax.psum(sums, spread.token_axes), d_hidden, d_head, loss
 
-    out_specs = ((PartitionSpec(),) * 3, spread.tokens, spec, spread.tokens)
-    sums, *saved = _on_mesh(on_a_device, spread, spec, out_specs)(hidden, head, targets, weights)
+    out_specs = (PartitionSpec(), spread.tokens, spec, spread.tokens)
+    sums, *saved = _on_mesh(on_a_device, spread, spec, out_specs)(hidden, head, labels, weights)
     return sums, tuple(saved)
 
 
 def _sums_backward(
-    chunk: int, spread: _Spread | None, saved: tuple[jax.Array, ...], cotangents: Sums
+    fixed: _Fixed, saved: tuple[jax.Array, ...], cotangents: Sums
 ) -> tuple[jax.Array, jax.Array, None, jax.Array]:
     d_hidden, d_head, loss = saved
-    d_loss, d_weights, _ = cotangents
+    d_loss = cotangents.loss
+    d_weights = cotangents.weight
     return (
         (d_hidden * d_loss).astype(d_hidden.dtype),
         (d_head * d_loss).astype(d_head.dtype),
@@ -200,15 +229,16 @@ _sums.defvjp(_sums_forward, _sums_backward)
 
 
 def _with_gradients(
-    hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, chunk: int
+    hidden: jax.Array, head: jax.Array, labels: _Labels, weights: jax.Array, fixed: _Fixed
 ) -> tuple[Sums, jax.Array, jax.Array, jax.Array]:
     """The sums; d_hidden [B, L, D] in hidden's dtype; d_head float32 [D, V]; the loss, float32 [B, L]."""
 
     def step(
-        carry: tuple[Sums, jax.Array], piece: tuple[jax.Array, ...]
+        carry: tuple[Sums, jax.Array], piece: Any
     ) -> tuple[tuple[Sums, jax.Array], tuple[jax.Array, jax.Array]]:
         sums, d_head = carry
-        hidden, targets, weights = piece
+        hidden, labels, weights = piece
+        targets = labels.targets
         read = _read(hidden, head, targets)
         target = targets[..., None] == jnp.arange(head.shape[1], dtype=targets.dtype)  # (B, C, V)
         # softmax - one-hot, each between -1 and 1: rounding it to hidden's dtype loses no range
@@ -217,27 +247,34 @@ def _with_gradients(
         )
         d_hidden = jnp.einsum("BCV,DV->BCD", d_logits, head, preferred_element_type=jnp.float32)
         d_head = d_head + jnp.einsum("BCD,BCV->DV", hidden, d_logits, preferred_element_type=jnp.float32)
-        return (_added(sums, read, weights), d_head), (d_hidden.astype(hidden.dtype), read.loss)
+        return (_added(sums, read, labels, weights), d_head), (d_hidden.astype(hidden.dtype), read.loss)
 
-    start = ((jnp.float32(0),) * 3, jnp.zeros(head.shape, jnp.float32))
-    (sums, d_head), (d_hidden, loss) = jax.lax.scan(step, start, _split((hidden, targets, weights), chunk))
+    start = (_nothing(fixed.num_groups), jnp.zeros(head.shape, jnp.float32))
+    pieces = _split((hidden, labels, weights), fixed.chunk)
+    (sums, d_head), (d_hidden, loss) = jax.lax.scan(step, start, pieces)
     length = hidden.shape[1]
     return sums, _joined(d_hidden, length), d_head, _joined(loss, length)
 
 
-def _added(sums: Sums, read: _Chunk, weights: jax.Array) -> Sums:
-    return (
-        sums[0] + (weights * read.loss).sum(),
-        sums[1] + weights.sum(),
-        sums[2] + (weights * read.correct).sum(),
-    )
+def _nothing(num_groups: int) -> Sums:
+    return Sums(jnp.float32(0), jnp.float32(0), jnp.float32(0), jnp.zeros((num_groups, 3), jnp.float32))
 
 
-def _split(arrays: tuple[jax.Array, ...], chunk: int) -> tuple[jax.Array, ...]:
-    """[B, L, …] -> [pieces, B, C, …], padded with zeros. A piece takes every (L/C)-th position of a row, not
-    neighbours: where the compiler has spread L over devices, each then works on its part of every piece.
+def _added(sums: Sums, read: _Chunk, labels: _Labels, weights: jax.Array) -> Sums:
+    """`sums` and what a chunk's positions add to them."""
+    each = jnp.stack([weights * read.loss, weights, weights * read.correct], axis=-1)  # (B, C, 3)
+    of_group = labels.groups[..., None] == jnp.arange(sums.groups.shape[0], dtype=jnp.int32)  # (B, C, G)
+    groups = jnp.where(of_group[..., None], each[..., None, :], 0).sum(axis=(0, 1))  # (G, 3)
+    loss, weight, correct = each.sum(axis=(0, 1))
+    return Sums(sums.loss + loss, sums.weight + weight, sums.correct + correct, sums.groups + groups)
+
+
+def _split(arrays: Any, chunk: int) -> Any:
+    """A tree of [B, L, …] -> [pieces, B, C, …], padded with zeros. A piece takes every (L/C)-th position of a
+    row, not neighbours: where the compiler has spread L over devices, each then works on its part of every
+    piece.
     """
-    length = arrays[0].shape[1]
+    length = jax.tree.leaves(arrays)[0].shape[1]
     pieces = -(-length // chunk)
     padding = -length % pieces
 
@@ -245,7 +282,7 @@ def _split(arrays: tuple[jax.Array, ...], chunk: int) -> tuple[jax.Array, ...]:
         x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(x.shape[0], -1, pieces, *x.shape[2:]), 2, 0)
 
-    return tuple(split(x) for x in arrays)
+    return jax.tree.map(split, arrays)
 
 
 def _joined(x: jax.Array, length: int) -> jax.Array:

@@ -38,6 +38,7 @@ from typing import Unpack
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from ringvision.mesh import partition_spec
@@ -151,8 +152,8 @@ def _attention_forward(
     q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, spec: AttentionSpec
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     out, lse = _forward(q, k, v, tokens, spec)
-    out = out.astype(q.dtype)
-    return out, (q, k, v, *tokens, out, lse)
+    out = checkpoint_name(out.astype(q.dtype), attention.ATTENDED)
+    return out, (q, k, v, *tokens, out, checkpoint_name(lse, attention.ATTENDED))
 
 
 def _attention_backward(spec: AttentionSpec, saved: tuple[jax.Array, ...], d_out: jax.Array) -> tuple:

@@ -6,10 +6,7 @@ names: TFDS itself builds its Video feature, and reads compressed tensors, with 
 
 import functools
 import io
-import itertools
-import json
 import os
-import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,12 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from ringvision.data.tfds import PREFIX, Split, kinds, not_features, open_split, split_name
 from ringvision.data.video import Limits, VideoError, VideoInfo
 from ringvision.errors import UserError
 from ringvision.tokenize.source import VideoSource
 
-VERSION = re.compile(r"\d+\.\d+\.\d+", re.ASCII)
-DATASET = re.compile(r"(\w+)(?:/([\w.-]+))?(?::(\d+\.\d+\.\d+))?", re.ASCII)
 PICTURE_NAMES = ("video", "frames", "image")
 TEXT_NAMES = ("caption", "captions", "text", "label")
 PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "GIF")
@@ -31,35 +27,24 @@ PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "GIF")
 
 @dataclass(frozen=True, eq=False)
 class _Dataset:
-    """One split. records[i]: the i-th example's bytes. shards: (file, how many are read of it). key: the
-    feature that holds the frames: encoded pictures, or a uint8 tensor of `shape` (-1: any length) in
-    `encoding`. text: the feature that says what they show, a class by `labels`.
+    """One split. key: the feature that holds the frames: encoded pictures, or a uint8 tensor of `shape` (-1:
+    any length) in `encoding`. text: the feature that says what they show, a class by `labels`.
     """
 
-    records: Any
-    shards: list[tuple[str, int]]
+    split: Split
     key: str
     shape: tuple[int, ...] | None
     encoding: str
     text: str | None
     labels: list[str]
 
-    def shard(self, index: int) -> str:
-        ends = itertools.accumulate(count for _, count in self.shards)
-        return next(file for (file, _), end in zip(self.shards, ends) if index < end)
-
     def example(self, index: int) -> Any:
         """The features, by name, of tf.train.Example."""
-        from google.protobuf.message import DecodeError
-        from tensorflow_datasets.proto import tf_example_pb2
-
         try:
-            return tf_example_pb2.Example.FromString(self.records[index]).features.feature
-        except (OSError, RuntimeError, ValueError, IndexError, DecodeError) as error:
-            kind = "damaged" if os.path.exists(self.shard(index)) else "missing"
-            raise VideoError(
-                f"{self.shard(index)}: {_first_line(error)}; copy or prepare the data set again", kind
-            ) from None
+            return self.split.example(index)
+        except UserError as error:
+            kind = "damaged" if os.path.exists(self.split.shard(index)) else "missing"
+            raise VideoError(str(error), kind) from None
 
     def caption(self, index: int) -> str:
         if self.text is None:
@@ -74,125 +59,33 @@ def examples(given: str) -> Iterator[VideoSource]:
     """A VideoSource for each example of `tfds:NAME/SPLIT` or `tfds:FOLDER/SPLIT`. Raises UserError where TFDS
     has prepared no such data set.
     """
-    folder, name, split = _split(given)
-    whole = f"tfds:{folder or name}/{split}"
+    folder, name, split = split_name(given)
+    whole = f"{PREFIX}{folder or name}/{split}"
     dataset = open_dataset(whole)
     return (
         VideoSource(f"{whole}#{n}", dataset=whole, index=n, caption=dataset.caption(n))
-        for n in range(len(dataset.records))
+        for n in range(len(dataset.split))
     )
-
-
-def _split(given: str) -> tuple[str, str, str]:
-    """What tfds: names: a folder that holds dataset_info.json or else ""; the name; the split, train where
-    none is named.
-    """
-    name = given.removeprefix("tfds:")
-    front, _, last = name.rpartition("/")
-    for path, split in ((name, "train"), (front, last)):
-        folder = os.path.abspath(os.path.expanduser(path))
-        if path and os.path.exists(os.path.join(folder, "dataset_info.json")):
-            return folder, path, split
-    return ("", front, last) if front else ("", name, "train")
 
 
 @functools.lru_cache(maxsize=8)
 def open_dataset(whole: str) -> _Dataset:
-    """Opens `tfds:NAME/SPLIT`; it stays open, because its examples come one by one."""
-    import tensorflow_datasets as tfds
-    from array_record.python.array_record_data_source import ArrayRecordDataSource
-    from tensorflow_datasets.core.dataset_info import read_from_json
-
-    folder, name, split = _split(whole)
-    folder = folder or _prepared(whole, name)
-    try:
-        info = read_from_json(os.path.join(folder, "dataset_info.json"))
-        template = tfds.core.ShardedFileTemplate(
-            data_dir=folder, dataset_name=info.name, filetype_suffix=info.file_format
-        )
-        splits = tfds.core.SplitDict.from_proto(info.splits, template)
-    except Exception as error:  # whatever TFDS makes of a file that is none of its own
-        raise UserError(
-            f"{folder}/dataset_info.json is not TFDS's ({_first_line(error)}); prepare the data set again"
-        ) from None
-    if info.file_format != "array_record":
-        raise UserError(
-            f"{folder} keeps its examples as {info.file_format or 'nothing'}; prepare it with "
-            "--file_format=array_record"
-        )
-    try:
-        files = [(os.fspath(part.filename), part) for part in splits[split].file_instructions if part.take]
-    except Exception as error:
-        raise UserError(
-            f"{whole}: no such split ({_first_line(error)}); give one of {', '.join(splits)}"
-        ) from None
-    if not files or any(os.path.dirname(file) != folder for file, _ in files):
-        raise UserError(
-            f"{whole} holds no example in {folder}; give another split, or prepare the data set again"
-        )
-    key, shape, encoding, text = _features(folder)
-    labels = Path(folder, f"{text}.labels.txt")
-    names = labels.read_text("utf-8").splitlines() if labels.exists() else []
-    shards = [(file, part.take) for file, part in files]
-    return _Dataset(
-        ArrayRecordDataSource([part for _, part in files]),
-        shards,
-        key,
-        shape,
-        encoding,
-        text,
-        list(filter(str.strip, names)),
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return f"{(str(error) or type(error).__name__).splitlines()[0]:.200}"
-
-
-def _prepared(whole: str, name: str) -> str:
-    """The folder of a data set that TFDS prepared here: the newest version where none is named. Nothing is
-    downloaded.
+    """Opens `tfds:NAME/SPLIT` as one of videos or images; it stays open, because its examples come one by
+    one.
     """
-    from tensorflow_datasets.core.utils.file_utils import list_data_dirs
-
-    asked = DATASET.fullmatch(name)
-    dataset, config, version = asked.groups() if asked else ("", "", "")
-    folders = [Path(folder, dataset, config or "") for folder in list_data_dirs()] if asked else []
-    infos = [
-        info
-        for folder in folders
-        for depth in ("*", "*/*")
-        for info in folder.glob(f"{depth}/dataset_info.json")
-    ]
-    found = [
-        info.parent
-        for info in infos
-        if VERSION.fullmatch(info.parent.name) and version in (None, info.parent.name)
-    ]
-    if not found:
-        advice = (
-            f"prepare it (tfds build {name} --file_format=array_record)"
-            if asked
-            else "give tfds:NAME[/CONFIG][:VERSION]/SPLIT"
-        )
-        raise UserError(
-            f"{whole} is not among the data sets of TFDS here; {advice}, or give "
-            "tfds:FOLDER/SPLIT, where dataset_info.json is"
-        )
-    if len({path.parent for path in found}) > 1:
-        configs = ", ".join(sorted({path.parent.name for path in found}))
-        raise UserError(
-            f"{whole} has several configs; give tfds:{dataset}/CONFIG/SPLIT, with one of {configs}"
-        )
-    return str(max(found, key=lambda path: [int(number) for number in path.name.split(".")]))
+    split = open_split(whole)
+    key, shape, encoding, text = _features(split)
+    labels = Path(split.folder, f"{text}.labels.txt")
+    names = labels.read_text("utf-8").splitlines() if labels.exists() else []
+    return _Dataset(split, key, shape, encoding, text, list(filter(str.strip, names)))
 
 
-def _features(folder: str) -> tuple[str, tuple[int, ...] | None, str, str | None]:
+def _features(split: Split) -> tuple[str, tuple[int, ...] | None, str, str | None]:
     """Key, shape and encoding of the frames, videos before images and usual names first, and the key of the
     text that describes them.
     """
+    features = split.features()
     try:
-        features = json.loads(Path(folder, "features.json").read_text("utf-8"))["featuresDict"]["features"]
         found = [
             (kept[0], PICTURE_NAMES.index(key) if key in PICTURE_NAMES else 9, key, *kept[1:])
             for key, feature in features.items()
@@ -202,18 +95,15 @@ def _features(folder: str) -> tuple[str, tuple[int, ...] | None, str, str | None
             (
                 key
                 for key in TEXT_NAMES
-                if key in features and {"Text", "ClassLabel"} & {*_kinds(features[key])}
+                if key in features and {"Text", "ClassLabel"} & {*kinds(features[key])}
             ),
             None,
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{folder}/features.json is not TFDS's ({_first_line(error)}); prepare the data set "
-            "again with TFDS 4.9"
-        ) from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise not_features(split.folder, error) from None
     if not found:
         raise UserError(
-            f"{folder} has no video or image of uint8 among its features "
+            f"{split.folder} has no video or image of uint8 among its features "
             f"({', '.join(sorted(features))}); give one that has"
         )
     _, _, key, shape, encoding = min(found, key=lambda held: held[:3])
@@ -224,26 +114,16 @@ def _kept(feature: dict[str, Any]) -> tuple[int, tuple[int, ...] | None, str] | 
     """How a feature keeps uint8 frames: 0 for a video, 1 for an image, then shape and encoding as in
     _Dataset; None where it does not.
     """
-    kinds = _kinds(feature)
+    classes = kinds(feature)
     inner = feature.get("sequence", {}).get("feature", {})
     pictures = feature.get("video") or feature.get("image") or inner.get("image") or {}
-    if kinds in (["Video"], ["Image"], ["Sequence", "Image"]) and pictures.get("dtype", "uint8") == "uint8":
-        return int(kinds == ["Image"]), None, "pictures"
-    if kinds == ["Tensor"] and feature["tensor"]["dtype"] == "uint8":
+    if classes in (["Video"], ["Image"], ["Sequence", "Image"]) and pictures.get("dtype", "uint8") == "uint8":
+        return int(classes == ["Image"]), None, "pictures"
+    if classes == ["Tensor"] and feature["tensor"]["dtype"] == "uint8":
         shape = tuple(int(length) for length in feature["tensor"]["shape"].get("dimensions", ()))
         if len(shape) in (3, 4) and shape[-1] in (1, 3):
             return 4 - len(shape), shape, feature["tensor"].get("encoding", "none")
     return None
-
-
-def _kinds(feature: dict[str, Any]) -> list[str]:
-    """The classes of a feature, from the outside: Sequence(Text) gives Sequence, Text."""
-    module, _, kind = feature.get("pythonClassName", "").rpartition(".")
-    inner = feature.get("sequence", {}).get("feature")
-    return [
-        kind if module.startswith("tensorflow_datasets.core.features.") else "",
-        *(_kinds(inner) if inner else []),
-    ]
 
 
 def stored(source: VideoSource) -> tuple[list[bytes], list[int] | None, str]:

@@ -158,7 +158,9 @@ def stamp(source: VideoSource) -> tuple[int | None, int | None]:
     missing.
     """
     try:
-        status = os.stat(open_dataset(source.dataset).shard(source.index) if source.dataset else source.path)
+        status = os.stat(
+            open_dataset(source.dataset).split.shard(source.index) if source.dataset else source.path
+        )
     except (OSError, ValueError, UserError):
         return None, None
     return status.st_size, status.st_mtime_ns

@@ -5,13 +5,10 @@ decoded back from codes.
                                                       -> contact sheet, PNG or HTML, with a tokenizer
 
 Records are read one after another and forgotten: memory holds one of them, a count for each code, and the
-sheet. Names and captions come from anywhere, so nothing of them is taken as HTML.
+sheet (data/contact_sheet.py).
 """
 
-import base64
 import contextlib
-import html
-import io
 import math
 import os
 import sqlite3
@@ -23,28 +20,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, ImageDraw
 
+from ringvision.data.contact_sheet import FRAMES_SHOWN, SheetRow, plain, sheet_path, spread, write_sheet
 from ringvision.data.tokenized import Format, TokenizedVideo, format_of
 from ringvision.errors import UserError
 
 MOST_CODES = 1 << 24
 NAMED = 10
-FRAMES_SHOWN = 12
-GAP = 4
-LABEL = 16
-SUFFIXES = (".png", ".html", ".htm")
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>body {{ font: 14px sans-serif; margin: 1em }} pre {{ font-size: 12px }}
-img {{ display: block; max-width: 100% }}
-h2 {{ font-size: 14px; margin: 1em 0 0 }} p {{ margin: .2em 0 }}</style></head>
-<body><pre>{report}</pre>
-{rows}</body></html>
-"""
 
 
 class CodeDecoder(Protocol):
@@ -72,15 +54,6 @@ class Tally:
     grids: set[tuple[int, int]] = field(default_factory=set)
     rates: set[float] = field(default_factory=set)
     sizes: set[int] = field(default_factory=set)
-
-
-@dataclass(frozen=True)
-class SheetRow:
-    """One video of the sheet: pictures uint8 [T, H, W, 3] at `times`."""
-
-    example: TokenizedVideo
-    pictures: np.ndarray
-    times: list[float]
 
 
 def inspect(
@@ -120,7 +93,7 @@ def inspect(
     decoder = _load(tokenizer)
     known = format.num_codes(folder) or (decoder.num_codes if decoder else None)
     tally = Tally(np.zeros(min(known or 0, MOST_CODES), np.int64))
-    chosen = _spread(sum(map(format.count, paths)), videos) if sheet else set()
+    chosen = spread(sum(map(format.count, paths)), videos) if sheet else set()
     rows = []
     for number, example in enumerate(_examples(format, paths)):
         _same_tokenizer(folder, tally, example, decoder)
@@ -137,7 +110,7 @@ def inspect(
         "out": str(sheet) if sheet else None,
     }
     if sheet:
-        _write(sheet, _page(folder, report, rows) if sheet.suffix.lower() != ".png" else _png(_picture(rows)))
+        write_sheet(sheet, f"Tokens of {folder}", describe(report), rows)
     return report
 
 
@@ -174,8 +147,8 @@ def describe(report: dict[str, Any]) -> str:
         *((f"failed: {kind}", f"{count:,}") for kind, count in (report["failures"] or {}).items()),
         *([("contact sheet", report["out"])] if report["out"] else []),
     ]
-    width = max(len(_plain(name)) for name, _ in table)
-    lines = [f"{_plain(name):<{width}}  {_plain(value)}" for name, value in table]
+    width = max(len(plain(name)) for name, _ in table)
+    lines = [f"{plain(name):<{width}}  {plain(value)}" for name, value in table]
     return "\n".join(
         [*lines, "", "how often a code is used, and how many codes are:", *_bars(report["histogram"])]
     )
@@ -201,10 +174,10 @@ def _same_tokenizer(
             if decoder
             else ("the one before", "a folder of one tokenizer")
         )
-        made = _plain(example.tokenizer)[:12]
-        other = _plain(expected)[:12]
+        made = plain(example.tokenizer)[:12]
+        other = plain(expected)[:12]
         raise UserError(
-            f"{folder}: {_plain(example.source)} was encoded by tokenizer {made}, {given} is "
+            f"{folder}: {plain(example.source)} was encoded by tokenizer {made}, {given} is "
             f"{other}; give {wanted}"
         )
     tally.tokenizer = example.tokenizer
@@ -215,7 +188,7 @@ def _count(folder: str | os.PathLike[str], tally: Tally, example: TokenizedVideo
     limit = min(known or MOST_CODES, MOST_CODES)
     if most >= limit:
         raise UserError(
-            f"{folder}: {_plain(example.source)} holds code {most}, expected below {limit}; tokenize it again"
+            f"{folder}: {plain(example.source)} holds code {most}, expected below {limit}; tokenize it again"
         )
     counted = np.bincount(example.codes.ravel(), minlength=len(tally.counts))
     counted[: len(tally.counts)] += tally.counts
@@ -287,86 +260,16 @@ def _manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({error}); remove it to inspect the shards alone") from None
 
 
-def _spread(count: int, wanted: int) -> set[int]:
-    """Up to `wanted` of the numbers below count, evenly spread, the first and the last among them."""
-    return {int(number) for number in np.linspace(0, count - 1, min(count, wanted)).round()}
-
-
 def _row(example: TokenizedVideo, decoder: CodeDecoder) -> SheetRow:
-    shown = sorted(_spread(len(example.codes), FRAMES_SHOWN))
+    shown = sorted(spread(len(example.codes), FRAMES_SHOWN))
     pictures = np.asarray(decoder.decode(example.codes[shown].astype(np.int32), dtype=np.uint8))
-    return SheetRow(example, pictures, example.times[shown].tolist())
-
-
-def _strip(pictures: np.ndarray) -> np.ndarray:
-    """Frames side by side, uint8 [H, T * W + gaps, 3]."""
-    return np.concatenate(
-        [np.pad(picture, ((0, 0), (0, GAP), (0, 0)), constant_values=255) for picture in pictures], 1
-    )[:, :-GAP]
-
-
-def _picture(rows: Sequence[SheetRow]) -> Image.Image:
-    strips = [_strip(row.pictures) for row in rows]
-    width = max((strip.shape[1] for strip in strips), default=320)
-    sheet = Image.new(
-        "RGB", (width + 2 * GAP, max(sum(len(strip) + LABEL + GAP for strip in strips) + GAP, LABEL)), "white"
+    times = example.times[shown]
+    label = (
+        f"{os.path.basename(example.source)}: {_many(len(example.codes), 'frame')}, "
+        f"{times[0]:.1f} to {times[-1]:.1f} s"
     )
-    draw = ImageDraw.Draw(sheet)
-    top = GAP
-    for row, strip in zip(rows, strips):
-        draw.text((GAP, top), _plain(_label(row))[: width // 6], fill="black")
-        sheet.paste(Image.fromarray(strip), (GAP, top + LABEL))
-        top += LABEL + len(strip) + GAP
-    return sheet
-
-
-def _page(folder: str | os.PathLike[str], report: dict[str, Any], rows: Sequence[SheetRow]) -> bytes:
-    written = []
-    for row in rows:
-        picture = base64.b64encode(_png(Image.fromarray(_strip(row.pictures)))).decode()
-        said = [row.example.caption, *(f"{question} {answer}" for question, answer in row.example.qa)]
-        written.append(
-            f'<h2>{_escaped(_label(row))}</h2>\n<img alt="frames decoded from codes" '
-            f'src="data:image/png;base64,{picture}">\n'
-            + "".join(f"<p>{_escaped(text[:500])}</p>\n" for text in said[:20] if text)
-        )
-    page = PAGE.format(
-        title=_escaped(f"Tokens of {folder}"),
-        report=_escaped(describe(report), keep="\n"),
-        rows="".join(written),
-    )
-    return page.encode()
-
-
-def _label(row: SheetRow) -> str:
-    return (
-        f"{os.path.basename(row.example.source)}: {_many(len(row.example.codes), 'frame')}, "
-        f"{row.times[0]:.1f} to {row.times[-1]:.1f} s"
-    )
-
-
-def _png(picture: Image.Image) -> bytes:
-    held = io.BytesIO()
-    picture.save(held, "png")
-    return held.getvalue()
-
-
-def _plain(text: str) -> str:
-    """One printable ASCII line, whatever was in the text: terminals and Pillow's own font may show nothing
-    else.
-    """
-    return "".join(
-        letter if " " <= letter <= "~" else letter.encode("unicode_escape").decode() for letter in text
-    )
-
-
-def _escaped(text: str, keep: str = "") -> str:
-    """HTML that shows the text; what does not print (surrogates, controls, marks that turn the direction of
-    writing) is spelt out.
-    """
-    return html.escape(
-        "".join(letter if letter.isprintable() or letter in keep else _plain(letter) for letter in text)
-    )
+    said = [example.caption, *(f"{question} {answer}" for question, answer in example.qa)]
+    return SheetRow(label, said, pictures)
 
 
 def _many(count: int, what: str) -> str:
@@ -402,9 +305,7 @@ def _bars(histogram: Sequence[dict[str, int]]) -> list[str]:
 
 
 def _sheet_path(out: str | os.PathLike[str], tokenizer: Any, videos: int) -> Path:
-    path = Path(out)
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{out} ends in {path.suffix or 'nothing'}; give a name that ends in .png or .html")
+    path = sheet_path(out)
     if tokenizer is None:
         raise UserError(
             f"{out} would show pictures decoded from codes, and no tokenizer was given; give the "
@@ -421,15 +322,3 @@ def _load(tokenizer: CodeDecoder | str | os.PathLike[str] | None) -> CodeDecoder
     from ringvision.video_tokenizer import load_video_tokenizer
 
     return load_video_tokenizer(tokenizer)
-
-
-def _write(path: Path, contents: bytes) -> None:
-    unfinished = path.with_name(f".{path.name}.partial")
-    try:
-        unfinished.write_bytes(contents)
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); give a folder that can") from None
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()

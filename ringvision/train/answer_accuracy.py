@@ -18,38 +18,53 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ringvision.config import TrainConfig
-from ringvision.data.loader import EvalBatch, Loader
+from ringvision.data.evaluation_batches import EvaluationBatch, evaluation_batches
+from ringvision.data.loader import Loader
 from ringvision.data.packing import Batch
+from ringvision.data.sources import VideoSourceConfig
 from ringvision.errors import UserError
 from ringvision.mesh import TRAINING
+from ringvision.models.parameters import param_shardings
 from ringvision.models.transformer import Transformer
 
 
-def open_evaluation(config: TrainConfig, trained_on: Loader) -> list[EvalBatch]:
-    """The batches on which a run is scored while it goes on, arrays [rows, length]; [] where there are none.
-    UserError where the held-out videos were tokenized otherwise than those that are trained on.
+def open_evaluation(config: TrainConfig, trained_on: Loader) -> list[EvaluationBatch]:
+    """The batches on which a run is scored while it goes on, those rows of them that `trained_on` has, arrays
+    [B, length]; [] where there are none.
+
+    UserError where the held-out videos were tokenized otherwise than those that are trained on, or no source
+    of the config is of videos.
     """
     folder = config.evaluation.folder
     if folder is None or not config.evaluation.every:
         return []
-    data = replace(config.data, folder=folder)
-    source = data.open()
-    hashes = (source.info.tokenizer, trained_on.source.info.tokenizer)
-    if hashes[0] != hashes[1]:
+    data = config.data
+    like = next((source for source in data.sources if isinstance(source, VideoSourceConfig)), None)
+    if like is None:
         raise UserError(
-            f"{folder} was tokenized by another tokenizer ({hashes[0][:8]}) than {config.data.folder} "
-            f"({hashes[1][:8]}); tokenize both with one tokenizer"
+            "evaluation.folder is given and no source has videos; leave it out, or train on videos too"
         )
-    return Loader(source, trained_on.processor, data).eval_batches(config.evaluation.examples)
+    source = replace(like, folder=folder).open(trained_on.processor, data.length)
+    if source.vision and trained_on.vision and source.vision.tokenizer != trained_on.vision.tokenizer:
+        raise UserError(
+            f"{folder} was tokenized by another tokenizer ({source.vision.tokenizer[:8]}) than {like.folder} "
+            f"({trained_on.vision.tokenizer[:8]}); tokenize both with one tokenizer"
+        )
+    batches = evaluation_batches(source, data.length, data.rows, config.evaluation.examples)
+    own = trained_on.rows
+    return [
+        EvaluationBatch(jax.tree.map(lambda array: array[own], one.batch), one.answers[own], one.kinds)
+        for one in batches
+    ]
 
 
 def score(
-    eval_batches: Sequence[EvalBatch], params: Any, graphdef: Any, mesh: Mesh, put: Callable[..., Any]
+    eval_batches: Sequence[EvaluationBatch], params: Any, graphdef: Any, mesh: Mesh, put: Callable[..., Any]
 ) -> tuple[dict[str, float], dict[str, int]]:
     """How many answers are right.
 
     Args:
-        eval_batches: one question an example, arrays [B, L].
+        eval_batches: one question an example, the rows of this process, arrays [B, L].
         params: of the whole model.
         graphdef: the transformer, without arrays.
         mesh: the devices that the arrays are spread over.
@@ -62,9 +77,7 @@ def score(
     asked = dict[str, int]()
     for eval_batch in eval_batches:
         batch, answers = put(eval_batch.batch, eval_batch.answers)
-        missed = np.asarray(
-            _missed(params, batch, answers, graphdef=graphdef, mesh=mesh, count=eval_batch.answers.size)
-        )
+        missed = np.asarray(_missed(params, batch, answers, graphdef=graphdef, mesh=mesh, count=answers.size))
         for kind, misses in zip(eval_batch.kinds, missed, strict=False):
             for name in (kind, "all"):
                 asked[name] = asked.get(name, 0) + 1
@@ -82,6 +95,8 @@ def _missed(
     params: Any, batch: Batch, answers: jax.Array, *, graphdef: Any, mesh: Mesh, count: int
 ) -> jax.Array:
     """How many tokens of each answer are not the likeliest: int32 [count], for batch and answers [B, L]."""
+    if mesh.size > 1:  # an average lies where parameters are updated
+        params = jax.lax.with_sharding_constraint(params, param_shardings(params, mesh, TRAINING))
     model: Transformer = nnx.merge(graphdef, params)
     hidden = model.hidden(
         batch.tokens, batch.positions, batch.segment_ids, mesh=mesh, rules=TRAINING
@@ -90,7 +105,7 @@ def _missed(
     # One row after another: logits (L, V) of a single row exist at a time.
     guesses = jax.lax.map(lambda row: jnp.argmax(row @ head, axis=-1), hidden)  # (B, L)
     wrong = (guesses != batch.targets) & (answers >= 0)
-    numbers = jax.lax.with_sharding_constraint(
-        jnp.where(answers >= 0, answers, 0), NamedSharding(mesh, PartitionSpec())
-    )
-    return jnp.zeros(count, jnp.int32).at[numbers].add(wrong.astype(jnp.int32))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    numbers = jax.lax.with_sharding_constraint(jnp.where(answers >= 0, answers, 0), everywhere)
+    missed = jnp.zeros(count, jnp.int32).at[numbers].add(wrong.astype(jnp.int32))
+    return jax.lax.with_sharding_constraint(missed, everywhere)  # so that every process can read it

@@ -1,13 +1,17 @@
 """What a run leaves behind: a model folder that `ringvision ask --model` reads."""
 
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ringvision import shipped
+from ringvision.config import TrainConfig
 from ringvision.data.sources import VideosInfo
 from ringvision.data.stream import PromptProcessor
-from ringvision.data.text.sentencepiece_tokenizer import LosslessTokenizer
-from ringvision.model_folder import save_model
+from ringvision.data.text.folder import text_tokenizer_files
+from ringvision.data.text.settings import OWN_FILE
+from ringvision.model_folder import read_config
+from ringvision.train.gathered_model import save_gathered
 from ringvision.train.part import Part
 from ringvision.train.state import TrainState
 from ringvision.tree import flatten
@@ -18,36 +22,67 @@ def exported(state: TrainState, part: Part) -> Any:
     return part.whole(state.params if state.average is None else state.average, state.frozen)
 
 
-def export(folder: Path, part: Part, processor: PromptProcessor, info: VideosInfo, state: TrainState) -> None:
-    """Write the model folder that `ringvision ask --model` reads.
+def model_settings(
+    config: TrainConfig, processor: PromptProcessor, info: VideosInfo | None
+) -> dict[str, Any]:
+    """What the config.json of a run's model says, but for how long it was trained.
+
+    Args:
+        config: of the run, or of its stage.
+        processor: its vocabulary and stream format are the model's.
+        info: of the videos that are trained on; None: there are none.
+
+    Returns:
+        Plain values that JSON can hold.
+    """
+    before = {} if config.init_from is None else read_config(config.init_from)
+    settings: dict[str, Any] = {
+        "kind": before.get("kind", "transformer" if processor.vocabulary.text_alone else "assistant"),
+        "name": config.name,
+        "transformer": config.transformer.to_dict(),
+    }
+    if not processor.vocabulary.text_alone:
+        settings |= {"vocabulary": processor.vocabulary.to_dict(), "stream": processor.format.to_dict()}
+        settings |= _video_settings(config, info, before)
+    if question := next(filter(None, (source.frame_question for source in config.data.sources)), ""):
+        settings["generation"] = {"question": question, "candidates": 64}
+    return settings
+
+
+def export(folder: Path, settings: Mapping[str, Any], part: Part, state: TrainState) -> None:
+    """Write the model folder that `ringvision ask --model` reads; every process of the run must call it.
 
     Args:
         folder: is made where it is missing; a model in it is replaced.
+        settings: as `model_settings` gives them.
         part: which parameters are trained, and by which config.
-        processor: its text model, vocabulary and stream format go into the folder.
-        info: of the videos that were trained on.
         state: what was trained.
+
+    Raises:
+        UserError: on every process where the disk of process 0 does not take it.
     """
     config = part.config
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / "text.model.partial"
-    assert isinstance(processor.text, LosslessTokenizer)  # the only kind that a trainer reads
-    aside.write_bytes(processor.text.serialized)
-    os.replace(aside, folder / "text.model")
-    settings: dict[str, Any] = {
-        "kind": "assistant",
-        "name": config.name,
-        "transformer": config.transformer.to_dict(),
-        "vocabulary": processor.vocabulary.to_dict(),
-        "stream": processor.format.to_dict(),
-        "video_tokenizer": config.data.tokenizer,
-        "video_tokenizer_hash": info.tokenizer,
-        "fps": info.fps,
-        "trained": {
-            "steps": int(state.step),
-            "tokens": int(state.step) * config.data.rows * config.data.length,
-        },
+    tokens = int(state.step) * config.data.rows * config.data.length
+    settings = {**settings, "trained": {"steps": int(state.step), "tokens": tokens}}
+    save_gathered(folder, settings, flatten(exported(state, part)), _text_files(config))
+
+
+def _text_files(config: TrainConfig) -> dict[str, bytes]:
+    """Name -> bytes of the run's text tokenizer, as they lie in a model folder."""
+    path = Path(str(config.data.text_model or config.init_from))
+    return text_tokenizer_files(path) if path.is_dir() else {OWN_FILE: path.read_bytes()}
+
+
+def _video_settings(
+    config: TrainConfig, info: VideosInfo | None, before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Which video tokenizer the model works with: that of the data, or else that of the model it was."""
+    known = {
+        name: before[name] for name in ("video_tokenizer", "video_tokenizer_hash", "fps") if name in before
     }
-    if config.data.frame_question:
-        settings["generation"] = {"question": config.data.frame_question, "candidates": 64}
-    save_model(folder, settings, flatten(exported(state, part)))
+    tokenizer = config.data.tokenizer
+    if tokenizer is None and config.init_from is not None and "video_tokenizer" in before:
+        # a folder inside the model that the run started from
+        tokenizer = str(shipped.tokenizer_of(Path(config.init_from), before).absolute())
+    known |= {} if tokenizer is None else {"video_tokenizer": tokenizer}
+    return known if info is None else known | {"video_tokenizer_hash": info.tokenizer, "fps": info.fps}

@@ -2,10 +2,12 @@
 
 TrainConfig  --first_state-->  TrainState on a mesh
              --abstract_state-->  the same without arrays, which a checkpoint is restored into
+TrainState of a stage  --next_state-->  that before the first step of the next stage
 """
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,12 +20,29 @@ from jax.sharding import Mesh
 from ringvision import shipped
 from ringvision.config import TrainConfig
 from ringvision.data.stream import PromptProcessor
+from ringvision.distributed import host_copy
 from ringvision.errors import UserError
 from ringvision.model_folder import load_model, load_params, read_config
+from ringvision.models.presets import TransformerConfig
 from ringvision.models.transformer import Transformer
 from ringvision.train.part import Part
 from ringvision.train.state import TrainState, shardings, start
 from ringvision.tree import flatten, unflatten
+
+
+def completed(config: TrainConfig) -> TrainConfig:
+    """The config with the model that it starts from, where it names no other. UserError where init_from holds
+    none.
+    """
+    if config.model is not None or config.init_from is None:
+        return config
+    settings = read_config(config.init_from)
+    if not isinstance(settings.get("transformer"), dict):
+        raise UserError(
+            f"{config.init_from}/config.json describes no transformer; init_from takes a model folder, as "
+            "`ringvision import` or `ringvision train` writes it"
+        )
+    return replace(config, model=TransformerConfig.from_dict(settings["transformer"]))
 
 
 def describe(config: TrainConfig) -> Any:
@@ -38,7 +57,7 @@ def _random_params(config: TrainConfig) -> Any:
 
 def _start(config: TrainConfig, tx: optax.GradientTransformation, part: Part, params: Any) -> TrainState:
     trained, frozen = part.start(params)
-    return start(trained, tx, average=config.optimizer.ema > 0, frozen=frozen)
+    return start(trained, tx, config, frozen=frozen)
 
 
 def abstract_state(
@@ -95,7 +114,9 @@ def first_state(
             else _with_codebook(state, config, tx, processor, state_shardings)
         )
     settings = read_config(config.init_from)
-    if settings.get("vocabulary") != json.loads(json.dumps(processor.vocabulary.to_dict())):
+    vocabulary = processor.vocabulary
+    expected = None if vocabulary.text_alone else json.loads(json.dumps(vocabulary.to_dict()))
+    if settings.get("vocabulary") != expected:
         raise UserError(
             f"{config.init_from} has another vocabulary than this run; use its text model, its "
             "tokenizer and its vocab_size"
@@ -103,6 +124,33 @@ def first_state(
     shapes = jax.eval_shape(partial(_random_params, config))
     params = load_params(config.init_from, shapes, shardings(shapes, mesh))
     return jax.jit(partial(_start, config, tx, part), out_shardings=state_shardings)(params)
+
+
+def next_state(
+    config: TrainConfig, tx: optax.GradientTransformation, mesh: Mesh, part: Part, before: TrainState
+) -> TrainState:
+    """The state before the first step of a stage: the parameters of the stage before, a new optimizer,
+    average and health.
+
+    Args:
+        config: of the stage.
+        tx: its optimizer.
+        mesh: its devices; arrays that lie otherwise are moved.
+        part: which parameters are trained; the same as before.
+        before: the state after the stage before.
+
+    Returns:
+        The state; its step goes on.
+    """
+    places = shardings(abstract_state(config, tx, mesh, part), mesh)
+    params, frozen, step = jax.device_put(
+        (before.params, before.frozen, before.step), (places.params, places.frozen, places.step)
+    )
+
+    def begin(params: Any, frozen: Any, step: jax.Array) -> TrainState:
+        return replace(start(params, tx, config, frozen=frozen), step=step)
+
+    return jax.jit(begin, out_shardings=places)(params, frozen, step)
 
 
 def _with_codebook(
@@ -116,13 +164,17 @@ def _with_codebook(
     alike begin alike: a random projection of the standardised codebook, of the same standard deviation as the
     random rows that it replaces.
     """
+    if config.data.tokenizer is None:
+        raise UserError(
+            "embed_codebook is set and data.tokenizer is None; name the tokenizer, or leave it out"
+        )
     codebook = load_model(shipped.tokenizer(config.data.tokenizer))["codebook"]
     codebook = (codebook - codebook.mean(0)) / codebook.std(0)
-    table = np.array(state.params["embed"]["table"][...])
+    table = np.array(host_copy(state.params["embed"]["table"][...]))
     first = processor.vocabulary.code_offset
     if len(codebook) != processor.vocabulary.num_codes:
         raise UserError(
-            f"{config.data.tokenizer} has {len(codebook)} codes, {config.data.folder} has "
+            f"{config.data.tokenizer} has {len(codebook)} codes, the data has "
             f"{processor.vocabulary.num_codes}; tokenize the data with it"
         )
     random = np.random.default_rng([config.seed, 4])
@@ -130,6 +182,4 @@ def _with_codebook(
     table[first : first + len(codebook)] = (codebook @ projection) * table.std()  # (codes, D)
     placed = jax.device_put(table, state_shardings.params["embed"]["table"].get_value())
     params = unflatten({**flatten(state.params), "embed.table": placed}, state.params)
-    return jax.jit(partial(start, tx=tx, average=config.optimizer.ema > 0), out_shardings=state_shardings)(
-        params
-    )
+    return jax.jit(partial(start, tx=tx, config=config), out_shardings=state_shardings)(params)

@@ -4,7 +4,7 @@ In: a TrainConfig. Out: `TrainState`, a plain pytree; the optimizer (AdamW: Losh
 Jordan, 2024) with its schedule; and where each array of the state lies on a mesh.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -14,28 +14,35 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from optax import contrib
 
 from ringvision.config import TrainConfig
-from ringvision.mesh import TRAINING, Rules
+from ringvision.mesh import OPTIMIZER, TRAINING, Rules, layerwise
 from ringvision.models.parameters import axes_of, param_shardings
+from ringvision.train.health import Health
+from ringvision.train.health import start as start_health
 from ringvision.tree import unflatten
 
 
 @jax.tree_util.register_dataclass
 @dataclass
 class TrainState:
-    """params: those that are trained. opt_state: the optimizer's. step: int32 [], steps done. average: moving
-    average of params, or None. frozen: parameters that stay as they are, or None (part.py).
+    """params: those that are trained. opt_state: the optimizer's. step: int32 [], steps done, those that were
+    not applied among them. average: moving average of params, or None. health: of the last steps (health.py).
+    frozen: parameters that stay as they are, or None (part.py).
     """
 
     params: Any
     opt_state: Any
     step: jax.Array
     average: Any
+    health: Health
     frozen: Any = None
 
 
 def schedule(config: TrainConfig) -> optax.Schedule:
     """The learning rate by step: from 0 up to lr over warmup_steps, then down to min_lr at `steps` along a
     cosine.
+
+    The optimizer counts the steps that were applied: a refused one leaves no trace in it, so warming up takes
+    as many updates as it should, and where none is refused the two counts are one.
     """
     settings = config.optimizer
     steps = max(config.steps, settings.warmup_steps + 1)
@@ -96,20 +103,23 @@ def _decays(axes: tuple[str, ...]) -> bool:
     return is_matrix and axes[0] not in ("vocab", "frame")
 
 
-def start(params: Any, tx: optax.GradientTransformation, *, average: bool, frozen: Any = None) -> TrainState:
+def start(
+    params: Any, tx: optax.GradientTransformation, config: TrainConfig, *, frozen: Any = None
+) -> TrainState:
     """The state before the first step.
 
     Args:
         params: the parameters that are trained, of any shapes.
         tx: the optimizer.
-        average: keep a moving average of them.
+        config: of the run: whether a moving average is kept, and how many steps its health looks back.
         frozen: parameters of the model that are not trained (None: none).
 
     Returns:
         The state at step 0; its average is a copy of the parameters.
     """
-    copy = jax.tree.map(jnp.copy, params) if average else None
-    return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32), copy, frozen)
+    copy = jax.tree.map(jnp.copy, params) if config.optimizer.ema > 0 else None
+    health = start_health(config.health)
+    return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32), copy, health, frozen)
 
 
 def update(state: TrainState, gradients: Any, tx: optax.GradientTransformation, *, ema: float) -> TrainState:
@@ -133,18 +143,17 @@ def update(state: TrainState, gradients: Any, tx: optax.GradientTransformation, 
         average = jax.tree.map(
             lambda old, new: old + (1 - keep).astype(old.dtype) * (new - old), average, params
         )
-    return TrainState(params, opt_state, state.step + 1, average, state.frozen)
+    return replace(state, params=params, opt_state=opt_state, step=state.step + 1, average=average)
 
 
 def shardings(state: Any, mesh: Mesh, rules: Rules = TRAINING) -> Any:
-    """Where every array of a TrainState, or of a tree of parameters, lies on a mesh: parameters by their
-    logical axes; gradients, moments and average like the parameter that they belong to; counters whole
-    everywhere.
+    """Where every array of a TrainState, or of a tree of parameters, lies on a mesh: parameters by `rules`;
+    moments and the average of the parameters where `update_shardings` says; counters whole everywhere.
 
     Args:
         state: arrays or shapes.
         mesh: the devices.
-        rules: where each logical axis goes.
+        rules: where each logical axis of a parameter goes.
 
     Returns:
         The same tree with a `NamedSharding` in the place of each array.
@@ -154,10 +163,35 @@ def shardings(state: Any, mesh: Mesh, rules: Rules = TRAINING) -> Any:
     """
     if not isinstance(state, TrainState):
         return param_shardings(state, mesh, rules)
+    whole = NamedSharding(mesh, PartitionSpec())
     return TrainState(
         params=param_shardings(state.params, mesh, rules),
-        opt_state=param_shardings(state.opt_state, mesh, rules, plain_arrays=True),
-        step=NamedSharding(mesh, PartitionSpec()),  # type: ignore[arg-type]
-        average=param_shardings(state.average, mesh, rules),
+        opt_state=update_shardings(state.opt_state, state.opt_state, mesh),
+        step=whole,  # type: ignore[arg-type]
+        average=update_shardings(state.average, state.opt_state, mesh),
+        health=jax.tree.map(lambda _: whole, state.health),
         frozen=param_shardings(state.frozen, mesh, rules),
     )
+
+
+def update_shardings(tree: Any, opt_state: Any, mesh: Mesh) -> Any:
+    """Where that lies with which parameters are updated: spread over all devices that there are. A matrix of
+    the layers that Muon steps is orthogonalised as a whole, so there each device has some layers; of what has
+    no layers, or more devices than layers, each has a share of the model width.
+
+    Args:
+        tree: of parameters, gradients, moments or averages, arrays or shapes; arrays that belong to no
+            parameter are whole on every device.
+        opt_state: of the optimizer.
+        mesh: the devices.
+
+    Returns:
+        The same tree with a `NamedSharding` in the place of each array.
+    """
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, contrib.MuonState))
+    muon = any(isinstance(node, contrib.MuonState) for node in nodes)
+
+    def rules(axes: tuple[str, ...], shape: tuple[int, ...]) -> Rules:
+        return layerwise(mesh, shape[0]) if muon and _matrix(axes) else OPTIMIZER
+
+    return param_shardings(tree, mesh, rules, plain_arrays=True)

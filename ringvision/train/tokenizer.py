@@ -43,17 +43,23 @@ def train_tokenizer(
     seen = frames[: len(frames) - held_out]
     unseen = frames[len(frames) - held_out :]
     out = Path(config.out)
-    checkpoints = Checkpoints(out / "checkpoints")
+    kept = config.checkpoints
+    checkpoints = Checkpoints(out / "checkpoints", keep=kept.keep, keep_every=kept.keep_every)
     training, state = TokenizerTraining.start(config)
-    if (latest := checkpoints.latest()) is not None:
-        state = checkpoints.restore(state, latest)
+    skipped: list[str] = []
+    if checkpoints.latest() is not None:
+        restored = checkpoints.restore(state)
+        state = restored.tree
+        skipped = restored.skipped
     evaluate = evaluator(training)
     train_step = training.compile(adversarial=False)
     adversarial = False
     adversarial_start = config.loss.adversarial_start
     step = int(state.step)
     last = min(config.steps, stop_at or config.steps)
-    with Record(out, step=step, quiet=quiet) as record:
+    with checkpoints, Record(out, step=step, steps=config.steps, quiet=quiet) as record:
+        for sentence in skipped:
+            record.say(sentence)
         started = time.monotonic()
         since = step
         while step < last:
@@ -62,6 +68,8 @@ def train_tokenizer(
                 adversarial = True
             state, scalars = train_step(state, batch_of(seen, config, step))
             step += 1
+            checkpoints.check()
+            record.advance(step)
             if step % config.log_every == 0 or step == last:
                 values = {name: float(value) for name, value in scalars.items()}
                 values["seconds_per_step"] = (time.monotonic() - started) / (step - since)

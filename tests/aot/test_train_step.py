@@ -15,7 +15,7 @@ import compile_for_pod
 from compile_for_pod import Collective, collectives, lower_step
 
 from ringvision.config import TrainConfig
-from ringvision.data.sources import TokenizedData
+from ringvision.data.sources import DataConfig, TokenizedData
 from ringvision.models.presets import TransformerConfig
 from ringvision.ops import exchange
 
@@ -44,7 +44,8 @@ def step() -> Any:
     """Two rows of 2,048 tokens on eight chips, fsdp=2,context=4: 512 tokens a chip, which are four
     feed-forward chunks and two of the loss.
     """
-    data = TokenizedData(folder="none", text_model="none", tokenizer="none", length=LENGTH, rows=ROWS)
+    source = TokenizedData(folder="none")
+    data = DataConfig((source,), LENGTH, ROWS, text_model="none", tokenizer="none")
     config = TrainConfig(name="pod", out="none", model=MODEL, data=data, steps=1000, loss_chunk=256)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exchange, "GATHERED_AT_MOST", 0)  # keys go round: what is gathered are weights

@@ -15,7 +15,7 @@ from ringvision.cli.ask import Ask
 from ringvision.cli.devices import MeshOptions
 from ringvision.cli.generate import Generate
 from ringvision.cli.options import LimitOptions, SamplerOptions
-from ringvision.cli.parsing import Command, Options, ValueType
+from ringvision.cli.parsing import REST, Command, Options, ValueType
 from ringvision.cli.tokenize import Tokenize
 from ringvision.cli.train import Train, TrainTokenizer
 from ringvision.cli.weights import Import
@@ -59,14 +59,27 @@ def needed(kind: Any) -> list[str]:
     return words
 
 
+def takes_rest(kind: type[Command]) -> bool:
+    """Whether options that it does not know are those of a config."""
+    return any(REST in said for _, _, said in fields(kind))
+
+
 def is_frozen(kind: Any) -> bool:
     return bool(kind.__dataclass_params__.frozen)
 
 
 def test_every_command_is_here():
     assert [" ".join(words) for words in COMMANDS] == [
-        *("ask", "chat", "generate", "import", "export", "tokenize", "tokens inspect", "reconstruct"),
-        *("train", "train-tokenizer", "evaluate world", "evaluate tokenizer", "demo", "doctor"),
+        *("ask", "chat", "generate", "import", "export", "tokenize", "tokens inspect", "data inspect"),
+        *(
+            "reconstruct",
+            "train",
+            "train-tokenizer",
+            "evaluate world",
+            "evaluate tokenizer",
+            "demo",
+            "doctor",
+        ),
     ]
 
 
@@ -119,7 +132,7 @@ def test_the_index_lists_every_command(capsys):
     assert capsys.readouterr().out == f"ringvision {__version__}\n"
 
 
-@pytest.mark.parametrize("words", [words for words in COMMANDS if "train" not in words[0]], ids=" ".join)
+@pytest.mark.parametrize("words", [w for w, kind in COMMANDS.items() if not takes_rest(kind)], ids=" ".join)
 def test_a_misspelt_option_is_answered_with_the_nearest(words, capsys):
     kind = COMMANDS[words]
     known = option_names(kind)
@@ -154,8 +167,8 @@ def test_a_value_of_another_type_is_one_line(words, capsys):
 @pytest.mark.parametrize("words", [words for words, kind in COMMANDS.items() if needed(kind)], ids=" ".join)
 def test_what_is_missing_is_named(words, capsys):
     missing = needed(COMMANDS[words])
-    if "train" in words[0]:  # without anything, these explain themselves
-        words = (*words, "--devices", "2")
+    if takes_rest(COMMANDS[words]):  # without anything, these explain themselves
+        words = (*words, *(("--json",) if words[0] == "data" else ("--devices", "2")))
     assert cli.main(list(words)) == 2
     err = capsys.readouterr().err
     assert "the following arguments are required: " in err

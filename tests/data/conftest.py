@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ringvision.data.sources import WorldSource
+from ringvision.data.sources import WorldVideos
 from ringvision.data.stream import PromptProcessor
 from ringvision.data.text.sentencepiece_tokenizer import LosslessTokenizer, train_text_tokenizer
 from ringvision.data.tokenized import TokenizedVideo
@@ -19,11 +19,18 @@ NUM_CODES = 32
 
 
 @pytest.fixture(scope="session")
-def text(tmp_path_factory: pytest.TempPathFactory) -> LosslessTokenizer:
+def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sentences = [
         f"USER: {q.text} ASSISTANT: {q.answer}" for seed in range(60) for q in questions(make_scene(seed))
     ]
-    return train_text_tokenizer(sentences, tmp_path_factory.mktemp("text") / "text.model", 560)
+    path = tmp_path_factory.mktemp("text") / "text.model"
+    train_text_tokenizer(sentences, path, 560)
+    return path
+
+
+@pytest.fixture(scope="session")
+def text(text_model: Path) -> LosslessTokenizer:
+    return LosslessTokenizer(text_model)
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +41,7 @@ def processor(text: LosslessTokenizer) -> PromptProcessor:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> WorldSource:
+def world(tmp_path_factory: pytest.TempPathFactory) -> WorldVideos:
     folder: Path = tmp_path_factory.mktemp("world")
     random = np.random.default_rng(0)
     with TokenizedWriter(folder, num_codes=NUM_CODES) as writer:
@@ -45,4 +52,4 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> WorldSource:
                 codes = random.integers(0, NUM_CODES, (frames, 2, 2))
                 videos.append(TokenizedVideo(f"world:{seed}", "", codes, np.arange(frames), 1.0, 64, "0"))
             writer.add(videos)
-    return WorldSource(folder)
+    return WorldVideos(folder)

@@ -1,11 +1,13 @@
 """Packing changes where examples lie and nothing else."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringvision.data.packing import assign_slots, fill_ratio, pack
+from ringvision.data.packing import assign_slots, cut, fill_ratio, pack, whole
 from ringvision.data.stream import Example
 from ringvision.errors import UserError
 
@@ -56,3 +58,19 @@ def test_slots_do_not_overlap_and_what_does_not_fit_has_none() -> None:
 def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(UserError, match="do not fit into 1 rows of 10"):
         pack([example(9), example(10)], 10, 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=st.integers(2, 100), length=st.integers(2, 30), more=st.integers(0, 60))
+def test_a_long_example_is_cut_without_a_loss(size: int, length: int, more: int) -> None:
+    one = example(size, weight=2.5)
+    max_length = length + more
+    pieces = cut(whole(one), length, max_length)
+    assert [len(piece.tokens) for piece in pieces[:-1]] == [length] * (len(pieces) - 1)
+    assert np.concatenate([piece.tokens for piece in pieces]).tolist() == one.tokens.tolist()
+    assert np.concatenate([piece.targets for piece in pieces]).tolist() == [*one.tokens[1:], 0]
+    assert sum(float(piece.loss_weights.sum()) for piece in pieces) == pytest.approx(2.5)
+    for before, piece in pairwise(pieces):
+        assert piece.position in (0, before.position + length)
+        assert piece.position or before.position + 2 * length > max_length
+    assert all(piece.position + len(piece.tokens) <= max_length for piece in pieces)

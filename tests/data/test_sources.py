@@ -1,6 +1,7 @@
 """Folders of tokenized videos as something to train on: what records say becomes questions, in any format."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,16 @@ import numpy as np
 import pytest
 
 from ringvision.data.loader import Loader
-from ringvision.data.sources import QuestionAnswer, TokenizedData, TokenizedSource, WorldData, WorldSource
+from ringvision.data.sources import (
+    BadRecord,
+    DataConfig,
+    QuestionAnswer,
+    TokenizedData,
+    TokenizedVideos,
+    VideosInfo,
+    WorldData,
+    WorldVideos,
+)
 from ringvision.data.stream import PromptProcessor
 from ringvision.data.tokenized import FORMATS, FolderMetadata, TokenizedVideo
 from ringvision.data.tokenized.writer import TokenizedWriter
@@ -36,31 +46,28 @@ def write(folder: Path, *shards: list[TokenizedVideo], format: str = "array_reco
     return folder
 
 
-def data(folder: Path, **changes: Any) -> TokenizedData:
-    return TokenizedData(str(folder), "text.model", "none", **{"length": 128, "rows": 2, **changes})
-
-
 @pytest.mark.parametrize("format", sorted(FORMATS))
 @pytest.mark.parametrize("kept_bytes", [1 << 20, 0])
 def test_videos_come_by_number(tmp_path: Path, format: str, kept_bytes: int) -> None:
     """In the order of the shards, whether their codes stay in memory or are read again."""
     videos = [a_video(number, frames=1 + number % 3) for number in range(7)]
     folder = write(tmp_path, videos[:4], [], videos[4:], format=format)
-    source = TokenizedSource(folder, kept_bytes=kept_bytes)
+    source = TokenizedVideos(folder, kept_bytes=kept_bytes)
     assert (len(source), source.lengths.tolist()) == (7, [len(video.codes) for video in videos])
     assert (source.info.grid, source.info.num_codes, source.info.fps) == ((2, 2), 32, 2.0)
     for index in (6, 0, 3, 4):
         codes, times = source.video(index)
         np.testing.assert_array_equal(codes, videos[index].codes)
         np.testing.assert_array_equal(times, videos[index].times)
-    np.testing.assert_array_equal(source.times, np.concatenate([video.times for video in videos]))
     with pytest.raises(IndexError):
         source.video(7)
 
 
 def test_captions_and_pairs_become_questions(tmp_path: Path) -> None:
     asked = a_video(0, caption="a red ball", qa=(("What colour?", "red"), ("What shape?", "round")))
-    source = data(write(tmp_path, [asked, a_video(1)]), caption_question="What is it?").open()
+    folder = write(tmp_path, [asked, a_video(1)])
+    source = TokenizedData(str(folder), caption_question="What is it?").open_videos()
+    assert (source.is_asked(0), source.is_asked(1)) == (True, False)
     assert source.questions(0, 0, 3) == (
         QuestionAnswer("question", "What colour?", "red"),
         QuestionAnswer("question", "What shape?", "round"),
@@ -73,8 +80,10 @@ def test_captions_and_pairs_become_questions(tmp_path: Path) -> None:
 def test_batches_hold_what_records_say(tmp_path: Path, processor: PromptProcessor) -> None:
     """Every video with its own questions, the caption after them."""
     videos = [a_video(n, qa=((f"Which number is {n}?", f"{n}"),), caption=f"video {n}") for n in range(4)]
-    settings = data(write(tmp_path, videos), turns_max=2, length=256)
-    batch = Loader(settings.open(), processor, settings).batch(0)
+    source = TokenizedData(str(write(tmp_path, videos)), turns_max=2)
+    loader = Loader(DataConfig((source,), 256, 2), [source.open(processor, 256)], processor)
+    with closing(loader.batches()) as batches:
+        batch = next(batches).batch
     seen = []
     for row in range(2):
         for segment in range(1, int(batch.segment_ids[row].max()) + 1):
@@ -93,13 +102,49 @@ def test_batches_hold_what_records_say(tmp_path: Path, processor: PromptProcesso
     assert len(both) >= 2 and all(pair < caption for pair, caption in both)
 
 
-def test_the_worlds_questions_are_made_anew(world: WorldSource) -> None:
+def test_the_worlds_questions_are_made_anew(world: WorldVideos) -> None:
     scene = make_scene(world.seeds[5])
     whole = world.questions(5, 0, int(world.lengths[5]))
     assert [tuple(asked) for asked in whole] == [(q.kind, q.text, q.answer) for q in questions(scene)]
     part = world.questions(5, 1, 3)
     assert [tuple(a) for a in part] == [(q.kind, q.text, q.answer) for q in questions(scene.clip(1, 3))]
-    assert WorldData(world.name, "t", "n", 1, 1, grow_from=2, grow_steps=9).growth == (2, 9)
+    assert WorldData(world.name, grow_from=2, grow_steps=9).growth == (2, 9)
+
+
+def test_what_videos_share_is_known_before_they_are_read(tmp_path: Path, world: WorldVideos) -> None:
+    folder = write(tmp_path, [a_video(0, caption="a ball")])
+    assert TokenizedData(str(folder)).vision() == VideosInfo("abc", (2, 2), 32, 2.0)
+    assert WorldData(world.name).vision() == world.info
+    with pytest.raises(UserError, match="holds no videos"):
+        TokenizedData(str(_with_metadata(write(tmp_path / "empty", [])))).vision()
+
+
+def test_a_record_that_cannot_be_read_is_a_bad_one_and_no_more(
+    tmp_path: Path, processor: PromptProcessor
+) -> None:
+    """One is no record of a video, of another the bytes on disk were changed: array_record notices."""
+    form = FORMATS["array_record"]
+    folder = write(tmp_path, [a_video(n, caption=f"video {n}") for n in range(3)])
+    good = form.read(folder / form.file_name(0))
+    form.write(folder / form.file_name(1), [b"no record", *good[:2]])
+    random = np.random.default_rng(5)
+    noise = [random.integers(0, 32, (40, 2, 2)).astype(np.uint16) for _ in range(3)]
+    records = [form.encode(a_video(n, frames=40, codes=codes, caption="x")) for n, codes in enumerate(noise)]
+    form.write(folder / form.file_name(2), records)
+    held = bytearray((folder / form.file_name(2)).read_bytes())
+    held[997] ^= 0xFF  # in the second record: a block of records is padded to 64 KiB
+    (folder / form.file_name(2)).write_bytes(bytes(held))
+    videos = TokenizedVideos(folder, kept_bytes=0)
+    assert len(videos) == 9 and len(videos.bad) == 2
+    assert "array_record-00001, record 0: a record is damaged" in videos.bad[3]
+    assert "array_record-00002, record 1: " in videos.bad[7]
+    source = TokenizedData(str(folder)).open(processor, 256)
+    for index in range(9):
+        if index in videos.bad:
+            with pytest.raises(BadRecord, match="damaged"):
+                source.example(index, np.random.default_rng(0), 0)
+        else:
+            assert len(source.example(index, np.random.default_rng(0), 0).answers) == 1
 
 
 def test_what_cannot_be_trained_on_is_said(tmp_path: Path) -> None:
@@ -113,23 +158,23 @@ def test_what_cannot_be_trained_on_is_said(tmp_path: Path) -> None:
             write(tmp_path / name, videos)
     for path, says in (("none", "cannot be read"), (".", "no shard")):
         with pytest.raises(UserError, match=says):
-            TokenizedSource(tmp_path / path)
+            TokenizedVideos(tmp_path / path)
     with pytest.raises(UserError, match="holds no videos"):
-        TokenizedSource(_with_metadata(write(tmp_path / "empty", [])))
+        TokenizedVideos(_with_metadata(write(tmp_path / "empty", [])))
     folder = write(tmp_path / "good", [a_video(0), a_video(1)])
     with pytest.raises(UserError, match=r"good holds /videos/0.mp4, which is no video of the world"):
-        WorldSource(folder)
+        WorldVideos(folder)
     form = FORMATS["array_record"]
     mixed = [form.encode(a_video(n, codes=np.full((3, 2, 2), 31, np.uint16), fps=n + 1.0)) for n in range(2)]
     form.write(folder / form.file_name(1), mixed)
     with pytest.raises(UserError, match="has the frames a second 1.0, /videos/0.mp4 has 2.0"):
-        TokenizedSource(folder)
+        TokenizedVideos(folder)
     (folder / form.file_name(1)).write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"array_record-00001 is damaged"):
-        TokenizedSource(folder)
+        TokenizedVideos(folder)
     (folder / "features.json").unlink()
     with pytest.raises(UserError, match="does not say how many codes"):
-        TokenizedSource(folder)
+        TokenizedVideos(folder)
 
 
 def _with_metadata(folder: Path) -> Path:
@@ -143,4 +188,4 @@ def test_codes_beyond_the_tokenizers_are_found(tmp_path: Path) -> None:
     features["featuresDict"]["features"]["codes"]["tensor"]["maximum"] = "8"
     (folder / "features.json").write_text(json.dumps(features))
     with pytest.raises(UserError, match="expected below 9"):
-        TokenizedSource(folder)
+        TokenizedVideos(folder)

@@ -194,10 +194,8 @@ def test_loss_and_gradients_are_those_of_one_device(axes, rules, change):
         model = nnx.merge(graphdef, params)
         hidden = model.hidden(*rows, mesh=mesh, rules=rules)
         weights = (rows[2] > 0).astype(jnp.float32)
-        total, count, _ = chunked_cross_entropy(
-            hidden, model.head(), targets, weights, chunk=5, mesh=mesh, rules=rules
-        )
-        return total / count
+        sums = chunked_cross_entropy(hidden, model.head(), targets, weights, chunk=5, mesh=mesh, rules=rules)
+        return sums.loss / sums.weight
 
     run = jax.jit(jax.value_and_grad(loss), static_argnums=(1, 2))
     value, gradient = run(params, make_mesh(context=1, devices=jax.devices()[:1]), RULES)

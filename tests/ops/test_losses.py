@@ -7,7 +7,7 @@ import pytest
 
 from ringvision.errors import UserError
 from ringvision.mesh import TRAINING, make_mesh, sharding
-from ringvision.ops.losses import chunked_cross_entropy
+from ringvision.ops.losses import Groups, Sums, chunked_cross_entropy
 
 B = 2
 L = 24
@@ -47,11 +47,13 @@ def test_sums_and_gradients(chunk):
             return chunked_cross_entropy(hidden, head, targets, weights, chunk=chunk)
 
         sums, pull_back = jax.vjp(loss, hidden, head, weights)
-        return loss(hidden, head, weights), sums, pull_back((jnp.float32(2), jnp.float32(0), jnp.float32(0)))
+        cotangents = Sums(jnp.float32(2), jnp.float32(0), jnp.float32(0), jnp.zeros((1, 3)))
+        return loss(hidden, head, weights), sums, pull_back(cotangents)
 
     without_gradient, sums, gradients = run(hidden, head, weights)
-    assert np.allclose(without_gradient, expected["sums"], rtol=1e-5)
-    assert np.allclose(sums, expected["sums"], rtol=1e-5)
+    for found in (without_gradient, sums):
+        assert np.allclose(found[:3], expected["sums"], rtol=1e-5)
+        assert np.allclose(found.groups, [expected["sums"]], rtol=1e-5)
     for name, gradient in zip(("hidden", "head", "weights"), gradients):
         assert np.abs(gradient - 2 * expected[name]).max() < 1e-5 * np.abs(expected[name]).max(), name
 
@@ -61,8 +63,8 @@ def test_a_mean_by_the_weights():
     hidden, head, targets, weights = problem()
 
     def mean(weights):
-        total, count, _ = chunked_cross_entropy(hidden, head, targets, weights, chunk=8)
-        return total / count
+        sums = chunked_cross_entropy(hidden, head, targets, weights, chunk=8)
+        return sums.loss / sums.weight
 
     losses = definition(hidden, head, targets, weights)["weights"]
     value, gradient = jax.jit(jax.value_and_grad(mean))(weights)
@@ -144,7 +146,7 @@ def test_on_a_mesh_the_head_is_gathered_once_and_its_gradient_scattered_once(axe
     step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)).lower(*spread).compile()
     (_, sums), (d_hidden, d_head) = step(*spread)
     expected = definition(*arrays)
-    np.testing.assert_allclose(sums, expected["sums"], rtol=1e-5)
+    np.testing.assert_allclose(sums[:3], expected["sums"], rtol=1e-5)
     for name, found, place in (("hidden", d_hidden, places[0]), ("head", d_head, places[1])):
         assert np.abs(found - expected[name]).max() < 1e-5 * np.abs(expected[name]).max(), name
         assert found.sharding.is_equivalent_to(place, found.ndim), name
@@ -157,12 +159,37 @@ def test_on_a_mesh_the_head_is_gathered_once_and_its_gradient_scattered_once(axe
     assert not [line for line in in_a_loop if any(f" {kind}" in line for kind in moved)]
 
 
+@pytest.mark.parametrize("axes", [None, {"data": 2, "context": 2}])
+def test_the_sums_of_groups(axes):
+    """Each group's sums are those of its positions alone; one that no position belongs to has zeros. With and
+    without a gradient.
+    """
+    hidden, head, targets, weights = problem()
+    ids = np.random.default_rng(1).integers(0, 3, size=(B, L)).astype(np.int32)
+    mesh = axes and make_mesh(**axes, devices=jax.devices()[:4])
+
+    def loss(hidden):
+        sums = chunked_cross_entropy(
+            hidden, head, targets, weights, chunk=5, groups=Groups(ids, 4), mesh=mesh, rules=TRAINING
+        )
+        return sums.loss, sums
+
+    expected = [definition(hidden, head, targets, weights * (ids == group))["sums"] for group in range(4)]
+    assert expected[3] == (0, 0, 0)
+    (_, sums), _ = jax.jit(jax.value_and_grad(loss, has_aux=True))(hidden)
+    _, without_gradient = jax.jit(loss)(hidden)
+    for found in (sums, without_gradient):
+        np.testing.assert_allclose(found.groups, expected, rtol=1e-5)
+        np.testing.assert_allclose(found[:3], np.sum(expected, axis=0), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"head": np.zeros((9, V), np.float32)}, r"hidden \(2, 24, 8\) and head \(9, 40\)"),
         ({"targets": np.zeros((2, 23), np.int32)}, r"targets of shape \(2, 23\).*\(2, 24\)"),
         ({"weights": np.zeros((24,), np.float32)}, r"weights of shape \(24,\)"),
+        ({"groups": Groups(np.zeros((2, 25), np.int32), 2)}, r"groups of shape \(2, 25\)"),
         ({"chunk": 0}, "chunk=0"),
     ],
 )

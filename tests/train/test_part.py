@@ -58,7 +58,7 @@ def setup(
         "init_from": str(base[tied]),
         "trainable": kind,
         "lora": {"rank": 3},
-        "data": {"vision_weight": 1.0},
+        "source": {"vision_weight": 1.0},
     }
     return config(data, out, **{**settings, **changes})
 

@@ -15,16 +15,16 @@ from ringvision.train.record import read_metrics
 
 CONFIG = """
 from ringvision.config import CheckpointConfig, EvaluationConfig, OptimizerConfig, TrainConfig
-from ringvision.data.sources import TokenizedData
+from ringvision.data.sources import DataConfig, TokenizedData
 from ringvision.models.presets import TransformerConfig
 
 config = TrainConfig(
     name="clips",
     out="runs/clips",
     model=TransformerConfig(640 + 1026, 32, 2, 2, 1, 16, 48, max_length=512),
-    data=TokenizedData(
-        folder="tokens", text_model={text_model!r}, tokenizer="world-16",
-        length=256, rows=4, vision_weight=0.1,
+    data=DataConfig(
+        sources=(TokenizedData(folder="tokens", vision_weight=0.1),),
+        text_model={text_model!r}, tokenizer="world-16", length=256, rows=4,
     ),
     steps=100,
     optimizer=OptimizerConfig(warmup_steps=2),
@@ -71,5 +71,5 @@ def test_clips_with_questions_become_a_model_that_is_asked(
     model = rv.load(run / "model", mesh=one_device())
     reply = model.ask([tmp_path / "clip-0.mp4"], "Which clip is number 0?", max_tokens=3)
     assert "".join(reply) == reply.text and reply.frames == int(make_scene(0).duration)
-    assert main(["train", str(config), "--data", str(tmp_path), "--out", str(run)]) == 2
+    assert main(["train", str(config), "--data", str(tmp_path), "--out", str(run) + "-2"]) == 2
     assert "no shard of codes" in capfd.readouterr().err

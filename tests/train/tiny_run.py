@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ringvision.config import CheckpointConfig, EvaluationConfig, LoraConfig, OptimizerConfig, TrainConfig
-from ringvision.data.sources import WorldData
+from ringvision.data.sources import DataConfig, WorldData
 from ringvision.data.tokenized import TokenizedVideo
 from ringvision.data.tokenized.writer import TokenizedWriter
 from ringvision.mesh import make_mesh
@@ -21,14 +21,15 @@ NO_EVALUATION = EvaluationConfig(every=0)
 
 def config(data: Path, out: Path, /, **changes: Any) -> TrainConfig:
     """A run of four steps on the fixture `data`. changes: fields of TrainConfig; a dict for one of its parts
-    changes fields of that part.
+    changes fields of that part, and one for `source` those of the source that is read.
     """
+    source = WorldData(folder=str(data / "codes"), **changes.pop("source", {}))
     run = TrainConfig(
         name="test",
         out=str(out),
         model=MODEL,
-        data=WorldData(
-            folder=str(data / "codes"),
+        data=DataConfig(
+            sources=(source,),
             text_model=str(data / "text.model"),
             tokenizer="none",
             length=192,

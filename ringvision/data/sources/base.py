@@ -1,28 +1,30 @@
-"""What the loader asks of everything that can be trained on, and the part of a config that opens it.
+"""What can be trained on, as a config names it and as a run reads it: documents by number, and nothing more.
 
-VideoData (folder, rows, length, ...)  --open-->  DataSource  --data/loader.py-->  batches
+    DataConfig (sources, length, rows, ...)   SourceConfig --open--> DataSource --example(n)--> Example
+
+A run reads a mixture of sources. How examples become rows of tokens is no concern of a source: data/lane.py
+chooses whose turn it is, cuts what is longer than a row and packs the rest.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from ringvision.checks import Checks
+from ringvision.data.stream import Example, PromptProcessor
+from ringvision.errors import UserError
 
 
-class QuestionAnswer(NamedTuple):
-    """One question about a video, of a `kind` (a word of the source's `kinds`), and its answer."""
-
-    kind: str
-    question: str
-    answer: str
+class BadRecord(UserError):
+    """A record that cannot be read. Its message names it and what is wrong; the run goes on without it until
+    they are too many (DataConfig.bad_records).
+    """
 
 
-@dataclass(frozen=True)
-class VideosInfo:
+class VideosInfo(NamedTuple):
     """What all videos of a source share. tokenizer: hash of the video tokenizer that made the codes;
     grid: (h, w) of a frame's codes; num_codes: below this is each code; fps: frames a second.
     """
@@ -34,76 +36,61 @@ class VideosInfo:
 
 
 class DataSource(Protocol):
-    """Tokenized videos by number, and what is asked about them.
-
-    name: where they are, for messages. kinds: of questions that it asks; those among `auxiliary` give away so
-    much of the video that they are asked after all others.
-    """
-
-    name: str
-    info: VideosInfo
-    kinds: tuple[str, ...]
-    auxiliary: tuple[str, ...]
+    """Documents by number."""
 
     @property
-    def lengths(self) -> np.ndarray:
-        """Frames of each video: int64 [videos]."""
+    def name(self) -> str:
+        """Where they are, for messages."""
 
     @property
-    def times(self) -> np.ndarray:
-        """When each frame is shown, seconds from the beginning of its video, all videos one after another:
-        float64 [sum of lengths].
-        """
+    def notices(self) -> Sequence[str]:
+        """What a user should know of them, a sentence each."""
+
+    @property
+    def vision(self) -> VideosInfo | None:
+        """What its videos share; None where it has none."""
 
     def __len__(self) -> int:
-        """How many videos there are."""
+        """How many documents there are; at least one."""
 
-    def video(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The video of this number -> (codes uint16 or uint32 [T, h, w], times float64 [T])."""
+    def example(self, index: int, random: np.random.Generator, step: int) -> Example:
+        """The document of a number from 0 on, as tokens.
 
-    def questions(self, index: int, first: int, count: int) -> Sequence[QuestionAnswer]:
-        """All that can be asked about frames `first` to `first + count - 1` of a video; the same whenever
-        it is asked for.
+        Args:
+            index: which one.
+            random: decides whatever is left to chance, such as which questions are asked.
+            step: how many rows were filled before, for what changes in the course of a run.
+
+        Returns:
+            The same for the same arguments, wherever and whenever it is asked for. An example whose loss_mask
+            is 0 everywhere is left out.
+
+        Raises:
+            BadRecord: it cannot be read.
         """
 
 
 @dataclass(frozen=True)
-class VideoData(ABC):
-    """What a run reads and how it is packed; a subclass for every kind of source.
+class SourceConfig(ABC):
+    """A source as a config names it; a subclass for every kind.
 
-    folder: holds the tokenized videos.
-    text_model: the sentencepiece file.
-    tokenizer: the video tokenizer that made the codes: a name under tokenizers/ or a folder.
-    length, rows: a batch is `rows` rows of `length` tokens.
-    turns_min, turns_max: how many questions about a video are planned; more or fewer are asked where that
-        fills a row.
-    vision_weight: how much predicting all codes of a video counts beside one answer.
-    question_weight: how much predicting each question counts beside its answer.
-    favour: kinds of questions that are asked before all others.
+    weight: how much of the mixture it is, beside the weights of the others; 0: it is not read.
     """
 
-    folder: str
-    text_model: str
-    tokenizer: str
-    length: int
-    rows: int
-    turns_min: int = 1
-    turns_max: int = 8
-    vision_weight: float = 0.0
-    question_weight: float = 0.0
-    favour: tuple[str, ...] = ()
+    weight: float = field(default=1.0, kw_only=True)
 
     @abstractmethod
-    def open(self) -> DataSource:
-        """The videos of `folder`. UserError where they are missing, damaged or of another kind."""
+    def open(self, processor: PromptProcessor, length: int) -> DataSource:
+        """The documents. UserError where there are none, or they do not fit the processor.
 
-    @property
-    def growth(self) -> tuple[int, int]:
-        """(n, steps): at step 0 at most n frames in a row are shown of a video, and more from step to
-        step until after `steps` steps videos are whole. (0, 0): whole from the start, as where questions
-        are about whole videos.
+        processor: makes tokens of words and codes. length: tokens of a row, beyond which examples are cut.
         """
-        return 0, 0
+
+    def vision(self) -> VideosInfo | None:
+        """What its videos share, told before anything is opened; None where it has none. UserError where the
+        source is not there.
+        """
+        return None
 
     @property
     def frame_question(self) -> str:
@@ -113,13 +100,57 @@ class VideoData(ABC):
         return ""
 
     def problems(self) -> list[str]:
-        """All that is wrong with these settings, a sentence each."""
+        """All that is wrong with these settings, a sentence each that begins with the field's name."""
         checks = Checks(self)
-        checks.filled("folder", "text_model", "tokenizer")
-        checks.at_least(1, "length", "rows", "turns_min")
+        checks.at_least(0, "weight")
+        return checks.problems
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a run reads, and how it is packed into rows.
+
+    sources: the mixture.
+    length, rows: a batch of the whole run is `rows` rows of `length` tokens.
+    text_model: makes tokens of words: a sentencepiece file of ours, or a model folder, whose text tokenizer
+        is taken; None: that of the run's init_from.
+    tokenizer: the video tokenizer that made the codes: a name under tokenizers/ or a folder; None: that of
+        init_from. Text alone needs none.
+    weights_by: what the weights of the sources count.
+    workers: how many processes prepare rows; 0: a thread does.
+    bad_records: what share of the records may be unreadable before the run stops.
+    """
+
+    sources: tuple[SourceConfig, ...]
+    length: int
+    rows: int
+    text_model: str | None = None
+    tokenizer: str | None = None
+    weights_by: Literal["tokens", "examples"] = "tokens"
+    workers: int = 0
+    bad_records: float = 0.01
+
+    def problems(self) -> list[str]:
+        """All that is wrong with these settings, a sentence each that begins with the field's name."""
+        checks = Checks(self)
+        checks.that(bool(self.sources), "sources is empty, expected at least one")
+        checks.at_least(1, "length", "rows")
+        checks.at_least(0, "workers")
+        checks.that(self.text_model != "", "text_model is '', expected some text or None")
+        checks.that(self.tokenizer != "", "tokenizer is '', expected some text or None")
         checks.that(
-            self.turns_max >= self.turns_min,
-            f"turns_max is {self.turns_max}, expected at least turns_min: {self.turns_min}",
+            self.weights_by in ("tokens", "examples"),
+            f"weights_by is {self.weights_by!r}, expected tokens or examples",
         )
-        checks.at_least(0, "vision_weight", "question_weight")
+        checks.that(
+            0 <= self.bad_records <= 1, f"bad_records is {self.bad_records}, expected a share from 0 to 1"
+        )
+        for number, source in enumerate(self.sources):
+            checks.problems += [f"sources.{number}.{problem}" for problem in source.problems()]
+        weights = [source.weight for source in self.sources]
+        checks.that(
+            not weights or sum(weights) > 0,
+            f"the weights of the sources are {', '.join(f'{weight:g}' for weight in weights)}, expected at "
+            "least one above 0",
+        )
         return checks.problems

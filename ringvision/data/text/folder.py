@@ -8,7 +8,6 @@ All are used through TextTokenizer (tokenizer.py); no other module needs to know
 """
 
 import os
-import shutil
 from pathlib import Path
 
 from ringvision.data.text.isolation.client import IsolatedTokenizer
@@ -60,22 +59,28 @@ def text_tokenizer_or_missing(folder: Path) -> TextTokenizer:
     return load_text_tokenizer(folder) if there else MissingTextTokenizer(folder)
 
 
-def save_text_tokenizer(source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[str]:
-    """Copies the text tokenizer of folder `source` into another, byte for byte, with its settings. -> the
-    names of the files copied.
+def text_tokenizer_files(source: str | os.PathLike[str]) -> dict[str, bytes]:
+    """Name -> bytes of the files that make the text tokenizer of folder `source`, its settings among them.
 
-    UserError, and nothing is copied, where `source` holds no text tokenizer that can be read, or one of the
-    files is a link that leads elsewhere.
+    UserError where it holds no text tokenizer that can be read, or one of the files is a link that leads
+    elsewhere.
     """
     load_text_tokenizer(source)
-    names = [name for name in FILES if Path(source, name).is_file()]
-    for name in names:
-        path = Path(source, name)
+    paths = [path for name in FILES if (path := Path(source, name)).is_file()]
+    for path in paths:
         if not belongs(path, Path(source)) or path.stat().st_size > MOST_BYTES:
             raise UserError(
                 f"{path} lies elsewhere, or has more than {MOST_BYTES >> 20} MB; put the file itself there"
             )
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def save_text_tokenizer(source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[str]:
+    """Copies the text tokenizer of folder `source` into another, byte for byte, with its settings. -> the
+    names of the files copied. UserError, and nothing is copied, as from `text_tokenizer_files`.
+    """
+    files = text_tokenizer_files(source)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for name in names:
-        shutil.copyfile(Path(source, name), Path(folder, name))
-    return names
+    for name, data in files.items():
+        Path(folder, name).write_bytes(data)
+    return list(files)

@@ -26,6 +26,8 @@ VISION_START = "<vision>"
 VISION_END = "</vision>"
 NUMBERS = 100
 MOST_BYTES = 128 << 20
+LONGEST_KEPT = 256
+"""Characters of a text whose ids are kept for the next time: questions and answers recur, documents don't."""
 _SPACE = "\u2581"  # what sentencepiece writes for a space inside its pieces
 _LITERAL_SPACE = [f"<0x{byte:02X}>" for byte in _SPACE.encode()]
 _BREAKS = re.compile(rf"(?<=<)(?=/?vision>)|({_SPACE})")
@@ -67,7 +69,7 @@ class LosslessTokenizer(TextTokenizer):
         self._cached = lru_cache(maxsize=1 << 16)(self._uncached)
 
     def _ids(self, text: str, first: bool) -> Sequence[int]:
-        return self._cached(text)
+        return self._cached(text) if len(text) <= LONGEST_KEPT else self._uncached(text)
 
     def _uncached(self, text: str) -> tuple[int, ...]:
         tokens: list[int] = []
