@@ -14,7 +14,7 @@ SETTINGS = {
     -1: -1,  # M_TRIM_THRESHOLD: the end of the heap stays
     -2: 2**26,  # M_TOP_PAD: it grows by so many bytes
 }
-"""glibc's numbers of what mallopt(3) sets, and the values. A step with larger buffers than the threshold takes
+"""glibc's numbers of what mallopt(3) sets, and the values. A step with buffers above the threshold takes
 so long that their page faults do not count; what would count is the memory that is lost where something small
 comes to stand in such a buffer's place.
 """
