@@ -38,6 +38,11 @@ from ringvision.train.state import (
 )
 from ringvision.tree import flatten, unflatten
 
+CPU_OPTIONS: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512"}
+"""For a CPU that has AVX-512: what XLA compiles itself, exponentials above all, is a quarter faster than with
+its 256 bits. Others know no such vectors and take what they have.
+"""
+
 
 class Gradients(NamedTuple):
     """loss: float32 [], the mean of the batch by its loss_weights. sums: what it is made of. of_params: a
@@ -214,4 +219,9 @@ def compile_step(
     """
     replicated = NamedSharding(mesh, PartitionSpec())
     step = partial(train_step, part=part, tx=tx, config=config, mesh=mesh)
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings(state, mesh), replicated))
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(shardings(state, mesh), replicated),
+        compiler_options=CPU_OPTIONS if mesh.devices.flat[0].platform == "cpu" else None,
+    )
