@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Any, ClassVar
 
-from ringvision.cli.devices import CpuDevices, Processes, ProcessOptions, start_jax
+from ringvision.cli.devices import CpuDevices, Processes, ProcessOptions, keep_freed_memory, start_jax
 from ringvision.cli.options import ConfigFile, Overrides
 from ringvision.cli.parsing import Command, option
 from ringvision.errors import UserError
@@ -24,6 +24,7 @@ class Train(Command):
     config_kind: ClassVar[str] = "TrainConfig"
 
     def run(self) -> int:
+        keep_freed_memory()
         self.processes.start()
         start_jax(self.devices)
         from ringvision.config import apply_overrides, load_config
@@ -50,6 +51,12 @@ class TrainTokenizer(Train):
     config_kind: ClassVar[str] = "TokenizerTrainConfig"
 
     def _train(self, config: Any) -> None:
+        from ringvision import distributed
         from ringvision.train.tokenizer import train_tokenizer
 
+        if (count := distributed.process_count()) > 1:
+            raise UserError(
+                f"train-tokenizer was started on {count} processes, and computes in one; start it once, and "
+                "only `ringvision train` on several"
+            )
         train_tokenizer(config)
