@@ -118,7 +118,8 @@ def _ringvision(work: str) -> Trainer:
     def step() -> jax.Array:
         nonlocal state
         state, metrics = step_fn(state, put(_batch(random, work, config.model.vocab_size)))
-        return metrics["loss"]
+        loss = metrics["loss"]
+        return loss.total / loss.weight if hasattr(loss, "total") else loss
 
     step()
     if memory is not None:
