@@ -7,9 +7,9 @@ Four minutes on two cores. What it scored stands in docs/guide.md ("Train on you
 scripts/worked_example.py: clips with a colour whose name the model had never read.
 
 Part of what is read is `demos/replay`, videos of the world that the model comes from, so that it does not
-forget what it knew. New words and codes are learned by their embeddings: their rate is high, and that of the layers'
-matrices low. Of the user's few videos one question at a time is asked, so that its answer can be found in the
-frames alone and not in the words of a question before it.
+forget what it knew. New words and codes are learned by their embeddings: their rate is high, and that of the
+layers' matrices low. Of the user's few videos one question at a time is asked, so that its answer can be
+found in the frames alone and not in the words of a question before it.
 
 The shipped model knows no English: from captions alone it would learn to caption, not that the same words
 answer questions. `caption_questions` says which of its own questions a caption answers; for other words and
