@@ -77,32 +77,8 @@ def export(folder: Path, settings: Mapping[str, Any], part: Part, state: TrainSt
     save_gathered(folder, settings, flatten(exported(state, part)), model_files(config))
 
 
-<<<<<<< HEAD
 def _video_settings(config: TrainConfig, info: VideosInfo | None) -> dict[str, Any]:
     """Which video tokenizer the model works with, and at how many frames a second."""
     name, _ = video_tokenizer(config)
     named = {} if name is None else {"video_tokenizer": name}
     return named if info is None else named | {"video_tokenizer_hash": info.tokenizer, "fps": info.fps}
-=======
-def _text_files(config: TrainConfig) -> dict[str, bytes]:
-    """Name -> bytes of the run's text tokenizer, as they lie in a model folder."""
-    path = Path(str(config.data.text_model or config.init_from))
-    return text_tokenizer_files(path) if path.is_dir() else {OWN_FILE: path.read_bytes()}
-
-
-def _video_settings(
-    config: TrainConfig, info: VideosInfo | None, before: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Which video tokenizer the model works with: that of the data, or else that of the model it was."""
-    known = {
-        name: before[name] for name in ("video_tokenizer", "video_tokenizer_hash", "fps") if name in before
-    }
-    tokenizer = config.data.tokenizer
-    if tokenizer is None and config.init_from is not None and "video_tokenizer" in before:
-        name = str(before["video_tokenizer"])
-        found = shipped.tokenizer_of(Path(config.init_from), before)
-        # a shipped one keeps its name; others, as one inside the model that the run started from, a path
-        tokenizer = name if shipped.tokenizers().get(name) == found else str(found.absolute())
-    known |= {} if tokenizer is None else {"video_tokenizer": tokenizer}
-    return known if info is None else known | {"video_tokenizer_hash": info.tokenizer, "fps": info.fps}
->>>>>>> wF
