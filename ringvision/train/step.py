@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ringvision.config import TrainConfig
 from ringvision.data.packing import Batch
+from ringvision.distributed import compiled_together
 from ringvision.mesh import TRAINING
 from ringvision.models.parameters import axes_of, param_shardings
 from ringvision.models.transformer import Transformer
@@ -219,9 +220,10 @@ def compile_step(
     """
     replicated = NamedSharding(mesh, PartitionSpec())
     step = partial(train_step, part=part, tx=tx, config=config, mesh=mesh)
-    return jax.jit(
+    jitted = jax.jit(
         step,
         donate_argnums=0,
         out_shardings=(shardings(state, mesh), replicated),
         compiler_options=CPU_OPTIONS if mesh.devices.flat[0].platform == "cpu" else None,
     )
+    return compiled_together("the step", jitted)
