@@ -8,7 +8,7 @@ scripts/worked_example.py: clips with a colour whose name the model had never re
 
 Part of what is read is `demos/replay`, videos of the world that the model comes from, so that it does not
 forget what it knew. New words and codes are learned by their embeddings: their rate is high, and that of the
-layers' matrices low. Of the user's few videos one question at a time is asked, so that its answer can be
+layers' matrices low. Of the few videos of the user one question at a time is asked, so that its answer can be
 found in the frames alone and not in the words of a question before it.
 
 The shipped model knows no English: from captions alone it would learn to caption, not that the same words
@@ -67,9 +67,15 @@ config = TrainConfig(
     data=DataConfig(
         sources=(
             TokenizedData(
-                folder="tokens", turns_max=1, turns_more=False, caption_questions=CAPTION_QUESTIONS
+                folder="tokens",
+                weight=3,
+                turns_max=1,
+                turns_more=False,
+                caption_questions=CAPTION_QUESTIONS,
             ),
-            WorldData(folder=str(shipped.folder("demos") / "replay")),
+            WorldData(
+                folder=str(shipped.folder("demos") / "replay"), weight=2, turns_max=3, turns_more=False
+            ),
         ),
         length=512,
         rows=4,
