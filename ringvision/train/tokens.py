@@ -75,8 +75,8 @@ def token_recipe(config: TrainConfig) -> tuple[TokenRecipe, list[str]]:
         vocabulary = _new_vocabulary(config, text, num_codes)
     if vocabulary.text_alone and config.trainable == "new_rows":
         raise UserError(
-            f"trainable is new_rows and {config.init_from} has no rows for codes; say lora or all, or add them "
-            f"with `ringvision import {config.init_from} DEST --add-vision TOKENIZER`"
+            f"trainable is new_rows and {config.init_from} has no rows for codes; say lora or all, or add "
+            f"them with `ringvision import {config.init_from} DEST --add-vision TOKENIZER`"
         )
     stream = StreamFormat.from_dict(settings["stream"]) if settings.get("stream") else StreamFormat()
     return TokenRecipe(text_model, vocabulary, stream), notices
@@ -104,7 +104,7 @@ def _vision_of(sources: tuple[SourceConfig, ...]) -> tuple[VideosInfo | None, st
             if one != other:
                 raise UserError(
                     f"{name} has another {what} ({one}) than {where} ({other}); tokenize both with one "
-                    "tokenizer"
+                    "tokenizer, or give one of them no weight (--data.sources.N.weight 0)"
                 )
     return first, where
 
