@@ -1,16 +1,15 @@
-"""Fine-tunes an imported text model, such as SmolLM2 or a Llama, on text or conversations.
+"""Fine-tunes an imported text model, such as SmolLM2 or a Llama, on conversations or text.
 
     ringvision import smollm2 smollm2
-    ringvision train finetune_text --data chat.jsonl --data.sources.0.field messages --init-from smollm2
-    --out runs/chat
+    ringvision train finetune_text --data chat.jsonl --data.sources.0.field messages --out runs/chat
+    ringvision chat runs/chat/model
 
-A line of chat.jsonl is {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content":
-"..."}]}: what the assistant says is learned, in the words of the model's own chat template, so that `ringvision chat
-runs/chat/model` and `ringvision export runs/chat/model DIR --format hf` go on from there. Of files of text,
-or records with a "text", every token is learned (leave --data.sources.0.field out).
+A line of chat.jsonl is {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", ...}]}: what
+the assistant says is learned, as the model's own chat template writes it. Of files of text, or records with a
+"text", every token is learned (leave --data.sources.0.field out). Another model: --init-from DIR.
 
-Low-rank pairs beside the matrices of the layers are trained, and multiplied out in the model folder;
-`--trainable all` trains everything, which takes four times the memory and wants a tenth of the rate.
+Low-rank pairs beside the matrices of the layers are trained, and multiplied out in the model folder.
+`--trainable all` trains everything: that takes four times the memory, and a tenth of the rate is enough.
 """
 
 from ringvision.config import CheckpointConfig, EvaluationConfig, OptimizerConfig, TrainConfig

@@ -104,7 +104,7 @@ def _vision_of(sources: tuple[SourceConfig, ...]) -> tuple[VideosInfo | None, st
             if one != other:
                 raise UserError(
                     f"{name} has another {what} ({one}) than {where} ({other}); tokenize both with one "
-                    "tokenizer"
+                    "tokenizer, or give one of them no weight (--data.sources.N.weight 0)"
                 )
     return first, where
 
