@@ -53,6 +53,12 @@ class TrainTokenizer(Train):
     config_kind: ClassVar[str] = "TokenizerTrainConfig"
 
     def _train(self, config: Any) -> None:
+        from ringvision import distributed
         from ringvision.train.tokenizer import train_tokenizer
 
+        if (count := distributed.process_count()) > 1:
+            raise UserError(
+                f"train-tokenizer was started on {count} processes, and computes in one; start it once, and "
+                "only `ringvision train` on several"
+            )
         train_tokenizer(config)
