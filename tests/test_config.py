@@ -63,7 +63,7 @@ def changed(config, changes):
         ({"optimizer": {"warmup_steps": 1001}}, "expected at most steps, which is 1000"),
         ({"data": {"length": 10**9}}, "data.length is 1000000000, expected at most the model's max_length"),
         ({"data": {"sources": ()}}, "data.sources is empty"),
-        ({"data": WorldData("a")}, "data is a WorldData, expected a DataConfig: data=DataConfig(sources="),
+        ({"data": WorldData("a")}, "data is a WorldData, expected DataConfig(sources="),
         ({"data": {"sources": WorldData("a")}}, "data.sources holds WorldData, expected a tuple of sources"),
         ({"data": {"sources": ("a",)}}, "data.sources holds str, expected a tuple of sources"),
         ({"data": {"weights_by": "rows"}}, "data.weights_by is 'rows', expected tokens or examples"),

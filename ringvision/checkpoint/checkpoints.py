@@ -129,12 +129,14 @@ class Checkpoints:
             self._thread.shutdown()
 
     def steps(self) -> list[int]:
-        """The steps that this process sees in the folder, in ascending order, whether good or damaged."""
-        return self._folders.steps()
+        """The steps in the folder, in ascending order, whether good or damaged; on all processes what process
+        0 sees.
+        """
+        return gathered("checkpoint steps", self._folders.steps() if is_main() else None)[0]
 
     def latest(self) -> int | None:
-        """The newest step, or None where the run has not saved one; on all processes what process 0 sees."""
-        return max(self._agreed_steps(), default=None)
+        """The newest of `steps`, or None where the run has not saved one."""
+        return max(self.steps(), default=None)
 
     def restore(self, like: Any, step: int | None = None) -> Restored:
         """The newest step that is whole, in the form of `like`. Each process reads some of a step's files
@@ -143,7 +145,8 @@ class Checkpoints:
         Args:
             like: the same tree with arrays or `jax.ShapeDtypeStruct`s as leaves: a leaf with a sharding comes
                 back with that sharding, a numpy array as numpy, a Python number as a Python number, each of
-                the leaf's shape and dtype.
+                the leaf's shape and dtype. Or a function of a step's number that gives this tree, where not
+                all steps of a run hold the same.
             step: take this one, or where it is damaged the newest before it (None: the newest of all).
 
         Returns:
@@ -153,7 +156,7 @@ class Checkpoints:
             UserError: there is no such step, all are damaged, or names, shapes or dtypes are not `like`'s.
         """
         self.wait()
-        steps = self._agreed_steps()
+        steps = self.steps()
         if not steps or (step is not None and step not in steps):
             have = ", ".join(map(str, steps)) or "none"
             of_step = "" if step is None else f" of step {step}"
@@ -166,16 +169,14 @@ class Checkpoints:
             path = self._folders.path(candidate)
             found = next(filter(None, gathered("checkpoint read", damage(path, candidate))), None)
             if found is None:
-                return Restored(candidate, *read_step(path, candidate, like), skipped)
+                tree = like(candidate) if callable(like) else like
+                return Restored(candidate, *read_step(path, candidate, tree), skipped)
             self._damaged.add(candidate)
             skipped.append(f"the checkpoint of step {candidate} is damaged and was passed over: {found}")
         raise UserError(
             f"{self.folder} has no checkpoint that is whole ({'; '.join(skipped)}); copy one back, or start "
             "the run anew"
         )
-
-    def _agreed_steps(self) -> list[int]:
-        return gathered("checkpoint steps", self.steps() if is_main() else None)[0]
 
     def _save(self, step: int, taken: Snapshot, notes: str) -> None:
         """What the background thread does, in three phases."""

@@ -1,7 +1,6 @@
 """The devices that a command computes on: jax is set up before its first use, and a mesh made of them."""
 
 import contextlib
-import ctypes
 import dataclasses
 import hashlib
 import math
@@ -15,14 +14,6 @@ from ringvision.errors import UserError
 
 if TYPE_CHECKING:
     import jax
-
-MALLOC_SETTINGS = {
-    -8: 1,  # M_ARENA_MAX: one heap for all threads; the others' heaps take no large buffer
-    -4: 0,  # M_MMAP_MAX: no buffer is mapped on its own, and so unmapped when it is freed
-    -1: -1,  # M_TRIM_THRESHOLD: the end of the heap stays
-    -2: 64 * 2**20,  # M_TOP_PAD: it grows by so many bytes
-}
-"""glibc's numbers of what mallopt(3) sets, and the values."""
 
 CpuDevices = Annotated[int | None, COUNT, option("on a CPU, make N devices of it")]
 
@@ -112,22 +103,6 @@ def start_jax(devices: int | None = None) -> None:
             f"{devices} devices were asked for, but there are {available} of kind {kind} here; ask for "
             f"{available} or fewer"
         )
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what XLA's buffers leave, for those of the next step. To be called before there
-    are threads.
-
-    By itself glibc gives every large buffer back to the system, which fills its pages with zeros when it is
-    asked for them again: a sixth of the processor time of a training step on a CPU. Nothing happens where the
-    C library is another.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, TypeError, AttributeError):  # not glibc
-        return
-    for parameter, value in MALLOC_SETTINGS.items():
-        mallopt(parameter, value)
 
 
 def describe_mesh(mesh: "jax.sharding.Mesh") -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Any, ClassVar
 
-from ringvision.cli.devices import CpuDevices, Processes, ProcessOptions, keep_freed_memory, start_jax
+from ringvision.cli.devices import CpuDevices, Processes, ProcessOptions, start_jax
 from ringvision.cli.options import ConfigFile, Overrides
 from ringvision.cli.parsing import Command, option
 from ringvision.errors import UserError
@@ -24,6 +24,8 @@ class Train(Command):
     config_kind: ClassVar[str] = "TrainConfig"
 
     def run(self) -> int:
+        from ringvision.train.memory import keep_freed_memory
+
         keep_freed_memory()
         self.processes.start()
         start_jax(self.devices)

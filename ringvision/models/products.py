@@ -61,6 +61,10 @@ def joined_heads(heads: jax.Array, output: jax.Array) -> jax.Array:
     """heads float `[B, L, N, H]`, output of its dtype `[N, H, D]` -> `[B, L, D]`. What is kept is `heads` as
     they are, which attention keeps too.
     """
+    return _joined(heads, output)
+
+
+def _joined(heads: jax.Array, output: jax.Array) -> jax.Array:
     # (B, L, N H): one axis, since XLA lays out anew what is multiplied over two
     return _flat(heads, 2) @ output.reshape(-1, output.shape[-1])
 
@@ -79,9 +83,8 @@ def _joined_heads_backward(
     return d_heads.reshape(heads.shape), d_output.reshape(output.shape)
 
 
-joined_heads.defvjp(
-    lambda heads, output: (joined_heads(heads, output), (heads, output)), _joined_heads_backward
-)
+# The product itself, not `joined_heads`, in which remat "dots" would not see it.
+joined_heads.defvjp(lambda heads, output: (_joined(heads, output), (heads, output)), _joined_heads_backward)
 
 
 @jax.custom_vjp

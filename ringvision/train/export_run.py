@@ -3,6 +3,7 @@
 RUN/{run.json, model.json, checkpoints/}  --export_run-->  a model folder
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ from ringvision.config import TrainConfig
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
 from ringvision.train.export import export
-from ringvision.train.initial_state import abstract_state
+from ringvision.train.initial_state import saved_state
 from ringvision.train.part import Part
 from ringvision.train.resume import MODEL_FILE, RUN_FILE, read_settings
-from ringvision.train.state import optimizer
 from ringvision.vocabulary import Vocabulary
 
 
@@ -46,13 +46,11 @@ def export_run(folder: Path, dest: Path) -> dict[str, Any]:
         )
     run = TrainConfig.from_dict(told)
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        newest = checkpoints.latest()
-        if newest is None:
+        if checkpoints.latest() is None:
             raise UserError(f"{folder} has no checkpoint yet; wait for its first one")
-        config = run.of_stage(run.stage_at(max(newest - 1, 0)))
         offset = Vocabulary.from_dict(model["vocabulary"]).code_offset if "vocabulary" in model else 0
-        part = Part(config, offset)
         mesh = make_mesh(context=1, devices=jax.devices()[:1])
-        found = checkpoints.restore(abstract_state(config, optimizer(config), mesh, part))
-    export(dest, {**model, "transformer": config.transformer.to_dict()}, part, found.tree)
+        found = checkpoints.restore(partial(saved_state, run, mesh=mesh, code_offset=offset))
+    config = run.of_stage(run.stage_at(max(found.step - 1, 0)))
+    export(dest, {**model, "transformer": config.transformer.to_dict()}, Part(config, offset), found.tree)
     return {"dest": str(dest), "step": found.step, "skipped": found.skipped}

@@ -1,7 +1,8 @@
 """What a run begins with: random parameters by its seed, or those of a model folder.
 
 TrainConfig  --first_state-->  TrainState on a mesh
-             --abstract_state-->  the same without arrays, which a checkpoint is restored into
+             --abstract_state, saved_state-->  the same without arrays, which a checkpoint is restored
+             into
 TrainState of a stage  --next_state-->  that before the first step of the next stage
 """
 
@@ -28,7 +29,7 @@ from ringvision.model_folder import load_model, load_params, read_config
 from ringvision.models.presets import TransformerConfig
 from ringvision.models.transformer import Transformer
 from ringvision.train.part import Part
-from ringvision.train.state import TrainState, shardings, start
+from ringvision.train.state import TrainState, optimizer, shardings, start
 from ringvision.tree import flatten, unflatten
 
 
@@ -102,6 +103,22 @@ def abstract_state(
         shapes,
         shardings(shapes, mesh),
     )
+
+
+def saved_state(run: TrainConfig, step: int, mesh: Mesh, code_offset: int) -> TrainState:
+    """What a checkpoint of a run holds, without arrays: of one that ends a stage, the state of that stage.
+
+    Args:
+        run: all stages; it says its model.
+        step: of the checkpoint.
+        mesh: the devices that the arrays will be spread over.
+        code_offset: the first token that is no text.
+
+    Returns:
+        A TrainState of jax.ShapeDtypeStruct, with shardings.
+    """
+    config = run.of_stage(run.stage_at(max(step - 1, 0)))
+    return abstract_state(config, optimizer(config), mesh, Part(config, code_offset))
 
 
 def first_state(

@@ -28,16 +28,13 @@ class Ledger:
         """Open the books.
 
         clock: gives seconds.
-        earlier: seconds by kind of the processes before this one, as `to_dict` gave them; what is no such
-            thing is left out.
+        earlier: what is added at once.
         """
         self._clock = clock
         self._booked = dict.fromkeys(KINDS, 0.0)
-        for kind, seconds in (earlier or {}).items():
-            if kind in self._booked and type(seconds) in (int, float) and 0 <= seconds < float("inf"):
-                self._booked[kind] = float(seconds)
         self._open: list[str] = []
         self._since = clock()
+        self.add(earlier or {})
 
     @property
     def doing(self) -> str:
@@ -56,6 +53,14 @@ class Ledger:
         finally:
             self._book()
             self._open.pop()
+
+    def add(self, earlier: Mapping[str, Any]) -> None:
+        """Add the seconds by kind of the processes before this one, as `to_dict` gave them; what is no such
+        thing is left out.
+        """
+        for kind, seconds in earlier.items():
+            if kind in self._booked and type(seconds) in (int, float) and 0 <= seconds < float("inf"):
+                self._booked[kind] += seconds
 
     def lost(self, seconds: float) -> None:
         """Add what is done again because a process was killed (metrics_file.lost_seconds)."""

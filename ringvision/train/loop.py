@@ -14,7 +14,7 @@ step. Where one fails, all end.
 import math
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -33,20 +33,24 @@ from ringvision.distributed import (
     process_count,
     signals,
 )
-from ringvision.errors import Interrupted, UserError
+from ringvision.errors import Interrupted
 from ringvision.train.answer_accuracy import score, table
 from ringvision.train.export import export, exported
 from ringvision.train.flops import flops_per_token, peak_flops
 from ringvision.train.initial_state import completed, describe
 from ringvision.train.ledger import Ledger
+from ringvision.train.memory import give_back_freed_memory
 from ringvision.train.metrics_file import lost_seconds
 from ringvision.train.record import Record
 from ringvision.train.resume import MODEL_FILE, RUN_FILE, check_resume, fingerprint
-from ringvision.train.run_status import replace_json
+from ringvision.train.rollback import Rollbacks
 from ringvision.train.stage import Stage, open_stage
+from ringvision.train.starting_point import Start, starting_point
 from ringvision.train.state import TrainState
 from ringvision.train.window import Report, Window
 
+STOP, SAVE_FAILED = 1, 2
+"""What a process tells the others with its part of a batch; where there are several, the largest counts."""
 CURVES = ("loss", "answer_accuracy", "eval/all", "gradient_norm", "learning_rate", "tokens_per_second")
 
 
@@ -80,25 +84,39 @@ def train(
         config = completed(config)
         agreed("the config", fingerprint(config))
         out = Path(config.out)
-        with failing_together("looking at what the run was"):
-            changes = check_resume(out, config, allow_changes=allow_changes)
         last = min(config.total_steps, stop_at or config.total_steps)
         kept = config.checkpoints
-        with Checkpoints(out / "checkpoints", keep=kept.keep, keep_every=kept.keep_every) as checkpoints:
-            start = _resume(config, checkpoints, mesh)
+        ledger = Ledger()
+        with (
+            Checkpoints(out / "checkpoints", keep=kept.keep, keep_every=kept.keep_every) as checkpoints,
+            ledger.noticing_compilation(),
+        ):
+            with ledger.spend("starting"):
+                changes = _changes(config, checkpoints, allow_changes)
+                start = starting_point(config, checkpoints, mesh)
             start.said += [f"changed since the run began: {change}" for change in changes]
-            ledger = Ledger(earlier=start.notes.get("ledger"))
+            ledger.add(start.notes.get("ledger") or {})
             ledger.lost(lost_seconds(out, start.step))
-            with ledger.noticing_compilation(), _record(config, start, ledger, last, quiet) as record:
-                if is_main():
-                    replace_json(out / RUN_FILE, config.to_dict())
-                run = Run(config, checkpoints, ledger, record, stop, mesh, last)
+            with _record(config, start, ledger, last, quiet) as record:
+                record.settings(RUN_FILE, config.to_dict())
+                rollbacks = Rollbacks(config, checkpoints)
+                run = Run(config, checkpoints, ledger, record, stop, mesh, last, rollbacks)
                 state = run.through_stages(start)
                 checkpoints.wait()
                 return state
 
 
-def _record(config: TrainConfig, start: "Start", ledger: Ledger, last: int, quiet: bool) -> Record:
+def _changes(config: TrainConfig, checkpoints: Checkpoints, allow_changes: bool) -> list[str]:
+    """What is other in the config than in the run that is gone on with: nothing, where that was not saved
+    yet. UserError as of `check_resume`, on all processes.
+    """
+    if checkpoints.latest() is None:
+        return []
+    with failing_together("looking at what the run was"):
+        return check_resume(Path(config.out), config, allow_changes=allow_changes)
+
+
+def _record(config: TrainConfig, start: Start, ledger: Ledger, last: int, quiet: bool) -> Record:
     """The run's record, in which what is to be said of its start is said."""
     record = Record(
         Path(config.out),
@@ -116,49 +134,8 @@ def _record(config: TrainConfig, start: "Start", ledger: Ledger, last: int, quie
 
 
 @dataclass
-class Start:
-    """Where a run begins. state: None before the first step of all. notes: of its last checkpoint, those of
-    all processes put together. said: lines for the user.
-    """
-
-    stage: Stage
-    state: TrainState | None = None
-    notes: Mapping[str, Any] = field(default_factory=dict)
-    said: list[str] = field(default_factory=list)
-
-    @property
-    def step(self) -> int:
-        return 0 if self.state is None else int(self.state.step)
-
-
-def _resume(config: TrainConfig, checkpoints: Checkpoints, mesh: Mesh | None) -> Start:
-    """The newest good checkpoint, in the stage that made it."""
-    steps = checkpoints.steps()
-    if not steps:
-        return Start(open_stage(config, 0, mesh=mesh))
-    stage = open_stage(config, config.stage_at(max(steps[-1] - 1, 0)), mesh=mesh)
-    found = checkpoints.restore(stage.abstract_state())
-    if found.step <= stage.first:  # the good one is of an earlier stage
-        stage = open_stage(config, config.stage_at(max(found.step - 1, 0)), mesh=mesh)
-        found = checkpoints.restore(stage.abstract_state(), found.step)
-    return Start(stage, found.tree, _joined(found.notes), list(found.skipped))
-
-
-def _joined(notes: list[dict[str, Any]]) -> dict[str, Any]:
-    """The notes of one checkpoint as one: each process knows the state of its own rows alone."""
-    joined = dict(notes[0])
-    data = [one["data"] for one in notes if one.get("data")]
-    if data:
-        lanes = {row: lane for one in data for row, lane in one["lanes"].items()}
-        joined["data"] = {**data[0], "lanes": lanes}
-    return joined
-
-
-@dataclass
 class Run:
-    """What lives as long as a run does. rollbacks: how often it went back, and did not get past `failed_at`,
-    the furthest step from which it did.
-    """
+    """What lives as long as a run does."""
 
     config: TrainConfig
     checkpoints: Checkpoints
@@ -167,14 +144,17 @@ class Run:
     stop: StopRequest
     mesh: Mesh | None
     last: int
-    rollbacks: int = 0
-    failed_at: int = 0
+    rollbacks: Rollbacks
 
     def through_stages(self, start: Start) -> TrainState:
-        """The stages from where the run stands, one after another."""
+        """The stages from where the run stands, one after another. Of a run that was done before, what it
+        leaves behind is written once more: it may have been killed while that was written the first time.
+        """
         stage = start.stage
         state = start.state
         data = start.notes.get("data")
+        if state is not None and start.step == self.last:
+            self._export(stage, state)
         while state is None or int(state.step) < self.last:
             with self.ledger.spend("starting"):
                 if state is None or int(state.step) == stage.last:
@@ -182,8 +162,7 @@ class Run:
                         stage = open_stage(self.config, stage.number + 1, mesh=self.mesh)
                     state = stage.begun(state)
                     data = None
-                if is_main():
-                    replace_json(self.record.directory / MODEL_FILE, stage.model_settings)
+                self.record.settings(MODEL_FILE, stage.model_settings)
                 self.record.say(_opening_line(self.config, stage, state, min(self.last, stage.last)))
                 for notice in stage.loader.notices:
                     self.record.say(notice)
@@ -200,40 +179,51 @@ class Run:
         last = min(self.last, stage.last)
         window = self._window(stage)
         step_fn = stage.compiled(state)
+        fresh = True
         with closing(stage.loader.batches(data)) as batches:
             while step < last:
                 with self.ledger.spend("waiting for data"):
                     loaded = next(batches)
                 with self.ledger.spend("stepping"):
-                    asked = signals(stage.mesh, int(self.stop.asked))
-                    state, metrics = step_fn(state, stage.put(loaded.batch), asked)
+                    state, metrics = step_fn(state, stage.put(loaded.batch), self._signals(stage))
+                    if fresh:  # what compiling took
+                        give_back_freed_memory()
+                        fresh = False
                     step += 1
                     due = Due.at(step, last, config)
                     known = window.add(metrics, wait=any(due))
-                self.checkpoints.check()
-                if any(report.signal for report in known):
-                    self._save(stage, state, step, loaded)
-                    self._stopped(step)
-                if any(report.refused >= config.health.after for report in known):
-                    state = self._roll_back(stage, state, step, known[-1])
+                signal = max((report.signal for report in known), default=0)
+                if signal == SAVE_FAILED:
+                    self.checkpoints.wait()  # raises what was wrong, on every process
+                stopping = signal == STOP and step < self.last
+                if any(report.refused >= config.health.after for report in known) and not stopping:
+                    state = self._go_back(stage, state, step, known[-1])
                     step = int(state.step)
-                    window.restart()
+                    window.forget()
                     continue
                 if due.logging:
                     self.record.write(step, {**window.close(), "learning_rate": stage.rate(step)})
                 else:
                     self.record.advance(step)
+                if stopping:
+                    self._save(stage, state, step, loaded)
+                    self._stopped(step)
                 if due.evaluating:
                     self._evaluate(stage, state, step)
                     window.restart()
                 # what comes out of refused steps is as it was before them, and that may be what is wrong
                 if due.saving and (step == last or not known[-1].refused):
                     self._save(stage, state, step, loaded)
+                    self.rollbacks.saved(step)
                     if config.checkpoints.export or step == self.last:
                         self._export(stage, state)
-                    self.rollbacks = self.rollbacks if step <= self.failed_at else 0
                     window.restart()
         return state
+
+    def _signals(self, stage: Stage) -> jax.Array:
+        """What this process has to tell the others, as an input of the step: int32 [devices]."""
+        told = SAVE_FAILED if self.checkpoints.failed else STOP if self.stop.asked else 0
+        return signals(stage.mesh, told)
 
     def _window(self, stage: Stage) -> Window:
         config = stage.config
@@ -261,38 +251,22 @@ class Run:
     def _export(self, stage: Stage, state: TrainState) -> None:
         with self.ledger.spend("saving"):
             export(self.record.directory / "model", stage.model_settings, stage.part, state)
-            self.record.curves_png(self.record.directory / "curves.png", CURVES)
+            if self.record.read("loss")[0]:  # nothing is written yet where lines are rarer than checkpoints
+                self.record.curves_png(self.record.directory / "curves.png", CURVES)
 
     def _stopped(self, step: int) -> NoReturn:
         with self.ledger.spend("saving"):
             self.checkpoints.wait()
         raise Interrupted(f"stopped after step {step}, which is saved; the same command goes on from there")
 
-    def _roll_back(self, stage: Stage, state: TrainState, step: int, report: Report) -> TrainState:
-        """The state of the last good checkpoint, after steps that were refused one after another; where there
-        is none the state itself, which they left as it was.
-        """
-        numbers = f"loss {report.loss:.4g}, gradient norm {report.gradient_norm:.4g}"
-        if self.rollbacks >= stage.config.health.rollbacks:
-            raise UserError(
-                f"{report.refused} steps in a row were refused up to step {step} ({numbers}), and going "
-                f"back {self.rollbacks} times did not help; look at the data, or go on from the last "
-                "checkpoint with a lower lr or clip_norm"
-            )
-        self.rollbacks += 1
-        self.failed_at = max(self.failed_at, step)
-        self.checkpoints.wait()
-        if self.checkpoints.latest() is None:
-            self.record.say(
-                f"step {step}: {numbers}: refused, and nothing is saved yet; goes on past these batches"
-            )
-            return replace(state, health=replace(state.health, refused=state.health.refused * 0))
-        steps = self.checkpoints.steps()  # going back again without a step in between, further back
-        earlier = steps[-min(self.rollbacks, len(steps))]
-        found = self.checkpoints.restore(stage.abstract_state(), earlier)
-        self.record.rolled_back(found.step)
-        self.record.say(f"step {step}: {numbers}: refused; back to step {found.step}, and past these batches")
-        return found.tree
+    def _go_back(self, stage: Stage, state: TrainState, step: int, report: Report) -> TrainState:
+        """Where the run goes on after steps that were refused one after another."""
+        with self.ledger.spend("starting"):
+            state, reached, line = self.rollbacks.go_back(stage, state, step, report)
+        if reached is not None:
+            self.record.rolled_back(reached)
+        self.record.say(line)
+        return state
 
 
 class Due(NamedTuple):

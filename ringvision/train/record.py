@@ -102,6 +102,12 @@ class Record:
             self._wandb.write(self._step, values)
         self._progress.write(self._step, values, line)
 
+    def settings(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write a file of the run's settings, JSON, into its folder. UserError where that cannot be done."""
+        if self._main:
+            with self._writing():
+                replace_json(self.directory / name, values)
+
     def advance(self, step: int) -> None:
         """`step` is done, and has no scalars to be written: it costs next to nothing."""
         self._step = int(step)

@@ -57,6 +57,15 @@ class Window:
         self._began = self._clock()
         self._timed = 0
 
+    def forget(self) -> None:
+        """Leave out the steps since the last `close`, and the newest, which nobody has read yet: a run that
+        goes back did them in vain. How many were refused stays.
+        """
+        self._steps = []
+        self._newest = None
+        self._tokens = 0
+        self.restart()
+
     def add(self, metrics: Metrics, *, wait: bool) -> list[Report]:
         """A step was begun.
 

@@ -9,7 +9,7 @@ import pytest
 FAULTS = """
 import resource, sys
 import numpy as np
-from ringvision.cli.devices import keep_freed_memory
+from ringvision.train.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 def faults():
