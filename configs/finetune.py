@@ -3,8 +3,8 @@
     ringvision tokenize videos.csv --out tokens        # path,caption  and, if there are any, question,answer
     ringvision train finetune --data tokens --out runs/finetune
 
-Four minutes on two cores. What it scored stands in docs/guide.md ("Train on your own videos"), written by
-scripts/worked_example.py: clips with a colour whose name the model had never read.
+200 steps of about 1.5 seconds of CPU time each. scripts/worked_example.py measures it on clips with a colour
+whose name the model had never read; docs/guide.md has the scores ("Train on your own videos").
 
 Part of what is read is `demos/replay`, videos of the world that the model comes from, so that it does not
 forget what it knew. New words and codes are learned by their embeddings: their rate is high, and that of the
