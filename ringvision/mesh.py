@@ -175,22 +175,30 @@ RULES = Rules()
 TRAINING = Rules(embed=("fsdp", "context", "ulysses"))
 """For training: parameters, their gradients and the optimizer's moments are spread over all devices that work
 on the same rows, since each needs a layer's weights only while it computes that layer."""
-OPTIMIZER = Rules(embed=(*TRAINING.embed, "data"))
-"""For gradients once they are summed, the optimizer's moments and the average of the parameters: as in
-training, and spread over the replicas of `data` too, each of which updates its own share (ZeRO's first stage:
-Rajbhandari et al., 2020)."""
+UPDATE = Rules(embed=(*TRAINING.embed, "data"))
+"""For what only an update needs: gradients once they are summed, the optimizer's moments, the average of the
+parameters. It lies as in training and is spread over the replicas of `data` too, each of which updates its
+own share (ZeRO's first stage: Rajbhandari et al., 2020)."""
 
 
-def layerwise(mesh: Mesh | AbstractMesh, num_layers: int) -> Rules:
-    """OPTIMIZER for what is computed of whole matrices, such as Muon's steps: layers are shared out first,
-    over the mesh axes that divide `num_layers` into the most shares; the model width gets the axes that are
-    left.
+def update_rules(mesh: Mesh | AbstractMesh, num_layers: int) -> Rules:
+    """UPDATE for a parameter of the layers: where `data` divides their number, each replica has some of
+    them.
     """
-    axes = OPTIMIZER.embed
+    if num_layers % mesh.shape.get("data", 1):
+        return UPDATE
+    return replace(TRAINING, layers=("data",))
+
+
+def layerwise_rules(mesh: Mesh | AbstractMesh, num_layers: int) -> Rules:
+    """UPDATE for what is computed of whole matrices, such as Muon's steps: layers are shared out over the
+    axes that divide `num_layers` into the most shares, and the model width over what is left.
+    """
+    axes = ("data", *TRAINING.embed)
     choices = [chosen for size in range(len(axes) + 1) for chosen in itertools.combinations(axes, size)]
     shares = {chosen: math.prod(mesh.shape.get(axis, 1) for axis in chosen) for chosen in choices}
     layers = max((chosen for chosen in choices if num_layers % shares[chosen] == 0), key=shares.__getitem__)
-    return replace(OPTIMIZER, layers=layers, embed=tuple(axis for axis in axes if axis not in layers))
+    return replace(UPDATE, layers=layers, embed=tuple(axis for axis in UPDATE.embed if axis not in layers))
 
 
 def partition_spec(mesh: Mesh | AbstractMesh, *logical: str | None, rules: Rules = RULES) -> PartitionSpec:

@@ -20,6 +20,7 @@ import os
 import random
 import select
 import socket
+import sys
 import tempfile
 import time
 import warnings
@@ -181,7 +182,9 @@ def kill_and_restore(folder: Path, processes: int, kills: int, draw: random.Rand
             counts["kills"] += 1
             left = {path.name.split("-")[0] for path in folder.glob(".*")} if folder.exists() else set()
             counts.update(f"left {name}" for name in left)
-            counts["within a save"] += bool(left) or max(listener.steps("saving")) > last
+            counts["within a save"] += bool(left) or max([0, *listener.steps("saving")]) > last
+        if attempt % 20 == 0:
+            print(f"{processes} processes, {attempt} kills: {dict(counts)}", file=sys.stderr, flush=True)
     return {**counts, "last step": last, "seconds": round(time.monotonic() - began)}
 
 

@@ -3,10 +3,10 @@ of one mesh, with 0, 1 and 3 workers each, and stopped at every 17th step to go 
 
     python scripts/data_determinism.py [--steps 200] [--json]
 
-The data is a mixture of videos of the world, which grow, and of videos with captions and questions, some of
-which are longer than a row. Every process is started anew, joins the others by jax.distributed and makes the
-rows that its own device holds, as training does; a stopped run goes on from the JSON of the states alone. A
-batch's hash is that of its rows in order.
+The data is a mixture of videos of the world, which grow, of videos with captions and questions, and of text;
+some examples of each are longer than a row. Every process is started anew, joins the others by
+jax.distributed and makes the rows that its own device holds, as training does; a stopped run goes on from
+the JSON of the states alone. A batch's hash is that of its rows in order.
 """
 
 import argparse
@@ -31,7 +31,7 @@ STOP = 17
 
 
 def write_data(folder: Path) -> None:
-    """The text model and the two folders of tokens that the config names; codes are random."""
+    """The text model, the two folders of tokens and the text that the config names; codes are random."""
     import numpy as np
 
     from ringvision import shipped
@@ -61,15 +61,22 @@ def write_data(folder: Path) -> None:
             ]
         )
 
+    documents = [
+        " ".join(f"word {number}" for number in random.integers(0, 100, random.integers(1, 300)))
+        for _ in range(60)
+    ]
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in documents))
+
 
 def config(folder: Path, processes: int, workers: int) -> Any:
     from ringvision.config import MeshConfig, TrainConfig
-    from ringvision.data.sources import DataConfig, TokenizedData, WorldData
+    from ringvision.data.sources import DataConfig, TextData, TokenizedData, WorldData
     from ringvision.models.presets import TransformerConfig
 
     sources = (
         WorldData(str(folder / "world"), turns_max=6, vision_weight=0.3, grow_from=2, grow_steps=120),
         TokenizedData(str(folder / "clips"), vision_weight=0.1, weight=0.5),
+        TextData(str(folder / "text.jsonl"), weight=0.7),
     )
     data = DataConfig(
         sources, LENGTH, ROWS, text_model=str(folder / "text.model"), tokenizer="none", workers=workers

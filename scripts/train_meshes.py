@@ -19,7 +19,6 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -36,8 +35,8 @@ from ringvision.models.presets import TransformerConfig
 from ringvision.models.transformer import Transformer
 from ringvision.ops.layout_choice import choose_layout
 from ringvision.train.part import Part
-from ringvision.train.state import TrainState, optimizer, shardings, start
-from ringvision.train.step import gradients
+from ringvision.train.state import optimizer, shardings, start
+from ringvision.train.step import Gradients, gradients
 from ringvision.tree import flatten
 
 TOLERANCE = 1e-5
@@ -108,10 +107,14 @@ def on_one_device() -> Found:
 def _found(mesh: Mesh) -> Found:
     run = config()
     part = Part(run, CODE_OFFSET)
-    state = _state(run, part, mesh)
-    function = partial(gradients, part=part, config=run, mesh=mesh)
-    whole = NamedSharding(mesh, PartitionSpec())
-    found = jax.jit(function, out_shardings=whole)(state, _put(mesh))
+    whole = _params()
+    params = jax.tree.map(_spread, whole, shardings(whole, mesh))
+    state = jax.eval_shape(lambda: start(params, optimizer(run), run))
+
+    def of(params: Any, batch: Batch) -> Gradients:
+        return gradients(replace(state, params=params), batch, part=part, config=run, mesh=mesh)
+
+    found = jax.jit(of, out_shardings=NamedSharding(mesh, PartitionSpec()))(params, _put(mesh))
     return Found(
         _value(found.loss).item(), {name: _value(leaf) for name, leaf in flatten(found.of_params).items()}
     )
@@ -122,14 +125,13 @@ def _value(array: jax.Array) -> np.ndarray:
     return np.asarray(array.addressable_data(0))
 
 
-def _state(run: TrainConfig, part: Part, mesh: Mesh) -> TrainState:
-    def make() -> TrainState:
-        params = nnx.split(Transformer(MODEL, rngs=nnx.Rngs(0)))[1]
-        # Twice as large as they are drawn: attention is less even, and what reaches a wrong token shows.
-        trained, frozen = part.start(jax.tree.map(lambda x: 2 * x, params))
-        return start(trained, optimizer(run), run, frozen=frozen)
-
-    return jax.jit(make, out_shardings=shardings(jax.eval_shape(make), mesh))()
+@functools.cache
+def _params() -> Any:
+    """Of the model, as numpy arrays; twice as large as they are drawn, so that attention is less even and
+    what reaches a wrong token shows.
+    """
+    params = jax.jit(lambda: nnx.split(Transformer(MODEL, rngs=nnx.Rngs(0)))[1])()
+    return jax.tree.map(lambda x: 2 * np.asarray(x), params)
 
 
 def _put(mesh: Mesh) -> Batch:
@@ -139,7 +141,12 @@ def _put(mesh: Mesh) -> Batch:
         arrays = jax.tree.map(lambda x: np.take_along_axis(x, chosen.order, 1), arrays)
         arrays = replace(arrays, segment_ids=chosen.segment_ids)
     place = sharding(mesh, "batch", "length")
-    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, place, lambda i: x[i]), arrays)
+    return jax.tree.map(lambda x: _spread(x, place), arrays)
+
+
+def _spread(array: np.ndarray, place: NamedSharding) -> jax.Array:
+    """One that every process has whole -> its shares on the devices of all of them."""
+    return jax.make_array_from_callback(array.shape, place, lambda index: array[index])
 
 
 def largest_difference(found: Found, expected: Found) -> float:
@@ -162,7 +169,6 @@ def compare() -> list[dict[str, Any]]:
         rows.append({"mesh": named, "difference": difference, "seconds": round(time.monotonic() - began, 1)})
         if jax.process_index() == 0:
             print(f"{named:28} {difference:.1e}  {rows[-1]['seconds']:5.1f} s", file=sys.stderr, flush=True)
-        jax.clear_caches()
     return rows
 
 

@@ -65,6 +65,9 @@ def changed(config, changes):
         ({"optimizer": {"warmup_steps": 1001}}, "expected at most steps, which is 1000"),
         ({"data": {"length": 10**9}}, "data.length is 1000000000, expected at most the model's max_length"),
         ({"data": {"sources": ()}}, "data.sources is empty"),
+        ({"data": WorldData("a")}, "data is a WorldData, expected DataConfig(sources="),
+        ({"data": {"sources": WorldData("a")}}, "data.sources holds WorldData, expected a tuple of sources"),
+        ({"data": {"sources": ("a",)}}, "data.sources holds str, expected a tuple of sources"),
         ({"data": {"weights_by": "rows"}}, "data.weights_by is 'rows', expected tokens or examples"),
         ({"data": {"bad_records": 2.0}}, "data.bad_records is 2.0, expected a share from 0 to 1"),
         ({"data": {"workers": -1}}, "data.workers is -1"),
@@ -75,7 +78,7 @@ def changed(config, changes):
         ),
         (
             {"data": {"sources": (WorldData("a"), TokenizedData("", weight=-1))}},
-            "data.sources.1.weight is -1, expected at least 0; data.sources.1.folder is ''",
+            "data.sources.1.weight is -1, expected a number of at least 0; data.sources.1.folder is ''",
         ),
         ({"optimizer": {"clip_norm": 0.0}}, "optimizer.clip_norm"),
         ({"optimizer": {"kind": "adam"}}, "optimizer.kind is 'adam', expected adamw or muon"),

@@ -17,7 +17,9 @@ from two_processes import VALUES
 
 from ringvision import distributed
 from ringvision.checkpoint import Checkpoints
+from ringvision.cli import main, read
 from ringvision.cli.devices import ProcessOptions
+from ringvision.cli.train import Train, TrainTokenizer
 from ringvision.distributed import StopRequest
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
@@ -139,7 +141,7 @@ def test_a_disk_that_is_full_on_one_ends_the_save_on_both(both: Any) -> None:
 def test_a_model_folder_is_written_by_one(both: Any) -> None:
     assert all(np.array_equal(array, VALUES) for array in load_model(both[0] / "model").values())
     assert read_config(both[0] / "model")["kind"] == "trial"
-    assert (both[0] / "model" / "card").read_bytes() == b"text"
+    assert (both[0] / "model" / "folder" / "card").read_bytes() == b"text"
     assert all("File too large; put that right" in results["model"] for results in both[1])
 
 
@@ -203,6 +205,23 @@ def test_one_process_needs_no_coordinator(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(UserError, match=r"the coordinator node01:61447 could not be reached"):
         distributed.start(seconds=0.1)
     assert not jax.distributed.is_initialized()
+
+
+def test_the_command_line_takes_processes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--coordinator", "10.0.0.1:8476", "--processes", "2", "--process", "0"]
+    command = read(["train", "demo", *words, "--steps", "3"])
+    assert isinstance(command, Train)
+    assert command.processes == ProcessOptions("10.0.0.1:8476", 2, 0)
+    assert command.overrides == ("--steps", "3")
+    assert main(["train", "demo", "--processes", "2"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("ringvision: --coordinator (RINGVISION_COORDINATOR) and --process")
+    assert said.count("\n") == 1
+    monkeypatch.setattr(distributed, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="started on 2 processes"):
+        TrainTokenizer("world")._train(None)
 
 
 def test_processes_that_do_not_come_are_one_line() -> None:

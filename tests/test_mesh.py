@@ -7,16 +7,17 @@ from jax.sharding import PartitionSpec
 from ringvision.errors import UserError
 from ringvision.mesh import (
     AXES,
-    OPTIMIZER,
     TRAINING,
+    UPDATE,
     Rules,
     fitted_spec,
-    layerwise,
+    layerwise_rules,
     make_mesh,
     num_shards,
     parse_mesh,
     partition_spec,
     sharding,
+    update_rules,
 )
 
 
@@ -107,17 +108,22 @@ def test_a_dimension_is_spread_over_as_many_axes_as_divide_it():
 
 def test_what_is_updated_is_spread_over_data_too():
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
-    assert fitted_spec(mesh, ("embed", "hidden"), (8, 6), OPTIMIZER) == PartitionSpec(
-        ("fsdp", "data"), "tensor"
+    axes = ("embed", "hidden")
+    assert fitted_spec(mesh, axes, (8, 6), UPDATE) == PartitionSpec(("fsdp", "data"), "tensor")
+    assert fitted_spec(mesh, axes, (6, 6), UPDATE) == PartitionSpec("fsdp", "tensor")
+    axes = ("layers", "embed", "hidden")
+    even, odd = ((layers, 8, 6) for layers in (4, 3))
+    assert fitted_spec(mesh, axes, even, update_rules(mesh, 4)) == PartitionSpec("data", "fsdp", "tensor")
+    assert fitted_spec(mesh, axes, odd, update_rules(mesh, 3)) == PartitionSpec(
+        None, ("fsdp", "data"), "tensor"
     )
-    assert fitted_spec(mesh, ("embed", "hidden"), (6, 6), OPTIMIZER) == PartitionSpec("fsdp", "tensor")
 
 
 @pytest.mark.parametrize(
     ("axes", "layers", "expected"),
     [
-        ({"data": 2, "fsdp": 2, "context": 2}, 8, (("fsdp", "context", "data"), None)),
-        ({"data": 2, "fsdp": 2, "context": 2}, 6, ("fsdp", ("context", "data"))),
+        ({"data": 2, "fsdp": 2, "context": 2}, 8, (("data", "fsdp", "context"),)),
+        ({"data": 2, "fsdp": 2, "context": 2}, 6, ("data", ("fsdp", "context"))),
         ({"data": 4, "context": 2}, 4, ("data", "context")),
         ({"data": 8}, 3, (None, "data")),
         ({"tensor": 8}, 8, ()),
@@ -126,5 +132,7 @@ def test_what_is_updated_is_spread_over_data_too():
 def test_layers_are_shared_out_before_the_width(axes, layers, expected):
     """As many shares of layers as the mesh allows, and the model width over what is left."""
     mesh = make_mesh(**{"context": 1, **axes})
-    spec = fitted_spec(mesh, ("layers", "embed", "head_dim"), (layers, 16, 3), layerwise(mesh, layers))
-    assert spec == PartitionSpec(*(part for part in expected if part or expected[-1]))
+    rules = layerwise_rules(mesh, layers)
+    assert fitted_spec(mesh, ("layers", "embed", "head_dim"), (layers, 16, 3), rules) == PartitionSpec(
+        *expected
+    )

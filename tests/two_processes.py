@@ -113,7 +113,9 @@ def models_of_both(folder: Path, process: int) -> dict[str, Any]:
         )
         for name, axes in {"layers.a": (None, "fsdp"), "b": ("fsdp",), "c": ()}.items()
     }
-    save_gathered(folder / "model", {"kind": "trial"}, params, {"card": b"text"})
+    card = folder / "text"
+    card.write_bytes(b"text")
+    save_gathered(folder / "model", {"kind": "trial"}, params, {"folder/card": card})
     again = refused(
         lambda: save_gathered(folder / "model", {"kind": "other"}, params, {}), 100 if process == 0 else None
     )

@@ -11,10 +11,10 @@ manifest.py     the checksums of a step's files
       notes-0000[01]-of-00002.json      what else each process must know to go on
       sha256.json                       checksums of all these, and its own; written last
 
-Orbax, which is made for this, was tried first (0.12.8). A write that failed on one process was heard of by
-the other after 96 seconds, when a barrier gave up; it keeps no checksums, so all files would have to be read
-again by one process to have some. Here the processes exchange how their writing went, and each takes the
-checksums of its bytes as it writes them.
+Orbax, which is made for this, was tried first (0.12.8). A write that fails on one process is heard of by the
+others only when a barrier gives up, after 95 seconds (findings/orbax_failed_write.sh); and it keeps no
+checksums, so all files would have to be read again by one process to have some. Here the processes exchange
+how their writing went, and each takes the checksums of its bytes as it writes them.
 """
 
 from ringvision.checkpoint.checkpoints import Checkpoints, Restored

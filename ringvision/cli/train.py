@@ -24,6 +24,9 @@ class Train(Command):
     config_kind: ClassVar[str] = "TrainConfig"
 
     def run(self) -> int:
+        from ringvision.train.memory import keep_freed_memory
+
+        keep_freed_memory()
         self.processes.start()
         start_jax(self.devices)
         from ringvision.config import apply_overrides, load_config
@@ -50,6 +53,12 @@ class TrainTokenizer(Train):
     config_kind: ClassVar[str] = "TokenizerTrainConfig"
 
     def _train(self, config: Any) -> None:
+        from ringvision import distributed
         from ringvision.train.tokenizer import train_tokenizer
 
+        if (count := distributed.process_count()) > 1:
+            raise UserError(
+                f"train-tokenizer was started on {count} processes, and computes in one; start it once, and "
+                "only `ringvision train` on several"
+            )
         train_tokenizer(config)

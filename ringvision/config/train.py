@@ -124,6 +124,9 @@ class TrainConfig:
         return cls(**fitted("a run's config", cls, known))
 
     def __post_init__(self) -> None:
+        if not isinstance(self.data, DataConfig):
+            kind = type(self.data).__name__
+            refuse(self, [f"data is a {kind}, expected DataConfig(sources=({kind}(...),), ...)"])
         checks = Checks(self)
         checks.filled("name", "out")
         if self.stages:

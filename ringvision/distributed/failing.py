@@ -12,7 +12,6 @@ import json
 import os
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +24,8 @@ WRONG = 2
 """The exit status, as of the command line."""
 _GRACE = 5.0
 """Seconds for a process to come to the same end by itself, before it is ended."""
+_PAUSE = 1.0
+"""Seconds between two looks at whether another process has ended."""
 _ENDED = "ringvision/ended"
 
 
@@ -62,7 +63,10 @@ def ending_together() -> Iterator[None]:
     if process_count() == 1:
         yield
         return
-    threading.Thread(target=_watch, args=(service_client(),), name="others", daemon=True).start()
+    client = service_client()
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(client, over), name="others", daemon=True)
+    watcher.start()
     try:
         yield
     except Interrupted:
@@ -70,8 +74,11 @@ def ending_together() -> Iterator[None]:
     except BaseException as error:
         text = json.dumps([process_index(), reason_of(error)])
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process was first, or all are gone
-            service_client().key_value_set(_ENDED, text)
+            client.key_value_set(_ENDED, text)
         raise
+    finally:
+        over.set()
+        watcher.join(_GRACE)
 
 
 def reason_of(error: BaseException) -> str:
@@ -82,20 +89,20 @@ def reason_of(error: BaseException) -> str:
     return " ".join(str(text).split())
 
 
-def _watch(client: Any) -> None:
-    """Waits until a process says why it ended; then ends this one. Leaving the coordinator in order is what
-    lets the other do so too: it waits there for all.
+def _watch(client: Any, over: threading.Event) -> None:
+    """Asks, until the run is over, whether a process has said why it ended; then ends this one. Leaving the
+    coordinator in order is what lets the other do so too: it waits there for all.
+
+    It does not wait within the client: a thread that is in there when Python ends aborts the process.
     """
-    while True:
+    while not over.wait(_PAUSE):
         try:
-            process, reason = json.loads(client.blocking_key_value_get(_ENDED, 3_600_000))
-            break
-        except jax.errors.JaxRuntimeError as error:
-            if not str(error).startswith("DEADLINE_EXCEEDED"):  # this process left the coordinator
-                return
-    if process == process_index():
+            process, reason = json.loads(client.key_value_try_get(_ENDED))
+        except jax.errors.JaxRuntimeError:  # nobody has, or nobody can be asked
+            continue
+        break
+    if over.wait(_GRACE):
         return
-    time.sleep(_GRACE)
     print(f"ringvision: process {process} ended: {reason}", file=sys.stderr, flush=True)
     with contextlib.suppress(Exception):
         jax.distributed.shutdown()

@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from ringvision.errors import UserError
-from ringvision.untrusted_files import read_object
+from ringvision.untrusted_files import belongs, read_object
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -98,6 +98,18 @@ def weight_names(folder: Path) -> list[str]:
             "the model folder again"
         )
     return [*names, INDEX_FILE]
+
+
+def own_files(folder: Path) -> list[Path]:
+    """The files directly in a model folder that may be copied out of it, sorted: config, weights, and all
+    others but links that lead elsewhere. UserError where its index is damaged.
+    """
+    read = {CONFIG_FILE, *weight_names(folder)}
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and (path.name in read or belongs(path, folder))
+    ]
 
 
 def nbytes(spec: Spec) -> int:

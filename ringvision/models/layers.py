@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 from ringvision.mesh import RULES, Rules
 from ringvision.models.parameters import on_shards, param
 from ringvision.models.presets import TransformerConfig
+from ringvision.models.products import gated_feed_forward, joined_heads, normalised
 
 INITIAL_STD = 0.02
 LAYER_NORM_EPS = 1e-5
@@ -57,12 +58,10 @@ class RMSNorm(nnx.Module):
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     """`x / sqrt(mean(x^2) + eps) * scale` over the last axis.
 
-    x float `[..., D]`, scale float `[D]` or what broadcasts to x -> `[..., D]` in x's dtype, computed in
-    float32.
+    x float `[..., D]`, scale float `[D]` -> `[..., D]` in x's dtype, computed in float32. The gradient is
+    written out (products.py).
     """
-    wide = x.astype(jnp.float32)
-    wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
-    return (wide * scale.astype(jnp.float32)).astype(x.dtype)
+    return normalised(x, scale, eps)
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
@@ -185,9 +184,7 @@ class Attention(nnx.Module):
         """float `[B, L, N, H]` -> `[B, L, D]` in the parameters' dtype."""
         output = self.output[...]  # (N, H, D)
         heads = heads.astype(output.dtype)
-        # (B, L, N H): one axis, since XLA lays out anew what is multiplied over two
-        flat = heads.reshape(*heads.shape[:2], -1)
-        return _adapted(self, "output", heads, flat @ output.reshape(-1, output.shape[-1]))
+        return _adapted(self, "output", heads, joined_heads(heads, output))
 
 
 class FeedForward(nnx.Module):
@@ -213,13 +210,9 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """float `[B, L, D]` -> `[B, L, D]` in the same dtype."""
-        if x.shape[1] == 1:  # a decoded token: the weights are most of what is read, so they are not copied
-            gate, up = (jnp.einsum("BLD,DF->BLF", x, kernel[...]) for kernel in (self.gate, self.up))
-        else:  # one product (E: gate, up) is a tenth less CPU time than two, and F stays spread over `tensor`
-            kernels = jnp.stack([self.gate[...], self.up[...]], axis=1)  # (D, 2, F)
-            both = jnp.einsum("BLD,DEF->BLEF", x, kernels)
-            gate = both[:, :, 0]  # (B, L, F)
-            up = both[:, :, 1]  # (B, L, F)
+        if x.shape[1] > 1 and not any(hasattr(self, f"{name}_lora") for name in ("gate", "up", "down")):
+            return gated_feed_forward(x, self.gate[...], self.up[...], self.down[...])
+        gate, up = (jnp.einsum("BLD,DF->BLF", x, kernel[...]) for kernel in (self.gate, self.up))
         gate = _adapted(self, "gate", x, gate)
         up = _adapted(self, "up", x, up)
         inner = jax.nn.silu(gate) * up  # (B, L, F)

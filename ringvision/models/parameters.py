@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -170,8 +171,14 @@ def on_shards(
         *(tuple(a for a in axes if a in mesh.shape) for axes in (rules.batch, rules.length))
     )
 
+    dtypes = {name: x.dtype for name, x in flatten(params).items()}
+    # They go in as float32: where they are whole on several devices, their gradients are summed in that type.
+    params = jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), params)
+
     def local(params: Any, *arrays: jax.Array) -> jax.Array:
-        whole = {name: _gather_local(value, places[name]) for name, value in flatten(params).items()}
+        whole = {
+            name: _gather_local(value, places[name], dtypes[name]) for name, value in flatten(params).items()
+        }
         return function(unflatten(whole, params), *arrays)
 
     return jax.shard_map(
@@ -190,18 +197,41 @@ def _local_spec(leaf: nnx.Variable, mesh: Mesh, rules: Rules) -> PartitionSpec:
     return fitted_spec(mesh, axes[len(axes) - array.ndim :], array.shape, rules)
 
 
-def _gather_local(x: jax.Array, spec: PartitionSpec) -> jax.Array:
-    """A device's shard -> the array whole along every dimension that `spec` spreads; the gradient is summed
-    over the devices and scattered back. One mesh axis after the other: the TPU's compiler makes
-    reduce-scatters of sums along one axis of a torus, and all-reduces of those over several.
+def _gather_local(x: jax.Array, spec: PartitionSpec, dtype: jnp.dtype) -> jax.Array:
+    """A device's float32 shard -> the array in `dtype`, whole along every dimension that `spec` spreads. The
+    gradient is summed over the devices in float32 and scattered back: sums in bfloat16 would lose what small
+    gradients add, and where `tensor` is left to the CPU's compiler they end the process.
     """
+    return checkpoint_name(_all_gather(x, spec, dtype), GATHERED)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _all_gather(x: jax.Array, spec: PartitionSpec, dtype: jnp.dtype) -> jax.Array:
+    """One mesh axis after the other: the TPU's compiler makes reduce-scatters of sums along one axis of a
+    torus, and all-reduces of those over several.
+    """
+    x = x.astype(dtype)
     for dimension in range(len(spec)):
-        names = mesh_axes(spec, dimension)
-        for name in reversed(names):
+        for name in reversed(mesh_axes(spec, dimension)):
             x = jax.lax.all_gather(x, name, axis=dimension, tiled=True)
-        if names:
-            x = checkpoint_name(x, GATHERED)
     return x
+
+
+def _all_gather_forward(x: jax.Array, spec: PartitionSpec, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+    return _all_gather(x, spec, dtype), jnp.zeros((), x.dtype)
+
+
+def _all_gather_backward(
+    spec: PartitionSpec, dtype: jnp.dtype, like: jax.Array, gradient: jax.Array
+) -> tuple[jax.Array]:
+    gradient = gradient.astype(like.dtype)
+    for dimension in reversed(range(len(spec))):
+        for name in mesh_axes(spec, dimension):
+            gradient = jax.lax.psum_scatter(gradient, name, scatter_dimension=dimension, tiled=True)
+    return (gradient,)
+
+
+_all_gather.defvjp(_all_gather_forward, _all_gather_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -24,8 +24,8 @@ from ringvision.data.packing import Batch
 from ringvision.data.sources import VideoSourceConfig
 from ringvision.errors import UserError
 from ringvision.mesh import TRAINING
-from ringvision.models.parameters import param_shardings
 from ringvision.models.transformer import Transformer
+from ringvision.train.state import gathered_for_use
 
 
 def open_evaluation(config: TrainConfig, trained_on: Loader) -> list[EvaluationBatch]:
@@ -95,9 +95,7 @@ def _missed(
     params: Any, batch: Batch, answers: jax.Array, *, graphdef: Any, mesh: Mesh, count: int
 ) -> jax.Array:
     """How many tokens of each answer are not the likeliest: int32 [count], for batch and answers [B, L]."""
-    if mesh.size > 1:  # an average lies where parameters are updated
-        params = jax.lax.with_sharding_constraint(params, param_shardings(params, mesh, TRAINING))
-    model: Transformer = nnx.merge(graphdef, params)
+    model: Transformer = nnx.merge(graphdef, gathered_for_use(params, mesh))
     hidden = model.hidden(
         batch.tokens, batch.positions, batch.segment_ids, mesh=mesh, rules=TRAINING
     )  # (B, L, D)

@@ -4,17 +4,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ringvision import shipped
 from ringvision.config import TrainConfig
 from ringvision.data.sources import VideosInfo
 from ringvision.data.stream import PromptProcessor
-from ringvision.data.text.folder import text_tokenizer_files
-from ringvision.data.text.settings import OWN_FILE
 from ringvision.model_folder import read_config
 from ringvision.train.gathered_model import save_gathered
+from ringvision.train.model_files import model_files, video_tokenizer
 from ringvision.train.part import Part
 from ringvision.train.state import TrainState
 from ringvision.tree import flatten
+
+OF_WEIGHTS = ("source", "trained", "grown")
+"""What the config.json of the model that a run starts from says of its weights, which a run changes. All else
+that it says stays, but for what the run itself says.
+"""
 
 
 def exported(state: TrainState, part: Part) -> Any:
@@ -36,16 +39,23 @@ def model_settings(
         Plain values that JSON can hold.
     """
     before = {} if config.init_from is None else read_config(config.init_from)
-    settings: dict[str, Any] = {
-        "kind": before.get("kind", "transformer" if processor.vocabulary.text_alone else "assistant"),
+    text_alone = processor.vocabulary.text_alone
+    settings: dict[str, Any] = {name: value for name, value in before.items() if name not in OF_WEIGHTS}
+    settings |= {
+        "kind": before.get("kind", "transformer" if text_alone else "assistant"),
         "name": config.name,
         "transformer": config.transformer.to_dict(),
     }
-    if not processor.vocabulary.text_alone:
+    if config.data.text_model not in (None, config.init_from):
+        settings.pop("text", None)  # ids of another text tokenizer
+    if not text_alone:
         settings |= {"vocabulary": processor.vocabulary.to_dict(), "stream": processor.format.to_dict()}
-        settings |= _video_settings(config, info, before)
-    if question := next(filter(None, (source.frame_question for source in config.data.sources)), ""):
-        settings["generation"] = {"question": question, "candidates": 64}
+        settings |= _video_settings(config, info)
+    if isinstance(source := before.get("source"), Mapping):
+        settings["base"] = {"name": before.get("name"), "license": source.get("license")}
+    questions = (source.frame_question for source in config.data.sources if source.weight > 0)
+    if question := next(filter(None, questions), ""):
+        settings.setdefault("generation", {"question": question, "candidates": 64})
     return settings
 
 
@@ -64,25 +74,11 @@ def export(folder: Path, settings: Mapping[str, Any], part: Part, state: TrainSt
     config = part.config
     tokens = int(state.step) * config.data.rows * config.data.length
     settings = {**settings, "trained": {"steps": int(state.step), "tokens": tokens}}
-    save_gathered(folder, settings, flatten(exported(state, part)), _text_files(config))
+    save_gathered(folder, settings, flatten(exported(state, part)), model_files(config))
 
 
-def _text_files(config: TrainConfig) -> dict[str, bytes]:
-    """Name -> bytes of the run's text tokenizer, as they lie in a model folder."""
-    path = Path(str(config.data.text_model or config.init_from))
-    return text_tokenizer_files(path) if path.is_dir() else {OWN_FILE: path.read_bytes()}
-
-
-def _video_settings(
-    config: TrainConfig, info: VideosInfo | None, before: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Which video tokenizer the model works with: that of the data, or else that of the model it was."""
-    known = {
-        name: before[name] for name in ("video_tokenizer", "video_tokenizer_hash", "fps") if name in before
-    }
-    tokenizer = config.data.tokenizer
-    if tokenizer is None and config.init_from is not None and "video_tokenizer" in before:
-        # a folder inside the model that the run started from
-        tokenizer = str(shipped.tokenizer_of(Path(config.init_from), before).absolute())
-    known |= {} if tokenizer is None else {"video_tokenizer": tokenizer}
-    return known if info is None else known | {"video_tokenizer_hash": info.tokenizer, "fps": info.fps}
+def _video_settings(config: TrainConfig, info: VideosInfo | None) -> dict[str, Any]:
+    """Which video tokenizer the model works with, and at how many frames a second."""
+    name, _ = video_tokenizer(config)
+    named = {} if name is None else {"video_tokenizer": name}
+    return named if info is None else named | {"video_tokenizer_hash": info.tokenizer, "fps": info.fps}

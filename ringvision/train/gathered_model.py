@@ -6,7 +6,9 @@ The parameters come to it one after another, those of the layers a layer at a ti
 nor the host ever holds the whole model.
 """
 
+import filecmp
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ def save_gathered(
     folder: Path,
     settings: Mapping[str, Any],
     params: Mapping[str, jax.Array],
-    files: Mapping[str, bytes],
+    files: Mapping[str, Path],
 ) -> None:
     """Write a model folder; returns when it is on disk. Every process of the run must call it.
 
@@ -34,7 +36,8 @@ def save_gathered(
         folder: is made where it is missing; a model in it is replaced.
         settings: its config.json.
         params: name -> array [*shape] on the mesh.
-        files: name -> bytes of what else goes into the folder.
+        files: name -> what is copied into the folder under it; a name may have a folder of its own before a
+            slash.
 
     Raises:
         UserError: on every process, where process 0 could not write it.
@@ -62,14 +65,22 @@ def _write(
     settings: Mapping[str, Any],
     params: Mapping[str, jax.Array],
     parts: Iterator[tuple[str, int | None, np.ndarray | None]],
-    files: Mapping[str, bytes],
+    files: Mapping[str, Path],
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, data in files.items():
-        aside = folder / f"{name}.partial"
-        aside.write_bytes(data)
-        os.replace(aside, folder / name)
+    for name, source in files.items():
+        _copy(source, folder / name)
     specs = {name: (array.shape, array.dtype) for name, array in params.items()}
     with ModelWriter(folder, settings, specs) as writer:
         for name, index, part in parts:
             writer.write(name, part, at=index)
+
+
+def _copy(source: Path, dest: Path) -> None:
+    """Copy a file, its times included, unless it was copied before."""
+    if dest.is_file() and filecmp.cmp(source, dest):
+        return
+    dest.parent.mkdir(exist_ok=True)
+    aside = dest.with_name(f"{dest.name}.partial")
+    shutil.copy2(source, aside)
+    os.replace(aside, dest)

@@ -20,6 +20,8 @@ from jax.sharding import Mesh
 
 from ringvision import shipped
 from ringvision.config import TrainConfig
+from ringvision.data.sources import SourceConfig, TextData
+from ringvision.data.sources.text import OF_INIT_FROM
 from ringvision.data.stream import PromptProcessor
 from ringvision.distributed import host_copy
 from ringvision.errors import UserError
@@ -32,18 +34,38 @@ from ringvision.tree import flatten, unflatten
 
 
 def completed(config: TrainConfig) -> TrainConfig:
-    """The config with the model that it starts from, where it names no other. UserError where init_from holds
-    none.
+    """The config with what it leaves to the model that it starts from: its shape, where it names no other,
+    and its chat template. UserError where init_from holds no model.
     """
-    if config.model is not None or config.init_from is None:
+    if config.init_from is None:
         return config
+    data = replace(config.data, sources=_with_template(config.data.sources, config.init_from))
+    stages = tuple(
+        stage
+        if stage.sources is None
+        else replace(stage, sources=_with_template(stage.sources, config.init_from))
+        for stage in config.stages
+    )
+    if config.model is not None:
+        return replace(config, data=data, stages=stages)
     settings = read_config(config.init_from)
     if not isinstance(settings.get("transformer"), dict):
         raise UserError(
             f"{config.init_from}/config.json describes no transformer; init_from takes a model folder, as "
             "`ringvision import` or `ringvision train` writes it"
         )
-    return replace(config, model=TransformerConfig.from_dict(settings["transformer"]))
+    model = TransformerConfig.from_dict(settings["transformer"])
+    return replace(config, model=model, data=data, stages=stages)
+
+
+def _with_template(sources: tuple[SourceConfig, ...], model: str) -> tuple[SourceConfig, ...]:
+    """The sources, their conversations written as that model's chat template says where they ask for it."""
+    return tuple(
+        replace(source, chat_template=model)
+        if isinstance(source, TextData) and source.chat_template == OF_INIT_FROM
+        else source
+        for source in sources
+    )
 
 
 def describe(config: TrainConfig) -> Any:

@@ -39,6 +39,7 @@ from ringvision.train.export import export, exported
 from ringvision.train.flops import flops_per_token, peak_flops
 from ringvision.train.initial_state import completed, describe
 from ringvision.train.ledger import Ledger
+from ringvision.train.memory import give_back_freed_memory
 from ringvision.train.metrics_file import lost_seconds
 from ringvision.train.record import Record
 from ringvision.train.resume import MODEL_FILE, RUN_FILE, check_resume, fingerprint
@@ -179,12 +180,16 @@ class Run:
         last = min(self.last, stage.last)
         window = self._window(stage)
         step_fn = stage.compiled(state)
+        fresh = True
         with closing(stage.loader.batches(data)) as batches:
             while step < last:
                 with self.ledger.spend("waiting for data"):
                     loaded = next(batches)
                 with self.ledger.spend("stepping"):
                     state, metrics = step_fn(state, stage.put(loaded.batch), self._signals(stage))
+                    if fresh:  # what compiling took
+                        give_back_freed_memory()
+                        fresh = False
                     step += 1
                     due = Due.at(step, last, config)
                     known = window.add(metrics, wait=any(due))

@@ -5,6 +5,7 @@ Jordan, 2024) with its schedule; and where each array of the state lies on a mes
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,8 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from optax import contrib
 
 from ringvision.config import TrainConfig
-from ringvision.mesh import OPTIMIZER, TRAINING, Rules, layerwise
-from ringvision.models.parameters import axes_of, param_shardings
+from ringvision.mesh import TRAINING, UPDATE, Rules, layerwise_rules, update_rules
+from ringvision.models.parameters import RulesByParameter, axes_of, param_shardings
 from ringvision.train.health import Health
 from ringvision.train.health import start as start_health
 from ringvision.tree import unflatten
@@ -176,8 +177,7 @@ def shardings(state: Any, mesh: Mesh, rules: Rules = TRAINING) -> Any:
 
 def update_shardings(tree: Any, opt_state: Any, mesh: Mesh) -> Any:
     """Where that lies with which parameters are updated: spread over all devices that there are. A matrix of
-    the layers that Muon steps is orthogonalised as a whole, so there each device has some layers; of what has
-    no layers, or more devices than layers, each has a share of the model width.
+    the layers that Muon steps is orthogonalised as a whole, so there each device has some layers.
 
     Args:
         tree: of parameters, gradients, moments or averages, arrays or shapes; arrays that belong to no
@@ -192,6 +192,39 @@ def update_shardings(tree: Any, opt_state: Any, mesh: Mesh) -> Any:
     muon = any(isinstance(node, contrib.MuonState) for node in nodes)
 
     def rules(axes: tuple[str, ...], shape: tuple[int, ...]) -> Rules:
-        return layerwise(mesh, shape[0]) if muon and _matrix(axes) else OPTIMIZER
+        if muon and _matrix(axes):
+            return layerwise_rules(mesh, shape[0])
+        return _summed_rules(mesh, axes, shape)
 
     return param_shardings(tree, mesh, rules, plain_arrays=True)
+
+
+def _summed_rules(mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...]) -> Rules:
+    return update_rules(mesh, shape[0]) if axes[0] == "layers" else UPDATE
+
+
+def summed(gradients: Any, mesh: Mesh) -> Any:
+    """Gradients as the backward pass gives them, summed over the replicas of `data`, of which each keeps a
+    share. For use inside jit, as the two below.
+    """
+    return _pinned(gradients, partial(_summed_rules, mesh), mesh)
+
+
+def spread_for_update(tree: Any, opt_state: Any, mesh: Mesh) -> Any:
+    """Parameters, or gradients, to where `update_shardings` says; by way of where gradients are summed, from
+    which the compiler knows how to go on without making any array whole.
+    """
+    if mesh.size == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(summed(tree, mesh), update_shardings(tree, opt_state, mesh))
+
+
+def gathered_for_use(tree: Any, mesh: Mesh) -> Any:
+    """The way back: updated parameters, or their average, to where training's rules want them."""
+    return _pinned(summed(tree, mesh), TRAINING, mesh)
+
+
+def _pinned(tree: Any, rules: Rules | RulesByParameter, mesh: Mesh) -> Any:
+    if mesh.size == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, param_shardings(tree, mesh, rules))

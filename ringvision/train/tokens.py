@@ -59,7 +59,7 @@ def token_recipe(config: TrainConfig) -> tuple[TokenRecipe, list[str]]:
     text_model = data.text_model or config.init_from
     assert text_model is not None, "TrainConfig asks for one of the two"
     text = open_text_tokenizer(text_model)
-    videos, where = _vision_of(data.sources)
+    videos, where = _vision_of(tuple(source for source in data.sources if source.weight > 0))
     tokenizer, notices = _video_tokenizer(config, settings, videos is not None)
     if videos is not None and tokenizer is not None and videos.tokenizer != tokenizer.hash:
         raise UserError(
@@ -73,17 +73,24 @@ def token_recipe(config: TrainConfig) -> tuple[TokenRecipe, list[str]]:
         _check_inherited(config, vocabulary, text, num_codes)
     else:
         vocabulary = _new_vocabulary(config, text, num_codes)
+    if vocabulary.text_alone and config.trainable == "new_rows":
+        raise UserError(
+            f"trainable is new_rows and {config.init_from} has no rows for codes; say lora or all, or add "
+            f"them with `ringvision import {config.init_from} DEST --add-vision TOKENIZER`"
+        )
     stream = StreamFormat.from_dict(settings["stream"]) if settings.get("stream") else StreamFormat()
     return TokenRecipe(text_model, vocabulary, stream), notices
 
 
 def _vision_of(sources: tuple[SourceConfig, ...]) -> tuple[VideosInfo | None, str]:
-    """What the videos of all sources share, and which source is the first that has some. UserError where two
-    differ.
+    """What the videos of all sources that are read share, and which is the first that has some. UserError
+    where two differ.
     """
     first: VideosInfo | None = None
     where = ""
     for source in sources:
+        if not source.weight:
+            continue
         found = source.vision()
         if found is None:
             continue
@@ -99,7 +106,7 @@ def _vision_of(sources: tuple[SourceConfig, ...]) -> tuple[VideosInfo | None, st
             if one != other:
                 raise UserError(
                     f"{name} has another {what} ({one}) than {where} ({other}); tokenize both with one "
-                    "tokenizer"
+                    "tokenizer, or give one of them no weight (--data.sources.N.weight 0)"
                 )
     return first, where
 
@@ -139,8 +146,10 @@ def _check_inherited(
         wrong.append(f"{vocabulary.size} rows and model.vocab_size is {config.transformer.vocab_size}")
     if num_codes not in (0, vocabulary.num_codes):
         wrong.append(f"{vocabulary.num_codes} codes and the data {num_codes}")
-    if text.size > vocabulary.text_size or vocabulary.eos != text.eos:
+    if text.size > vocabulary.text_size:
         wrong.append(f"{vocabulary.text_size} text pieces and the text model {text.size}")
+    if vocabulary.eos != text.eos:
+        wrong.append(f"the end of a text is {vocabulary.eos} and the text model's {text.eos}")
     own = Path(str(model), OWN_FILE)
     if isinstance(text, LosslessTokenizer) and own.is_file() and own.read_bytes() != text.serialized:
         wrong.append("another text model")

@@ -24,7 +24,7 @@ from ringvision.data.text.gguf import text_from_gguf
 from ringvision.data.text.sentencepiece_tokenizer import VISION_END, VISION_START
 from ringvision.data.text.settings import FILES, SETTINGS_FILE, TOKENIZER_FILE
 from ringvision.errors import UserError
-from ringvision.model_folder import CONFIG_FILE, ModelWriter, check_room, weight_names
+from ringvision.model_folder import ModelWriter, check_room, own_files
 from ringvision.untrusted_files import belongs
 from ringvision.video_tokenizer import load_video_tokenizer
 from ringvision.weights.atomic_folder import atomic_folder, check_free
@@ -231,10 +231,8 @@ def copy_video_tokenizer(tokenizer: Path, where: Path) -> None:
     other files, but no link that leads elsewhere.
     """
     (where / VIDEO_TOKENIZER_FOLDER).mkdir()
-    read = {CONFIG_FILE, *weight_names(tokenizer)}
-    for path in sorted(tokenizer.iterdir()):
-        if path.is_file() and (path.name in read or belongs(path, tokenizer)):
-            shutil.copyfile(path, where / VIDEO_TOKENIZER_FOLDER / path.name)
+    for path in own_files(tokenizer):
+        shutil.copyfile(path, where / VIDEO_TOKENIZER_FOLDER / path.name)
 
 
 def _check_video_tokenizer(family: Family, tokenizer: str | Path) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,8 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_from_before(
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(_: Loaded) -> None:
+        while not (tmp_path / "checkpoints/step-00000002").is_dir():  # it is written in the background
+            time.sleep(0.01)
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
 
     with monkeypatch.context() as patch:

@@ -69,6 +69,15 @@ def test_bfloat16_learns_as_float32_does() -> None:
     assert (found["bfloat16"] != found["float32"]).all()
 
 
+def test_bfloat16_on_a_mesh_that_splits_heads() -> None:
+    """There a sum in bfloat16 ended the process, in the CPU's compiler."""
+    setup = run(compute_dtype="bfloat16", model=replace(MODEL, num_kv_heads=2))
+    alone, spread = (
+        steps(setup, mesh_of(mesh), [drawn(0)])[1] for mesh in ("data=1", "data=2,fsdp=2,tensor=2")
+    )
+    np.testing.assert_allclose(spread[0]["judged"], alone[0]["judged"], rtol=1e-2)
+
+
 def spike(batch: Batch) -> Batch:
     """Weights that all but cancel, the larger at targets that are wrong: a mean loss a hundred times as
     large.

@@ -109,19 +109,29 @@ def test_the_model_folder_holds_what_was_trained(data: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("mesh", "rule"),
+    ("mesh", "rule", "length"),
     [
-        ("data=2,context=4", "adamw"),
-        ("fsdp=2,tensor=2,context=2", "muon"),
-        ("fsdp=2,context=2,ulysses=2", "adamw"),
-        ("data=2,context=2,ulysses=2", "adamw"),
+        ("data=2,context=4", "adamw", 192),
+        ("fsdp=2,tensor=2,context=2", "muon", 192),
+        ("fsdp=2,context=2,ulysses=2", "adamw", 192),
+        ("data=2,context=2,ulysses=2", "adamw", 32),
     ],
 )
-def test_the_mesh_changes_nothing(data: Path, tmp_path: Path, mesh: str, rule: str) -> None:
+def test_the_mesh_changes_nothing(data: Path, tmp_path: Path, mesh: str, rule: str, length: int) -> None:
+    """Nor where examples are cut, so that positions of a row begin anywhere."""
     model = dataclasses.replace(MODEL, num_kv_heads=2)
     losses: list[list[list[float]]] = []
+    furthest = 0
     for devices in (one_device(), make_mesh(**parse_mesh(mesh))):
-        setup = config(data, tmp_path, model=model, mesh=parse_mesh(mesh), optimizer={"kind": rule})
+        setup = config(
+            data,
+            tmp_path,
+            model=model,
+            mesh=parse_mesh(mesh),
+            optimizer={"kind": rule},
+            data={"length": length},
+            source={"vision_weight": 1.0},
+        )
         processor, loader = open_data(setup)
         tx = optimizer(setup)
         state = first_state(setup, tx, devices, processor)
@@ -129,10 +139,12 @@ def test_the_mesh_changes_nothing(data: Path, tmp_path: Path, mesh: str, rule: s
         step = compile_step(Part.of(setup, processor.vocabulary), tx, setup, devices, state)
         losses.append([])
         with closing(loader.batches()) as batches:
-            for loaded in islice(batches, 2):
+            for loaded in islice(batches, 3):
+                furthest = max(furthest, int(loaded.batch.positions.max()))
                 state, metrics = step(state, put(loaded.batch))
                 losses[-1].append([float(value) for value in metrics["judged"]])
     np.testing.assert_allclose(losses[1], losses[0], rtol=2e-5)
+    assert (furthest >= length) == (length == 32)
 
 
 def test_a_run_can_begin_with_another_ones_model(data: Path, tmp_path: Path) -> None:

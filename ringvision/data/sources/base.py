@@ -6,6 +6,7 @@ A run reads a mixture of sources. How examples become rows of tokens is no conce
 chooses whose turn it is, cuts what is longer than a row and packs the rest.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -102,7 +103,10 @@ class SourceConfig(ABC):
     def problems(self) -> list[str]:
         """All that is wrong with these settings, a sentence each that begins with the field's name."""
         checks = Checks(self)
-        checks.at_least(0, "weight")
+        checks.that(
+            isinstance(self.weight, int | float) and math.isfinite(self.weight) and self.weight >= 0,
+            f"weight is {self.weight}, expected a number of at least 0",
+        )
         return checks.problems
 
 
@@ -130,9 +134,19 @@ class DataConfig:
     workers: int = 0
     bad_records: float = 0.01
 
+    def __post_init__(self) -> None:
+        if isinstance(self.sources, list):
+            object.__setattr__(self, "sources", tuple(self.sources))
+
     def problems(self) -> list[str]:
         """All that is wrong with these settings, a sentence each that begins with the field's name."""
         checks = Checks(self)
+        if not isinstance(self.sources, tuple) or not all(
+            isinstance(source, SourceConfig) for source in self.sources
+        ):
+            found = self.sources if isinstance(self.sources, tuple) else (self.sources,)
+            kinds = ", ".join(type(source).__name__ for source in found)
+            return [f"sources holds {kinds}, expected a tuple of sources: (WorldData(...), TextData(...))"]
         checks.that(bool(self.sources), "sources is empty, expected at least one")
         checks.at_least(1, "length", "rows")
         checks.at_least(0, "workers")

@@ -9,6 +9,7 @@ Where records lie and how they are read, data/records says; conversation.py make
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from ringvision.data.sources.conversation import QuestionForm, TemplateForm, che
 from ringvision.data.stream import Example, PromptProcessor
 from ringvision.errors import UserError
 
+OF_INIT_FROM = "init_from"
+"""As a chat_template: that of the model that the run starts from."""
 TRIED = 64
 """Records of which one at least must be good when a source is opened."""
 
@@ -36,8 +39,8 @@ class TextData(SourceConfig):
     field: of a record: text, or a conversation as a list of {"role": ..., "content": ...}.
     separator: what stands between documents in files of text; "": a file is a document.
     split: which split of what save_to_disk wrote.
-    chat_template: folder of a model whose chat template writes conversations; "": they are written as the
-        run's questions and answers are.
+    chat_template: folder of a model whose chat template writes conversations; "init_from": that of the model
+        that the run starts from; "": they are written as the run's questions and answers are.
     token_weight: how much predicting a token counts.
     """
 
@@ -82,9 +85,7 @@ class TextSource:
         self._processor = processor
         self._field = field = config.field
         self._token_weight = config.token_weight
-        self._form: QuestionForm | TemplateForm = QuestionForm(processor)
-        if config.chat_template:
-            self._form = TemplateForm(processor, config.chat_template)
+        self._chat_template = config.chat_template
         fields = records.fields
         if fields and field not in fields:
             raise UserError(
@@ -96,6 +97,13 @@ class TextSource:
 
     def __len__(self) -> int:
         return len(self._records)
+
+    @cached_property
+    def _form(self) -> QuestionForm | TemplateForm:
+        """How conversations are written; documents need no template."""
+        if not self._chat_template:
+            return QuestionForm(self._processor)
+        return TemplateForm(self._processor, self._chat_template)
 
     def example(self, index: int, random: np.random.Generator, step: int) -> Example:
         """The document of this number; nothing is left to chance. BadRecord where it cannot be read.

@@ -3,6 +3,8 @@ videos becomes questions and answers.
 
     record (codes, times, caption, qa)
       -> video(index), [("question", "What ...?", "..."), ("caption", caption_question, caption)]
+
+Questions are those of qa, and those whose answers stand in the caption (caption_questions.py).
 """
 
 import os
@@ -14,6 +16,7 @@ import numpy as np
 
 from ringvision.checks import Checks
 from ringvision.data.sources.base import VideosInfo
+from ringvision.data.sources.caption_questions import CaptionQuestion, questions_in
 from ringvision.data.sources.videos import QuestionAnswer, Videos, VideoSourceConfig
 from ringvision.data.tokenized import Format, TokenizedVideo, format_of
 from ringvision.errors import UserError
@@ -27,13 +30,17 @@ class TokenizedData(VideoSourceConfig):
     """A folder that `ringvision tokenize` wrote; see VideoSourceConfig.
 
     caption_question: what a caption is the answer to.
+    caption_questions: what else captions answer. Where a record has a question itself, its own answer counts.
     """
 
     caption_question: str = CAPTION_QUESTION
+    caption_questions: tuple[CaptionQuestion, ...] = ()
 
     def open_videos(self) -> Videos:
         """The videos of `folder`, their captions and questions. UserError where there are none."""
-        return TokenizedVideos(self.folder, caption_question=self.caption_question)
+        return TokenizedVideos(
+            self.folder, caption_question=self.caption_question, caption_questions=self.caption_questions
+        )
 
     def vision(self) -> VideosInfo | None:
         """What the videos share, by the first of them that can be read."""
@@ -43,6 +50,8 @@ class TokenizedData(VideoSourceConfig):
         """All that is wrong with these settings, a sentence each."""
         checks = Checks(self)
         checks.filled("caption_question")
+        for number, form in enumerate(self.caption_questions):
+            checks.problems += [f"caption_questions.{number}.{problem}" for problem in form.problems()]
         return [*super().problems(), *checks.problems]
 
 
@@ -68,6 +77,7 @@ class TokenizedVideos:
     Args:
         folder: one that `ringvision tokenize` wrote.
         caption_question: what a caption is the answer to.
+        caption_questions: what else captions answer.
         kept_bytes: how many bytes of codes stay in memory.
 
     Raises:
@@ -83,12 +93,14 @@ class TokenizedVideos:
         folder: str | os.PathLike[str],
         *,
         caption_question: str = CAPTION_QUESTION,
+        caption_questions: Sequence[CaptionQuestion] = (),
         kept_bytes: int = KEPT_BYTES,
     ) -> None:
         self.name = os.fspath(folder)
         self.bad: dict[int, str] = {}
         self._format = format_of(folder)
         self._caption_question = caption_question
+        self._caption_questions = caption_questions
         num_codes = _num_codes(self._format, folder)
         self._records: list[tuple[Path, int]] = []
         self._sources: list[str] = []
@@ -148,7 +160,10 @@ class TokenizedVideos:
         return bool(self._questions[index])
 
     def _asked(self, video: TokenizedVideo) -> tuple[QuestionAnswer, ...]:
-        asked = [QuestionAnswer("question", question, answer) for question, answer in video.qa]
+        own = {question for question, _ in video.qa}
+        said = questions_in(video.caption, self._caption_questions)
+        pairs = [*video.qa, *(pair for pair in said if pair[0] not in own)]
+        asked = [QuestionAnswer("question", question, answer) for question, answer in pairs]
         if video.caption:
             asked.append(QuestionAnswer("caption", self._caption_question, video.caption))
         return tuple(asked)

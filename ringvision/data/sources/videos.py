@@ -73,7 +73,9 @@ class VideoSourceConfig(SourceConfig):
     """Videos of a folder, and what is learned of them; a subclass for every kind of folder.
 
     folder: holds the tokenized videos.
-    turns_min, turns_max: how many questions about a video are asked; more where that fills a row.
+    turns_min, turns_max: how many questions about a video are asked; more where that fills a row and
+        `turns_more` is True. A question and its answer stand before the next one, which may then be answered
+        from their words instead of the frames; with 1 and False none stands before another.
     vision_weight: how much predicting all codes of a video counts beside one answer.
     question_weight: how much predicting each question counts beside its answer.
     favour: kinds of questions that are asked before all others.
@@ -82,6 +84,7 @@ class VideoSourceConfig(SourceConfig):
     folder: str
     turns_min: int = 1
     turns_max: int = 8
+    turns_more: bool = True
     vision_weight: float = 0.0
     question_weight: float = 0.0
     favour: tuple[str, ...] = ()
@@ -197,7 +200,8 @@ class VideoExamples:
         count = min(wanted, len(pool))
         while count > 1 and sum(turn.size for turn in pool[:count]) > free:
             count -= 1
-        return self._example(tokens, pool[:count], pool[count : count + SPARE], codes_count=not pool)
+        spare = pool[count : count + SPARE] if self.config.turns_more else []
+        return self._example(tokens, pool[:count], spare, codes_count=not pool)
 
     def _example(
         self, tokens: np.ndarray, asked: Sequence[Asked], spare: Sequence[Asked], *, codes_count: bool

@@ -8,6 +8,7 @@ All are used through TextTokenizer (tokenizer.py); no other module needs to know
 """
 
 import os
+import shutil
 from pathlib import Path
 
 from ringvision.data.text.isolation.client import IsolatedTokenizer
@@ -59,8 +60,8 @@ def text_tokenizer_or_missing(folder: Path) -> TextTokenizer:
     return load_text_tokenizer(folder) if there else MissingTextTokenizer(folder)
 
 
-def text_tokenizer_files(source: str | os.PathLike[str]) -> dict[str, bytes]:
-    """Name -> bytes of the files that make the text tokenizer of folder `source`, its settings among them.
+def text_tokenizer_files(source: str | os.PathLike[str]) -> dict[str, Path]:
+    """Name -> path of the files that make the text tokenizer of folder `source`, its settings among them.
 
     UserError where it holds no text tokenizer that can be read, or one of the files is a link that leads
     elsewhere.
@@ -72,7 +73,7 @@ def text_tokenizer_files(source: str | os.PathLike[str]) -> dict[str, bytes]:
             raise UserError(
                 f"{path} lies elsewhere, or has more than {MOST_BYTES >> 20} MB; put the file itself there"
             )
-    return {path.name: path.read_bytes() for path in paths}
+    return {path.name: path for path in paths}
 
 
 def save_text_tokenizer(source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[str]:
@@ -81,6 +82,6 @@ def save_text_tokenizer(source: str | os.PathLike[str], folder: str | os.PathLik
     """
     files = text_tokenizer_files(source)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for name, data in files.items():
-        Path(folder, name).write_bytes(data)
+    for name, path in files.items():
+        shutil.copyfile(path, Path(folder, name))
     return list(files)

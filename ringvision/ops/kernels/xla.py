@@ -45,7 +45,7 @@ Running = tuple[jax.Array, jax.Array, jax.Array]
 [P].
 """
 Sums = tuple[jax.Array, jax.Array, jax.Array]
-"""float32: dq of one row of tiles [P, H], and of all keys dk and dv [B, K, S, H]."""
+"""float32: dq of one row of tiles, across, [H, P], and of all keys dk and dv [B, K, S, H]."""
 
 
 class Tiling(NamedTuple):
@@ -125,15 +125,15 @@ def _forward_row(
     largest = _take(results[1], corner, (1, 1, groups, tiling.q_tile)).reshape(rows)  # (P,)
 
     def step(n: jax.Array, running: Running, whole: bool) -> Running:
-        j = tiling.order[b, i, n]
+        # by itself XLA looks the number up again for every score that it masks
+        j = jax.lax.optimization_barrier(tiling.order[b, i, n])
         keys, values = (
             _take(x, (b, h, j * tiling.k_tile, 0), (1, 1, tiling.k_tile, width))[0, 0] for x in (k, v)
         )  # (R, H)
         add = partial(_add_keys, running, queries, keys, values, mask_spec.scale)
         if whole:
             return add(None)
-        mask = tiling.mask(b, i, j, mask_spec)  # (Q, R)
-        return jax.lax.cond(mask.any(), lambda: add(mask), lambda: running)
+        return add(tiling.mask(b, i, j, mask_spec))  # (Q, R)
 
     # An earlier result is a softmax whose weights sum to 1 and whose largest score is its lse: the same
     # quotient. Without one, -inf, the sum starts from 0.
@@ -181,8 +181,8 @@ def backward(
     initial: jax.Array | None = None,
 ) -> KernelGradients:
     """This block's share of the gradients. Queries are gone through once, keys again and again: they are G
-    times fewer. In a tile keys stand in the rows: then of its three products for the gradients only dq's
-    reads the tile across.
+    times fewer. In a tile keys stand in the rows: then its three products for the gradients read the tile as
+    it lies, where dq is summed across.
 
     Args:
         inputs: q [B, K, G, T, H], k and v [B, K, S, H], and their tokens.
@@ -263,18 +263,15 @@ def _backward_row(
                 _put(x, k_corner, _take(x, k_corner, k_shape) + more)
                 for x, more in ((dk, more_dk), (dv, more_dv))
             )
-            return dq + _product("RP,RH->PH", d_scores, keys), dk, dv
+            return dq + _product("RH,RP->HP", keys, d_scores), dk, dv
 
-        if whole:
-            return add()
-        mask = tiling.mask(b, i, j, mask_spec)  # (Q, R)
-        return jax.lax.cond(mask.any(), lambda: add(mask), lambda: sums)
+        return add() if whole else add(tiling.mask(b, i, j, mask_spec))
 
     dq, dk, dv = results
     before = _take(dq, (*corner, 0), (*row_shape, width)).reshape(rows, width)  # (P, H)
-    sums = jax.lax.fori_loop(0, tiling.full[b, i], partial(step, whole=True), (before, dk, dv))
+    sums = jax.lax.fori_loop(0, tiling.full[b, i], partial(step, whole=True), (before.T, dk, dv))
     after, dk, dv = jax.lax.fori_loop(tiling.full[b, i], tiling.some[b, i], partial(step, whole=False), sums)
-    return _put(dq, (*corner, 0), after.reshape(1, 1, groups, -1, width)), dk, dv
+    return _put(dq, (*corner, 0), after.T.reshape(1, 1, groups, -1, width)), dk, dv
 
 
 def tile_sizes(groups: int, length: int, keys: int, rows: int) -> tuple[int, int]:
