@@ -1,10 +1,12 @@
 """Configs check themselves; files of configs/ hold one each; overrides are typed, checked and hinted at."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
+from ringvision import shipped
 from ringvision.config import (
     RENAMED,
     MeshConfig,
@@ -261,3 +263,10 @@ def test_a_config_that_is_not_there_is_named(monkeypatch, tmp_path):
 def test_every_shipped_config_loads():
     for path in Path(__file__).parents[1].glob("configs/*.py"):
         assert load_config(str(path)) == load_config(path.stem)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in shipped.folder("configs").glob("*.py")))
+def test_what_a_run_notes_of_its_config_is_the_config(name):
+    config = load_config(name)
+    if isinstance(config, TrainConfig):
+        assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

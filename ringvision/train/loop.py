@@ -49,7 +49,8 @@ from ringvision.train.starting_point import Start, starting_point
 from ringvision.train.state import TrainState
 from ringvision.train.window import Report, Window
 
-STOP, SAVE_FAILED = 1, 2
+STOP = 1
+SAVE_FAILED = 2
 """What a process tells the others with its part of a batch; where there are several, the largest counts."""
 CURVES = ("loss", "answer_accuracy", "eval/all", "gradient_norm", "learning_rate", "tokens_per_second")
 

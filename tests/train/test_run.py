@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from ringvision.checkpoint import Checkpoints
 from ringvision.cli import main
 from ringvision.config import StageConfig, TrainConfig
 from ringvision.data.loader import Loaded, Loader
+from ringvision.data.mixture import Mixture
+from ringvision.data.sources import BadRecord
 from ringvision.errors import Interrupted, UserError
 from ringvision.model_folder import load_model, read_config
 from ringvision.train import loop
@@ -198,6 +201,8 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_from_before(
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(_: Loaded) -> None:
+        while not (tmp_path / "checkpoints/step-00000002").is_dir():  # it is written in the background
+            time.sleep(0.01)
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
 
     with monkeypatch.context() as patch:
@@ -212,6 +217,24 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_from_before(
         assert checkpoints.steps() == [2]
     assert same(train(setup), straight[1])
     assert losses(tmp_path) == losses(straight[0])
+
+
+def test_bad_records_over_the_limit_stop_a_run_that_can_go_on(
+    data: Path, tmp_path: Path, straight: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = Mixture.example
+
+    def unreadable(mixture: Mixture, source: int, position: int, step: int) -> Any:
+        if step >= 2 and position % 3 == 0:
+            raise BadRecord(f"record at {position} is torn")
+        return example(mixture, source, position, step)
+
+    setup = small(data, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Mixture, "example", unreadable)
+        with pytest.raises(UserError, match=r"records cannot be read, more than data.bad_records .* is torn"):
+            train(setup)
+    assert same(train(setup), straight[1])
 
 
 def test_settings_that_cannot_be_written_are_one_line(data: Path, tmp_path: Path) -> None:
