@@ -83,12 +83,14 @@ def token_recipe(config: TrainConfig) -> tuple[TokenRecipe, list[str]]:
 
 
 def _vision_of(sources: tuple[SourceConfig, ...]) -> tuple[VideosInfo | None, str]:
-    """What the videos of all sources share, and which source is the first that has some. UserError where two
-    differ.
+    """What the videos of all sources that are read share, and which is the first that has some. UserError
+    where two differ.
     """
     first: VideosInfo | None = None
     where = ""
     for source in sources:
+        if not source.weight:
+            continue
         found = source.vision()
         if found is None:
             continue
