@@ -75,6 +75,7 @@ def test_every_command_is_here():
             "reconstruct",
             "train",
             "train-tokenizer",
+            "watch",
             "evaluate world",
             "evaluate tokenizer",
             "demo",
