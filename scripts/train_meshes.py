@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ringvision.config import TrainConfig
 from ringvision.data.packing import Batch, pack
-from ringvision.data.sources import TokenizedData
+from ringvision.data.sources import DataConfig, TokenizedData
 from ringvision.data.stream import Example
 from ringvision.mesh import AXES, make_mesh, sharding
 from ringvision.models.presets import TransformerConfig
@@ -77,7 +77,7 @@ def meshes(devices: int) -> list[dict[str, int]]:
 
 def config() -> TrainConfig:
     """A run of the small model; nothing of its data is opened."""
-    data = TokenizedData(folder="none", text_model="none", tokenizer="none", length=LENGTH, rows=ROWS)
+    data = DataConfig((TokenizedData("none"),), LENGTH, ROWS, text_model="none", tokenizer="none")
     return TrainConfig(name="meshes", out="none", model=MODEL, data=data, steps=1000, loss_chunk=16)
 
 

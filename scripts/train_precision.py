@@ -20,7 +20,7 @@ from flax import nnx
 
 from ringvision.config import OptimizerConfig, TrainConfig
 from ringvision.data.packing import Batch
-from ringvision.data.sources import TokenizedData
+from ringvision.data.sources import DataConfig, TokenizedData
 from ringvision.mesh import make_mesh
 from ringvision.models.presets import PRESETS
 from ringvision.models.transformer import Transformer
@@ -81,8 +81,8 @@ def main() -> None:
     parser.add_argument("--optimizer", default="adamw", choices=["adamw", "muon"])
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    data = TokenizedData(
-        folder="none", text_model="none", tokenizer="none", length=arguments.length, rows=arguments.rows
+    data = DataConfig(
+        (TokenizedData("none"),), arguments.length, arguments.rows, text_model="none", tokenizer="none"
     )
     config = TrainConfig(
         name="precision",
