@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from ringvision.mesh import RULES, Rules
 from ringvision.models.parameters import on_shards, param
 from ringvision.models.presets import TransformerConfig
-from ringvision.models.products import gated_feed_forward, joined_heads, normalised
+from ringvision.models.products import gate_and_up, gated_feed_forward, joined_heads, normalised
 
 INITIAL_STD = 0.02
 LAYER_NORM_EPS = 1e-5
@@ -212,7 +212,10 @@ class FeedForward(nnx.Module):
         """float `[B, L, D]` -> `[B, L, D]` in the same dtype."""
         if x.shape[1] > 1 and not any(hasattr(self, f"{name}_lora") for name in ("gate", "up", "down")):
             return gated_feed_forward(x, self.gate[...], self.up[...], self.down[...])
-        gate, up = (jnp.einsum("BLD,DF->BLF", x, kernel[...]) for kernel in (self.gate, self.up))
+        if x.shape[1] == 1:  # a decoded token: the weights are most of what is read, so they are not copied
+            gate, up = (jnp.einsum("BLD,DF->BLF", x, kernel[...]) for kernel in (self.gate, self.up))
+        else:  # as without pairs, to the bit
+            gate, up = gate_and_up(x, self.gate[...], self.up[...])
         gate = _adapted(self, "gate", x, gate)
         up = _adapted(self, "up", x, up)
         inner = jax.nn.silu(gate) * up  # (B, L, F)

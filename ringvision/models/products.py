@@ -103,11 +103,23 @@ def gated_feed_forward(x: jax.Array, gate: jax.Array, up: jax.Array, down: jax.A
     return _feed_forward(x, gate, up, down)[0]
 
 
+def gate_and_up(x: jax.Array, gate: jax.Array, up: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x float `[B, L, D]`, gate and up `[D, F]` of its dtype -> their products with x, `[B, L, F]` each."""
+    both = _both(x, gate, up)
+    return both[:, :, 0], both[:, :, 1]
+
+
+def _both(x: jax.Array, gate: jax.Array, up: jax.Array) -> jax.Array:
+    """One product (E: gate, up) is a tenth less CPU time than two, and F stays spread over `tensor`:
+    `[B, L, E, F]`.
+    """
+    return jnp.einsum("BLD,DEF->BLEF", x, jnp.stack([gate, up], axis=1))
+
+
 def _feed_forward(
     x: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    # one product (E: gate, up) is a tenth less CPU time than two, and F stays spread over `tensor`
-    both = jnp.einsum("BLD,DEF->BLEF", x, jnp.stack([gate, up], axis=1))
+    both = _both(x, gate, up)
     inner = jax.nn.silu(both[:, :, 0]) * both[:, :, 1]  # (B, L, F)
     return jnp.einsum("BLF,FD->BLD", inner, down), (x, gate, up, down, both)
 
