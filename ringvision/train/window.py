@@ -30,8 +30,11 @@ class Report(NamedTuple):
 class Window:
     """Gathers what steps say of themselves.
 
-    slots: how many tokens a batch has room for. flops_per_token: of this model; None: unknown.
-    peak_flops: what all devices together could do a second; None: unknown.
+    Args:
+        slots: how many tokens a batch has room for.
+        flops_per_token: of this model; None: unknown.
+        peak_flops: what all devices together could do a second; None: unknown.
+        clock: gives seconds.
     """
 
     def __init__(

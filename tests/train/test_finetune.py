@@ -109,9 +109,11 @@ def assert_comes_back(model: Path, format: Any, aside: Path) -> None:
     """What is exported and imported again is the model, bit for bit."""
     export_weights(model, aside / "exported", format)
     import_weights(aside / "exported", aside / "again")
-    one, other = load_model(model), load_model(aside / "again")
+    one = load_model(model)
+    other = load_model(aside / "again")
     assert one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
-    settings, again = read_config(model), read_config(aside / "again")
+    settings = read_config(model)
+    again = read_config(aside / "again")
     for name in ("transformer", "text", "vocabulary", "stream", "generation"):
         assert settings.get(name) == again.get(name), name
 
