@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from process_pair import free_port, run_both
 from two_processes import VALUES
 
 from ringvision import distributed
@@ -37,34 +37,6 @@ except UserError as error:
 """
 
 
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
-
-
-def run_both(task: str) -> list[tuple[int, str]]:
-    """Exit status and stderr of both processes."""
-    port = free_port()
-    processes = [
-        subprocess.Popen(
-            [sys.executable, HERE / "two_processes.py", str(port), str(process), task],
-            env=os.environ | {"PYTHONPATH": str(HERE.parent)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for process in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return [(process.returncode, text) for process, text in zip(processes, said)]
-
-
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """The folder that two processes of four devices worked in, where this one had saved something for them;
@@ -74,7 +46,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
     split = jax.device_put(VALUES, jax.NamedSharding(make_mesh(), jax.P("context")))
     with Checkpoints(folder / "run") as checkpoints:
         checkpoints.save(3, {"split": split, "whole": jax.numpy.int32(5), "number": 7}, {"process": "alone"})
-    outcomes = run_both(str(folder))
+    outcomes = run_both(HERE / "two_processes.py", str(folder), seconds=120)
     assert [status for status, _ in outcomes] == [0, 0], outcomes
     return folder, [json.loads((folder / f"found-{process}.json").read_text()) for process in range(2)]
 
@@ -151,7 +123,7 @@ def test_a_failure_on_one_is_one_on_both(both: Any) -> None:
 
 
 def test_a_process_that_ends_takes_the_other_along() -> None:
-    (status, said), (_, failed) = run_both("fail-1")
+    (status, said), (_, failed) = run_both(HERE / "two_processes.py", "fail-1", seconds=120)
     assert status == 2
     assert "ringvision: process 1 ended: its videos are gone" in said
     assert "ringvision: its videos are gone" in failed

@@ -2,14 +2,11 @@
 
 import dataclasses
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from process_pair import run_both
 from tiny_run import MODEL, config
 
 from ringvision.checkpoint.manifest import read_manifest
@@ -22,30 +19,6 @@ HERE = Path(__file__).parent
 AXES = {"data": 2, "fsdp": 2, "context": 2}
 
 
-def run_both(task: str, folder: Path) -> list[tuple[int, str]]:
-    """Exit status and stderr of both processes."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, HERE / "two_runs.py", str(port), str(process), task, folder],
-            env=os.environ | {"PYTHONPATH": str(HERE.parents[1])},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for process in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=400)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return [(process.returncode, text) for process, text in zip(processes, said)]
-
-
 @pytest.fixture
 def setup(data: Path, tmp_path: Path) -> TrainConfig:
     """Its run.json lies in tmp_path."""
@@ -56,7 +29,7 @@ def setup(data: Path, tmp_path: Path) -> TrainConfig:
 
 
 def test_two_processes_are_one_run(setup: TrainConfig, tmp_path: Path) -> None:
-    outcomes = run_both("whole", tmp_path)
+    outcomes = run_both(HERE / "two_runs.py", "whole", tmp_path, seconds=400)
     failing = outcomes[1]
     assert [status for status, _ in outcomes] == [2, 2], outcomes
     assert "ringvision: its videos are gone" in failing[1]
@@ -87,7 +60,7 @@ def test_two_processes_are_one_run(setup: TrainConfig, tmp_path: Path) -> None:
 
 
 def test_processes_with_different_configs_do_not_begin(setup: TrainConfig, tmp_path: Path) -> None:
-    for status, said in run_both("other", tmp_path):
+    for status, said in run_both(HERE / "two_runs.py", "other", tmp_path, seconds=400):
         assert status == 2
         assert "the processes disagree about the config" in said
     assert not Path(setup.out).exists()

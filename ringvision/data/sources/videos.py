@@ -5,6 +5,7 @@
 What kinds of videos have in common; tokenized.py and world.py say where they and their questions come from.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -89,9 +90,9 @@ class VideoSourceConfig(SourceConfig):
     question_weight: float = 0.0
     favour: tuple[str, ...] = ()
 
+    @abstractmethod
     def open_videos(self) -> Videos:
         """The videos of `folder`. UserError where they are missing, damaged or of another kind."""
-        raise NotImplementedError
 
     def open(self, processor: PromptProcessor, length: int) -> "VideoExamples":
         """The examples of the videos. UserError as `open_videos`, and where there is nothing to learn."""
