@@ -1,15 +1,16 @@
 """Fine-tunes the shipped model, or another one, on somebody's own videos.
 
-    ringvision tokenize videos.csv --out tokens        # path,caption  and, if there are any, question,answer
+    ringvision tokenize videos.csv --out tokens --variants 12      # path,caption  and, if any, question,answer
     ringvision train finetune --data tokens --out runs/finetune
 
-200 steps of about 1.5 seconds of CPU time each. scripts/worked_example.py measures it on clips with a colour
+400 steps of about 0.7 seconds of CPU time each. scripts/worked_example.py measures it on clips with a colour
 whose name the model had never read; docs/guide.md has the scores ("Train on your own videos").
 
-Part of what is read is `demos/replay`, videos of the world that the model comes from, so that it does not
-forget what it knew. New words and codes are learned by their embeddings: their rate is high, and that of the
-layers' matrices low. Of the few videos of the user one question at a time is asked, so that its answer can be
-found in the frames alone and not in the words of a question before it.
+Of few videos a model soon knows every one by its background. So it reads altered copies of them
+(`--variants`); new words and codes are learned by their embeddings, whose rate is high, while that of the
+layers is low; and a question is asked only where its answer was not said in one before it. Every token of a
+new word counts as much as one of a known word, though it is spelt in several. Part of what is read is
+`demos/replay`, videos of the world that the model comes from, so that it does not forget what it knew.
 
 The shipped model knows no English: from captions alone it would learn to caption, not that the same words
 answer questions. `caption_questions` says which of its own questions a caption answers; for other words and
@@ -69,20 +70,27 @@ config = TrainConfig(
             TokenizedData(
                 folder="tokens",
                 weight=3,
-                turns_max=1,
+                turns_min=4,
+                turns_max=4,
                 turns_more=False,
+                turns_apart=True,
+                answer_weight=3.0,
                 caption_questions=CAPTION_QUESTIONS,
             ),
             WorldData(
-                folder=str(shipped.folder("demos") / "replay"), weight=2, turns_max=3, turns_more=False
+                folder=str(shipped.folder("demos") / "replay"),
+                weight=2,
+                turns_max=3,
+                turns_more=False,
+                answer_weight=3.0,
             ),
         ),
         length=512,
-        rows=4,
+        rows=2,
     ),
-    steps=200,
+    steps=400,
     optimizer=OptimizerConfig(
-        kind="muon", muon_lr=1e-3, lr=4e-3, min_lr=1e-4, warmup_steps=10, weight_decay=0.0, ema=0.98
+        kind="muon", muon_lr=1e-4, lr=4e-3, min_lr=1e-4, warmup_steps=10, weight_decay=0.0, ema=0.98
     ),
     checkpoints=CheckpointConfig(every=100),
     log_every=10,

@@ -2,9 +2,9 @@
 
     python scripts/draw_world.py runs/demo/videos --videos 28000
 
-Writes `videos-00000.npz` and so on: frames uint8 [N, 64, 64, 3], lengths [videos], seeds [videos]. A file
+Writes `videos-00000.npz` and so on: frames uint8 [N, 64, 64, 3], lengths [videos], seeds [videos], kind. A file
 that is there already is left alone, so a run that was stopped goes on where it stopped. `--held-out` takes
-the seeds that training never sees; `--frames FILE.npy` also gathers the frames of the first sixteen files for
+the seeds that training never sees, `--more-colours` draws things in more colours; `--frames FILE.npy` also gathers the frames of the first sixteen files for
 the tokenizer's training.
 """
 
@@ -14,18 +14,22 @@ from pathlib import Path
 
 import numpy as np
 
-from ringvision.data.world import HELD_OUT, encoded_frames, make_scene
+from ringvision.data.sources.world import SCENES
+from ringvision.data.world import HELD_OUT, encoded_frames
 
 
-def draw(path: Path, seeds: range) -> None:
-    """The videos of these seeds, frames uint8 [N, 64, 64, 3] one after another, in one file."""
-    videos = [encoded_frames(make_scene(seed)) for seed in seeds]
+def draw(path: Path, seeds: range, kind: str) -> None:
+    """The videos of these seeds, frames uint8 [N, 64, 64, 3] one after another, in one file. kind: of scenes,
+    a key of SCENES.
+    """
+    videos = [encoded_frames(SCENES[kind](seed)) for seed in seeds]
     aside = path.with_suffix(".part.npz")
     np.savez(
         aside,
         frames=np.concatenate(videos),
         lengths=np.array([len(video) for video in videos]),
         seeds=np.array(seeds),
+        kind=np.array(kind),
     )
     os.replace(aside, path)
 
@@ -48,14 +52,16 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--chunk", type=int, default=500, help="videos a file")
     parser.add_argument("--held-out", action="store_true")
+    parser.add_argument("--more-colours", action="store_true")
     parser.add_argument("--frames", type=Path, help="gather frames for the tokenizer's training here")
     arguments = parser.parse_args()
+    kind = "more-colours:" if arguments.more_colours else "world:"
     arguments.out.mkdir(parents=True, exist_ok=True)
     first = arguments.first + (HELD_OUT if arguments.held_out else 0)
     for index, begin in enumerate(range(0, arguments.videos, arguments.chunk)):
         path = arguments.out / f"videos-{arguments.first // arguments.chunk + index:05d}.npz"
         if not path.exists():
-            draw(path, range(first + begin, first + min(begin + arguments.chunk, arguments.videos)))
+            draw(path, range(first + begin, first + min(begin + arguments.chunk, arguments.videos)), kind)
             print(path, flush=True)
     if arguments.frames and not arguments.frames.exists():
         gather(sorted(arguments.out.glob("videos-?????.npz"))[:16], arguments.frames)

@@ -4,7 +4,8 @@ tokenize` would write them.
     python scripts/tokenize_world.py runs/demo/videos runs/demo/codes --tokenizer world-16
     ringvision tokens inspect runs/demo/codes
 
-Each `videos-NNNNN.npz` becomes one shard, in order; the source of a record is `world:SEED`. Files whose shard
+Each `videos-NNNNN.npz` becomes one shard, in order; the source of a record is
+`world:SEED`, or what else draw_world.py drew. Files whose shard
 is there already are passed over, so a run that was stopped, or that rendered more videos since, goes on where
 it was.
 """
@@ -16,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from ringvision import shipped
-from ringvision.data.sources.world import PREFIX
 from ringvision.data.tokenized import FORMATS, TokenizedVideo
 from ringvision.data.tokenized.writer import TokenizedWriter
 from ringvision.video_tokenizer import VideoTokenizer, load_video_tokenizer
@@ -28,10 +28,11 @@ def tokenized(path: Path, tokenizer: VideoTokenizer) -> list[TokenizedVideo]:
         frames = held["frames"]
         ends = np.cumsum(held["lengths"])[:-1]
         seeds = held["seeds"].tolist()
+        kind = str(held["kind"])
     pairs = zip(np.split(frames, ends), np.split(tokenizer.encode(frames), ends), strict=True)
     return [
         TokenizedVideo(
-            source=f"{PREFIX}{seed}",
+            source=f"{kind}{seed}",
             sha256=hashlib.sha256(video.tobytes()).hexdigest(),
             codes=codes,
             times=np.arange(len(video), dtype=np.float64),

@@ -139,6 +139,7 @@ def main() -> None:
     parser.add_argument("--rgb", default="0,128,128", help="how it looks")
     parser.add_argument("--seed", type=int, default=0, help="which scenes")
     parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--variants", type=int, default=12, help="altered copies of each clip")
     parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--steps", type=int, help="of training; default: those of configs/finetune.py")
     parser.add_argument("--world", type=int, default=800, help="examples of `evaluate world`; 0: none")
@@ -156,7 +157,8 @@ def main() -> None:
 
     tokens = str(out / "tokens")
     steps = [] if options.steps is None else ["--steps", str(options.steps)]
-    tokenizing, _ = command("tokenize", str(out / "videos.csv"), "--out", tokens, "--workers", "2")
+    copies = ("--variants", str(options.variants))
+    tokenizing, _ = command("tokenize", str(out / "videos.csv"), "--out", tokens, *copies)
     training, _ = command("train", "finetune", "--data", tokens, "--out", str(out / "run"), *steps)
     scores: dict[str, Any] = {"colour": options.colour, "rgb": options.rgb, "seed": options.seed}
     scores["seconds"] = {"tokenize": round(tokenizing, 1), "train": round(training, 1)}

@@ -10,7 +10,7 @@ from tyro.conf import Positional
 from ringvision.cli.devices import start_jax
 from ringvision.cli.options import LimitOptions, Tokenizer, VideoLimits, tokenizer_folder
 from ringvision.cli.output import print_result
-from ringvision.cli.parsing import COUNT, POSITIVE, Command, Json, choice, option, value_type
+from ringvision.cli.parsing import COUNT, POSITIVE, WHOLE, Command, Json, choice, option, value_type
 
 Engine = Literal["local", "ray"]
 
@@ -62,6 +62,11 @@ class Tokenize(Command):
     ] = None
     format: Annotated[str, choice("array_record", "jsonl"), option("jsonl is LWM's")] = "array_record"
     shard_size: Annotated[int, COUNT, option("inputs to a file")] = 256
+    variants: Annotated[
+        int,
+        WHOLE,
+        option("altered copies of each video too (moved, zoomed, lit otherwise), for training on few"),
+    ] = 0
     retry: Annotated[str | None, choice("failed"), option("try those again that failed before")] = None
     limit: Annotated[int | None, COUNT, option("only the first N inputs")] = None
     shard: Annotated[str, PART, option("only the I-th of N parts of the inputs, for N machines")] = "1/1"
@@ -92,6 +97,7 @@ class Tokenize(Command):
                 ray_address=self.ray_address,
                 format=self.format,
                 shard_size=self.shard_size,
+                variants=self.variants,
                 limit=self.limit,
                 decoder=self.decoder,
                 part=read_part(self.shard),

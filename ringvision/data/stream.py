@@ -102,13 +102,14 @@ class SpareTurn:
     """A question with its answer that may be added to an example where a row has room for it.
 
     tokens: int32 [n], of both. loss_mask: float32 [n]. answer: where in them the answer begins. last: it
-    tells so much that it stands behind all turns that are not last.
+    tells so much that it stands behind all turns that are not last. weight: of the answer.
     """
 
     tokens: np.ndarray
     loss_mask: np.ndarray
     answer: int
     last: bool = False
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Example:
 
     def with_turns(self, turns: Sequence[SpareTurn]) -> "Example":
         """The example with these turns added, those that are not last before its tail; the rest of its spare
-        ones are left out. It counts for one answer more with each of them.
+        ones are left out. It counts as much more as their answers do.
         """
         if not turns:
             return self
@@ -158,13 +159,13 @@ class Example:
                 ]
             )
 
-        # An example without a turn counts 1 for its codes alone; with turns it counts as many as there are.
+        # An example without a turn counts 1 for its codes alone; with turns it counts as much as their answers.
         own_turns = self.weight if self.answers else 0.0
         return replace(
             self,
             tokens=joined("tokens"),
             loss_mask=joined("loss_mask"),
-            weight=own_turns + len(turns),
+            weight=own_turns + sum(turn.weight for turn in turns),
             answers=tuple(sorted(answers)),
             spare=(),
             tail=self.tail + sum(len(turn.tokens) for turn in late),
@@ -337,6 +338,7 @@ class PromptProcessor:
         *,
         vision_weight: float = 0.0,
         question_weight: float = 0.0,
+        answer_weight: float = 1.0,
     ) -> Example:
         """The same from parts that `videos`, `question` and `answer` returned.
 
@@ -345,6 +347,7 @@ class PromptProcessor:
             turns: question int32 [n] and answer int32 [n] of each.
             vision_weight: the weight of all codes, eof and eov together.
             question_weight: the weight of each question.
+            answer_weight: the most that an answer counts (see `weight_of`).
 
         Returns:
             The example.
@@ -355,32 +358,43 @@ class PromptProcessor:
             vision = self.vocabulary.is_vision(videos)
             loss_mask[: len(videos)][vision] = vision_weight / max(1, int(vision.sum()))
         answers = []
+        weight = 0.0
         at = len(videos)
         for question, answer in turns:
             start = at + len(question)
             at = start + len(answer)
             loss_mask[start - len(question) : start] = question_weight / len(question)
-            loss_mask[start:at] = 1.0 / len(answer)
+            counts = weight_of(answer, answer_weight)
+            loss_mask[start:at] = counts / len(answer)
+            weight += counts
             answers.append((start, at))
-        return Example(tokens, loss_mask, weight=float(len(turns)) if turns else 1.0, answers=tuple(answers))
+        return Example(tokens, loss_mask, weight=weight if turns else 1.0, answers=tuple(answers))
 
     def spare_turn(
-        self, question: np.ndarray, answer: np.ndarray, *, question_weight: float = 0.0, last: bool = False
+        self,
+        question: np.ndarray,
+        answer: np.ndarray,
+        *,
+        question_weight: float = 0.0,
+        answer_weight: float = 1.0,
+        last: bool = False,
     ) -> SpareTurn:
         """A turn that may be added to an example that `continued` made.
 
         Args:
             question: int32 [n], as `question` returned it.
             answer: int32 [n], as `answer` returned it.
-            question_weight: the weight of the question; that of the answer is 1.
+            question_weight: the weight of the question.
+            answer_weight: the most that the answer counts (see `weight_of`).
             last: whether it stands behind all turns that are not last.
 
         Returns:
             The turn.
         """
-        loss_mask = np.full(len(question) + len(answer), 1.0 / len(answer), np.float32)
+        counts = weight_of(answer, answer_weight)
+        loss_mask = np.full(len(question) + len(answer), counts / len(answer), np.float32)
         loss_mask[: len(question)] = question_weight / max(1, len(question))
-        return SpareTurn(np.concatenate([question, answer]), loss_mask, len(question), last)
+        return SpareTurn(np.concatenate([question, answer]), loss_mask, len(question), last, counts)
 
     def frames_that_fit(
         self, length: int, question: str, *, grid: tuple[int, int], fps: float = 1.0, answer_tokens: int = 0
@@ -410,6 +424,14 @@ class PromptProcessor:
             free -= need
             frames += 1
         return frames
+
+
+def weight_of(answer: np.ndarray, most: float) -> float:
+    """How much an answer counts, int32 [n] with its eos: half for each of its tokens, `most` at most. A most
+    of 1 is one answer, one vote. Then the first token of a long answer, which may decide between it and a
+    short one, counts less than that of the short one; with a larger most it counts as much.
+    """
+    return min(0.5 * len(answer), most)
 
 
 def stamp(seconds: float) -> tuple[int, int]:

@@ -26,6 +26,7 @@ from ringvision.errors import UserError
 from ringvision.tokenize.dataset import examples, frames_of, open_dataset, stored
 from ringvision.tokenize.listing import ELSEWHERE, LISTINGS, file_source, read_listing
 from ringvision.tokenize.source import VideoSource
+from ringvision.tokenize.variants import altered
 
 SUFFIXES = {
     ".mp4",
@@ -98,7 +99,8 @@ def pictures(
     **reading: Any,
 ) -> Iterator[FrameBatch]:
     """The frames of a source: of a file's part `fps` a second, as ringvision.data.video's `sample` gives
-    them; of an example of a data set all frames (an image is one), the k-th at k/fps seconds.
+    them; of an example of a data set all frames (an image is one), the k-th at k/fps seconds. Those of a
+    variant are altered.
 
     Args:
         source: what is read.
@@ -116,18 +118,15 @@ def pictures(
         UserError: for arguments that make no sense.
         VideoError: for what cannot be read.
     """
-    if not source.dataset:
-        asked: dict[str, Any] = {
-            "fps": fps,
-            "size": size,
-            "batch": batch,
-            "limits": limits,
-            "decoder": decoder,
-        }
-        return sample(source.path, start=source.start, end=source.end, **asked, **reading)
-    if not (math.isfinite(fps) and fps > 0) or size < 1 or batch < 1:
-        raise UserError(f"fps {fps} must be above 0, size {size} and batch {batch} at least 1")
-    return _batches(source, fps, size, batch, limits or Limits())
+    if source.dataset:
+        if not (math.isfinite(fps) and fps > 0) or size < 1 or batch < 1:
+            raise UserError(f"fps {fps} must be above 0, size {size} and batch {batch} at least 1")
+        pieces = _batches(source, fps, size, batch, limits or Limits())
+    else:
+        asked: dict[str, Any] = {"fps": fps, "size": size, "batch": batch, "limits": limits}
+        part: dict[str, Any] = {"start": source.start, "end": source.end}
+        pieces = sample(source.path, decoder=decoder, **part, **asked, **reading)
+    return altered(pieces, source, size) if source.variant else pieces
 
 
 def content(source: VideoSource) -> tuple[str, int | None, int | None]:

@@ -391,10 +391,9 @@ class Library:
 
     @staticmethod
     def _asked(example: TokenizedVideo, row: ManifestRow) -> str:
-        start, end, _, _ = json.loads(row.asked)
-        return asked_of(
-            VideoSource(example.source, start=start, end=end, caption=example.caption, qa=example.qa)
-        )
+        start, end, _, _, *variant = json.loads(row.asked)
+        source = VideoSource(example.source, start=start, end=end, variant=variant[0] if variant else 0)
+        return asked_of(replace(source, caption=example.caption, qa=example.qa))
 
 
 def _like(row: ManifestRow) -> dict[str, Any]:

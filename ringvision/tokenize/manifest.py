@@ -93,7 +93,8 @@ class Shard:
 
 def asked_of(source: VideoSource) -> str:
     """What decides a record beside the bytes and the name, as one text."""
-    return json.dumps([source.start, source.end, source.caption, source.qa], ensure_ascii=False)
+    asked = [source.start, source.end, source.caption, source.qa]
+    return json.dumps([*asked, source.variant] if source.variant else asked, ensure_ascii=False)
 
 
 class Manifest:

@@ -11,7 +11,8 @@ class VideoSource:
     part; for an example of a data set `tfds:NAME/SPLIT#INDEX`.
 
     path: the file, "" for an example of a data set, which `dataset` (`tfds:NAME/SPLIT`) and `index` name.
-    `end` None: to the end of the file. caption, qa (question, answer): what the manifest that named it says
+    `end` None: to the end of the file. variant: 0, or the number of an altered copy (variants.py), whose name
+    ends with `#variant=NUMBER`. caption, qa (question, answer): what the manifest that named it says
     of it.
     """
 
@@ -23,3 +24,4 @@ class VideoSource:
     qa: tuple[tuple[str, str], ...] = ()
     dataset: str = ""
     index: int = 0
+    variant: int = 0

@@ -14,6 +14,7 @@ from ringvision.tokenize.inputs import read_inputs
 from ringvision.tokenize.job import FrameEncoder, Job, Outcome
 from ringvision.tokenize.library import Library
 from ringvision.tokenize.manifest import Manifest, ManifestRow, counts
+from ringvision.tokenize.variants import with_variants
 
 Engine = Literal["local", "ray"]
 
@@ -52,6 +53,7 @@ class TokenizeSettings:
         ray_address: of a Ray cluster; None: one is started here.
         format: of the shards.
         shard_size: sources to a file.
+        variants: altered copies of each source (variants.py).
         limit: only the first so many sources.
         part: (i, n), only every n-th source from the i-th on: for the i-th of n machines, each with a folder
             of its own.
@@ -71,6 +73,7 @@ class TokenizeSettings:
     ray_address: str | None = None
     format: str = "array_record"
     shard_size: int = 256
+    variants: int = 0
     limit: int | None = None
     part: tuple[int, int] = (1, 1)
     retry_failed: bool = False
@@ -82,6 +85,8 @@ class TokenizeSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"--{name.replace('_', '-')} is {value}; give a number above 0")
+        if self.variants < 0:
+            raise UserError(f"--variants is {self.variants}; give a number from 0 on")
 
 
 def tokenize_videos(
@@ -121,6 +126,7 @@ def tokenize_videos(
         raise UserError(
             "there is no video among the inputs; give video files, folders that hold some, or a manifest"
         )
+    sources = with_variants(sources, chosen.variants)
     load = _loader(tokenizer, chosen.size)
     encoder = load()
     with Manifest(out, _manifest_settings(chosen, encoder)) as manifest:

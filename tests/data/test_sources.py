@@ -102,8 +102,31 @@ def test_batches_hold_what_records_say(tmp_path: Path, processor: PromptProcesso
     assert len(both) >= 2 and all(pair < caption for pair, caption in both)
 
 
+def test_a_question_whose_answer_was_said_can_be_left_out(tmp_path: Path, processor: PromptProcessor) -> None:
+    pairs = {"What colour was it?": "red", "What shape was the red one?": "circle", "Was it red?": "Red"}
+    video = a_video(0, qa=tuple(pairs.items()))
+    folder = str(write(tmp_path, [video]))
+
+    def turns(apart: bool) -> set[tuple[str, ...]]:
+        """The orders in which questions are asked."""
+        source = TokenizedData(folder, turns_min=3, turns_max=3, turns_apart=apart).open(processor, 512)
+        shown = len(processor.videos([(video.codes, video.times)]))
+        orders = set()
+        for seed in range(60):
+            example = source.example(0, np.random.default_rng(seed), 0)
+            assert not apart or example.spare == ()
+            text = processor.text.decode(example.tokens[shown:].tolist())
+            orders.add(tuple(sorted((one for one in pairs if one in text), key=text.index)))
+        return orders
+
+    colour, shape, whether = pairs
+    assert all(len(order) == 3 for order in turns(False)) and len(turns(False)) == 6
+    # whether it was red says so itself, and which shape the red one had, too
+    assert turns(True) == {(colour, shape), (shape,), (whether, shape)}
+
+
 def test_the_worlds_questions_are_made_anew(world: WorldVideos) -> None:
-    scene = make_scene(world.seeds[5])
+    scene = make_scene(world.scenes[5][1])
     whole = world.questions(5, 0, int(world.lengths[5]))
     assert [tuple(asked) for asked in whole] == [(q.kind, q.text, q.answer) for q in questions(scene)]
     part = world.questions(5, 1, 3)

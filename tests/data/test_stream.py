@@ -132,6 +132,21 @@ def test_loss_is_on_answers_and_every_answer_counts_the_same(processor: PromptPr
     assert example.weight == 2
 
 
+def test_a_long_answer_can_count_as_much_a_token_as_a_short_one(processor: PromptProcessor) -> None:
+    short, long = (processor.answer(text) for text in ("12", "red circle, blue square"))
+    assert len(short) < 5 < len(long)
+    asked = processor.question("What?")
+    example = processor.continued(
+        processor.videos([(CODES, TIMES)]), [(asked, short), (asked, long)], answer_weight=2.5
+    )
+    votes = [float(example.loss_mask[start:stop].sum()) for start, stop in example.answers]
+    assert votes == pytest.approx([len(short) / 2, 2.5])
+    assert example.weight == pytest.approx(sum(votes)) == pytest.approx(example.loss_mask.sum())
+    spare = processor.spare_turn(asked, long, answer_weight=2.5)
+    assert spare.weight == 2.5 and spare.loss_mask.sum() == pytest.approx(2.5)
+    assert example.with_turns([spare]).weight == pytest.approx(example.weight + 2.5)
+
+
 def test_the_video_can_count_beside_the_answers(processor: PromptProcessor) -> None:
     example = processor.example([(CODES, TIMES)], [("What?", "red")], vision_weight=0.25)
     vision = processor.vocabulary.is_vision(example.tokens)

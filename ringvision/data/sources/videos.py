@@ -5,6 +5,7 @@
 What kinds of videos have in common; tokenized.py and world.py say where they and their questions come from.
 """
 
+import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,8 +78,11 @@ class VideoSourceConfig(SourceConfig):
     turns_min, turns_max: how many questions about a video are asked; more where that fills a row and
         `turns_more` is True. A question and its answer stand before the next one, which may then be answered
         from their words instead of the frames; with 1 and False none stands before another.
+    turns_apart: whether a question is left out where all words of its answer stand in earlier questions and
+        answers, so that what is asked has to be found in the frames.
     vision_weight: how much predicting all codes of a video counts beside one answer.
     question_weight: how much predicting each question counts beside its answer.
+    answer_weight: the most that an answer counts; 1: all count alike (data/stream.py, `weight_of`).
     favour: kinds of questions that are asked before all others.
     """
 
@@ -86,8 +90,10 @@ class VideoSourceConfig(SourceConfig):
     turns_min: int = 1
     turns_max: int = 8
     turns_more: bool = True
+    turns_apart: bool = False
     vision_weight: float = 0.0
     question_weight: float = 0.0
+    answer_weight: float = 1.0
     favour: tuple[str, ...] = ()
 
     @abstractmethod
@@ -116,6 +122,7 @@ class VideoSourceConfig(SourceConfig):
             f"turns_max is {self.turns_max}, expected at least turns_min: {self.turns_min}",
         )
         checks.at_least(0, "vision_weight", "question_weight")
+        checks.positive("answer_weight")
         return [*super().problems(), *checks.problems]
 
 
@@ -129,11 +136,13 @@ class Clip(NamedTuple):
 
 @dataclass(frozen=True)
 class Asked:
-    """One question and its answer as tokens, int32 [n] each."""
+    """One question and its answer as tokens, int32 [n] each, and the words of both, in small letters."""
 
     kind: str
     question: np.ndarray
     answer: np.ndarray
+    asked: frozenset[str]
+    answered: frozenset[str]
 
     @property
     def size(self) -> int:
@@ -193,6 +202,8 @@ class VideoExamples:
         turns = self.turns(clip)
         pool = [turns[place] for place in random.permutation(len(turns))]
         pool.sort(key=lambda turn: turn.kind not in self.config.favour)
+        if self.config.turns_apart:
+            pool = _apart(pool)
         wanted = int(random.integers(self.config.turns_min, self.config.turns_max + 1))
         if clip != self.whole(video):
             wanted = min(wanted, clip.frames + 1)  # of a short part not much is to be asked
@@ -216,10 +227,15 @@ class VideoExamples:
             [(turn.question, turn.answer) for turn in (*first, *last)],
             vision_weight=self.config.vision_weight if asked or codes_count else 0.0,
             question_weight=question_weight,
+            answer_weight=self.config.answer_weight,
         )
         further = tuple(
             self.processor.spare_turn(
-                turn.question, turn.answer, question_weight=question_weight, last=turn.kind in auxiliary
+                turn.question,
+                turn.answer,
+                question_weight=question_weight,
+                answer_weight=self.config.answer_weight,
+                last=turn.kind in auxiliary,
             )
             for turn in spare
         )
@@ -256,7 +272,13 @@ class VideoExamples:
 
     def _tokenized(self, clip: Clip) -> tuple[Asked, ...]:
         return tuple(
-            Asked(kind, self.processor.question(question), self.processor.answer(answer))
+            Asked(
+                kind,
+                self.processor.question(question),
+                self.processor.answer(answer),
+                _words(question),
+                _words(answer),
+            )
             for kind, question, answer in self.videos.questions(*clip)
         )
 
@@ -328,3 +350,18 @@ class VideoExamples:
     def vision_grid(self) -> tuple[int, int]:
         """(h, w) of a frame's codes."""
         return self.videos.info.grid
+
+
+def _apart(turns: Sequence[Asked]) -> list[Asked]:
+    """Those of the turns, in order, whose answers were not said, word for word, by those before."""
+    kept = []
+    said: set[str] = set()
+    for turn in turns:
+        if not turn.answered <= said:
+            kept.append(turn)
+            said |= turn.asked | turn.answered
+    return kept
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text.lower()))

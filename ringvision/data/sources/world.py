@@ -1,10 +1,11 @@
 """Tokenized videos of the synthetic world (data/world), whose questions are made anew from their seeds.
 
 record whose source is "world:SEED"  ->  questions about the scene of that seed, or about a part of it
+                       "more-colours:SEED"                   of that seed with more colours
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ringvision.checks import Checks
@@ -14,7 +15,11 @@ from ringvision.data.sources.tokenized import TokenizedVideos, videos_info
 from ringvision.data.sources.videos import QuestionAnswer, Videos, VideoSourceConfig
 from ringvision.errors import UserError
 
-PREFIX = "world:"
+SCENES: dict[str, Callable[[int], world.Scene]] = {
+    "world:": world.make_scene,
+    "more-colours:": lambda seed: world.with_more_colours(world.make_scene(seed)),
+}
+"""How the scene of a record is made, by what its source begins with before the seed."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class WorldData(VideoSourceConfig):
 class WorldVideos(TokenizedVideos):
     """A folder of tokenized world videos, one frame a second.
 
-    UserError where the folder is none, or a video's source is not `world:SEED`.
+    UserError where the folder is none, or a video's source is not one of SCENES with a seed.
     """
 
     kinds = (*world.KINDS, *world.AUXILIARY)
@@ -64,15 +69,18 @@ class WorldVideos(TokenizedVideos):
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         super().__init__(folder)
-        self.seeds = [
-            -1 if number in self.bad else self._seed(source) for number, source in enumerate(self._sources)
+        self.scenes = [
+            ("", -1) if number in self.bad else self._scene(source)
+            for number, source in enumerate(self._sources)
         ]
+        """How each one's scene is made, a key of SCENES, and its seed."""
 
     def questions(self, index: int, first: int, count: int) -> Sequence[QuestionAnswer]:
         """What is asked about the scene of the video's seed, or about the part of it that these frames
         show.
         """
-        scene = world.make_scene(self.seeds[index])
+        kind, seed = self.scenes[index]
+        scene = SCENES[kind](seed)
         seen = scene if (first, count) == (0, int(scene.duration)) else scene.clip(first, count)
         return [QuestionAnswer(asked.kind, asked.text, asked.answer) for asked in world.questions(seen)]
 
@@ -80,11 +88,11 @@ class WorldVideos(TokenizedVideos):
         """Something can be asked about every scene."""
         return True
 
-    def _seed(self, source: str) -> int:
-        seed = source.removeprefix(PREFIX)
-        if seed == source or not (seed.isascii() and seed.isdigit()):
+    def _scene(self, source: str) -> tuple[str, int]:
+        kind, colon, seed = source.partition(":")
+        if kind + colon not in SCENES or not (seed.isascii() and seed.isdigit()):
             raise UserError(
-                f"{self.name} holds {source}, which is no video of the world ({PREFIX}SEED); use "
-                "TokenizedData for videos that were tokenized with their captions and questions"
+                f"{self.name} holds {source}, which is no video of the world ({', '.join(SCENES)} and a seed); "
+                "use TokenizedData for videos that were tokenized with their captions and questions"
             )
-        return int(seed)
+        return kind + colon, int(seed)

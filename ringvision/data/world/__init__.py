@@ -15,17 +15,19 @@ from ringvision.data.world.scene import (
     DIGITS,
     DIRECTIONS,
     HELD_OUT,
+    MORE_COLOURS,
     SHAPES,
     Card,
     Scene,
     Shot,
     Thing,
     make_scene,
+    with_more_colours,
 )
 from ringvision.data.world.video import encoded_frames, write_video
 
 __all__ = [
-    "AUXILIARY", "COLOURS", "DIGITS", "DIRECTIONS", "HELD_OUT", "KINDS", "SHAPES",
+    "AUXILIARY", "COLOURS", "DIGITS", "DIRECTIONS", "HELD_OUT", "KINDS", "MORE_COLOURS", "SHAPES",
     "Card", "Question", "Scene", "Shot", "Thing",
-    "chance", "encoded_frames", "make_scene", "questions", "render", "write_video",
+    "chance", "encoded_frames", "make_scene", "questions", "render", "with_more_colours", "write_video",
 ]  # fmt: skip

@@ -89,7 +89,7 @@ def _background(shot: Shot, size: int) -> np.ndarray:
     )
 
 
-def _paint(picture: np.ndarray, distance: np.ndarray, colour: tuple[int, int, int], size: int) -> None:
+def _paint(picture: np.ndarray, distance: np.ndarray, colour: tuple[int, ...], size: int) -> None:
     """Paints `colour` on `picture`, float32 [size, size, 3], where `distance`, [size, size] in fractions of
     the picture, is negative.
     """
@@ -102,7 +102,7 @@ def _draw_thing(picture: np.ndarray, thing: Thing, t: float, size: int) -> None:
     x, y = _grid(size)
     cx, cy = thing.centre(t)
     _paint(
-        picture, _shape_distance(thing.shape, x - cx, y - cy, thing.radius), COLOURS[thing.colour_at(t)], size
+        picture, _shape_distance(thing.shape, x - cx, y - cy, thing.radius), thing.rgb_at(t), size
     )
 
 

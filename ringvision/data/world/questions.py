@@ -10,7 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ringvision.data.world.scene import COLOURS, DIGITS, DIRECTIONS, MAX_SECONDS, SHAPES, Scene
+from ringvision.data.world.scene import (
+    COLOURS,
+    DIGITS,
+    DIRECTIONS,
+    MAX_SECONDS,
+    MORE_COLOURS,
+    SHAPES,
+    Scene,
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ def _colour(scene: Scene, random: np.random.Generator) -> Pairs:
 
 
 def _shape(scene: Scene, random: np.random.Generator) -> Pairs:
-    for colour in COLOURS:
+    for colour in (*COLOURS, *MORE_COLOURS):
         alike = [thing for thing in scene.things if colour in (thing.colour, thing.later_colour)]
         if len(alike) == 1:
             yield (

@@ -20,6 +20,19 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (185, 60, 215),
     "white": (245, 245, 245),
 }
+MORE_COLOURS: dict[str, tuple[int, int, int]] = {
+    "pink": (255, 150, 190),
+    "cyan": (0, 235, 235),
+    "lime": (160, 255, 40),
+    "brown": (140, 75, 30),
+    "grey": (150, 150, 150),
+    "beige": (235, 210, 170),
+    "navy": (20, 30, 110),
+    "magenta": (255, 0, 150),
+}
+"""Colours that only scenes `with_more_colours` have. A model that saw shapes in many colours learns one more
+from few videos.
+"""
 SHAPES = ("circle", "square", "triangle", "cross")
 DIRECTIONS: dict[str, tuple[float, float]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 DIGITS = tuple(range(10))
@@ -33,6 +46,8 @@ JITTER = 0.2
 COORDINATES = (0.25, 0.5, 0.75)
 STEP = COORDINATES[1] - COORDINATES[0]
 SWAY = 0.012
+SHADE = 14
+"""By how much red, green and blue of one of MORE_COLOURS differ from thing to thing, at most."""
 RADII = ((0.15, 0.17), (0.21, 0.23))
 """Small things and large ones: from, to."""
 
@@ -43,7 +58,8 @@ class Thing:
 
     direction: a key of DIRECTIONS, or None for a thing that does not move. start, end: its centre in the
     first whole second that shows it, and where it comes to rest; it moves a STEP each second. changes: when
-    its colour turns from `colour` to `later_colour` (None: never).
+    its colour turns from `colour` to `later_colour` (None: never). shade: what is added to red, green and
+    blue of `colour`.
     """
 
     shape: str
@@ -56,6 +72,7 @@ class Thing:
     direction: str | None = None
     changes: float | None = None
     later_colour: str | None = None
+    shade: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def name(self) -> str:
@@ -75,6 +92,13 @@ class Thing:
         if self.changes is not None and self.later_colour is not None and t >= self.changes:
             return self.later_colour
         return self.colour
+
+    def rgb_at(self, t: float) -> tuple[int, ...]:
+        """Red, green and blue at time `t`, 0 to 255 each."""
+        now = self.colour_at(t)
+        plain = COLOURS[now] if now in COLOURS else MORE_COLOURS[now]
+        shade = self.shade if now == self.colour else (0, 0, 0)
+        return tuple(min(max(value + more, 0), 255) for value, more in zip(plain, shade, strict=True))
 
 
 @dataclass(frozen=True)
@@ -182,6 +206,26 @@ def make_scene(seed: int) -> Scene:
             things.extend(_make_things(random, first, last, names, appearing))
     # Nothing is shown before the first frame, so the first shot begins at zero.
     return Scene(seed, float(seconds), tuple(shots), tuple(things), tuple(cards))
+
+
+def with_more_colours(scene: Scene) -> Scene:
+    """The scene as its seed changes it further: one in three as it is, of the others about every second
+    thing in one of MORE_COLOURS. No two things of a video have the same name.
+    """
+    random = np.random.default_rng([scene.seed, 6])
+    if random.random() < 1 / 3:
+        return scene
+    names: set[tuple[str, str]] = set()
+    things = []
+    for thing in scene.things:
+        free = [colour for colour in MORE_COLOURS if (colour, thing.shape) not in names]
+        if free and random.random() < 0.6:
+            colour = str(random.choice(free))
+            names.add((colour, thing.shape))
+            red, green, blue = random.integers(-SHADE, SHADE + 1, 3).tolist()
+            thing = replace(thing, colour=colour, shade=(red, green, blue))
+        things.append(thing)
+    return replace(scene, things=tuple(things))
 
 
 def _edge(random: np.random.Generator, second: int) -> float:
