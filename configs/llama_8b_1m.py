@@ -6,7 +6,7 @@ card of Llama-3-8B-Instruct-Gradient-1048k).
 
 Lengths, rotary bases, batches, steps and the rate are the card's. The data there was SlimPajama, its
 documents joined to long ones. The meshes are this project's, for 256 chips of 16 GiB. It has not been run
-here: docs/benchmarks.md has what the TPU's compiler makes of its last stage.
+here: scripts/compile_for_pod.py asks the TPU's compiler about a mesh.
 """
 
 from ringvision.config import (

@@ -6,7 +6,7 @@ Model on Million-Length Video and Language with RingAttention").
 Lengths, rotary bases, tokens, batches of 4M tokens and the constant rate of 4e-5 are the paper's. The data
 was Books3, sorted by length into the ranges below, and cannot be had any more: any long documents do. The
 meshes are this project's, for 512 chips of 32 GiB (docs/pods.md); the paper used half as many. It has not
-been run here: docs/benchmarks.md has what the TPU's compiler makes of its stages.
+been run here: docs/benchmarks.md has what the TPU's compiler makes of steps of this model on other meshes.
 """
 
 from ringvision.config import (

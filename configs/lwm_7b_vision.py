@@ -8,7 +8,7 @@ Lengths, steps, batches of 8M tokens, rates and the rotary base are the paper's:
 8K on clips of 30 frames, each with 16 % of text; then three of chat about images and videos. The data are
 lines as LWM's trainer reads them, or folders that `ringvision tokenize` wrote. The meshes are this
 project's, for 512 chips of 32 GiB. It has not been run here: docs/benchmarks.md has what the TPU's compiler
-makes of its stages.
+makes of steps of this model on other meshes.
 """
 
 from ringvision.config import (

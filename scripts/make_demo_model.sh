@@ -19,6 +19,8 @@ say "videos of the world"
 $python scripts/draw_world.py "$runs/held" --videos 500 --held-out
 $python scripts/draw_world.py "$runs/videos" --videos 28000 --frames "$runs/frames.npy"
 
+$python scripts/draw_world.py "$runs/colour-videos" --videos 8000 --first 28000 --more-colours
+
 say "text tokenizer"
 [ -f "$runs/text.model" ] || $python scripts/train_text_tokenizer.py "$runs/text.model"
 
@@ -30,10 +32,13 @@ say "codes"
 $python scripts/tokenize_world.py "$runs/held" "$runs/held-codes" --tokenizer tokenizers/world-16
 $python scripts/tokenize_world.py "$runs/videos" "$runs/codes" --tokenizer tokenizers/world-16
 
+$python scripts/tokenize_world.py "$runs/colour-videos" "$runs/colour-codes" --tokenizer tokenizers/world-16
+
 say "model"
 .venv/bin/ringvision train configs/demo.py --devices 2
 .venv/bin/ringvision train configs/demo_finish.py --devices 2
-$python scripts/ship.py "$runs/finish/model" demos/model
+.venv/bin/ringvision train configs/demo_colours.py --devices 2
+$python scripts/ship.py "$runs/colours/model" demos/model
 
 say "sample clips"
 $python scripts/make_clips.py demos/clips

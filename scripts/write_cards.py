@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ringvision.config import load_config
+from ringvision.data.world import MORE_COLOURS
 from ringvision.model_folder import load_model
 from ringvision.train.record import Record, read_metrics
 
@@ -84,9 +85,14 @@ def settings_of(run: Path) -> dict[str, Any]:
     return json.loads((run / "run.json").read_text(encoding="utf-8"))
 
 
-def model_card(run: Path, finish: Path, scores: dict[str, Any]) -> str:
+def model_card(runs: Path, scores: dict[str, Any]) -> str:
+    run = runs / "model"
+    finish = runs / "finish"
+    colours = runs / "colours"
     settings = settings_of(run)
     finishing = settings_of(finish)
+    colouring = settings_of(colours)
+    more = ", ".join(MORE_COLOURS)
     shape = settings["model"]
     rows = "\n".join(
         f"| {kind} | {score['accuracy']:.1%} | {score['examples']} | {score['chance']:.1%} | "
@@ -111,9 +117,11 @@ each |
 | for | {int(last(run, "step")):,} steps of {settings["data"]["rows"]} x {settings["data"]["length"]} \
 tokens, {hours(run):.1f} hours; then \
 {int(last(finish, "step")):,} more in which {", ".join(finishing["data"]["favour"])} were asked before the \
-other kinds, {hours(finish):.1f} hours |
-| with | {made_with()}; seeds {settings["seed"]} and {finishing["seed"]}; `configs/demo.py`, \
-`configs/demo_finish.py` |
+other kinds, {hours(finish):.1f} hours; then {int(last(colours, "step")):,} of \
+{colouring["data"]["rows"]} x {colouring["data"]["length"]} with things in more colours ({more}), \
+{hours(colours):.1f} hours |
+| with | {made_with()}; seeds {settings["seed"]}, {finishing["seed"]} and {colouring["seed"]}; \
+`configs/demo.py`, `configs/demo_finish.py`, `configs/demo_colours.py` |
 | licence | Apache-2.0, like the project |
 
 ## Scores
@@ -136,9 +144,11 @@ other videos, or videos much longer than the 12 seconds that it was trained on: 
 
 ![loss and accuracy over steps](curves.png)
 
-The last part:
+The two last parts:
 
-![loss and accuracy over the last steps](curves-finish.png)
+![loss and accuracy over the finishing steps](curves-finish.png)
+
+![loss and accuracy over the steps with more colours](curves-colours.png)
 """
 
 
@@ -151,16 +161,16 @@ def main() -> None:
     scores = json.loads((runs / "world.json").read_text(encoding="utf-8"))
     tokenizer = runs / "tokenizer"
     model = runs / "model"
-    finish = runs / "finish"
     of_tokenizer = ("loss", "l1", "psnr", "used", "perplexity", "dead")
     of_model = ("loss", "answer_accuracy", "eval/all", "learning_rate")
-    for card, text in ((TOKENIZER, tokenizer_card(tokenizer)), (MODEL, model_card(model, finish, scores))):
+    for card, text in ((TOKENIZER, tokenizer_card(tokenizer)), (MODEL, model_card(runs, scores))):
         (card / "MODEL_CARD.md").write_text(text, encoding="utf-8")
         print(card / "MODEL_CARD.md")
     for run, picture, curves in (
         (tokenizer, TOKENIZER / "curves.png", of_tokenizer),
         (model, MODEL / "curves.png", of_model),
-        (finish, MODEL / "curves-finish.png", of_model),
+        (runs / "finish", MODEL / "curves-finish.png", of_model),
+        (runs / "colours", MODEL / "curves-colours.png", of_model),
     ):
         with Record(run, step=int(last(run, "step")), quiet=True) as record:
             record.curves_png(picture, curves)

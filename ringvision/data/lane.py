@@ -158,6 +158,7 @@ class Lane:
             self._waiting.append(self._next_piece())
 
     def _next_piece(self) -> Waiting:
+        bad = len(self.bad)
         for _ in range(FRUITLESS):
             source = self._furthest_behind()
             feed = self._feeds[source]
@@ -172,6 +173,11 @@ class Lane:
                 if self._data.weights_by == "tokens":
                     feed.served += one.size
                 return one
+        if len(self.bad) - bad == FRUITLESS:
+            raise UserError(
+                f"{self._mixture.sources[source].name}: {FRUITLESS} records one after another cannot be read, "
+                f"the last of them because: {self.bad[-1]}; mend them, or leave the source out"
+            )
         raise UserError(
             f"{self._mixture.sources[source].name}: nothing can be learned of {FRUITLESS} documents one "
             "after another; leave it out, or let more of them count (such as vision_weight)"

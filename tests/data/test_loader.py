@@ -460,6 +460,11 @@ def test_a_source_that_teaches_nothing_is_an_error(processor: PromptProcessor) -
         first(opened(config(Numbers(weight_by_token=False), length=64, rows=1), processor), 1)
 
 
+def test_where_every_record_is_bad_the_error_says_why(processor: PromptProcessor) -> None:
+    with pytest.raises(UserError, match=r"numbers of 1: 1000 records .* cannot be read, .* number [01] is bad;"):
+        first(opened(config(Numbers(sizes=(9, 9), bad=(0, 1)), length=64, rows=1), processor), 1)
+
+
 def test_a_config_of_sources_goes_through_a_pipe(mixture: DataConfig) -> None:
     other = pickle.loads(pickle.dumps(dataclasses.replace(mixture, sources=(TokenizedData("a"), Numbers()))))
     assert other.sources == (TokenizedData("a"), Numbers())

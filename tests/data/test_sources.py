@@ -22,7 +22,7 @@ from ringvision.data.sources import (
 from ringvision.data.stream import PromptProcessor
 from ringvision.data.tokenized import FORMATS, FolderMetadata, TokenizedVideo
 from ringvision.data.tokenized.writer import TokenizedWriter
-from ringvision.data.world import make_scene, questions
+from ringvision.data.world import make_scene, questions, with_more_colours
 from ringvision.errors import UserError
 
 
@@ -132,6 +132,22 @@ def test_the_worlds_questions_are_made_anew(world: WorldVideos) -> None:
     part = world.questions(5, 1, 3)
     assert [tuple(a) for a in part] == [(q.kind, q.text, q.answer) for q in questions(scene.clip(1, 3))]
     assert WorldData(world.name, grow_from=2, grow_steps=9).growth == (2, 9)
+
+
+def test_scenes_in_more_colours_are_told_by_their_source(tmp_path: Path) -> None:
+    seed = next(seed for seed in range(50) if with_more_colours(make_scene(seed)) != make_scene(seed))
+    frames = int(make_scene(seed).duration)
+    videos = [
+        a_video(number, frames, source=f"{kind}:{seed}", fps=1.0)
+        for number, kind in enumerate(("world", "more-colours"))
+    ]
+    found = WorldVideos(write(tmp_path / "both", videos))
+    for index, scene in enumerate((make_scene(seed), with_more_colours(make_scene(seed)))):
+        asked = found.questions(index, 0, frames)
+        assert [tuple(one) for one in asked] == [(q.kind, q.text, q.answer) for q in questions(scene)]
+    for source in ("colours:1", "more-colours:", "more-colours:x", "world", "/videos/1.mp4"):
+        with pytest.raises(UserError, match="no video of the world"):
+            WorldVideos(write(tmp_path / source.strip("/:x"), [a_video(0, source=source)]))
 
 
 def test_what_videos_share_is_known_before_they_are_read(tmp_path: Path, world: WorldVideos) -> None:

@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 
-from ringvision.data.world import COLOURS, HELD_OUT, SHAPES, make_scene
-from ringvision.data.world.scene import MAX_SECONDS, MAX_TOGETHER, MIN_SECONDS, STEP
+from ringvision.data.world import (
+    COLOURS,
+    HELD_OUT,
+    MORE_COLOURS,
+    SHAPES,
+    make_scene,
+    questions,
+    with_more_colours,
+)
+from ringvision.data.world.scene import MAX_SECONDS, MAX_TOGETHER, MIN_SECONDS, SHADE, STEP
 
 SEEDS = [*range(150), *range(HELD_OUT, HELD_OUT + 150)]
 
@@ -100,3 +108,47 @@ def test_a_clip_is_what_is_seen_of_it(scenes):
 def test_the_whole_is_its_own_clip(scenes):
     for scene in scenes:
         assert scene.clip(0, int(scene.duration)) == scene
+
+
+def test_more_colours_change_names_and_nothing_else(scenes):
+    changed = [with_more_colours(scene) for scene in scenes]
+    assert changed == [with_more_colours(scene) for scene in scenes]
+    as_they_were = sum(scene == other for scene, other in zip(scenes, changed, strict=True))
+    assert 0.25 < as_they_were / len(scenes) < 0.5  # one in three, and those without a thing
+    seen = set()
+    for scene, other in zip(scenes, changed, strict=True):
+        assert (scene.shots, scene.cards, scene.duration) == (other.shots, other.cards, other.duration)
+        names = [(thing.colour, thing.shape) for thing in other.things]
+        assert len(set(names)) == len(names)
+        for before, after in zip(scene.things, other.things, strict=True):
+            moved = (after.shape, after.start, after.end, after.appears, after.leaves, after.later_colour)
+            assert moved == (
+                before.shape, before.start, before.end, before.appears, before.leaves, before.later_colour
+            )  # fmt: skip
+            assert after.colour in MORE_COLOURS or after == before
+            assert all(abs(value) <= SHADE for value in after.shade)
+            seen |= {after.colour}
+    assert seen == {*COLOURS, *MORE_COLOURS}
+
+
+def test_a_thing_of_more_colours_has_its_shade_until_it_changes():
+    scene = next(
+        scene
+        for scene in map(with_more_colours, map(make_scene, range(200)))
+        if any(thing.colour in MORE_COLOURS and thing.changes for thing in scene.things)
+    )
+    thing = next(thing for thing in scene.things if thing.colour in MORE_COLOURS and thing.changes)
+    plain = np.add(MORE_COLOURS[thing.colour], thing.shade)
+    assert thing.rgb_at(thing.appears) == tuple(np.clip(plain, 0, 255))
+    assert thing.rgb_at(thing.changes) == COLOURS[thing.later_colour]
+
+
+def test_things_in_more_colours_are_asked_about():
+    answers = {
+        (question.kind, question.answer)
+        for seed in range(300)
+        for question in questions(with_more_colours(make_scene(seed)))
+    }
+    assert {("colour", colour) for colour in (*COLOURS, *MORE_COLOURS)} <= answers
+    texts = {q.text for seed in range(300) for q in questions(with_more_colours(make_scene(seed)))}
+    assert {f"What shape was the {colour} thing?" for colour in MORE_COLOURS} <= texts
