@@ -1,6 +1,6 @@
 """Fine-tunes the shipped model, or another one, on somebody's own videos.
 
-    ringvision tokenize videos.csv --out tokens --variants 12      # path,caption  and, if any, question,answer
+    ringvision tokenize videos.csv --out tokens --variants 12     # path,caption  and, if any, question,answer
     ringvision train finetune --data tokens --out runs/finetune
 
 400 steps of about 0.7 seconds of CPU time each. scripts/worked_example.py measures it on clips with a colour

@@ -2,10 +2,11 @@
 
     python scripts/draw_world.py runs/demo/videos --videos 28000
 
-Writes `videos-00000.npz` and so on: frames uint8 [N, 64, 64, 3], lengths [videos], seeds [videos], kind. A file
-that is there already is left alone, so a run that was stopped goes on where it stopped. `--held-out` takes
-the seeds that training never sees, `--more-colours` draws things in more colours; `--frames FILE.npy` also gathers the frames of the first sixteen files for
-the tokenizer's training.
+Writes `videos-00000.npz` and so on: frames uint8 [N, 64, 64, 3], lengths [videos], seeds [videos], and their
+kind, as data/sources/world.py calls it. A file that is there already is left alone, so a run that was stopped
+goes on where it stopped. `--held-out` takes the seeds that training never sees, `--more-colours` draws things
+in more colours; `--frames FILE.npy` also gathers the frames of the first sixteen files for the tokenizer's
+training.
 """
 
 import argparse

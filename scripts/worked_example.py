@@ -1,7 +1,7 @@
 """From a folder of somebody's clips to answers in a word that the shipped model has never read: draws the
 clips, runs the commands of docs/guide.md on them ("Train on your own videos"), and measures.
 
-    python scripts/worked_example.py runs/worked --colour teal --rgb 0,128,128
+    python scripts/worked_example.py runs/worked --colour orange --rgb 255,140,0
 
 Writes OUT/videos/*.mp4, OUT/videos.csv (path, caption), OUT/tokens, OUT/run, OUT/scores.json.
 In each clip one thing of a scene has the new colour. Asked are the world's own questions about new clips in
@@ -21,7 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from ringvision.data.world import COLOURS, HELD_OUT, Question, Scene, make_scene, questions, write_video
+from ringvision.data.world import (
+    COLOURS,
+    HELD_OUT,
+    MORE_COLOURS,
+    Question,
+    Scene,
+    make_scene,
+    questions,
+    write_video,
+)
 
 FIRST = HELD_OUT << 1
 """The first seed of the clips; neither training nor an evaluation comes so far."""
@@ -135,8 +144,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path)
-    parser.add_argument("--colour", default="teal", help="the word; one that the world does not have")
-    parser.add_argument("--rgb", default="0,128,128", help="how it looks")
+    parser.add_argument("--colour", default="orange", help="the word; one that the world does not have")
+    parser.add_argument("--rgb", default="255,140,0", help="how it looks")
     parser.add_argument("--seed", type=int, default=0, help="which scenes")
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--variants", type=int, default=12, help="altered copies of each clip")
@@ -146,7 +155,7 @@ def main() -> None:
     parser.add_argument("--before", action="store_true", help="measure the shipped model too")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if options.colour in COLOURS:
+    if options.colour in (*COLOURS, *MORE_COLOURS):
         raise SystemExit(f"the world has {options.colour} already; give a new word")
     COLOURS[options.colour] = tuple(int(part) for part in options.rgb.split(","))  # type: ignore[assignment]
     first = FIRST + options.seed * SEEDS

@@ -175,8 +175,8 @@ class Lane:
                 return one
         if len(self.bad) - bad == FRUITLESS:
             raise UserError(
-                f"{self._mixture.sources[source].name}: {FRUITLESS} records one after another cannot be read, "
-                f"the last of them because: {self.bad[-1]}; mend them, or leave the source out"
+                f"{self._mixture.sources[source].name}: {FRUITLESS} records one after another cannot be "
+                f"read, the last of them because: {self.bad[-1]}; mend them, or leave the source out"
             )
         raise UserError(
             f"{self._mixture.sources[source].name}: nothing can be learned of {FRUITLESS} documents one "

@@ -159,7 +159,7 @@ class Example:
                 ]
             )
 
-        # An example without a turn counts 1 for its codes alone; with turns it counts as much as their answers.
+        # An example without a turn counts 1 for its codes alone; with turns as much as their answers.
         own_turns = self.weight if self.answers else 0.0
         return replace(
             self,

@@ -461,7 +461,9 @@ def test_a_source_that_teaches_nothing_is_an_error(processor: PromptProcessor) -
 
 
 def test_where_every_record_is_bad_the_error_says_why(processor: PromptProcessor) -> None:
-    with pytest.raises(UserError, match=r"numbers of 1: 1000 records .* cannot be read, .* number [01] is bad;"):
+    with pytest.raises(
+        UserError, match=r"numbers of 1: 1000 records .* cannot be read, .* number [01] is bad;"
+    ):
         first(opened(config(Numbers(sizes=(9, 9), bad=(0, 1)), length=64, rows=1), processor), 1)
 
 

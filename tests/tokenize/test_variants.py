@@ -1,4 +1,4 @@
-"""Altered copies: little is changed, in the same way all through a video, and the same whenever it is read."""
+"""Altered copies: little is changed, alike all through a video, and the same whenever it is read."""
 
 import shutil
 
@@ -81,7 +81,14 @@ def test_a_shift_moves_things(shift, left):
 
 def test_every_source_is_followed_by_its_copies():
     named = with_variants([VideoSource("a"), VideoSource("b", caption="two")], 2)
-    assert [one.name for one in named] == ["a", "a#variant=1", "a#variant=2", "b", "b#variant=1", "b#variant=2"]
+    assert [one.name for one in named] == [
+        "a",
+        "a#variant=1",
+        "a#variant=2",
+        "b",
+        "b#variant=1",
+        "b#variant=2",
+    ]
     assert [one.variant for one in named] == [0, 1, 2] * 2
     assert {one.caption for one in named[3:]} == {"two"}
 

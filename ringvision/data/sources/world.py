@@ -92,7 +92,7 @@ class WorldVideos(TokenizedVideos):
         kind, colon, seed = source.partition(":")
         if kind + colon not in SCENES or not (seed.isascii() and seed.isdigit()):
             raise UserError(
-                f"{self.name} holds {source}, which is no video of the world ({', '.join(SCENES)} and a seed); "
-                "use TokenizedData for videos that were tokenized with their captions and questions"
+                f"{self.name} holds {source}, which is no video of the world ({', '.join(SCENES)} and a seed"
+                "); use TokenizedData for videos that were tokenized with their captions and questions"
             )
         return kind + colon, int(seed)

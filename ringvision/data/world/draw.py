@@ -101,9 +101,7 @@ def _paint(picture: np.ndarray, distance: np.ndarray, colour: tuple[int, ...], s
 def _draw_thing(picture: np.ndarray, thing: Thing, t: float, size: int) -> None:
     x, y = _grid(size)
     cx, cy = thing.centre(t)
-    _paint(
-        picture, _shape_distance(thing.shape, x - cx, y - cy, thing.radius), thing.rgb_at(t), size
-    )
+    _paint(picture, _shape_distance(thing.shape, x - cx, y - cy, thing.radius), thing.rgb_at(t), size)
 
 
 def _shape_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
