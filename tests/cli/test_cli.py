@@ -172,6 +172,7 @@ def test_tokenize_names_what_failed_and_says_so_by_its_status(failed, status, ca
         "ray_address": None,
         "format": "jsonl",
         "shard_size": 256,
+        "variants": 3,
     }
     settings |= {
         "limit": None,
@@ -205,7 +206,18 @@ def test_tokenize_names_what_failed_and_says_so_by_its_status(failed, status, ca
         "--fps",
         "2",
     ]
-    request += ["--shard", "2/3", "--retry", "failed", "--max-side", "640", "--format", "jsonl"]
+    request += [
+        "--shard",
+        "2/3",
+        "--variants",
+        "3",
+        "--retry",
+        "failed",
+        "--max-side",
+        "640",
+        "--format",
+        "jsonl",
+    ]
     assert cli.main([*request, "--json"]) == status
     out, err = capsys.readouterr()
     assert json.loads(out) == {
