@@ -5,6 +5,7 @@ end-of-vision.
     text_size … text_size+num_codes-1    codes of the video tokenizer
     text_size+num_codes                  eof, after every frame but the last
     text_size+num_codes+1                eov, after the last frame
+    the next `stamps`                    the numbers of time stamps, 0, 1, 2 …, where they have ids of their own
     … up to size-1                       padding of the vision table, where there is any (LWM: 8448 rows for
                                          8194)
 
@@ -31,7 +32,8 @@ class Vocabulary:
 
     text_size: text pieces. num_codes: codes of the video tokenizer. bos, eos: ids of pieces. vision_start,
     vision_end: ids of the pieces around a video; in LWM a marker is several. vision_size: rows of the vision
-    table; None: num_codes + 2.
+    table; None: num_codes + 2 + stamps. stamps: how many numbers have an id of their own in time stamps, by
+    which what belongs to a video can be told from words; 0: stamps are text pieces.
     """
 
     text_size: int
@@ -41,10 +43,16 @@ class Vocabulary:
     vision_start: tuple[int, ...]
     vision_end: tuple[int, ...]
     vision_size: int | None = None
+    stamps: int = 0
 
     def __post_init__(self) -> None:
+        if self.stamps and not 60 <= self.stamps < 2**16:
+            raise UserError(
+                f"stamps={self.stamps}: expected at least 60, one for each second of a minute, or 0 for time "
+                "stamps that are text pieces"
+            )
         if self.vision_size is None:
-            object.__setattr__(self, "vision_size", self.num_codes + 2)
+            object.__setattr__(self, "vision_size", self.num_codes + 2 + self.stamps)
         object.__setattr__(self, "vision_start", tuple(int(i) for i in self.vision_start))
         object.__setattr__(self, "vision_end", tuple(int(i) for i in self.vision_end))
         if self.text_alone and self.text_size >= 1:
@@ -55,11 +63,10 @@ class Vocabulary:
                 f"a vocabulary of {self.text_size} text pieces and {self.num_codes} codes: both must "
                 "be at least 1"
             )
-        if self._rows < self.num_codes + 2:
+        if self._rows < (least := self.num_codes + 2 + self.stamps):
             raise UserError(
                 f"vision_size={self.vision_size} is too small for {self.num_codes} codes, "
-                "end-of-frame and end-of-vision: "
-                f"expected at least {self.num_codes + 2}"
+                f"end-of-frame, end-of-vision and {self.stamps} stamps: expected at least {least}"
             )
         self._check_pieces(
             ("bos", (self.bos,)),
@@ -90,7 +97,7 @@ class Vocabulary:
 
     @property
     def _rows(self) -> int:
-        return self.num_codes + 2 if self.vision_size is None else self.vision_size
+        return self.num_codes + 2 + self.stamps if self.vision_size is None else self.vision_size
 
     @property
     def size(self) -> int:
@@ -112,6 +119,15 @@ class Vocabulary:
         """End of vision: it stands after the last frame instead of `eof`."""
         return self.eof + 1
 
+    def stamp(self, number: int) -> int:
+        """The token of a number in a time stamp. UserError where it is none of the vocabulary's."""
+        if not 0 <= number < self.stamps:
+            raise UserError(
+                f"a time stamp of {number}: expected a number below {self.stamps}, the last that this "
+                "vocabulary has; a longer video is asked about in parts"
+            )
+        return self.eov + 1 + number
+
     def codes_to_tokens(self, codes: Array) -> Array:
         """codes int [...] -> tokens int32 [...]. UserError where a code is not in 0 … num_codes-1; under a
         trace there are no values to check.
@@ -127,8 +143,8 @@ class Vocabulary:
         return tokens.astype(np.int32) - self.code_offset
 
     def is_vision(self, tokens: Array) -> Array:
-        """tokens int [...] -> bool [...]: True for codes, eof and eov, not for the text markers around a
-        video.
+        """tokens int [...] -> bool [...]: True for codes, eof and eov, not for stamps and the text markers
+        around a video.
         """
         return (tokens >= self.code_offset) & (tokens <= self.eov)
 

@@ -20,6 +20,21 @@ def test_lwm_pads_its_vision_table():
     assert (lwm.eof, lwm.eov, lwm.size) == (40192, 40193, 40448)
 
 
+def test_numbers_of_time_stamps_can_have_ids_of_their_own():
+    stamped = Vocabulary(100, 16, 1, 2, (5,), (6,), stamps=60)
+    assert (stamped.eov, stamped.stamp(0), stamped.stamp(59), stamped.size) == (117, 118, 177, 178)
+    assert not stamped.is_vision(np.array([118, 177])).any()
+    assert Vocabulary.from_dict(stamped.to_dict()) == stamped
+    with pytest.raises(UserError, match="a time stamp of 60: expected a number below 60"):
+        stamped.stamp(60)
+    with pytest.raises(UserError, match="a time stamp of 3"):
+        SMALL.stamp(3)
+    with pytest.raises(UserError, match="expected at least 60"):
+        Vocabulary(100, 16, 1, 2, (5,), (6,), stamps=12)
+    with pytest.raises(UserError, match="60 stamps: expected at least 78"):
+        Vocabulary(100, 16, 1, 2, (5,), (6,), vision_size=40, stamps=60)
+
+
 def test_codes_there_and_back():
     codes = np.arange(16, dtype=np.uint16).reshape(2, 8)
     tokens = SMALL.codes_to_tokens(codes)

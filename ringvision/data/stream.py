@@ -269,7 +269,11 @@ class PromptProcessor:
         )
 
     def stamp(self, seconds: float) -> list[int]:
-        """The tokens of a time: its minute and its second, always two tokens below 100 minutes."""
+        """The tokens of a time: its minute and its second, always two tokens below 100 minutes. UserError
+        where the vocabulary has stamps, but none of this minute.
+        """
+        if self.vocabulary.stamps:
+            return [self.vocabulary.stamp(part) for part in stamp(seconds)]
         return [token for part in stamp(seconds) for token in self.text.encode(str(part))]
 
     def question(self, question: str) -> np.ndarray:
@@ -419,6 +423,8 @@ class PromptProcessor:
             answer_tokens,
         ]
         free = length - sum(fixed)
+        if self.format.stamps and self.vocabulary.stamps:
+            return max(0, min(free // self.period(grid), int(self.vocabulary.stamps * 60 * fps)))
         frames = 0
         while (need := self.period(grid, frames / fps)) <= free:
             free -= need

@@ -187,6 +187,33 @@ def test_a_stamp_is_a_minute_and_a_second_of_one_piece_each(processor: PromptPro
     assert {len(processor.stamp(seconds)) for seconds in range(0, 6000, 7)} == {2}
 
 
+def test_stamps_can_have_ids_that_are_no_text(processor: PromptProcessor) -> None:
+    v = dataclasses.replace(processor.vocabulary, stamps=62, vision_size=None)
+    stamped = dataclasses.replace(processor, vocabulary=v)
+    assert stamped.stamp(61 * 60 + 7) == [v.eov + 62, v.eov + 8]
+    own = stamped.video(CODES, TIMES)
+    codes = [v.code_offset + code for code in range(12)]
+    zero, one, two = (v.eov + 1 + number for number in range(3))
+    expected = [*v.vision_start, zero, zero, *codes[:4], v.eof, zero, one, *codes[4:8], v.eof]
+    assert own.tolist() == [*expected, one, two, *codes[8:], v.eov, *v.vision_end]
+    assert len(own) == len(processor.video(CODES, TIMES))
+    example = stamped.example([(CODES, TIMES)], [("what?", "this")], vision_weight=1.0)
+    assert not example.loss_mask[example.tokens > v.eov].any()
+    with pytest.raises(UserError, match="a time stamp of 62"):
+        stamped.stamp(62 * 60)
+
+
+@pytest.mark.parametrize("length", [0, 40, 300, 3000, 10**6])
+def test_as_many_frames_fit_where_stamps_are_no_text(processor: PromptProcessor, length: int) -> None:
+    v = dataclasses.replace(processor.vocabulary, stamps=60, vision_size=None)
+    stamped = dataclasses.replace(processor, vocabulary=v)
+    fit = stamped.frames_that_fit(length, "What was there?", grid=(2, 2), fps=2.0)
+    if length == 10**6:  # more than an hour has no stamps
+        assert fit == 60 * 60 * 2
+    else:
+        assert fit == processor.frames_that_fit(length, "What was there?", grid=(2, 2), fps=2.0)
+
+
 def test_frames_of_every_video_begin_in_step(processor: PromptProcessor) -> None:
     """A token's position modulo the period tells its position in the frame, in the second video as in the
     first.

@@ -16,6 +16,7 @@ from ringvision.data.world.scene import (
     DIRECTIONS,
     HELD_OUT,
     MORE_COLOURS,
+    OTHER,
     SHAPES,
     Card,
     Scene,
@@ -27,7 +28,7 @@ from ringvision.data.world.scene import (
 from ringvision.data.world.video import encoded_frames, write_video
 
 __all__ = [
-    "AUXILIARY", "COLOURS", "DIGITS", "DIRECTIONS", "HELD_OUT", "KINDS", "MORE_COLOURS", "SHAPES",
+    "AUXILIARY", "COLOURS", "DIGITS", "DIRECTIONS", "HELD_OUT", "KINDS", "MORE_COLOURS", "OTHER", "SHAPES",
     "Card", "Question", "Scene", "Shot", "Thing",
     "chance", "encoded_frames", "make_scene", "questions", "render", "with_more_colours", "write_video",
 ]  # fmt: skip

@@ -16,6 +16,7 @@ from ringvision.data.world.scene import (
     DIRECTIONS,
     MAX_SECONDS,
     MORE_COLOURS,
+    OTHER,
     SHAPES,
     Scene,
 )
@@ -72,7 +73,7 @@ def _colour(scene: Scene, random: np.random.Generator) -> Pairs:
 
 
 def _shape(scene: Scene, random: np.random.Generator) -> Pairs:
-    for colour in (*COLOURS, *MORE_COLOURS):
+    for colour in (*COLOURS, *MORE_COLOURS, OTHER):
         alike = [thing for thing in scene.things if colour in (thing.colour, thing.later_colour)]
         if len(alike) == 1:
             yield (

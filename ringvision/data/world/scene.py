@@ -30,8 +30,11 @@ MORE_COLOURS: dict[str, tuple[int, int, int]] = {
     "navy": (20, 30, 110),
     "magenta": (255, 0, 150),
 }
-"""Colours that only scenes `with_more_colours` have. A model that saw shapes in many colours learns one more
-from few videos.
+"""Colours that only scenes `with_more_colours` have."""
+OTHER = "other"
+"""What the name of a thing says of any colour that is far from all of these and has no name here ("the other
+circle"); only scenes `with_more_colours` have such things, too. A model that saw shapes in all colours learns
+the name of one more from few videos.
 """
 SHAPES = ("circle", "square", "triangle", "cross")
 DIRECTIONS: dict[str, tuple[float, float]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
@@ -48,6 +51,11 @@ STEP = COORDINATES[1] - COORDINATES[0]
 SWAY = 0.012
 SHADE = 14
 """By how much red, green and blue of one of MORE_COLOURS differ from thing to thing, at most."""
+FAR = 60.0
+"""How far, in red, green and blue of 0 to 255, OTHER colours are at least from those that have a name and
+from the grey of backgrounds.
+"""
+BACKGROUND = (85, 85, 85)
 RADII = ((0.15, 0.17), (0.21, 0.23))
 """Small things and large ones: from, to."""
 
@@ -59,7 +67,7 @@ class Thing:
     direction: a key of DIRECTIONS, or None for a thing that does not move. start, end: its centre in the
     first whole second that shows it, and where it comes to rest; it moves a STEP each second. changes: when
     its colour turns from `colour` to `later_colour` (None: never). shade: what is added to red, green and
-    blue of `colour`.
+    blue of `colour`; all of them where it is OTHER.
     """
 
     shape: str
@@ -96,7 +104,7 @@ class Thing:
     def rgb_at(self, t: float) -> tuple[int, ...]:
         """Red, green and blue at time `t`, 0 to 255 each."""
         now = self.colour_at(t)
-        plain = COLOURS[now] if now in COLOURS else MORE_COLOURS[now]
+        plain = {**COLOURS, **MORE_COLOURS, OTHER: (0, 0, 0)}[now]
         shade = self.shade if now == self.colour else (0, 0, 0)
         return tuple(min(max(value + more, 0), 255) for value, more in zip(plain, shade, strict=True))
 
@@ -209,8 +217,8 @@ def make_scene(seed: int) -> Scene:
 
 
 def with_more_colours(scene: Scene) -> Scene:
-    """The scene as its seed changes it further: one in three as it is, of the others about every second
-    thing in one of MORE_COLOURS. No two things of a video have the same name.
+    """The scene as its seed changes it further: one in three as it is, of the others three in ten things in
+    one of MORE_COLOURS and about as many in an OTHER. No two things of a video have the same name.
     """
     random = np.random.default_rng([scene.seed, 6])
     if random.random() < 1 / 3:
@@ -219,13 +227,25 @@ def with_more_colours(scene: Scene) -> Scene:
     things = []
     for thing in scene.things:
         free = [colour for colour in MORE_COLOURS if (colour, thing.shape) not in names]
-        if free and random.random() < 0.6:
-            colour = str(random.choice(free))
-            names.add((colour, thing.shape))
+        kind = random.random()
+        if kind < 0.3 and (OTHER, thing.shape) not in names:
+            thing = replace(thing, colour=OTHER, shade=_other_colour(random))
+        elif kind < 0.6 and free:
             red, green, blue = random.integers(-SHADE, SHADE + 1, 3).tolist()
-            thing = replace(thing, colour=colour, shade=(red, green, blue))
+            thing = replace(thing, colour=str(random.choice(free)), shade=(red, green, blue))
+        names.add((thing.colour, thing.shape))
         things.append(thing)
     return replace(scene, things=tuple(things))
+
+
+def _other_colour(random: np.random.Generator) -> tuple[int, int, int]:
+    """Red, green and blue, evenly drawn, that are FAR from all that have a name."""
+    named = np.array([*COLOURS.values(), *MORE_COLOURS.values(), BACKGROUND])
+    while True:
+        drawn = random.integers(0, 256, 3)
+        if np.linalg.norm(named - drawn, axis=1).min() >= FAR:
+            red, green, blue = drawn.tolist()
+            return red, green, blue
 
 
 def _edge(random: np.random.Generator, second: int) -> float:

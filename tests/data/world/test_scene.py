@@ -7,12 +7,13 @@ from ringvision.data.world import (
     COLOURS,
     HELD_OUT,
     MORE_COLOURS,
+    OTHER,
     SHAPES,
     make_scene,
     questions,
     with_more_colours,
 )
-from ringvision.data.world.scene import MAX_SECONDS, MAX_TOGETHER, MIN_SECONDS, SHADE, STEP
+from ringvision.data.world.scene import FAR, MAX_SECONDS, MAX_TOGETHER, MIN_SECONDS, SHADE, STEP
 
 SEEDS = [*range(150), *range(HELD_OUT, HELD_OUT + 150)]
 
@@ -125,10 +126,24 @@ def test_more_colours_change_names_and_nothing_else(scenes):
             assert moved == (
                 before.shape, before.start, before.end, before.appears, before.leaves, before.later_colour
             )  # fmt: skip
-            assert after.colour in MORE_COLOURS or after == before
-            assert all(abs(value) <= SHADE for value in after.shade)
+            assert after.colour in (*MORE_COLOURS, OTHER) or after == before
+            assert after.colour == OTHER or all(abs(value) <= SHADE for value in after.shade)
             seen |= {after.colour}
-    assert seen == {*COLOURS, *MORE_COLOURS}
+    assert seen == {*COLOURS, *MORE_COLOURS, OTHER}
+
+
+def test_a_colour_without_a_name_is_far_from_those_that_have_one():
+    shown = [
+        thing.rgb_at(thing.appears)
+        for scene in map(with_more_colours, map(make_scene, range(300)))
+        for thing in scene.things
+        if thing.colour == OTHER
+    ]
+    named = np.array([*COLOURS.values(), *MORE_COLOURS.values()])
+    apart = np.linalg.norm(np.array(shown)[:, None] - named, axis=2)  # (things, colours)
+    assert len(set(shown)) > 100
+    assert apart.min() >= FAR
+    assert set(apart.argmin(1)) == set(range(len(named)))  # all round, not in one corner
 
 
 def test_a_thing_of_more_colours_has_its_shade_until_it_changes():
@@ -149,6 +164,6 @@ def test_things_in_more_colours_are_asked_about():
         for seed in range(300)
         for question in questions(with_more_colours(make_scene(seed)))
     }
-    assert {("colour", colour) for colour in (*COLOURS, *MORE_COLOURS)} <= answers
+    assert {("colour", colour) for colour in (*COLOURS, *MORE_COLOURS, OTHER)} <= answers
     texts = {q.text for seed in range(300) for q in questions(with_more_colours(make_scene(seed)))}
-    assert {f"What shape was the {colour} thing?" for colour in MORE_COLOURS} <= texts
+    assert {f"What shape was the {colour} thing?" for colour in (*MORE_COLOURS, OTHER)} <= texts
