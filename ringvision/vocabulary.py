@@ -5,7 +5,7 @@ end-of-vision.
     text_size … text_size+num_codes-1    codes of the video tokenizer
     text_size+num_codes                  eof, after every frame but the last
     text_size+num_codes+1                eov, after the last frame
-    the next `stamps`                    the numbers of time stamps, 0, 1, 2 …, where they have ids of their own
+    the next `stamps`                    numbers of time stamps, 0, 1, 2 …, where they have ids of their own
     … up to size-1                       padding of the vision table, where there is any (LWM: 8448 rows for
                                          8194)
 

@@ -10,7 +10,7 @@ Hugging Face's.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import numpy as np
 
 from ringvision.errors import UserError
 
-Kind = Literal["llama3", "linear", "yarn"]
+Kind = Literal["llama3", "linear", "yarn", "folded"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class RopeScaling:
     not at all, and those between by a blend: for "llama3" even in turns per context, for "yarn" even from
     channel to channel, both ends rounded outward to whole ones. Cosines and sines are multiplied by
     `amplitude`, which YaRN wants above 1.
+
+    "folded": each pair makes a whole number of turns in `trained_length` positions, the nearest one, and the
+    slowest none. A distance then looks as it does modulo that length: however long a stream becomes, there is
+    no angle that was not seen in training, and which of the tokens that look alike is meant has to be told
+    from what they say. `factor` and frequencies are not looked at.
     """
 
     factor: float
@@ -40,8 +45,8 @@ class RopeScaling:
     amplitude: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("llama3", "linear", "yarn"):
-            raise UserError(f"rope scaling kind={self.kind!r}: expected 'llama3', 'linear' or 'yarn'")
+        if self.kind not in get_args(Kind):
+            raise UserError(f"rope scaling kind={self.kind!r}: expected one of {', '.join(get_args(Kind))}")
         if not self.factor >= 1:
             raise UserError(f"rope scaling factor={self.factor}: expected at least 1")
         if not 0 < self.low_frequency <= self.high_frequency or self.trained_length < 1:
@@ -127,7 +132,10 @@ def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None)
     if head_dim < 2 or head_dim % 2:
         raise UserError(f"head_dim={head_dim}: rotary embedding turns pairs of channels, so it must be even")
     turns = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-    if scaling is not None:
+    if scaling is not None and scaling.kind == "folded":
+        whole_turns = np.round(turns * scaling.trained_length / (2 * math.pi))
+        turns = whole_turns * (2 * math.pi / scaling.trained_length)
+    elif scaling is not None:
         kept = _kept(turns, head_dim, theta, scaling)
         turns = turns * (kept + (1 - kept) / scaling.factor)
     return turns.astype(np.float32)
@@ -171,6 +179,8 @@ def rope(
     Raises:
         UserError: H is odd.
     """
+    if scaling is not None and scaling.kind == "folded":
+        positions = positions % scaling.trained_length  # the same angles, exact however far they are
     angles = positions.astype(jnp.float32)[:, :, None] * frequencies(
         x.shape[-1], theta, scaling
     )  # (B, T, H/2)

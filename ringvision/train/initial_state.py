@@ -6,7 +6,6 @@ TrainConfig  --first_state-->  TrainState on a mesh
 TrainState of a stage  --next_state-->  that before the first step of the next stage
 """
 
-import json
 import math
 from dataclasses import replace
 from functools import partial
@@ -31,6 +30,7 @@ from ringvision.models.transformer import Transformer
 from ringvision.train.part import Part
 from ringvision.train.state import TrainState, optimizer, shardings, start
 from ringvision.tree import flatten, unflatten
+from ringvision.vocabulary import Vocabulary
 
 
 def completed(config: TrainConfig) -> TrainConfig:
@@ -153,9 +153,9 @@ def first_state(
             else _with_codebook(state, config, tx, processor, state_shardings)
         )
     settings = read_config(config.init_from)
-    vocabulary = processor.vocabulary
-    expected = None if vocabulary.text_alone else json.loads(json.dumps(vocabulary.to_dict()))
-    if settings.get("vocabulary") != expected:
+    own = settings.get("vocabulary")
+    expected = None if processor.vocabulary.text_alone else processor.vocabulary
+    if (Vocabulary.from_dict(own) if own else None) != expected:
         raise UserError(
             f"{config.init_from} has another vocabulary than this run; use its text model, its "
             "tokenizer and its vocab_size"

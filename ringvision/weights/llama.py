@@ -278,6 +278,7 @@ def config_of(config: TransformerConfig, settings: Mapping[str, Any], dtype: str
         "places in a frame": config.frame_period > 0,
         "LayerNorm on queries": config.qk_norm == "layer",
         "norms behind attention": config.norm_placement == "after",
+        "folded rotary positions": config.rope_scaling is not None and config.rope_scaling.kind == "folded",
         "both bias and norm": config.qk_norm == "rms" and config.qkv_bias,
     }
     if what := " and ".join(name for name, there in odd.items() if there):

@@ -100,6 +100,21 @@ def test_scaled_positions_against_hugging_face(number):
     np.testing.assert_allclose(unturned, scaling.amplitude, rtol=1e-6)
 
 
+def test_folded_turns_look_alike_after_each_trained_length():
+    folded = RopeScaling(1, trained_length=512, kind="folded")
+    plain = frequencies(32, 1e4)
+    turns = frequencies(32, 1e4, folded).astype(np.float64) * 512 / (2 * np.pi)
+    assert np.abs(turns - np.round(turns)).max() < 1e-4  # float32 of up to 81 turns
+    assert np.abs(turns - plain * 512 / (2 * np.pi)).max() <= 0.5 + 1e-4
+    assert turns[0] == pytest.approx(81) and turns[-1] == 0
+    x = np.random.default_rng(2).normal(size=(1, 6, 2, 32)).astype(np.float32)
+    positions = np.array([[0, 1, 17, 200, 400, 511]])
+    near = plain_rope(x, positions, theta=1e4, scaling=folded)
+    far = plain_rope(x, positions + 512 * 100_000, theta=1e4, scaling=folded)
+    np.testing.assert_array_equal(near, far)  # exact, at positions that float32 does not hold
+    assert np.abs(near - plain_rope(x, positions + 256, theta=1e4, scaling=folded)).max() > 1
+
+
 def test_what_is_not_scaled_and_what_is_not_supported():
     assert scaling_from(None, 4096) is None
     assert scaling_from({"rope_type": "default", "rope_theta": 1e4}, 4096) is None
@@ -121,7 +136,7 @@ def test_bad_input_is_named():
         rope(np.zeros((1, 1, 1, 7), np.float32), np.zeros((1, 1), np.int32), theta=1e4)
     with pytest.raises(UserError, match=r"factor=0\.5"):
         RopeScaling(factor=0.5)
-    with pytest.raises(UserError, match="kind='ntk'"):
+    with pytest.raises(UserError, match="kind='ntk': expected one of llama3, linear, yarn, folded"):
         RopeScaling(factor=2, kind="ntk")
     with pytest.raises(UserError, match="low_frequency=5"):
         RopeScaling(factor=2, low_frequency=5, high_frequency=4)

@@ -173,6 +173,7 @@ def model(folder, config, **settings):
         ("lwm", {"norm_placement": "after"}, "norm_placement=after"),
         ("hf", {"norm_placement": "after"}, "norms behind attention"),
         ("hf", {"frame_period": 5}, "places in a frame"),
+        ("hf", {"rope_scaling": RopeScaling(1.0, kind="folded")}, "folded rotary positions"),
         ("hf", {"qk_norm": "rms", "qkv_bias": True}, "both bias and norm"),
     ],
 )
