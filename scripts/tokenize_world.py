@@ -4,9 +4,9 @@ tokenize` would write them.
     python scripts/tokenize_world.py runs/demo/videos runs/demo/codes --tokenizer world-16
     ringvision tokens inspect runs/demo/codes
 
-Each `videos-NNNNN.npz` becomes one shard, in order; the source of a record is `world:SEED`, or
-`more-colours:SEED` where draw_world.py drew more colours. Files whose shard is there already are passed over,
-so a run that was stopped, or that rendered more videos since, goes on where it was.
+Each `videos-NNNNN.npz` becomes one shard, in order; the source of a record is `world:SEED`,
+`more-colours:SEED` or `long:SECONDS:SEED`, as draw_world.py drew it. Files whose shard is there already are
+passed over, so a run that was stopped, or that rendered more videos since, goes on where it was.
 """
 
 import argparse

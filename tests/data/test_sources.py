@@ -19,10 +19,17 @@ from ringvision.data.sources import (
     WorldData,
     WorldVideos,
 )
+from ringvision.data.sources.world import read_source
 from ringvision.data.stream import PromptProcessor
 from ringvision.data.tokenized import FORMATS, FolderMetadata, TokenizedVideo
 from ringvision.data.tokenized.writer import TokenizedWriter
-from ringvision.data.world import make_scene, questions, with_more_colours
+from ringvision.data.world import (
+    long_questions,
+    make_long_scene,
+    make_scene,
+    questions,
+    with_more_colours,
+)
 from ringvision.errors import UserError
 
 
@@ -126,7 +133,7 @@ def test_a_question_whose_answer_was_said_can_be_left_out(tmp_path: Path, proces
 
 
 def test_the_worlds_questions_are_made_anew(world: WorldVideos) -> None:
-    scene = make_scene(world.scenes[5][1])
+    scene = make_scene(*world.scenes[5][1])
     whole = world.questions(5, 0, int(world.lengths[5]))
     assert [tuple(asked) for asked in whole] == [(q.kind, q.text, q.answer) for q in questions(scene)]
     part = world.questions(5, 1, 3)
@@ -148,6 +155,24 @@ def test_scenes_in_more_colours_are_told_by_their_source(tmp_path: Path) -> None
     for source in ("colours:1", "more-colours:", "more-colours:x", "world", "/videos/1.mp4"):
         with pytest.raises(UserError, match="no video of the world"):
             WorldVideos(write(tmp_path / source.strip("/:x"), [a_video(0, source=source)]))
+
+
+def test_long_scenes_are_told_by_their_length_and_seed(tmp_path: Path) -> None:
+    scene = make_long_scene(7, 60)
+    found = WorldVideos(write(tmp_path / "long", [a_video(0, 60, source="long:60:7", fps=1.0)]))
+    whole = found.questions(0, 0, 60)
+    assert [tuple(one) for one in whole] == [(q.kind, q.text, q.answer) for q in long_questions(scene)]
+    part = found.questions(0, 20, 30)
+    assert [tuple(one) for one in part] == [
+        (q.kind, q.text, q.answer) for q in long_questions(scene.clip(20, 30))
+    ]
+    assert {one.kind for one in (*whole, *part)} <= set(found.kinds)
+    for source in ("long:7", "long:60:", "long:60:x", "long:-60:7", "long:60:7:8"):
+        with pytest.raises(UserError, match="no video of the world .*long:SECONDS:SEED"):
+            read_source(source)
+    for source in ("long:14:7", "long:7201:7"):
+        with pytest.raises(UserError, match="15 to 7200 seconds"):
+            read_source(source)
 
 
 def test_what_videos_share_is_known_before_they_are_read(tmp_path: Path, world: WorldVideos) -> None:
@@ -201,7 +226,7 @@ def test_what_cannot_be_trained_on_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no videos"):
         TokenizedVideos(_with_metadata(write(tmp_path / "empty", [])))
     folder = write(tmp_path / "good", [a_video(0), a_video(1)])
-    with pytest.raises(UserError, match=r"good holds /videos/0.mp4, which is no video of the world"):
+    with pytest.raises(UserError, match=r"good: /videos/0.mp4 is no video of the world"):
         WorldVideos(folder)
     form = FORMATS["array_record"]
     mixed = [form.encode(a_video(n, codes=np.full((3, 2, 2), 31, np.uint16), fps=n + 1.0)) for n in range(2)]

@@ -2,6 +2,7 @@
 
 record whose source is "world:SEED"  ->  questions about the scene of that seed, or about a part of it
                        "more-colours:SEED"                   of that seed with more colours
+                       "long:SECONDS:SEED"                   of that length and seed
 """
 
 import os
@@ -15,11 +16,55 @@ from ringvision.data.sources.tokenized import TokenizedVideos, videos_info
 from ringvision.data.sources.videos import QuestionAnswer, Videos, VideoSourceConfig
 from ringvision.errors import UserError
 
-SCENES: dict[str, Callable[[int], world.Scene]] = {
-    "world:": world.make_scene,
-    "more-colours:": lambda seed: world.with_more_colours(world.make_scene(seed)),
+
+@dataclass(frozen=True)
+class SceneKind:
+    """A kind of scenes.
+
+    numbers: what a source gives, each a whole number after a colon. make: the scene of these numbers. ask:
+    the questions about a scene.
+    """
+
+    numbers: tuple[str, ...]
+    make: Callable[..., world.Scene]
+    ask: Callable[[world.Scene], list[world.Question]] = world.questions
+
+
+def _make_long(seconds: int, seed: int) -> world.Scene:
+    return world.make_long_scene(seed, seconds)
+
+
+SCENES: dict[str, SceneKind] = {
+    "world:": SceneKind(("SEED",), world.make_scene),
+    "more-colours:": SceneKind(("SEED",), lambda seed: world.with_more_colours(world.make_scene(seed))),
+    "long:": SceneKind(("SECONDS", "SEED"), _make_long, world.long_questions),
 }
-"""How the scene of a record is made, by what its source begins with before the seed."""
+"""The kinds of scenes, by what the source of a record begins with before its numbers."""
+
+
+def read_source(source: str) -> tuple[str, tuple[int, ...]]:
+    """The source of a record -> a key of SCENES, and the numbers that its `make` wants. UserError where it
+    is no scene.
+    """
+    name, colon, rest = source.partition(":")
+    kind = SCENES.get(name + colon)
+    given = rest.split(":")
+    if (
+        kind is None
+        or len(given) != len(kind.numbers)
+        or not all(number.isascii() and number.isdigit() for number in given)
+    ):
+        forms = ", ".join(begin + ":".join(kind.numbers) for begin, kind in SCENES.items())
+        raise UserError(f"{source} is no video of the world ({forms})")
+    numbers = tuple(int(number) for number in given)
+    if "SECONDS" in kind.numbers:
+        seconds = numbers[kind.numbers.index("SECONDS")]
+        if not world.MIN_LONG_SECONDS <= seconds <= world.MAX_LONG_SECONDS:
+            raise UserError(
+                f"{source} is no video of the world: a long one has {world.MIN_LONG_SECONDS} to "
+                f"{world.MAX_LONG_SECONDS} seconds"
+            )
+    return name + colon, numbers
 
 
 @dataclass(frozen=True)
@@ -61,38 +106,39 @@ class WorldData(VideoSourceConfig):
 class WorldVideos(TokenizedVideos):
     """A folder of tokenized world videos, one frame a second.
 
-    UserError where the folder is none, or a video's source is not one of SCENES with a seed.
+    UserError where the folder is none, or a video's source is not one of SCENES with its numbers.
     """
 
-    kinds = (*world.KINDS, *world.AUXILIARY)
+    kinds = tuple(dict.fromkeys((*world.KINDS, *world.LONG_KINDS, *world.AUXILIARY)))
     auxiliary = world.AUXILIARY
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         super().__init__(folder)
         self.scenes = [
-            ("", -1) if number in self.bad else self._scene(source)
+            ("", ()) if number in self.bad else self._scene(source)
             for number, source in enumerate(self._sources)
         ]
-        """How each one's scene is made, a key of SCENES, and its seed."""
+        """How each one's scene is made: a key of SCENES, and its numbers."""
 
     def questions(self, index: int, first: int, count: int) -> Sequence[QuestionAnswer]:
-        """What is asked about the scene of the video's seed, or about the part of it that these frames
-        show.
+        """What is asked about the scene that the video's source names, or about the part of it that these
+        frames show. Times are those of the whole scene.
         """
-        kind, seed = self.scenes[index]
-        scene = SCENES[kind](seed)
+        name, numbers = self.scenes[index]
+        kind = SCENES[name]
+        scene = kind.make(*numbers)
         seen = scene if (first, count) == (0, int(scene.duration)) else scene.clip(first, count)
-        return [QuestionAnswer(asked.kind, asked.text, asked.answer) for asked in world.questions(seen)]
+        return [QuestionAnswer(asked.kind, asked.text, asked.answer) for asked in kind.ask(seen)]
 
     def is_asked(self, index: int) -> bool:
         """Something can be asked about every scene."""
         return True
 
-    def _scene(self, source: str) -> tuple[str, int]:
-        kind, colon, seed = source.partition(":")
-        if kind + colon not in SCENES or not (seed.isascii() and seed.isdigit()):
+    def _scene(self, source: str) -> tuple[str, tuple[int, ...]]:
+        try:
+            return read_source(source)
+        except UserError as error:
             raise UserError(
-                f"{self.name} holds {source}, which is no video of the world ({', '.join(SCENES)} and a seed"
-                "); use TokenizedData for videos that were tokenized with their captions and questions"
-            )
-        return kind + colon, int(seed)
+                f"{self.name}: {error}; use TokenizedData for videos that were tokenized with their captions "
+                "and questions"
+            ) from None

@@ -38,14 +38,13 @@ def render(scene: Scene, times: np.ndarray | list[float], size: int = 64) -> np.
 
 def _render_one(scene: Scene, t: float, size: int) -> np.ndarray:
     """-> uint8 [size, size, 3]."""
-    card = next((card for card in scene.cards if card.visible(t)), None)
+    card = scene.card_at(t)
     if card is not None:
         picture = _draw_card(card, size)
     else:
         picture = _background(scene.shot_at(t), size).copy()
-        for thing in scene.things:
-            if thing.visible(t):
-                _draw_thing(picture, thing, t, size)
+        for thing in scene.drawn_at(t):
+            _draw_thing(picture, thing, t, size)
     noise = np.random.default_rng([scene.seed, 2, round(t * 1000)]).standard_normal(
         (size, size, 3), np.float32
     )

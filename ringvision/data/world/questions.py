@@ -5,6 +5,7 @@ answers of a kind are spread as evenly as the world allows, so that a model that
 video scores low; evaluation reports that score beside the model's own.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -54,11 +55,36 @@ def chance(kind: str) -> float:
     return 1.0 / _ANSWERS[kind]
 
 
-def _seconds(second: int) -> str:
-    return "1 second" if second == 1 else f"{second} seconds"
+def time_words(second: int) -> str:
+    """A time as questions and answers say it: "5 seconds", "1 minute", "12 minutes 5 seconds"."""
+    parts = zip(divmod(second, 60), ("minute", "second"))
+    words = [f"{number} {unit}" if number == 1 else f"{number} {unit}s" for number, unit in parts if number]
+    return " ".join(words) or "0 seconds"
 
 
-def _choose(random: np.random.Generator, *wordings: str) -> str:
+_TIME = re.compile(r"(?:(\d+) minutes?)?(?:\b ?(\d+) seconds?)?")
+
+
+def read_time(words: str) -> int | None:
+    """The whole seconds that `time_words` says so; None where the words are no time."""
+    found = _TIME.fullmatch(words.strip())
+    if found is None or not words.strip():
+        return None
+    minutes, seconds = (int(part or 0) for part in found.groups())
+    return 60 * minutes + seconds
+
+
+def glance_words(scene: Scene, second: int) -> str:
+    """What a viewer sees at a whole second: a card, or all things from left to right, or nothing."""
+    card = scene.card_at(second)
+    if card is not None:
+        return f"a {card.colour} card with a {card.digit}"
+    things = scene.things_at(second)
+    return ", ".join(f"{thing.colour_at(second)} {thing.shape}" for thing in things) or "nothing"
+
+
+def choose(random: np.random.Generator, *wordings: str) -> str:
+    """One of the wordings."""
     return wordings[int(random.integers(len(wordings)))]
 
 
@@ -67,7 +93,7 @@ def _colour(scene: Scene, random: np.random.Generator) -> Pairs:
         alike = [thing for thing in scene.things if thing.shape == shape]
         if len(alike) == 1 and alike[0].changes is None:
             yield (
-                _choose(random, f"What colour was the {shape}?", f"Which colour did the {shape} have?"),
+                choose(random, f"What colour was the {shape}?", f"Which colour did the {shape} have?"),
                 alike[0].colour,
             )
 
@@ -77,7 +103,7 @@ def _shape(scene: Scene, random: np.random.Generator) -> Pairs:
         alike = [thing for thing in scene.things if colour in (thing.colour, thing.later_colour)]
         if len(alike) == 1:
             yield (
-                _choose(
+                choose(
                     random, f"What shape was the {colour} thing?", f"Which shape did the {colour} thing have?"
                 ),
                 alike[0].shape,
@@ -97,9 +123,9 @@ def _count(scene: Scene, random: np.random.Generator) -> Pairs:
             seconds.setdefault(len(scene.things_at(second)), []).append(second)
     for number, choices in seconds.items():
         if random.random() < _COUNT_KEPT[number]:
-            when = _seconds(int(random.choice(choices)))
+            when = time_words(int(random.choice(choices)))
             yield (
-                _choose(
+                choose(
                     random,
                     f"How many things were there at {when}?",
                     f"How many things could be seen at {when}?",
@@ -112,7 +138,7 @@ def _direction(scene: Scene, random: np.random.Generator) -> Pairs:
     for thing in scene.things:
         if thing.direction:
             yield (
-                _choose(
+                choose(
                     random,
                     f"Which way did the {thing.name} move?",
                     f"In which direction did the {thing.name} go?",
@@ -133,7 +159,7 @@ def _order(scene: Scene, random: np.random.Generator) -> Pairs:
             continue
         first = a if a.appears < b.appears else b
         yield (
-            _choose(
+            choose(
                 random,
                 f"Which came first, the {a.name} or the {b.name}?",
                 f"Which appeared earlier, the {a.name} or the {b.name}?",
@@ -153,19 +179,19 @@ def _time(scene: Scene, random: np.random.Generator) -> Pairs:
         second = scene.first_seen(thing)
         if random.random() < _SECOND_KEPT.get(second - scene.first, 1.0):
             yield (
-                _choose(
+                choose(
                     random,
                     f"When did the {thing.name} appear?",
                     f"At what second did the {thing.name} come in?",
                 ),
-                _seconds(second),
+                time_words(second),
             )
     if len(scene.cards) == 1:
         second = scene.first_seen(scene.cards[0])
         if random.random() < _SECOND_KEPT.get(second - scene.first, 1.0):
             yield (
-                _choose(random, "When was the card shown?", "At what second did the card appear?"),
-                _seconds(second),
+                choose(random, "When was the card shown?", "At what second did the card appear?"),
+                time_words(second),
             )
 
 
@@ -177,7 +203,7 @@ def _after(scene: Scene, random: np.random.Generator) -> Pairs:
             continue
         later = after[0]
         yield (
-            _choose(
+            choose(
                 random,
                 f"What came next after the {thing.name}?",
                 f"Which thing appeared right after the {thing.name}?",
@@ -189,13 +215,13 @@ def _after(scene: Scene, random: np.random.Generator) -> Pairs:
 def _needle(scene: Scene, random: np.random.Generator) -> Pairs:
     if len(scene.cards) == 1:
         yield (
-            _choose(random, "Which digit was on the card?", "What number did the card show?"),
+            choose(random, "Which digit was on the card?", "What number did the card show?"),
             str(scene.cards[0].digit),
         )
     else:
         for card in scene.cards:
             yield (
-                _choose(
+                choose(
                     random,
                     f"Which digit was on the {card.colour} card?",
                     f"What number did the {card.colour} card show?",
@@ -208,7 +234,7 @@ def _change(scene: Scene, random: np.random.Generator) -> Pairs:
     for thing in scene.things:
         if thing.changes is not None and thing.later_colour is not None:
             yield (
-                _choose(
+                choose(
                     random,
                     f"What colour did the {thing.name} turn into?",
                     f"The {thing.name} changed colour: to which?",
@@ -219,15 +245,7 @@ def _change(scene: Scene, random: np.random.Generator) -> Pairs:
 
 def _glance(scene: Scene, random: np.random.Generator) -> Pairs:
     for second in scene.seconds:
-        card = next((card for card in scene.cards if card.visible(second)), None)
-        if card is not None:
-            answer = f"a {card.colour} card with a {card.digit}"
-        else:
-            answer = (
-                ", ".join(f"{thing.colour_at(second)} {thing.shape}" for thing in scene.things_at(second))
-                or "nothing"
-            )
-        yield f"What was there at {_seconds(second)}?", answer
+        yield f"What was there at {time_words(second)}?", glance_words(scene, second)
 
 
 def _events(scene: Scene, random: np.random.Generator) -> Pairs:

@@ -8,7 +8,11 @@ enough from each other that none hides another. A thing that moves is between tw
 and that is when things pass each other.
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
@@ -151,13 +155,36 @@ class Scene:
         """The whole seconds at which the video is sampled."""
         return range(self.first, int(self.duration))
 
+    def card_at(self, t: float) -> Card | None:
+        """The card that is shown at `t`."""
+        found = self._cards_by_second.get(math.floor(t), ())
+        return next((card for card in found if card.visible(t)), None)
+
+    def drawn_at(self, t: float) -> list[Thing]:
+        """The things that are visible at `t`, in the order in which they are drawn; none while a card is
+        shown.
+        """
+        if self.card_at(t) is not None:
+            return []
+        return [thing for thing in self._things_by_second.get(math.floor(t), ()) if thing.visible(t)]
+
     def things_at(self, t: float) -> list[Thing]:
         """The things that are visible at `t`, from left to right; none while a card is shown."""
-        if any(card.visible(t) for card in self.cards):
-            return []
-        return sorted(
-            (thing for thing in self.things if thing.visible(t)), key=lambda thing: thing.centre(t)[0]
-        )
+        return sorted(self.drawn_at(t), key=lambda thing: thing.centre(t)[0])
+
+    # What may be visible within each whole second: a long video has thousands of things.
+
+    @cached_property
+    def _things_by_second(self) -> dict[int, list[Thing]]:
+        return _by_second((thing.appears, thing.leaves, thing) for thing in self.things)
+
+    @cached_property
+    def _cards_by_second(self) -> dict[int, list[Card]]:
+        return _by_second((card.appears, card.leaves, card) for card in self.cards)
+
+    @cached_property
+    def _shots_by_second(self) -> dict[int, list[Shot]]:
+        return _by_second((shot.begins, shot.ends, shot) for shot in self.shots)
 
     def clip(self, first: int, count: int) -> "Scene":
         """The scene as far as `count` whole seconds from `first` on show it. Times stay those of the whole
@@ -166,10 +193,9 @@ class Scene:
         A thing that is visible in the clip's first second counts as appearing then. A colour change that is
         not in the clip is left out, and a thing that does not move within it has no direction.
         """
-        seconds = range(first, first + count)
         things = []
         for thing in self.things:
-            seen = [second for second in seconds if thing.visible(second)]
+            seen = _whole_seconds(thing, first, first + count)
             if not seen:
                 continue
             colours = (thing.colour_at(seen[0]), thing.colour_at(seen[-1]))
@@ -179,7 +205,7 @@ class Scene:
                 rests = thing.centre(seen[0])
                 thing = replace(thing, direction=None, start=rests, end=rests)
             things.append(thing)
-        cards = tuple(card for card in self.cards if any(card.visible(second) for second in seconds))
+        cards = tuple(card for card in self.cards if _whole_seconds(card, first, first + count))
         return replace(self, first=first, duration=float(first + count), things=tuple(things), cards=cards)
 
     def first_seen(self, what: Thing | Card) -> int:
@@ -187,7 +213,26 @@ class Scene:
         return max(self.first, int(np.ceil(what.appears)))
 
     def shot_at(self, t: float) -> Shot:
-        return next((shot for shot in self.shots if shot.begins <= t < shot.ends), self.shots[-1])
+        """The background at `t`; the last one where there is none."""
+        found = self._shots_by_second.get(math.floor(t), ())
+        return next((shot for shot in found if shot.begins <= t < shot.ends), self.shots[-1])
+
+
+_What = TypeVar("_What")
+
+
+def _by_second(spans: Iterable[tuple[float, float, _What]]) -> dict[int, list[_What]]:
+    """(from, to, what) -> by whole second, all that lasts through some of it, in the same order."""
+    found: dict[int, list[_What]] = {}
+    for begins, ends, what in spans:
+        for second in range(math.floor(begins), math.ceil(ends)):
+            found.setdefault(second, []).append(what)
+    return found
+
+
+def _whole_seconds(what: Thing | Card, first: int, stop: int) -> range:
+    """The whole seconds from `first` on, before `stop`, at which it is visible."""
+    return range(max(first, math.ceil(what.appears)), min(stop, math.ceil(what.leaves)))
 
 
 def make_scene(seed: int) -> Scene:
@@ -204,9 +249,9 @@ def make_scene(seed: int) -> Scene:
     card_colours = list(random.permutation(list(COLOURS)))
     appearing: set[int] = set()
     for index, (first, last) in enumerate(spans):
-        begins = _edge(random, first)
-        ends = _edge(random, last)
-        shots.append(_make_shot(random, begins if index else 0.0, ends))
+        begins = edge(random, first)
+        ends = edge(random, last)
+        shots.append(make_shot(random, begins if index else 0.0, ends))
         if index in card_spans:
             digit = int(random.choice([d for d in DIGITS if d not in {card.digit for card in cards}]))
             cards.append(Card(digit, str(card_colours.pop()), begins if index else 0.0, ends))
@@ -248,7 +293,7 @@ def _other_colour(random: np.random.Generator) -> tuple[int, int, int]:
             return red, green, blue
 
 
-def _edge(random: np.random.Generator, second: int) -> float:
+def edge(random: np.random.Generator, second: int) -> float:
     """When an event happens that whole second `second` is the first to show: about half a second before."""
     return max(0.0, second - 0.5 + float(random.uniform(-JITTER, JITTER)))
 
@@ -288,7 +333,8 @@ def _choose_card_spans(random: np.random.Generator, spans: list[tuple[int, int]]
     return chosen
 
 
-def _make_shot(random: np.random.Generator, begins: float, ends: float) -> Shot:
+def make_shot(random: np.random.Generator, begins: float, ends: float) -> Shot:
+    """A random background from `begins` to `ends`, in seconds."""
     grey = float(random.uniform(50, 115))
     base = tuple(float(np.clip(grey + random.uniform(-22, 22), 20, 140)) for _ in range(3))
     texture = str(random.choice(["plain", "gradient", "stripes", "clouds"]))
@@ -345,8 +391,8 @@ def _make_thing(
     """A thing that is visible in whole seconds `enter` to `leave` - 1; None where no path is free of the
     other things of the shot. crossing: whether it moves against the first of them.
     """
-    appears = _edge(random, enter)
-    leaves = leave - 0.3 if leave == shot_end else _edge(random, leave)
+    appears = edge(random, enter)
+    leaves = leave - 0.3 if leave == shot_end else edge(random, leave)
     radius = float(random.uniform(*RADII[int(random.integers(len(RADII)))]))
     direction = (
         str(random.choice(list(DIRECTIONS)))
@@ -371,7 +417,7 @@ def _make_thing(
             later = str(random.choice(choices))
             names.remove((later, shape))
             made = replace(
-                made, later_colour=later, changes=_edge(random, int(random.integers(enter + 1, leave)))
+                made, later_colour=later, changes=edge(random, int(random.integers(enter + 1, leave)))
             )
     return made
 

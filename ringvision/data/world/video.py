@@ -46,10 +46,23 @@ def encoded_frames(scene: Scene, *, size: int = 64, video_size: int = 128, crf: 
     _encode(scene, encoded, 1, video_size, crf)
     encoded.seek(0)
     step = video_size // size
+    frames = []
     with av.open(encoded, "r") as container:
-        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-    means = frames.reshape(len(frames), size, step, size, step, 3).mean((2, 4), dtype=np.float32)
-    return (means + 0.5).astype(np.uint8)
+        for decoded in container.decode(video=0):
+            frames.append(_averaged(decoded.to_ndarray(format="rgb24"), step))
+    return np.stack(frames)
+
+
+def _averaged(pixels: np.ndarray, step: int) -> np.ndarray:
+    """uint8 [S, S, 3] -> uint8 [S/step, S/step, 3]: the means of squares of `step` by `step`, rounded, halves
+    up.
+    """
+    total = np.zeros((len(pixels) // step, len(pixels) // step, 3), np.uint32)
+    for row in range(step):
+        for column in range(step):
+            total += pixels[row::step, column::step]
+    count = step * step
+    return ((2 * total + count) // (2 * count)).astype(np.uint8)
 
 
 def _encode(scene: Scene, target: Any, fps: int, size: int, crf: int) -> None:
@@ -62,6 +75,7 @@ def _encode(scene: Scene, target: Any, fps: int, size: int, crf: int) -> None:
         )
         stream.width = stream.height = size
         stream.pix_fmt = "yuv420p"
-        for picture in render(scene, times, size):
+        for time in times:
+            (picture,) = render(scene, [time], size)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
