@@ -18,7 +18,7 @@ from ringvision.checks import Checks
 from ringvision.data.sources.base import VideosInfo
 from ringvision.data.sources.tokenized import videos_info
 from ringvision.data.sources.videos import QuestionAnswer, Videos, VideoSourceConfig
-from ringvision.data.sources.world import SCENES, WorldVideos
+from ringvision.data.sources.world import WorldVideos
 from ringvision.data.world import LONG_KINDS, Scene, long_questions
 from ringvision.data.world.joined_scene import Part, joined_scene
 from ringvision.errors import UserError
@@ -124,7 +124,8 @@ class LongWorldVideos:
         """What is asked about the video, or about a part of it."""
         begins, frames = self._plan(index)
         parts = [
-            Part(None if part.quiet else self._scene(part.video), part.first, part.shown) for part in frames
+            Part(None if part.quiet else self._short.scene(part.video), part.first, part.shown)
+            for part in frames
         ]
         scene = joined_scene(index, parts, begins)
         if (first, count) != (0, self._lengths[index]):
@@ -134,10 +135,6 @@ class LongWorldVideos:
     def is_asked(self, index: int) -> bool:
         """Something can be asked about every video."""
         return True
-
-    def _scene(self, video: int) -> Scene:
-        kind, seed = self._short.scenes[video]
-        return SCENES[kind](seed)
 
     def _planned(self, index: int) -> tuple[int, list[_Frames]]:
         """At which second a video begins, and of which frames it is made."""
@@ -161,7 +158,7 @@ class LongWorldVideos:
         """Short videos and their scenes, as chance has it."""
         for _ in range(TRIES):
             video = int(self._readable[random.integers(len(self._readable))])
-            yield video, self._scene(video)
+            yield video, self._short.scene(video)
         raise UserError(f"{self.name}: {TRIES} videos one after another show none of what is looked for")
 
     def _part(self, random: np.random.Generator) -> _Frames:
@@ -190,7 +187,9 @@ class LongWorldVideos:
         colours: set[str] = set()
         while len(found) < number:
             for video, scene in self._any_scene(random):
-                new = [card for card in scene.cards if card.digit not in digits and card.colour not in colours]
+                new = [
+                    card for card in scene.cards if card.digit not in digits and card.colour not in colours
+                ]
                 if new:
                     card = new[int(random.integers(len(new)))]
                     seen = [second for second in scene.seconds if card.visible(second)]

@@ -8,6 +8,7 @@ record whose source is "world:SEED"  ->  questions about the scene of that seed,
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ringvision.checks import Checks
 from ringvision.data import world
@@ -40,6 +41,10 @@ SCENES: dict[str, SceneKind] = {
     "long:": SceneKind(("SECONDS", "SEED"), _make_long, world.long_questions),
 }
 """The kinds of scenes, by what the source of a record begins with before its numbers."""
+
+
+SCENES_KEPT = 1 << 15
+"""How many scenes stay in memory, of about 4 KB each: making one takes longer than asking about it."""
 
 
 def read_source(source: str) -> tuple[str, tuple[int, ...]]:
@@ -119,16 +124,21 @@ class WorldVideos(TokenizedVideos):
             for number, source in enumerate(self._sources)
         ]
         """How each one's scene is made: a key of SCENES, and its numbers."""
+        self.scene = lru_cache(maxsize=SCENES_KEPT)(self._made)
+        """The scene of the video of a number."""
 
     def questions(self, index: int, first: int, count: int) -> Sequence[QuestionAnswer]:
         """What is asked about the scene that the video's source names, or about the part of it that these
         frames show. Times are those of the whole scene.
         """
-        name, numbers = self.scenes[index]
-        kind = SCENES[name]
-        scene = kind.make(*numbers)
+        kind = SCENES[self.scenes[index][0]]
+        scene = self.scene(index)
         seen = scene if (first, count) == (0, int(scene.duration)) else scene.clip(first, count)
         return [QuestionAnswer(asked.kind, asked.text, asked.answer) for asked in kind.ask(seen)]
+
+    def _made(self, index: int) -> world.Scene:
+        name, numbers = self.scenes[index]
+        return SCENES[name].make(*numbers)
 
     def is_asked(self, index: int) -> bool:
         """Something can be asked about every scene."""
