@@ -1,6 +1,7 @@
 """Long videos that are put together from short ones: their codes, times and questions belong together."""
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_cards_stand_apart(videos):
         are_cards = [
             not part.quiet and make_scene(part.video).card_at(part.first) is not None for part in parts
         ]
-        assert not any(one and other for one, other in zip(are_cards, are_cards[1:]))
+        assert not any(one and other for one, other in pairwise(are_cards))
 
 
 def test_a_part_of_a_video_has_questions_about_itself(videos):
