@@ -376,7 +376,7 @@ def test_which_hops_are_run(layout, options, documents, expected):
     spec = AttentionSpec(mask, mesh, kernel="xla", exchange="ring")
 
     def local(tokens):
-        route = make_route(tokens, spec)
+        route = make_route(tokens, tokens, spec)
         return route.hops, route.following, route.preceding
 
     token_spec = PartitionSpec(None, "context")
