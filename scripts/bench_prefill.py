@@ -7,11 +7,11 @@ The model has the shape of a config (configs/demo.py), random parameters and one
 `Transformer.extend` for blocks of tokens and nothing else, compiled before. Streams:
 
     video     codes alone
-    stamped   frames as the shipped model reads them: two words, the time, then the codes of a frame and its end
+    stamped   frames as the shipped model reads them: two words (the time), the codes of a frame, and its end
 
 Every length is read `--repeats` times with each window, in turn, and the least time counts. Seconds are the
-process', over all its threads; also those of the first block, for which the cache is empty, and of the last one,
-for which it is full. Prints the machine and a Markdown table.
+process', over all its threads; also those of the first block, for which the cache is empty, and of the last
+one, for which it is full. Prints the machine and a Markdown table.
 """
 
 import argparse
@@ -71,7 +71,8 @@ def main() -> None:
                     | {"seconds": whole, "first": first, "last": last}
                 )
                 print(
-                    f"| {stream} | {length:,} | {window} | {whole:.1f} | {first:.3f} | {last:.3f} |", flush=True
+                    f"| {stream} | {length:,} | {window} | {whole:.1f} | {first:.3f} | {last:.3f} |",
+                    flush=True,
                 )
     if options.json:
         options.json.write_text(json.dumps({"machine": about, "rows": rows}, indent=2))

@@ -215,9 +215,7 @@ def _backward(
         k, v = (ulysses.keys_to_heads(x, size) for x in (k, v))
         tokens = ulysses.whole(tokens, size)
         taken = order_queries(tokens)
-        q, lse, d_out, delta = (
-            attention.group(taken.apply(x), k.shape[2], kernel.folds) for x in by_query
-        )
+        q, lse, d_out, delta = (attention.group(taken.apply(x), k.shape[2], kernel.folds) for x in by_query)
         length = tokens.positions.shape[1]
         q_tokens = attention.repeat_tokens(tokens.map(taken.apply), q.shape[3] // length, kernel.folds)
         gradient = OutputGradient(lse, d_out, delta)

@@ -173,6 +173,8 @@ def model(folder, config, **settings):
         ("lwm", {"norm_placement": "after"}, "norm_placement=after"),
         ("hf", {"norm_placement": "after"}, "norms behind attention"),
         ("hf", {"frame_period": 5}, "places in a frame"),
+        ("hf", {"video_window": 4, "code_offset": 40}, "a window for video tokens alone"),
+        ("lwm", {"video_window": 4, "code_offset": 40}, "video_window=4"),
         ("hf", {"qk_norm": "rms", "qkv_bias": True}, "both bias and norm"),
     ],
 )

@@ -234,7 +234,9 @@ def _may_be_diagonal(q_tokens: Tokens, k_tokens: Tokens, mask_spec: MaskSpec) ->
 
 def _halves_of_tokens(tokens: Tokens) -> list[Tokens]:
     halves = tokens.map(lambda x: jnp.split(x, 2, 1))
-    return [Tokens(*half) for half in zip(halves.positions, halves.segment_ids, halves.earliest or (None, None))]
+    return [
+        Tokens(*half) for half in zip(halves.positions, halves.segment_ids, halves.earliest or (None, None))
+    ]
 
 
 def _halves_of_keys(k: jax.Array, v: jax.Array, tokens: Tokens) -> list[tuple[jax.Array, jax.Array, Tokens]]:

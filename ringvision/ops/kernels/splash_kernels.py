@@ -5,11 +5,12 @@ to d_out, lse and delta. Out: written to references, float32. The sums of a row 
 first tile and finished at its last (`_on_tile`).
 
 Shapes of one step, letters as in ops/attention.py: tokens [8, Q] and [8, R], of which row 0 is positions, row
-1 segment ids and row 2, of queries that have it, `earliest`; queries and d_out [G, Q, H]; keys and values [R, H]; per query [G, Q]. Scores stand
-transposed, [R, Q]: what belongs to a query (its maximum, sum, lse, delta) then lies along the lanes, which
-takes no space for copies, is combined with scores without a shuffle, and is reduced over sublanes, the cheap
-direction. Sums over keys are kept as [H, Q] and turned once, at the end of their row. The G query heads of a
-KV head are taken one after the other against the same keys, values and mask.
+1 segment ids and row 2, of queries that have it, `earliest`; queries and d_out [G, Q, H]; keys and values
+[R, H]; per query [G, Q]. Scores stand transposed, [R, Q]: what belongs to a query (its maximum, sum, lse,
+delta) then lies along the lanes, which takes no space for copies, is combined with scores without a shuffle,
+and is reduced over sublanes, the cheap direction. Sums over keys are kept as [H, Q] and turned once, at the
+end of their row. The G query heads of a KV head are taken one after the other against the same keys, values
+and mask.
 
 Inside, exponentials are of base 2: log2(e) comes with the scale for nothing.
 """
