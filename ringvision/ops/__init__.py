@@ -3,7 +3,7 @@
 ring, ring_hops         ring attention: the public functions, and the hops on each device
 cached                  attention of new tokens to a cache that is spread over the ring
 attention               how heads are grouped, and how results over different keys merge
-mask                    which keys a query attends to, for all queries alike (MaskSpec) or each (Tokens.earliest)
+mask                    which keys a query attends to, told for all (MaskSpec) and for each (Tokens.earliest)
 spec, inputs            all of a call that is fixed when compiling; its arguments, checked
 route, exchange         which hops are run; in which way keys come to the queries
 ulysses                 heads instead of tokens shared out, inside the ring

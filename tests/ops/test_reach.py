@@ -46,8 +46,8 @@ def test_as_they_stand_where_nothing_tells_them_apart():
 
 
 def test_words_between_the_tokens_of_a_video_do_not_keep_tiles_from_being_left_out():
-    """Three rows of tiles of words (and of the first ten tokens, whose window holds all there is) see all that
-    is before them; the others see their own tile of keys and a few before it.
+    """Three rows of tiles of words (and of the first ten tokens, whose window holds all there is) see all
+    before them; the others see their own tile of keys and a few before it.
     """
     tokens = stamped()
     keys = ranges(tokens.as_keys, 8)
