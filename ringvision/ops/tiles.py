@@ -56,8 +56,8 @@ class Ranges(NamedTuple):
 def ranges(tokens: Tokens, tile: int) -> Ranges:
     """tokens int32 [B, T], `tile` dividing T -> [B, T / tile] each."""
     xp = _numpy_of(tokens.positions)
-    positions, segment_ids, earliest = tokens.map(lambda x: x.reshape(x.shape[0], -1, tile))
-    # (B, tiles, tile)
+    in_tiles = tokens.map(lambda x: x.reshape(x.shape[0], -1, tile))
+    positions, segment_ids, earliest = in_tiles  # (B, tiles, tile)
     real = segment_ids != 0
 
     def range_of(x: Array, where: Array) -> Range:

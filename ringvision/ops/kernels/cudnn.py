@@ -16,8 +16,8 @@ time by what its tokens are:
                                                   the xla kernel
 
 Of one long document, causal, contiguous or zigzag (where a share's halves are runs), nothing is left to the
-xla kernel. Elsewhere it gets what is cut by the end of a document, the edge of a window or padding, or is of
-two kinds in two rows of a batch, which are one call.
+xla kernel. Elsewhere it gets what is cut by the end of a document, the edge of a window (where queries see
+differently far, of any of theirs) or padding, or is of two kinds in two rows of a batch, which are one call.
 
 cuDNN gives each part's out, and its gradients, rounded to q's type; they are merged and summed in float32.
 The log-sum-exp is float32.
