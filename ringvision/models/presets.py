@@ -56,6 +56,10 @@ class TransformerConfig:
     """A token sees only those less than so many positions before it, in every layer (Mistral); None: all
     before it.
     """
+    video_window: int | None = None
+    """A token from `code_offset` on sees only those less than so many positions before it, in every layer;
+    words, which are below it, see all before them. None: all see all. With `window` both hold.
+    """
     norm_placement: Literal["before", "after"] = "before"
     """Where a layer's two norms stand: before attention and feed-forward, or behind them, where each is of
     what is added to the residual stream (Swin Transformer v2; the larger Chameleon).
@@ -102,6 +106,16 @@ class TransformerConfig:
             raise UserError(
                 f"window={self.window}: expected at least 1 (a token sees itself), or none to see "
                 "everything before"
+            )
+        if self.video_window is not None and self.video_window < 1:
+            raise UserError(
+                f"video_window={self.video_window}: expected at least 1 (a token sees itself), or none for "
+                "video tokens to see everything before"
+            )
+        if self.video_window is not None and self.code_offset < 1:
+            raise UserError(
+                f"video_window={self.video_window} with code_offset={self.code_offset}: expected the first "
+                "token of a video as code_offset, above 0, since tokens below it are words"
             )
         if self.rope_theta <= 0 or self.norm_eps <= 0:
             raise UserError(

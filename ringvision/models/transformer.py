@@ -28,7 +28,7 @@ from ringvision.models.remat import rematerialised
 from ringvision.ops.attention import Partial, heads_first, merge
 from ringvision.ops.cached import cached_attention
 from ringvision.ops.kernels import attend
-from ringvision.ops.mask import Tokens
+from ringvision.ops.mask import ANY, Tokens
 from ringvision.ops.ring import ring_attention, ring_attention_with_lse
 from ringvision.ops.rope import rope
 
@@ -104,6 +104,7 @@ class Transformer(nnx.Module):
         """
         mesh = mesh or _one_device()
         graphdef, stacked = nnx.split(self.layers)
+        earliest = self._earliest(tokens, positions)
 
         def look_up(embedding: Embedding, rows: jax.Array) -> jax.Array:
             graph, table = nnx.split(embedding)
@@ -115,7 +116,14 @@ class Transformer(nnx.Module):
             layer.attention = nnx.merge(graph, gathered(projections, mesh, rules))
             q, k, v = self._queries_keys_values(layer, x, positions)
             heads = ring_attention(
-                q, k, v, mesh=mesh, positions=positions, segment_ids=segment_ids, window=self.config.window
+                q,
+                k,
+                v,
+                mesh=mesh,
+                positions=positions,
+                segment_ids=segment_ids,
+                earliest=earliest,
+                window=self.config.window,
             )
             return _pinned(self._rest_of_block(layer, x, heads, mesh, rules), mesh), None
 
@@ -159,7 +167,7 @@ class Transformer(nnx.Module):
         """
         mesh = mesh or _one_device()
         graphdef, stacked = nnx.split(self.layers)
-        whose = Tokens(positions, segment_ids)
+        whose = Tokens(positions, segment_ids, self._earliest(tokens, positions))
         visible = prefix
         if prefix is not None and shared is not None:
             visible = replace(prefix, segment_ids=jnp.where(prefix.positions < shared, prefix.segment_ids, 0))
@@ -188,10 +196,17 @@ class Transformer(nnx.Module):
         self, q: jax.Array, k: jax.Array, v: jax.Array, whose: Tokens, mesh: Mesh
     ) -> Partial:
         """Attention of a block to itself: q [B, T, N, H], k and v [B, T, K, H]."""
-        positions, segment_ids = whose
+        positions, segment_ids, earliest = whose
         if q.shape[1] > 1:
             return ring_attention_with_lse(
-                q, k, v, mesh=mesh, positions=positions, segment_ids=segment_ids, window=self.config.window
+                q,
+                k,
+                v,
+                mesh=mesh,
+                positions=positions,
+                segment_ids=segment_ids,
+                earliest=earliest,
+                window=self.config.window,
             )
         # a token sees itself through any window
         return attend(
@@ -224,6 +239,7 @@ class Transformer(nnx.Module):
             k_positions=keys.positions,
             q_segment_ids=whose.segment_ids,
             k_segment_ids=keys.segment_ids,
+            q_earliest=whose.earliest,
             window=self.config.window,
         )
         return merge(done, part)
@@ -240,6 +256,13 @@ class Transformer(nnx.Module):
             return x
         cells = look_up(self.cells, positions % self.config.frame_period)  # (B, L, D)
         return x + jnp.where((tokens >= self.config.code_offset)[..., None], cells, 0)
+
+    def _earliest(self, tokens: jax.Array, positions: jax.Array) -> jax.Array | None:
+        """int32 [B, L] twice -> int32 [B, L], the lowest position that each token sees; None: all see all."""
+        if self.config.video_window is None:
+            return None
+        is_video = tokens >= self.config.code_offset
+        return jnp.where(is_video, positions - (self.config.video_window - 1), ANY)
 
     def head(self) -> jax.Array:
         """float [D, V]: hidden states times this are the logits."""

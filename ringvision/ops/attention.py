@@ -89,7 +89,7 @@ def repeat_tokens(tokens: Tokens, groups: int, fold: bool) -> Tokens:
     """The tokens of the rows that `group` makes: int32 [B, T] as they are, or with `fold` each repeated for
     its `groups` rows, [B, T G].
     """
-    return Tokens(*(jnp.repeat(x, groups, axis=1) for x in tokens)) if fold and groups > 1 else tokens
+    return tokens.map(lambda x: jnp.repeat(x, groups, axis=1)) if fold and groups > 1 else tokens
 
 
 def merge(a: Partial, b: Partial) -> Partial:

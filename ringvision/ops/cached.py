@@ -34,6 +34,7 @@ def cached_attention(
     k_positions: jax.Array,
     q_segment_ids: jax.Array,
     k_segment_ids: jax.Array,
+    q_earliest: jax.Array | None = None,
     window: int | None = None,
     scale: float | None = None,
     kernel: kernels.Name | None = None,
@@ -50,7 +51,9 @@ def cached_attention(
         k_positions: int32 [B, S], or [P, S].
         q_segment_ids: int32 [B, T]; 0 is padding.
         k_segment_ids: int32 [B, S], or [P, S]; 0 is an empty slot.
-        window: only positions less than this apart.
+        q_earliest: int32 [B, T], the lowest position that each query attends to (None: any): a query with a
+            window of W has its position - W + 1, one that sees everything `mask.ANY`.
+        window: only positions less than this apart, for all queries.
         scale: of the scores (None: H ** -0.5).
         kernel: which one (None: the devices').
 
@@ -70,7 +73,7 @@ def cached_attention(
     by_token = jax.eval_shape(attention.heads_first, k), jax.eval_shape(attention.heads_first, v)
     check_heads(jax.eval_shape(lambda: q[: k.shape[0]]), *by_token, mesh)
     check_length("k", k.shape[2], mesh)
-    q_tokens = make_tokens("q_", q_positions, q_segment_ids, q.shape[:2])
+    q_tokens = make_tokens("q_", q_positions, q_segment_ids, q.shape[:2], earliest=q_earliest)
     k_tokens = make_tokens("k_", k_positions, k_segment_ids, (k.shape[0], k.shape[2]))
     return _attend(
         q, k, v, q_tokens, k_tokens, mesh, make_mask_spec(q, True, window, scale), _kernel(kernel, mesh, q)
@@ -131,7 +134,7 @@ def _attend(
 
 def _fold_rows(q: jax.Array, q_tokens: Tokens, rows: int) -> tuple[jax.Array, Tokens]:
     """q [B, T, N, H] and its tokens as `rows` rows of B / rows times as many tokens."""
-    return q.reshape(rows, -1, *q.shape[2:]), Tokens(*(x.reshape(rows, -1) for x in q_tokens))
+    return q.reshape(rows, -1, *q.shape[2:]), q_tokens.map(lambda x: x.reshape(rows, -1))
 
 
 def _unfold_rows(x: jax.Array, rows: int) -> jax.Array:

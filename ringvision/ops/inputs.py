@@ -28,6 +28,7 @@ class RingOptions(TypedDict, total=False):
     mesh: Mesh | AbstractMesh | None
     positions: jax.Array | None
     segment_ids: jax.Array | None
+    earliest: jax.Array | None
     causal: bool
     window: int | None
     scale: float | None
@@ -68,12 +69,14 @@ def prepare(
     devices = mesh.shape[AXIS]
     check_layout(layout, positions, segment_ids, q.shape[:2], devices)
     exchange = choose_exchange(options.get("exchange"), mesh, q, k, mask)
+    earliest = options.get("earliest")
     hops = None
-    if segment_ids is None and not mask.has_horizon:
-        hops = devices - 1  # the last position attends to all the others
-    elif segment_ids is None and positions is None and exchange == "ring":
-        hops = count_hops(q.shape[1], devices, layout, mask)
-    tokens = make_tokens("", positions, segment_ids, q.shape[:2], layout, devices)
+    if segment_ids is None and earliest is None:
+        if not mask.has_horizon:
+            hops = devices - 1  # the last position attends to all the others
+        elif positions is None and exchange == "ring":
+            hops = count_hops(q.shape[1], devices, layout, mask)
+    tokens = make_tokens("", positions, segment_ids, q.shape[:2], layout, devices, earliest=earliest)
     return tokens, AttentionSpec(mask, mesh, kernels.choose(options.get("kernel"), mesh, q), exchange, hops)
 
 
@@ -211,8 +214,10 @@ def make_tokens(
     shape: tuple[int, ...],
     layout: Layout | None = None,
     devices: int = 1,
+    *,
+    earliest: jax.Array | None = None,
 ) -> Tokens:
-    """Positions and segment ids, checked, with defaults for what is not given.
+    """Positions, segment ids and how far back queries look, checked, with defaults for what is not given.
 
     Args:
         name: what goes before the arrays' names in an error, such as "q_".
@@ -221,9 +226,10 @@ def make_tokens(
         shape: (B, T).
         layout: the order of default positions; None: as they stand.
         devices: of the ring, which a layout depends on.
+        earliest: int [B, T], the lowest position that each query attends to; None: any.
 
     Returns:
-        int32 [B, T] each.
+        int32 [B, T] each; `earliest` stays None.
 
     Raises:
         UserError: an array of another shape or type.
@@ -234,12 +240,14 @@ def make_tokens(
         )
     if segment_ids is None:
         segment_ids = jnp.ones(shape, jnp.int32)
-    for part, array in (("positions", positions), ("segment_ids", segment_ids)):
+    for part, array in (("positions", positions), ("segment_ids", segment_ids), ("earliest", earliest)):
+        if array is None:
+            continue
         if array.shape != shape:
             raise UserError(f"{name}{part} of shape {array.shape}: expected {shape}, one for every token")
         if not jnp.issubdtype(array.dtype, jnp.integer):
             raise UserError(f"{name}{part} of type {array.dtype}: expected integers")
-    return Tokens(jnp.asarray(positions, jnp.int32), jnp.asarray(segment_ids, jnp.int32))
+    return Tokens(positions, segment_ids, earliest).map(lambda x: jnp.asarray(x, jnp.int32))
 
 
 def _check_split(name: str, what: str, size: int, devices: int, axes: str) -> None:

@@ -12,7 +12,8 @@ ring moves as one: a hop takes as long as its busiest device, so
 A pair of a query and a key is visible if the attention mask lets it through. A tile is counted exactly when
 one pair in it is visible. Kernels decide by ranges (tiles.py) and compute some more: a tile with the ends of
 documents 3 and 9 seems to hold 4 to 8 too. So that these are few, documents are numbered anew where `whole`
-moves them (`segment_ids`).
+moves them (`segment_ids`). A query's own limit (`Tokens.earliest`) is not looked at: where queries have one,
+fewer tiles are computed than are counted here.
 """
 
 from collections.abc import Sequence
@@ -210,8 +211,7 @@ def visible_pairs(tokens: Tokens | Host, mask_spec: MaskSpec) -> int:
 
 
 def _host(tokens: Tokens | Host) -> Host:
-    positions, segment_ids = tokens
-    return np.asarray(positions), np.asarray(segment_ids)
+    return np.asarray(tokens[0]), np.asarray(tokens[1])
 
 
 def positions_of(segment_ids: np.ndarray) -> np.ndarray:

@@ -1,24 +1,44 @@
 """The attention mask: which keys a query attends to, told from positions and segment ids alone.
 
-In: for every query and key its position and its segment id (0 is padding), and a `MaskSpec`. Out: the mask of
-pairs of tokens, or, from ranges of positions, which tiles of it are empty or full.
+In: for every query and key its position and its segment id (0 is padding), for every query the lowest
+position that it may attend to, and a `MaskSpec`. Out: the mask of pairs of tokens, or, from ranges of
+positions, which tiles of it are empty or full.
 
 Letters: B batch, T queries, S keys.
 """
 
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 Mask = TypeVar("Mask", jax.Array, np.ndarray)
 
+ANY = -np.iinfo(np.int32).max
+"""As `Tokens.earliest`: this query attends to any position."""
+
 
 class Tokens(NamedTuple):
-    """What the attention mask is made from: int32 [B, T] each. Segment 0 is padding."""
+    """What the attention mask is made from: int32 [B, T] each. Segment 0 is padding.
+
+    earliest: of queries, the lowest position that each attends to; None: any. So one query may have a window
+    where another sees everything: at position p a window of W is p - W + 1, and `ANY` is none. Keys have no
+    `earliest`, and it never travels: queries stay where they are.
+    """
 
     positions: jax.Array
     segment_ids: jax.Array
+    earliest: jax.Array | None = None
+
+    def map(self, function: Callable[[Any], Any]) -> "Tokens":
+        """`function` of each array that is there, int32 [B, T] -> anything."""
+        return jax.tree.map(function, self)
+
+    @property
+    def as_keys(self) -> "Tokens":
+        """Without `earliest`."""
+        return self._replace(earliest=None)
 
 
 class Range(NamedTuple):
@@ -30,7 +50,8 @@ class Range(NamedTuple):
 
 class MaskSpec(NamedTuple):
     """Which positions a query attends to within its own segment, and how scores are scaled; fixed when
-    compiling. `window`: only positions less than this apart.
+    compiling. `window`: only positions less than this apart, for all queries alike; what differs from query
+    to query is data, `Tokens.earliest`.
 
     `restrict` applies it to pairs of tokens (`attention_mask`, the splash kernel), `judge` to ranges of
     positions (ops/tiles.py, by which tiles and whole hops are left out). `has_horizon` says whether distance
@@ -47,17 +68,23 @@ class MaskSpec(NamedTuple):
         """Whether keys that come before a query can be too far away for it."""
         return self.window is not None
 
-    def restrict(self, mask: Mask, q_positions: Mask, k_positions: Mask) -> Mask:
+    def restrict(
+        self, mask: Mask, q_positions: Mask, k_positions: Mask, earliest: Mask | None = None
+    ) -> Mask:
         """`mask` without the pairs that the rule forbids. All that is broadcast to one shape: mask bool and
-        positions int32, as [B, T, S], [B, T, 1] and [B, 1, S].
+        positions int32, as [B, T, S], [B, T, 1] and [B, 1, S]; `earliest` is as q_positions.
         """
         if self.causal:
             mask = mask & (q_positions >= k_positions)
         if self.window is not None:
             mask = mask & (abs(q_positions - k_positions) < self.window)
+        if earliest is not None:
+            mask = mask & (k_positions >= earliest)
         return mask
 
-    def judge(self, empty: Mask, full: Mask, q: Range, k: Range) -> tuple[Mask, Mask]:
+    def judge(
+        self, empty: Mask, full: Mask, q: Range, k: Range, earliest: Range | None = None
+    ) -> tuple[Mask, Mask]:
         """The same for whole tiles, of whose positions the ranges are known.
 
         Args:
@@ -65,6 +92,7 @@ class MaskSpec(NamedTuple):
             full: bool, the same shape: every query attends to every key, as far as other reasons go.
             q: range of the queries' positions, int32 [B, tiles of queries, tiles of keys].
             k: range of the keys' positions, likewise.
+            earliest: range of the queries' `earliest`, likewise; None: they have none.
 
         Returns:
             empty and full with the rule taken into account. Both are certain where they are true.
@@ -75,6 +103,9 @@ class MaskSpec(NamedTuple):
         if self.window is not None:
             empty = empty | (q.low - k.high >= self.window) | (k.low - q.high >= self.window)
             full = full & (q.high - k.low < self.window) & (k.high - q.low < self.window)
+        if earliest is not None:
+            empty = empty | (k.high < earliest.low)
+            full = full & (k.low >= earliest.high)
         return empty, full
 
 
@@ -89,8 +120,15 @@ def attention_mask(q_tokens: Tokens, k_tokens: Tokens, mask_spec: MaskSpec) -> j
     0 0 1 1 0 0
     0 0 0 1 1 0
     0 0 0 0 0 0
+
+    The same with the window for the first two tokens of the second document alone, by `earliest`: its third
+    one sees all of it.
+
+        0 0 1 1 1 0
     """
     q_segments = q_tokens.segment_ids[:, :, None]  # (B, T, 1)
     k_segments = k_tokens.segment_ids[:, None, :]  # (B, 1, S)
     mask = (q_segments == k_segments) & (k_segments != 0)  # (B, T, S)
-    return mask_spec.restrict(mask, q_tokens.positions[:, :, None], k_tokens.positions[:, None, :])
+    earliest = None if q_tokens.earliest is None else q_tokens.earliest[:, :, None]  # (B, T, 1)
+    q_positions = q_tokens.positions[:, :, None]
+    return mask_spec.restrict(mask, q_positions, k_tokens.positions[:, None, :], earliest)

@@ -48,6 +48,7 @@ from ringvision.ops.exchange import Exchange
 from ringvision.ops.inputs import RingOptions, prepare
 from ringvision.ops.layout import Layout
 from ringvision.ops.mask import Tokens
+from ringvision.ops.reach import order_queries
 from ringvision.ops.ring_hops import backward_ring, forward_ring, make_kv_block
 from ringvision.ops.spec import AttentionSpec
 
@@ -68,6 +69,7 @@ def ring_attention(
     mesh: AnyMesh | None = None,
     positions: jax.Array | None = None,
     segment_ids: jax.Array | None = None,
+    earliest: jax.Array | None = None,
     causal: bool = True,
     window: int | None = None,
     scale: float | None = None,
@@ -90,8 +92,10 @@ def ring_attention(
         positions: int [B, T]. None: 0, 1, 2, ... in the order of `layout`.
         segment_ids: int [B, T]; a token attends to those of its own segment; segment 0 is padding and neither
             attends nor is attended to. None: all are one segment.
+        earliest: int [B, T], the lowest position that each token attends to: a token with a window of W has
+            its position - W + 1, one that sees everything something very low (ops/mask.py: `ANY`). None: any.
         causal: a token attends to positions up to its own only.
-        window: it attends to positions less than this far away only; None: to any.
+        window: it attends to positions less than this far away only, whichever token it is; None: to any.
         scale: of the scores; None: H ** -0.5.
         layout: the one that the tokens are in (ops/layout.py); None: as they stand. With positions outside
             jit it is checked against them.
@@ -112,6 +116,7 @@ def ring_attention(
         mesh=mesh,
         positions=positions,
         segment_ids=segment_ids,
+        earliest=earliest,
         causal=causal,
         window=window,
         scale=scale,
@@ -150,15 +155,15 @@ def _attention(q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, spec: A
 
 def _attention_forward(
     q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, spec: AttentionSpec
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+) -> tuple[jax.Array, tuple]:
     out, lse = _forward(q, k, v, tokens, spec)
     out = checkpoint_name(out.astype(q.dtype), attention.ATTENDED)
-    return out, (q, k, v, *tokens, out, checkpoint_name(lse, attention.ATTENDED))
+    return out, (q, k, v, tokens, out, checkpoint_name(lse, attention.ATTENDED))
 
 
-def _attention_backward(spec: AttentionSpec, saved: tuple[jax.Array, ...], d_out: jax.Array) -> tuple:
-    q, k, v, positions, segment_ids, out, lse = saved
-    dq, dk, dv = _backward(q, k, v, Tokens(positions, segment_ids), (out, lse, d_out), spec)
+def _attention_backward(spec: AttentionSpec, saved: tuple, d_out: jax.Array) -> tuple:
+    q, k, v, tokens, out, lse = saved
+    dq, dk, dv = _backward(q, k, v, tokens, (out, lse, d_out), spec)
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
 
 
@@ -178,12 +183,13 @@ def _forward(q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, spec: Att
         length, heads = q.shape[1:3]
         kv_heads = k.shape[2]
         tokens = ulysses.whole(tokens, size)
-        q_tokens = attention.repeat_tokens(tokens, heads // kv_heads, kernel.folds)
-        results = forward_ring(
-            attention.group(q, kv_heads, kernel.folds), q_tokens, make_kv_block(k, v, tokens), spec
-        )
+        taken = order_queries(tokens)
+        q_tokens = attention.repeat_tokens(tokens.map(taken.apply), heads // kv_heads, kernel.folds)
+        q = attention.group(taken.apply(q), kv_heads, kernel.folds)
+        results = forward_ring(q, q_tokens, make_kv_block(k, v, tokens), spec)
+        in_place = (taken.undo(attention.ungroup(x, length)) for x in results)
         out, lse = (
-            ulysses.to_length(attention.ungroup(x, length), size, length=1, heads=2) for x in results
+            ulysses.to_length(x, size, length=1, heads=2) for x in in_place
         )  # (B, T, N, H) and (B, T, N)
         return out, jnp.swapaxes(lse, 1, 2)
 
@@ -207,14 +213,16 @@ def _backward(
         lse = jnp.swapaxes(lse, 1, 2)  # (B, T, N)
         by_query = (ulysses.to_heads(x, size, length=1, heads=2) for x in (q, lse, d_out, delta))
         k, v = (ulysses.keys_to_heads(x, size) for x in (k, v))
-        q, lse, d_out, delta = (attention.group(x, k.shape[2], kernel.folds) for x in by_query)
         tokens = ulysses.whole(tokens, size)
+        taken = order_queries(tokens)
+        q, lse, d_out, delta = (attention.group(taken.apply(x), k.shape[2], kernel.folds) for x in by_query)
         length = tokens.positions.shape[1]
-        q_tokens = attention.repeat_tokens(tokens, q.shape[3] // length, kernel.folds)
+        q_tokens = attention.repeat_tokens(tokens.map(taken.apply), q.shape[3] // length, kernel.folds)
         gradient = OutputGradient(lse, d_out, delta)
         dq, (dk, dv) = backward_ring(q, q_tokens, make_kv_block(k, v, tokens), gradient, spec)
         dk, dv = (ulysses.keys_to_length(attention.heads_first(x), size, kv_heads) for x in (dk, dv))
-        return ulysses.to_length(attention.ungroup(dq, length), size, length=1, heads=2), dk, dv
+        dq = taken.undo(attention.ungroup(dq, length))
+        return ulysses.to_length(dq, size, length=1, heads=2), dk, dv
 
     in_specs = (queries, keys, keys, per_token, (queries, per_row, queries))
     return _on_mesh(local, spec.mesh, in_specs, (queries, keys, keys))(q, k, v, tokens, results)

@@ -45,8 +45,13 @@ class KVBlock(NamedTuple):
 
 
 def make_kv_block(k: jax.Array, v: jax.Array, tokens: Tokens) -> KVBlock:
-    """k and v [B, S, K, H], tokens int32 [B, S] -> the block [2, B, K, S, H]."""
-    return KVBlock(jnp.stack([attention.heads_first(k), attention.heads_first(v)]), jnp.stack(tokens))
+    """k and v [B, S, K, H], tokens int32 [B, S] -> the block [2, B, K, S, H]. How far back the tokens may
+    look, as queries, is not in it.
+    """
+    return KVBlock(
+        jnp.stack([attention.heads_first(k), attention.heads_first(v)]),
+        jnp.stack([tokens.positions, tokens.segment_ids]),
+    )
 
 
 class Direction(NamedTuple):
@@ -109,7 +114,7 @@ def forward_ring(q: jax.Array, q_tokens: Tokens, own: KVBlock, spec: AttentionSp
     if spec.exchange == "gather":
         return attend(q, _gather(own))
     directions = _directions(q, None, own, spec)
-    route = make_route(own.tokens, spec)
+    route = make_route(q_tokens, own.tokens, spec)
 
     def step(_: jax.Array, carry: tuple) -> tuple:
         hop, blocks, done = carry
@@ -151,7 +156,7 @@ def backward_ring(
         return dq, jax.lax.psum_scatter(d_kv, AXIS, scatter_dimension=3, tiled=True)
     directions = _directions(q, gradient, own, spec)
     backward = _BackwardHops(
-        q, own, gradient, spec, make_route(own.tokens, spec), directions, block_gradients
+        q, own, gradient, spec, make_route(q_tokens, own.tokens, spec), directions, block_gradients
     )
     if spec.hops is not None:
         return backward.run()

@@ -90,18 +90,17 @@ class Route(NamedTuple):
         return jax.lax.fori_loop(0, times, lambda _, x: self.send(x, shift), x)
 
 
-def make_route(tokens: Tokens, spec: AttentionSpec) -> Route:
-    """tokens int32 [B, S], this device's -> the hops to run: spec.hops of them without a gap, or where that
-    is not known those on which some device attends to something.
+def make_route(queries: Tokens, keys: Tokens, spec: AttentionSpec) -> Route:
+    """This device's queries int32 [B, T] and keys int32 [B, S] -> the hops to run: spec.hops of them without
+    a gap, or where that is not known those on which some device attends to something.
     """
     devices = spec.devices
     if spec.hops is not None:
         return Route(devices, spec.hops)
-    own = _ranges(tokens)
     gathered = jax.tree.map(
-        lambda x: jax.lax.all_gather(x, AXIS, axis=1, tiled=True), own
+        lambda x: jax.lax.all_gather(x, AXIS, axis=1, tiled=True), _ranges(keys)
     )  # (B, devices x tiles)
-    kinds = tiles.kinds(own, gathered, spec.mask)  # (B, tiles, devices x tiles)
+    kinds = tiles.kinds(_ranges(queries), gathered, spec.mask)  # (B, tiles, devices x tiles)
     needed = (kinds != tiles.EMPTY).any(axis=(0, 1)).reshape(devices, -1).any(axis=1)  # by device of the keys
     number = jnp.arange(devices, dtype=jnp.int32)
     needed = needed[(jax.lax.axis_index(AXIS) - number) % devices]  # by hop
@@ -148,4 +147,4 @@ def _ranges(tokens: Tokens) -> tiles.Ranges:
     length = tokens.positions.shape[1]
     tile = -(-length // min(RANGES, length))
     xp: Any = np if isinstance(tokens.positions, np.ndarray) else jnp
-    return tiles.ranges(Tokens(*(xp.pad(x, ((0, 0), (0, -length % tile))) for x in tokens)), tile)
+    return tiles.ranges(tokens.map(lambda x: xp.pad(x, ((0, 0), (0, -length % tile)))), tile)

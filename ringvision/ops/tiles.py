@@ -1,6 +1,7 @@
 """Which tiles of the score matrix need computing, told from the positions and segment ids alone.
 
-In: the tokens of queries and of keys, and the sizes of a tile. Out: for every tile one of
+In: the tokens of queries (with how far back each may look) and of keys, and the sizes of a tile. Out: for
+every tile one of
 
     EMPTY     no query attends to any key: it is not computed
     PARTIAL   some may, some may not: it is computed under a mask
@@ -29,33 +30,47 @@ _LARGEST = np.iinfo(np.int32).max
 Array = jax.Array | np.ndarray
 
 
+class Spans(NamedTuple):
+    """Of what every real token in a tile has: the range over all of them, and over those of the tile's first
+    and of its last segment; int32 [B, tiles] each.
+    """
+
+    all: Range
+    in_first: Range
+    in_last: Range
+
+
 class Ranges(NamedTuple):
-    """Of the real tokens in each tile, int32 [B, tiles] each: the lowest and the highest segment, the range
-    of all positions, and of those in each of the two segments; `whole`, bool [B, tiles], where all tokens are
+    """Of the real tokens in each tile, int32 [B, tiles] each: the lowest and the highest segment, the ranges
+    of positions and, of queries that have it, of `earliest`; `whole`, bool [B, tiles], where all tokens are
     real and of one segment. A tile of padding alone has a first segment above its last.
     """
 
     first_segment: Array
     last_segment: Array
-    positions: Range
-    in_first: Range
-    in_last: Range
+    positions: Spans
     whole: Array
+    earliest: Spans | None = None
 
 
 def ranges(tokens: Tokens, tile: int) -> Ranges:
     """tokens int32 [B, T], `tile` dividing T -> [B, T / tile] each."""
     xp = _numpy_of(tokens.positions)
-    positions, segment_ids = (x.reshape(x.shape[0], -1, tile) for x in tokens)  # (B, tiles, tile)
+    in_tiles = tokens.map(lambda x: x.reshape(x.shape[0], -1, tile))
+    positions, segment_ids, earliest = in_tiles  # (B, tiles, tile)
     real = segment_ids != 0
 
     def range_of(x: Array, where: Array) -> Range:
         return Range(xp.where(where, x, _LARGEST).min(-1), xp.where(where, x, -_LARGEST).max(-1))
 
     first, last = range_of(segment_ids, real)  # (B, tiles)
-    in_first, in_last = (range_of(positions, real & (segment_ids == end[..., None])) for end in (first, last))
+    in_first, in_last = (real & (segment_ids == end[..., None]) for end in (first, last))
+
+    def spans(x: Array) -> Spans:
+        return Spans(*(range_of(x, where) for where in (real, in_first, in_last)))
+
     whole = real.all(-1) & (first == last)
-    return Ranges(first, last, range_of(positions, real), in_first, in_last, whole)
+    return Ranges(first, last, spans(positions), whole, None if earliest is None else spans(earliest))
 
 
 def kinds(queries: Ranges, keys: Ranges, mask_spec: MaskSpec) -> Array:
@@ -70,19 +85,22 @@ def kinds(queries: Ranges, keys: Ranges, mask_spec: MaskSpec) -> Array:
     empty = lowest > highest  # no segment in common
     full = q.whole & k.whole & ~empty
 
-    def range_in_common(side: Ranges) -> Range:
-        """Of the only segment that both have, as far as it is known; else of all."""
+    def range_in_common(spans: Spans, side: Ranges) -> Range:
+        """Of the only segment that both have, as far as it is known; else of all. `spans` are of `side`."""
         at_first, at_last = (
             (lowest == highest) & (lowest == end) for end in (side.first_segment, side.last_segment)
         )
         return Range(
             *(
                 xp.where(at_first, f, xp.where(at_last, l, a))
-                for f, l, a in zip(side.in_first, side.in_last, side.positions)
+                for f, l, a in zip(spans.in_first, spans.in_last, spans.all)
             )
         )
 
-    empty, full = mask_spec.judge(empty, full, range_in_common(q), range_in_common(k))
+    earliest = None if q.earliest is None else range_in_common(q.earliest, q)
+    empty, full = mask_spec.judge(
+        empty, full, range_in_common(q.positions, q), range_in_common(k.positions, k), earliest
+    )
     return (~empty * (1 + full)).astype(np.int8)
 
 

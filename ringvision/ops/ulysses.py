@@ -69,4 +69,6 @@ def keys_to_length(x: jax.Array, size: int, kv_heads: int) -> jax.Array:
 
 def whole(tokens: Tokens, size: int) -> Tokens:
     """int32 [b, t] -> [b, t U] with U = `size`, every device's tokens: a few bytes each."""
-    return tokens if size == 1 else Tokens(*(jax.lax.all_gather(x, AXIS, axis=1, tiled=True) for x in tokens))
+    if size == 1:
+        return tokens
+    return tokens.map(lambda x: jax.lax.all_gather(x, AXIS, axis=1, tiled=True))

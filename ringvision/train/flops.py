@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from ringvision.models.presets import TransformerConfig
 
 
-def flops_per_token(model: TransformerConfig, length: float, *, weights_trained: bool = True) -> float:
+def flops_per_token(
+    model: TransformerConfig, length: float, *, weights_trained: bool = True, words: float = 0.0
+) -> float:
     """Operations of one token's forward and backward pass; a multiplication and an addition are two.
 
     Of a layer, forward: 2 for each weight of its matrices, and 4 N H for each pair of a query and a key that
@@ -28,6 +30,9 @@ def flops_per_token(model: TransformerConfig, length: float, *, weights_trained:
             packed, not that of the row.
         weights_trained: False for low-rank pairs and new rows: matrices that stay as they are have no
             gradient, though what they multiply has one. The pairs' own operations are left out.
+        words: which share of the tokens are words, spread evenly among those of videos: with a
+            `video_window` they see more. Where the share is not known, none: that claims too little and not
+            too much.
 
     Returns:
         Operations, as a float: a model of 7 billion weights has 4e10 and more.
@@ -36,7 +41,11 @@ def flops_per_token(model: TransformerConfig, length: float, *, weights_trained:
     attention = model.embed_dim * (2 * heads + 2 * model.num_kv_heads * model.head_dim)
     feed_forward = 3 * model.embed_dim * model.hidden_dim
     matrices = model.num_layers * (attention + feed_forward) + model.embed_dim * model.vocab_size
-    pairs = model.num_layers * 4 * heads * _keys_seen(length, model.window)
+    keys = _keys_seen(length, model.window)
+    if model.video_window is not None:
+        window = min(model.video_window, model.window or model.video_window)
+        keys = words * keys + (1 - words) * _keys_seen(length, window)
+    pairs = model.num_layers * 4 * heads * keys
     return (6 if weights_trained else 4) * matrices + 3 * pairs
 
 

@@ -264,6 +264,7 @@ def config_of(config: TransformerConfig, settings: Mapping[str, Any]) -> dict[st
             ("qk_norm", config.qk_norm, "none"),
             ("norm_placement", config.norm_placement, "before"),
             ("window", config.window, None),
+            ("video_window", config.video_window, None),
             ("frame_period", config.frame_period, 0),
         )
         if value != plain

@@ -38,15 +38,15 @@ def rotate(x, positions, theta):
     )
 
 
-def attention(q, k, v, positions, segment_ids, window):
+def attention(q, k, v, positions, segment_ids, windows):
     """q [L, N, H], k and v [L, K, H]; a token sees the tokens of its own segment at its own position or
-    before, less than `window` away where there is one. Padding gives zeros.
+    before, less than its window away: windows [L], infinite where there is none. Padding gives zeros.
     """
     out = np.zeros_like(q)
     group = q.shape[1] // k.shape[1]
     for t in range(q.shape[0]):
         seen = (segment_ids == segment_ids[t]) & (positions <= positions[t]) & (segment_ids[t] > 0)
-        seen &= positions > positions[t] - (window or np.inf)
+        seen &= positions > positions[t] - windows[t]
         for n in range(q.shape[1]):
             if seen.any():
                 weights = softmax(k[seen, n // group] @ q[t, n] / np.sqrt(q.shape[-1]))
@@ -65,6 +65,10 @@ def logits(params, config, tokens, positions, segment_ids):
         np.asarray(tokens), np.asarray(positions), np.asarray(segment_ids)
     ):
         x = params["embed.table"][row_tokens]
+        windows = np.full(len(row_tokens), config.window or np.inf)
+        if config.video_window:
+            video = row_tokens >= config.code_offset
+            windows[video] = np.minimum(windows[video], config.video_window)
         for i in range(config.num_layers):
             layer = {
                 name.removeprefix("layers."): value[i]
@@ -85,7 +89,7 @@ def logits(params, config, tokens, positions, segment_ids):
             k = head_norm(k, layer, "key", config)
             q = rotate(q, row_positions, config.rope_theta)
             k = rotate(k, row_positions, config.rope_theta)
-            heads = attention(q, k, v, row_positions, row_segments, config.window)
+            heads = attention(q, k, v, row_positions, row_segments, windows)
             x = x + np.einsum("lnh,nhd->ld", heads, layer["attention.output"])
             normed = norm(x, layer["feed_forward_norm.scale"], config.norm_eps)
             gate = normed @ layer["feed_forward.gate"]

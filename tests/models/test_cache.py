@@ -133,6 +133,73 @@ def test_another_question_about_the_same_video(model, whole, devices):
         assert cache.free == kept and int((cache.segment_ids > 0).sum()) == 32
 
 
+WINDOWED = replace(CONFIG, video_window=5, code_offset=20)
+"""Tokens from 20 on see 5 positions, the others all."""
+
+
+@pytest.fixture(scope="module")
+def windowed():
+    """The model of WINDOWED and its logits of all 44 tokens at once, on one device: other ones than without
+    the window.
+    """
+    model = make(WINDOWED)
+    logits = np.asarray(jax.jit(model.logits)(TOKENS))
+    assert np.abs(logits - np.asarray(jax.jit(make().logits)(TOKENS))).max() > 0.1
+    return model, logits
+
+
+def close(actual, expected) -> None:
+    """To 1e-5 of the largest logit: float32 sums of the same terms in another order, through two layers."""
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_a_window_for_video_tokens_in_blocks_and_token_by_token(windowed, devices):
+    """Blocks of 16 in any order then twelve tokens; and every token of the row by itself."""
+    model, whole = windowed
+    reader = Reader(model, ring(devices))
+    order = np.random.default_rng(1).permutation(16)
+    cache = Cache.empty(WINDOWED, 2, 48, reader.mesh)
+    parts = []
+    for start in (0, 16):
+        logits, cache = reader.read(TOKENS[:, start : start + 16], cache, start=start, order=order)
+        parts.append(logits)
+    for t in range(32, 44):
+        logits, cache = reader.read(TOKENS[:, t : t + 1], cache, start=t)
+        parts.append(logits)
+    close(np.concatenate(parts, axis=1), whole)
+    cache = Cache.empty(WINDOWED, 2, 48, reader.mesh)
+    parts = []
+    for t in range(44):
+        logits, cache = reader.read(TOKENS[:, t : t + 1], cache, start=t)
+        parts.append(logits)
+    close(np.concatenate(parts, axis=1), whole)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_window_reaches_into_a_prefix_that_rows_share(windowed, devices):
+    """16 tokens read once for two rows, which then read a block and a token of their own."""
+    model, _ = windowed
+    mesh = ring(devices)
+    tokens = TOKENS[:, :25].copy()
+    tokens[1, :16] = tokens[0, :16]
+    whole = np.asarray(jax.jit(model.logits)(tokens))
+    reader = Reader(model, mesh)
+    _, prefix = reader.read(tokens[:1, :16], Cache.empty(WINDOWED, 1, 16, mesh), fresh=True)
+    cache = Cache.empty(WINDOWED, 2, 16, mesh)
+
+    @jax.jit
+    def extend(params, tokens, start, cache):
+        positions = jnp.broadcast_to(start + jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+        own = nnx.merge(reader.graphdef, params)
+        hidden, cache = own.extend(tokens, positions, jnp.ones_like(tokens), cache, mesh=mesh, prefix=prefix)
+        return jnp.einsum("BTD,DV->BTV", hidden, own.head()), cache
+
+    block, cache = extend(reader.params, tokens[:, 16:24], jnp.int32(16), cache)
+    token, cache = extend(reader.params, tokens[:, 24:], jnp.int32(24), cache)
+    close(np.concatenate([block, token], axis=1), whole[:, 16:])
+
+
 def test_every_mesh_axis_at_once(model, whole):
     reader = Reader(model, make_mesh(data=2, tensor=2, context=2))
     cache = Cache.empty(CONFIG, 2, 40, reader.mesh)

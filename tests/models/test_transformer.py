@@ -259,11 +259,18 @@ def test_names_and_shapes_of_what_some_models_have():
     assert extra(qk_norm="rms") == {"query_norm": (2, 8), "key_norm": (2, 8)}
     per_head = {"query_norm": (2, 4, 8), "key_norm": (2, 2, 8)}
     assert extra(qk_norm="layer") == per_head | {f"{name}_bias": shape for name, shape in per_head.items()}
-    assert extra(window=3) == {}
+    assert extra(window=3) == extra(video_window=3, code_offset=40) == {}
 
 
 @pytest.mark.parametrize(
-    "change", [{"qkv_bias": True, "window": 5}, {"qk_norm": "rms"}, {"qkv_bias": True, "qk_norm": "layer"}]
+    "change",
+    [
+        {"qkv_bias": True, "window": 5},
+        {"qk_norm": "rms"},
+        {"qkv_bias": True, "qk_norm": "layer"},
+        {"video_window": 4, "code_offset": 40},
+        {"video_window": 4, "code_offset": 40, "window": 7},
+    ],
 )
 def test_biases_norms_and_windows_against_float64(change):
     """Packed documents, padding, an order shuffled over four devices."""
@@ -277,6 +284,44 @@ def test_biases_norms_and_windows_against_float64(change):
         logits(model, *(x[:, order] for x in rows), mesh=mesh), expected[:, order], atol=5e-5
     )
     assert np.abs(expected - llama_reference.logits(flatten(nnx.state(model)), SMALL, *rows)).max() > 0.1
+
+
+def test_who_sees_how_far():
+    """Of one layer: a changed token is noticed by video tokens (from 40 on) less than 4 behind it, and by all
+    words behind it.
+    """
+    model = make(replace(SMALL, num_layers=1, video_window=4, code_offset=40))
+    tokens = np.tile(np.array([50, 60, 3, 70, 80, 90, 5, 50, 60, 7], np.int32), (1, 1))
+    changed = tokens.copy()
+    changed[0, 1] = 61
+    differs = np.abs(logits(model, tokens) - logits(model, changed)).max(-1)[0] > 0
+    assert differs.tolist() == [False, True, True, True, True, False, True, False, False, True]
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_video_window_over_everything_changes_nothing(devices):
+    rows = packed_rows()
+    mesh = make_mesh(context=devices, devices=jax.devices()[:devices])
+    wide = make(replace(SMALL, video_window=32, code_offset=40))
+    # to rounding: it is another program
+    np.testing.assert_allclose(logits(wide, *rows, mesh=mesh), logits(make(), *rows, mesh=mesh), atol=1e-5)
+
+
+def test_a_video_window_in_the_gradient():
+    """That of the ring on four devices, where words are taken first, is that of one device."""
+    graphdef, params = nnx.split(make(replace(SMALL, video_window=4, code_offset=40)))
+    rows = packed_rows()
+
+    def loss(params, mesh):
+        return jnp.mean(jnp.square(nnx.merge(graphdef, params).logits(*rows, mesh=mesh)))
+
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    alone, spread = (
+        gradient(params, make_mesh(context=devices, devices=jax.devices()[:devices])) for devices in (1, 4)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.max(jnp.abs(a)))), alone, spread
+    )
 
 
 def test_a_large_model_costs_nothing_to_describe():
@@ -309,6 +354,11 @@ def test_lower_precision_stays_close():
 def test_config_there_and_back():
     for config in PRESETS.values():
         assert TransformerConfig.from_dict(config.to_dict()) == config
+    video = replace(SMALL, video_window=4, code_offset=40)
+    assert TransformerConfig.from_dict(video.to_dict()) == video
+    before = SMALL.to_dict()
+    del before["video_window"]
+    assert TransformerConfig.from_dict(before) == SMALL
     with pytest.raises(UserError, match="'depth' is unknown; num_layers is missing"):
         values = SMALL.to_dict() | {"depth": 2}
         del values["num_layers"]
@@ -325,6 +375,8 @@ def test_config_there_and_back():
         {"remat": "all"},
         {"rope_theta": 0.0},
         {"window": 0},
+        {"video_window": 0, "code_offset": 40},
+        {"video_window": 4},
         {"qk_norm": "batch"},
     ],
 )

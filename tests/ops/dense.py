@@ -4,7 +4,7 @@ by the chain rule.
 Letters as in ringvision/ops/attention.py. What every test of attention compares with.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 @dataclass
 class Problem:
     """float32 q [B, T, N, H], k and v [B, S, K, H], d_out like q; int32 positions and segment ids of queries
-    and keys.
+    and keys, and of queries the lowest position that each attends to (None: any).
     """
 
     q: np.ndarray
@@ -24,10 +24,24 @@ class Problem:
     q_segment_ids: np.ndarray
     k_positions: np.ndarray
     k_segment_ids: np.ndarray
+    q_earliest: np.ndarray | None = None
 
     def ordered(self, order: np.ndarray) -> "Problem":
         """The same problem with its tokens in another order."""
-        return Problem(*(getattr(self, name)[:, order] for name in self.__dataclass_fields__))
+        arrays = (getattr(self, name) for name in self.__dataclass_fields__)
+        return Problem(*(None if x is None else x[:, order] for x in arrays))
+
+    def with_kinds(self, window: int = 7, seed: int = 1) -> "Problem":
+        """The same with two kinds of queries, in runs: half of them see no further back than a window, the
+        others, and padding, see everything. Each kind is in every share of eight tokens.
+        """
+        random = np.random.default_rng(seed)
+        runs = random.integers(0, 2, (self.q.shape[0], self.q.shape[1] // 3 + 1))
+        windowed = np.repeat(runs, 3, axis=1)[:, : self.q.shape[1]] == 1
+        windowed[:, ::8] = True
+        windowed[:, 1::8] = False
+        earliest = np.where(windowed & (self.q_segment_ids > 0), self.q_positions - window + 1, -(2**31) + 1)
+        return replace(self, q_earliest=earliest.astype(np.int32))
 
 
 def make_problem(*, batch=2, length=64, heads=4, kv_heads=2, width=16, segments=False, seed=0) -> Problem:
@@ -72,6 +86,8 @@ def mask(problem: Problem, causal: bool, window: int | None) -> np.ndarray:
         seen = seen & (k_positions <= q_positions)
     if window is not None:
         seen = seen & (k_positions - q_positions < window) & (q_positions - k_positions < window)
+    if problem.q_earliest is not None:
+        seen = seen & (k_positions >= problem.q_earliest[:, None, :, None])
     return seen
 
 

@@ -1,5 +1,6 @@
 """Attention of one block to another, by tiles, and the merge of results over different keys."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 
 from ringvision.ops.attention import AttentionInputs, OutputGradient, group, heads_first, merge, ungroup
 from ringvision.ops.kernels import attend, xla
-from ringvision.ops.mask import MaskSpec, Tokens, attention_mask
+from ringvision.ops.mask import ANY, MaskSpec, Tokens, attention_mask
+
+QUERIES = ("q", "d_out", "q_positions", "q_segment_ids", "q_earliest")
 
 
 def keys_of(problem: Problem, part: slice) -> Problem:
@@ -21,9 +24,8 @@ def keys_of(problem: Problem, part: slice) -> Problem:
 
 
 def tokens_of(p: Problem) -> dict[str, np.ndarray]:
-    return {
-        name: getattr(p, name) for name in ("q_positions", "k_positions", "q_segment_ids", "k_segment_ids")
-    }
+    names = ("q_positions", "k_positions", "q_segment_ids", "k_segment_ids", "q_earliest")
+    return {name: getattr(p, name) for name in names if getattr(p, name) is not None}
 
 
 def run(p: Problem, **options):
@@ -63,22 +65,27 @@ def test_the_reference_itself_against_finite_differences():
 def test_the_rows_of_the_docstring():
     positions = np.array([[0, 1, 0, 1, 2, 0]])
     segments = np.array([[1, 1, 2, 2, 2, 0]])
-    rows = attention_mask(Tokens(positions, segments), Tokens(positions, segments), MaskSpec(True, 2, 1.0))[0]
+    keys = Tokens(positions, segments)
+    rows = attention_mask(keys, keys, MaskSpec(True, 2, 1.0))[0]
+    own = keys._replace(earliest=np.array([[ANY, ANY, -1, 0, ANY, ANY]]))
+    last = attention_mask(own, keys, MaskSpec(True, None, 1.0))[0, 4]
     written = [
         line.split()
         for line in attention_mask.__doc__.splitlines()
         if line.strip() and set(line.strip()) <= set("01 ")
     ]
-    assert np.array_equal(rows, np.array(written) == "1")
+    assert np.array_equal([*rows, last], np.array(written) == "1")
 
 
+@pytest.mark.parametrize("kinds", [False, True])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("keys", [slice(None), slice(0, 37), slice(30, 61)])
-def test_tiles_that_do_not_divide_the_block(small_tiles, causal, keys):
-    """50 queries, and keys of other lengths, in tiles of 16; forward and backward."""
+def test_tiles_that_do_not_divide_the_block(small_tiles, causal, keys, kinds):
+    """50 queries, of one kind or of two, and keys of other lengths, in tiles of 16; forward and backward."""
     whole = make_problem(length=64, segments=True)
+    whole = whole.with_kinds(window=5) if kinds else whole
     problem = keys_of(whole.ordered(np.arange(64)), keys)
-    for name in ("q", "d_out", "q_positions", "q_segment_ids"):
+    for name in ("q", "d_out", "q_positions", "q_segment_ids", *(["q_earliest"] if kinds else [])):
         setattr(problem, name, getattr(whole, name)[:, 14:])
     expected = dense_attention(problem, causal=causal)
     out, lse = run(problem, causal=causal)
@@ -88,7 +95,7 @@ def test_tiles_that_do_not_divide_the_block(small_tiles, causal, keys):
     @jax.jit
     def backward(out, lse):
         q, d_out, out = (group(x, 2) for x in (problem.q, problem.d_out, out))
-        q_tokens = Tokens(problem.q_positions, problem.q_segment_ids)
+        q_tokens = Tokens(problem.q_positions, problem.q_segment_ids, problem.q_earliest)
         k_tokens = Tokens(problem.k_positions, problem.k_segment_ids)
         inputs = AttentionInputs(q, heads_first(problem.k), heads_first(problem.v), q_tokens, k_tokens)
         gradient = OutputGradient(lse.reshape(q.shape[:-1]), d_out, (d_out * out).sum(-1))
@@ -105,6 +112,25 @@ def test_the_scores_never_exist_as_a_whole():
     traced = str(jax.make_jaxpr(lambda q: attend(q, p.k, p.v, **tokens_of(p)))(p.q))
     assert "256,128" in traced
     assert "4096,4096" not in traced
+
+
+def test_keys_before_the_earliest_are_not_computed(small_tiles):
+    """NaN in keys that only words may look back to: it would come out of any tile that is computed, masked or
+    not. A word among the queries gets it, and of the others at most those of its tile: it is taken before
+    them.
+    """
+    problem = make_problem(batch=1, length=256, heads=2, kv_heads=1)
+    problem.q_earliest = problem.q_positions - 15
+    old = keys_of(problem, slice(0, 128))
+    new = replace(old, **{name: getattr(problem, name)[:, 144:] for name in QUERIES})
+    new.k[:] = np.nan
+    new.v[:] = np.nan
+    out, lse = run(new)
+    assert not out.any() and np.isneginf(lse).all()
+    new.q_earliest[0, 40] = 0
+    out, _ = run(new)
+    spoilt = np.isnan(out).any((0, 2, 3))
+    assert spoilt[40] and spoilt.sum() <= 16
 
 
 def test_merging_parts_gives_the_whole():

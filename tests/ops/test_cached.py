@@ -34,9 +34,8 @@ def make_cache(new: int, *, empty_slots: int = 9) -> Problem:
 
 
 def run(p: Problem, devices: int, **options):
-    tokens = {
-        name: getattr(p, name) for name in ("q_positions", "k_positions", "q_segment_ids", "k_segment_ids")
-    }
+    names = ("q_positions", "k_positions", "q_segment_ids", "k_segment_ids", "q_earliest")
+    tokens = {name: getattr(p, name) for name in names}
     return cached_attention(p.q, heads_first(p.k), heads_first(p.v), mesh=ring(devices), **tokens, **options)
 
 
@@ -58,6 +57,37 @@ def test_a_window_reaches_into_the_cache():
     problem = make_cache(8, empty_slots=0)
     out, _ = run(problem, 4, window=20)
     assert np.abs(out - dense_attention(problem, window=20)["out"]).max() < 2e-6
+
+
+@pytest.mark.parametrize("new", [1, 8, 6])
+@pytest.mark.parametrize("devices", [1, 4])
+def test_two_kinds_of_queries(devices, new):
+    """6: no multiple of the devices, which then all have everything."""
+    problem = make_cache(new)
+    earliest = [[50, -1000, 60, 0, 64, 64, -1000, 64][:new], [-1000, 40, 0, 64, 12, 33, 70, 1][:new]]
+    problem.q_earliest = np.array(earliest, np.int32)
+    out, lse = run(problem, devices)
+    expected = dense_attention(problem)
+    assert np.abs(out - expected["out"]).max() < 2e-6
+    seen = np.isfinite(expected["lse"])
+    assert np.array_equal(np.isneginf(lse), ~seen)
+    assert np.abs(np.asarray(lse)[seen] - expected["lse"][seen]).max() < 2e-6
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("new", [1, 8])
+def test_a_prefix_that_rows_share_for_two_kinds_of_queries(devices, new):
+    """Two rows of queries become one of twice as many, each with its own limits."""
+    problem = make_cache(new)
+    for name in ("k", "v", "k_positions", "k_segment_ids"):
+        setattr(problem, name, np.repeat(getattr(problem, name)[:1], 2, axis=0))
+    earliest = [[50, -1000, 60, 0, 64, 64, -1000, 64][:new], [-1000, 40, 0, 64, 12, 33, 70, 1][:new]]
+    problem.q_earliest = np.array(earliest, np.int32)
+    expected = dense_attention(problem)
+    for name in ("k", "v", "k_positions", "k_segment_ids"):
+        setattr(problem, name, getattr(problem, name)[:1])
+    out, _ = run(problem, devices)
+    assert np.abs(out - expected["out"]).max() < 2e-6
 
 
 def test_an_empty_cache_gives_nothing():
@@ -142,5 +172,9 @@ def test_bad_input_is_named():
         run(Problem(**vars(problem) | {"k_positions": np.zeros((2, 3), np.int32)}), 8)
     with pytest.raises(UserError, match="q_segment_ids of type float32"):
         run(Problem(**vars(problem) | {"q_segment_ids": np.zeros((2, 1), np.float32)}), 8)
+    with pytest.raises(UserError, match=r"q_earliest of shape \(2, 3\): expected \(2, 1\)"):
+        run(Problem(**vars(problem) | {"q_earliest": np.zeros((2, 3), np.int32)}), 8)
+    with pytest.raises(UserError, match="q_earliest of type float32: expected integers"):
+        run(Problem(**vars(problem) | {"q_earliest": np.zeros((2, 1), np.float32)}), 8)
     with pytest.raises(UserError, match="window=-3"):
         run(problem, 8, window=-3)

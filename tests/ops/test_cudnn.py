@@ -28,7 +28,7 @@ from ringvision.ops.attention import (
 from ringvision.ops.kernels import cudnn
 from ringvision.ops.kernels.cudnn import DIAGONAL
 from ringvision.ops.layout import inverse, order
-from ringvision.ops.mask import MaskSpec, Tokens, attention_mask
+from ringvision.ops.mask import ANY, MaskSpec, Tokens, attention_mask
 from ringvision.ops.tiles import EMPTY, FULL, PARTIAL
 
 
@@ -99,6 +99,8 @@ def ring_of_blocks(problem: Problem, shares: int, mask_spec: MaskSpec) -> dict[s
     kv_heads = problem.k.shape[2]
     cut = partial(np.split, indices_or_sections=shares)
     tokens = [Tokens(*x) for x in zip(cut(problem.q_positions, axis=1), cut(problem.q_segment_ids, axis=1))]
+    earliest = [None] * shares if problem.q_earliest is None else cut(problem.q_earliest, axis=1)
+    queries = [x._replace(earliest=limit) for x, limit in zip(tokens, earliest)]
     q, d_out = (cut(np.asarray(group(x, kv_heads)), axis=3) for x in (problem.q, problem.d_out))
     k, v = (cut(np.asarray(heads_first(x)), axis=2) for x in (problem.k, problem.v))
     everyone = range(shares)
@@ -110,14 +112,14 @@ def ring_of_blocks(problem: Problem, shares: int, mask_spec: MaskSpec) -> dict[s
     for i in everyone:
         out, lse = empty(q[i])
         for j in everyone:
-            inputs = AttentionInputs(q[i], k[j], v[j], tokens[i], tokens[j])
+            inputs = AttentionInputs(q[i], k[j], v[j], queries[i], tokens[j])
             out, lse = merge_grouped((out, lse), forward(inputs))
         assert out.dtype == lse.dtype == jnp.float32
         outs.append(out)
         lses.append(lse)
     for i, j in product(everyone, everyone):
         delta = (outs[i] * d_out[i]).sum(-1)
-        inputs = AttentionInputs(q[i], k[j], v[j], tokens[i], tokens[j])
+        inputs = AttentionInputs(q[i], k[j], v[j], queries[i], tokens[j])
         grads = backward(inputs, OutputGradient(lses[i], d_out[i], delta))
         assert all(x.dtype == jnp.float32 for x in grads)
         dq[i], dk[j], dv[j] = (a + b for a, b in zip((dq[i], dk[j], dv[j]), grads))
@@ -161,6 +163,13 @@ def test_windows(plain, layout, causal, window):
     check(make_problem(), 4, layout, causal=causal, window=window)
 
 
+@pytest.mark.parametrize("layout", ["zigzag", "contiguous", "striped"])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("documents", [False, True])
+def test_two_kinds_of_queries(plain, layout, causal, documents):
+    check(make_problem(segments=documents).with_kinds(window=9), 4, layout, causal=causal)
+
+
 def test_documents_that_end_with_the_halves(plain):
     """Two documents of 24 and 40 in shares of 16: quarters of another document are EMPTY, and none is
     PARTIAL.
@@ -191,7 +200,12 @@ def tokens_of(start: int, length: int = 8, segment: int = 1, stride: int = 1) ->
 
 
 def joined(*parts: Tokens, axis: int = 1) -> Tokens:
-    return Tokens(*(jnp.concatenate(x, axis) for x in zip(*parts)))
+    return jax.tree.map(lambda *x: jnp.concatenate(x, axis), *parts)
+
+
+def reaching(tokens: Tokens, *earliest: int) -> Tokens:
+    """With these limits for its queries, by turns."""
+    return tokens._replace(earliest=jnp.resize(jnp.array(earliest), tokens.positions.shape))
 
 
 CAUSAL = MaskSpec(True, None, 1.0)
@@ -230,6 +244,13 @@ PADDED = joined(tokens_of(8, 7), tokens_of(0, 1, segment=0))
         (LATER, RUN, MaskSpec(True, 16, 1.0), FULL),
         (LATER, RUN, MaskSpec(True, 15, 1.0), PARTIAL),
         (LATER, RUN, MaskSpec(True, 1, 1.0), EMPTY),
+        (reaching(RUN, 8), RUN, CAUSAL, DIAGONAL),
+        (reaching(RUN, 9), RUN, CAUSAL, PARTIAL),
+        (reaching(RUN, ANY, 9), RUN, CAUSAL, PARTIAL),
+        (reaching(LATER, 8, ANY), RUN, CAUSAL, FULL),
+        (reaching(LATER, 8, 9), RUN, CAUSAL, PARTIAL),
+        (reaching(LATER, 15, 16), RUN, CAUSAL, PARTIAL),
+        (reaching(LATER, 16, 17), RUN, CAUSAL, EMPTY),
         (joined(RUN, RUN, axis=0), joined(RUN, RUN, axis=0), CAUSAL, DIAGONAL),
         (joined(RUN, LATER, axis=0), joined(RUN, RUN, axis=0), CAUSAL, PARTIAL),
     ],
@@ -248,15 +269,16 @@ def test_a_kind_is_never_wrong():
     by_index = {EMPTY: np.zeros((3, 3)), FULL: np.ones((3, 3)), DIAGONAL: np.tril(np.ones((3, 3)))}
     found = set()
 
-    def tokens() -> Tokens:
+    def tokens(limits: bool = False) -> Tokens:
         positions = (
             np.sort(random.integers(0, 6, 3)) if random.integers(2) else random.integers(3) + np.arange(3)
         )
         segment_ids = random.choice([0, 1, 1, 2], 3) if random.integers(2) else np.ones(3)
-        return Tokens(positions[None].astype(np.int32), segment_ids[None].astype(np.int32))
+        earliest = random.choice([ANY, 0, 1, 2, 4], 3)[None].astype(np.int32) if limits else None
+        return Tokens(positions[None].astype(np.int32), segment_ids[None].astype(np.int32), earliest)
 
-    for _ in range(600):
-        queries = tokens()
+    for turn in range(900):
+        queries = tokens(limits=turn >= 600)
         keys = tokens()
         mask_spec = MaskSpec(bool(random.integers(2)), (None, 2, 6)[random.integers(3)], 1.0)
         kind = int(kind_of(queries, keys, mask_spec))

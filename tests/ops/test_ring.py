@@ -1,5 +1,6 @@
 """The ring against float64: every combination of devices, layout, mask, segments and grouped heads."""
 
+from dataclasses import replace
 from functools import cache
 
 import jax
@@ -17,7 +18,7 @@ from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
 from ringvision.ops.kernels import xla
 from ringvision.ops.layout import inverse, order
-from ringvision.ops.mask import MaskSpec, Tokens
+from ringvision.ops.mask import ANY, MaskSpec, Tokens
 from ringvision.ops.ring import ring_attention, ring_attention_with_lse
 from ringvision.ops.route import make_route
 from ringvision.ops.spec import AttentionSpec
@@ -46,12 +47,11 @@ def ring(
     )
 
     @(optimised_jit if as_users_compile_it else jax.jit)
-    def run(q, k, v, d_out, positions, segment_ids):
+    def run(q, k, v, d_out, positions, segment_ids, earliest=None):
         def attend(q, k, v):
             known = {"layout": layout} if layout else {"positions": positions, "segment_ids": segment_ids}
-            return ring_attention(
-                q, k, v, mesh=mesh, causal=causal, window=window, exchange=exchange, kernel=kernel, **known
-            )
+            known |= {"causal": causal, "window": window, "earliest": earliest}
+            return ring_attention(q, k, v, mesh=mesh, exchange=exchange, kernel=kernel, **known)
 
         out, pull_back = jax.vjp(attend, q, k, v)
         return out, *pull_back(d_out)
@@ -61,7 +61,8 @@ def ring(
 
 def run(problem: Problem, devices: int, **options) -> dict[str, np.ndarray]:
     p = problem
-    results = ring(devices, **options)(p.q, p.k, p.v, p.d_out, p.q_positions, p.q_segment_ids)
+    tokens = p.q_positions, p.q_segment_ids, p.q_earliest
+    results = ring(devices, **options)(p.q, p.k, p.v, p.d_out, *tokens)
     return dict(zip(("out", "dq", "dk", "dv"), map(np.asarray, results)))
 
 
@@ -131,6 +132,56 @@ def test_window_with_other_ways(exchange):
     check(actual, dense_attention(problem, window=5), exchange)
 
 
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+def test_two_kinds_of_tokens(devices, kv_heads):
+    """In one row some see a few positions and others everything; packed documents and padding."""
+    problem = make_problem(kv_heads=kv_heads, segments=True).with_kinds()
+    expected = dense_attention(problem)
+    assert np.abs(expected["out"] - dense_attention(replace(problem, q_earliest=None))["out"]).max() > 0.1
+    for layout in ("contiguous", "zigzag", "striped"):
+        check(run_laid_out(problem, devices, layout), expected, layout)
+
+
+@pytest.mark.parametrize(
+    ("options", "masking"),
+    [
+        ({"exchange": "two_way"}, {}),
+        ({"exchange": "gather"}, {}),
+        ({}, {"causal": False}),
+        ({"exchange": "two_way"}, {"window": 20}),
+        ({"ulysses": 2}, {}),
+        ({"ulysses": 2, "exchange": "two_way"}, {}),
+        ({"ulysses": 2, "exchange": "gather"}, {}),
+        ({"ulysses": 2, "kernel": "splash"}, {}),
+        ({"data": 2}, {}),
+    ],
+)
+@pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
+def test_two_kinds_of_tokens_in_other_ways(layout, options, masking):
+    problem = make_problem(segments=True).with_kinds()
+    devices = 2 if "ulysses" in options or "data" in options else 4
+    actual = run_laid_out(problem, devices, layout, **options, **masking)
+    check(actual, dense_attention(problem, **masking), (options, masking))
+
+
+@pytest.mark.parametrize("layout", ["zigzag", "striped"])
+def test_two_kinds_with_positions_that_follow_from_the_layout(layout):
+    problem = make_problem().with_kinds()
+    check(run_laid_out(problem, 4, layout, layout=layout), dense_attention(problem), layout)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_reaching_everything_changes_nothing(devices):
+    """Bit for bit: what is computed is the same, under the same mask."""
+    problem = make_problem(segments=True)
+    expected = run(problem, devices)
+    problem.q_earliest = problem.q_positions - 64
+    actual = run(problem, devices)
+    for name in expected:
+        assert np.array_equal(actual[name], expected[name]), name
+
+
 @pytest.mark.parametrize(
     "options",
     [{}, {"window": 9}, {"causal": False}, {"exchange": "two_way"}, {"exchange": "two_way", "window": 9}],
@@ -164,9 +215,10 @@ def test_tiles_in_the_ring(monkeypatch, exchange):
     monkeypatch.setattr(xla, "tile_sizes", lambda groups, length, keys, rows: (5, 8))
     problem = make_problem(length=160, segments=True)
     ring.cache_clear()
-    actual = run_laid_out(problem, 4, "zigzag", exchange=exchange, window=60)
+    for window, kinds in ((60, problem), (None, problem.with_kinds(window=20))):
+        actual = run_laid_out(kinds, 4, "zigzag", exchange=exchange, window=window)
+        check(actual, dense_attention(kinds, window=window), (exchange, window))
     ring.cache_clear()
-    check(actual, dense_attention(problem, window=60), exchange)
 
 
 @settings(max_examples=40, deadline=None)
@@ -182,6 +234,7 @@ def test_any_tokens_in_any_order(data):
     for row in range(2):
         problem.q_segment_ids[row] = data.draw(numbers)
         problem.q_positions[row] = data.draw(places)
+    problem = problem.with_kinds(window=2) if data.draw(st.booleans()) else problem
     check(run(problem, 4, window=window), dense_attention(problem, window=window), data, alone=True)
 
 
@@ -354,6 +407,12 @@ def test_hops_on_which_nobody_sees_anything_are_not_run():
     [
         ("contiguous", {}, None, [1, 2, 3, 4, 5, 6, 7]),
         ("contiguous", {"window": 9}, None, [1]),
+        ("contiguous", {"earliest": 9}, None, [1]),
+        ("contiguous", {"earliest": 18}, None, [1, 2, 3]),
+        ("zigzag", {"earliest": 5}, None, [1, 7]),
+        ("contiguous", {"earliest": 9, "word": 60}, None, [1, 2, 3, 4, 5, 6, 7]),
+        ("contiguous", {"earliest": 9, "word": 20}, None, [1, 2]),
+        ("contiguous", {"earliest": 9}, 32, [1]),
         ("zigzag", {"window": 5}, None, [1, 7]),
         ("striped", {"window": 5}, None, [1, 2, 3, 4]),
         ("contiguous", {}, 8, []),
@@ -363,7 +422,9 @@ def test_hops_on_which_nobody_sees_anything_are_not_run():
     ],
 )
 def test_which_hops_are_run(layout, options, documents, expected):
-    """Told from the tokens, on the devices. Rows of one document, or of documents of so many tokens."""
+    """Told from the tokens, on the devices. Rows of one document, or of documents of so many tokens; windows
+    for all queries, or for those but one word.
+    """
     mesh = make_mesh(data=1, context=8)
     laid_out = order(64, 8, layout)
     segment_ids = (
@@ -371,12 +432,17 @@ def test_which_hops_are_run(layout, options, documents, expected):
     )
     segment_ids[1] = 0  # padding asks for nothing
     positions = np.tile(np.arange(64), (2, 1))
-    tokens = Tokens(*(jnp.asarray(x[:, laid_out], jnp.int32) for x in (positions, segment_ids)))
+    options = dict(options)
+    earliest = positions - options["earliest"] + 1 if "earliest" in options else None
+    if "word" in options:
+        earliest[:, options["word"]] = ANY
+    tokens = Tokens(positions, segment_ids, earliest).map(lambda x: jnp.asarray(x[:, laid_out], jnp.int32))
+    options = {name: value for name, value in options.items() if name not in ("earliest", "word")}
     mask = MaskSpec(**({"causal": True, "window": None, "scale": 1.0} | options))
     spec = AttentionSpec(mask, mesh, kernel="xla", exchange="ring")
 
     def local(tokens):
-        route = make_route(tokens, spec)
+        route = make_route(tokens, tokens.as_keys, spec)
         return route.hops, route.following, route.preceding
 
     token_spec = PartitionSpec(None, "context")
@@ -423,6 +489,8 @@ def bad(**changes):
         ({"positions": np.zeros((2, 32), np.int32)}, r"positions of shape \(2, 32\): expected \(2, 64\)"),
         ({"positions": np.zeros((2, 64), np.float32)}, "positions of type float32: expected integers"),
         ({"segment_ids": np.zeros((64,), np.int32)}, r"segment_ids of shape \(64,\)"),
+        ({"earliest": np.zeros((64,), np.int32)}, r"earliest of shape \(64,\): expected \(2, 64\)"),
+        ({"earliest": np.zeros((2, 64), np.float32)}, "earliest of type float32: expected integers"),
         ({"segment_ids": np.zeros((2, 64), bool)}, "segment_ids of type bool: expected integers"),
         ({"window": 0}, "window=0: expected at least 1"),
         ({"layout": "zebra"}, "layout 'zebra': expected one of contiguous, zigzag"),

@@ -48,6 +48,8 @@ def part(problem: Problem, queries=slice(None), keys=slice(None)) -> Problem:
         name: getattr(problem, name)[:, queries] for name in ("q", "d_out", "q_positions", "q_segment_ids")
     }
     changes |= {name: getattr(problem, name)[:, keys] for name in ("k", "v", "k_positions", "k_segment_ids")}
+    if problem.q_earliest is not None:
+        changes["q_earliest"] = problem.q_earliest[:, queries]
     return Problem(**changes)
 
 
@@ -68,7 +70,10 @@ def backward(problem: dict, mask_spec: MaskSpec, out, lse, interpret=None):
 
 
 def arrange(p: dict) -> AttentionInputs:
-    tokens = Tokens(p["q_positions"], p["q_segment_ids"]), Tokens(p["k_positions"], p["k_segment_ids"])
+    tokens = (
+        Tokens(p["q_positions"], p["q_segment_ids"], p["q_earliest"]),
+        Tokens(p["k_positions"], p["k_segment_ids"]),
+    )
     return AttentionInputs(group(p["q"], p["k"].shape[2]), heads_first(p["k"]), heads_first(p["v"]), *tokens)
 
 
@@ -95,6 +100,24 @@ def check(problem: Problem, causal=True, window=None, interpret=None) -> None:
 @pytest.mark.parametrize("causal, window", [(True, None), (False, None), (True, 9), (False, 9)])
 def test_documents_with_padding(segments, causal, window):
     check(make(segments=segments), causal, window)
+
+
+@pytest.mark.parametrize("causal, window", [(True, None), (False, None), (True, 9)])
+def test_two_kinds_of_queries(causal, window):
+    check(part(make_problem(segments=True).with_kinds(window=5), QUERIES, KEYS), causal, window)
+
+
+def test_keys_before_the_earliest_are_not_computed():
+    """NaN in the first tile of keys, which no query reaches."""
+    problem = make()
+    problem.q_earliest = np.full((2, 50), 32, np.int32)
+    for x in (problem.k, problem.v):
+        x[:, :32] = 0
+    expected = run(problem)
+    for x in (problem.k, problem.v):
+        x[:, :32] = np.nan
+    for name, array in run(problem).items():
+        assert np.array_equal(array, expected[name]), name
 
 
 @pytest.mark.parametrize("kv_heads", [1, 4])
@@ -254,7 +277,7 @@ def test_how_sizes_are_chosen(tiles_as_chosen):
 
 
 def shapes_of(problem: Problem) -> dict:
-    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in vars(problem).items()}
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), vars(problem))
 
 
 def test_the_scores_never_exist_as_a_whole(tiles_as_chosen):
@@ -267,12 +290,15 @@ def test_the_scores_never_exist_as_a_whole(tiles_as_chosen):
 def test_as_a_tpu_would_run_it():
     """In memory that holds NaN until written to, with races and reads out of bounds found."""
     tpu = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan", out_of_bounds_reads="raise")
-    check(make(slice(0, 40), slice(0, 40), batch=1, heads=2, kv_heads=1, segments=True), interpret=tpu)
+    problem = make_problem(batch=1, heads=2, kv_heads=1, segments=True).with_kinds()
+    check(part(problem, slice(0, 40), slice(0, 40)), interpret=tpu)
 
 
+@pytest.mark.parametrize("kinds", [False, True])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_it_can_be_lowered_for_a_tpu_from_here(tiles_as_chosen, dtype):
-    problem = shapes_of(make_problem(length=1024, width=64))
+def test_it_can_be_lowered_for_a_tpu_from_here(tiles_as_chosen, dtype, kinds):
+    problem = make_problem(length=1024, width=64)
+    problem = shapes_of(problem.with_kinds() if kinds else problem)
     problem |= {name: jax.ShapeDtypeStruct(problem[name].shape, dtype) for name in ("q", "k", "v", "d_out")}
     mask_spec = MaskSpec(True, None, 0.125)
     lse = jax.ShapeDtypeStruct((2, 4, 1024), jnp.float32)

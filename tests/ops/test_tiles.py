@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringvision.ops.mask import MaskSpec, Tokens, attention_mask
+from ringvision.ops.mask import ANY, MaskSpec, Tokens, attention_mask
 from ringvision.ops.tiles import EMPTY, FULL, PARTIAL, kinds, ranges
 
 RULES = [MaskSpec(causal, window, 1.0) for causal in (True, False) for window in (None, 1, 3, 7)]
@@ -31,12 +31,12 @@ def test_never_wrong(data):
     """
     mask_spec = data.draw(st.sampled_from(RULES))
 
-    def draw(length: int) -> Tokens:
-        numbers = st.lists(st.integers(0, 3), min_size=length, max_size=length)
-        places = st.lists(st.integers(0, 12), min_size=length, max_size=length)
-        return Tokens(*(np.array([data.draw(x)], np.int32) for x in (places, numbers)))
+    def draw(length: int, *more: st.SearchStrategy) -> Tokens:
+        each = (st.integers(0, 12), st.integers(0, 3), *more)
+        rows = (st.lists(one, min_size=length, max_size=length) for one in each)
+        return Tokens(*(np.array([data.draw(row)], np.int32) for row in rows))
 
-    q = draw(12)
+    q = draw(12, *data.draw(st.sampled_from([(), (st.sampled_from([ANY, 0, 3, 5, 9, 14]),)])))
     k = draw(8)
     found = kinds(ranges(q, 3), ranges(k, 4), mask_spec)
     some, every = truth(q, k, mask_spec, 3, 4)
@@ -66,11 +66,11 @@ def test_exact_for_documents_one_behind_the_other(data):
 @pytest.mark.parametrize("mask_spec", RULES)
 def test_jax_and_numpy_agree(mask_spec):
     random = np.random.default_rng(0)
-    tokens = Tokens(*(random.integers(0, 5, (2, 32), dtype=np.int32) for _ in range(2)))
-    on_device = Tokens(*map(jnp.asarray, tokens))
-    expected = kinds(ranges(tokens, 4), ranges(tokens, 8), mask_spec)
+    tokens = Tokens(*(random.integers(0, 5, (2, 32), dtype=np.int32) for _ in range(3)))
+    on_device = tokens.map(jnp.asarray)
+    expected = kinds(ranges(tokens, 4), ranges(tokens.as_keys, 8), mask_spec)
     assert isinstance(expected, np.ndarray)
-    assert np.array_equal(kinds(ranges(on_device, 4), ranges(on_device, 8), mask_spec), expected)
+    assert np.array_equal(kinds(ranges(on_device, 4), ranges(on_device.as_keys, 8), mask_spec), expected)
     assert set(np.unique(expected)) <= {EMPTY, PARTIAL, FULL}
 
 
@@ -78,3 +78,31 @@ def test_one_causal_document():
     tokens = Tokens(np.arange(16)[None], np.ones((1, 16), int))
     found = kinds(ranges(tokens, 4), ranges(tokens, 4), MaskSpec(True, None, 1.0))[0]
     assert found.tolist() == [[1, 0, 0, 0], [2, 1, 0, 0], [2, 2, 1, 0], [2, 2, 2, 1]]
+
+
+def test_what_lies_before_the_earliest_is_found_empty():
+    """Windows of 5 for all but the queries of the third tile, which see everything."""
+    positions = np.arange(24)[None]
+    keys = Tokens(positions, np.ones((1, 24), int))
+    earliest = np.where((positions >= 8) & (positions < 12), ANY, positions - 4)
+    found = kinds(ranges(keys._replace(earliest=earliest), 4), ranges(keys, 4), MaskSpec(True, None, 1.0))[0]
+    assert found.tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [2, 2, 1, 0, 0, 0],
+        [0, 0, 1, 1, 0, 0],
+        [0, 0, 0, 1, 1, 0],
+        [0, 0, 0, 0, 1, 1],
+    ]
+
+
+def test_the_end_of_another_document_does_not_hide_what_is_empty():
+    """A tile with the end of one document, which looks back a little, and the beginning of the next: of the
+    first document's keys only the near ones are asked for.
+    """
+    positions = np.append(np.arange(14), np.arange(6))[None]
+    keys = Tokens(positions, np.repeat([1, 2], [14, 6])[None])
+    found = kinds(
+        ranges(keys._replace(earliest=positions - 2), 4), ranges(keys, 4), MaskSpec(True, None, 1.0)
+    )
+    assert found[0, 3].tolist() == [EMPTY, EMPTY, PARTIAL, PARTIAL, EMPTY]

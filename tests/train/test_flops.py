@@ -94,6 +94,18 @@ def test_pairs_are_those_that_the_mask_shows(length, window):
     assert flops_per_token(config, length) == pytest.approx(none + every_pair_once, rel=1e-12)
 
 
+def test_video_tokens_see_less_than_words():
+    def cost(words: float = 0.0, **changes) -> float:
+        return flops_per_token(replace(SHAPE, code_offset=9, **changes), 100, words=words)
+
+    assert cost(video_window=7) == cost(window=7)
+    assert cost(video_window=7, words=1.0) == cost()
+    assert cost(video_window=7, words=0.25) == pytest.approx(0.75 * cost(window=7) + 0.25 * cost(), rel=1e-12)
+    assert cost(video_window=7, window=20, words=1.0) == cost(window=20)
+    assert cost(video_window=20, window=7) == cost(window=7)
+    assert cost(video_window=100) == cost()
+
+
 def test_layers_add_up():
     costs = [flops_per_token(replace(SHAPE, num_layers=layers), 100) for layers in (1, 2, 3)]
     assert costs[2] - costs[1] == costs[1] - costs[0] > 0

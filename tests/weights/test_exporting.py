@@ -174,6 +174,8 @@ def model(folder, config, **settings):
         ("hf", {"norm_placement": "after"}, "norms behind attention"),
         ("hf", {"frame_period": 5}, "places in a frame"),
         ("hf", {"rope_scaling": RopeScaling(1.0, kind="folded")}, "folded rotary positions"),
+        ("hf", {"video_window": 4, "code_offset": 40}, "a window for video tokens alone"),
+        ("lwm", {"video_window": 4, "code_offset": 40}, "video_window=4"),
         ("hf", {"qk_norm": "rms", "qkv_bias": True}, "both bias and norm"),
     ],
 )

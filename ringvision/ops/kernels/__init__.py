@@ -35,6 +35,7 @@ from ringvision.ops.attention import (
     ungroup,
 )
 from ringvision.ops.mask import MaskSpec, Tokens
+from ringvision.ops.reach import order_queries
 
 Name = Literal["xla", "splash", "cudnn"]
 
@@ -118,6 +119,7 @@ def attend(
     k_positions: jax.Array,
     q_segment_ids: jax.Array,
     k_segment_ids: jax.Array,
+    q_earliest: jax.Array | None = None,
     causal: bool = True,
     window: int | None = None,
     scale: float | None = None,
@@ -134,6 +136,7 @@ def attend(
         k_positions: int32 [B, S].
         q_segment_ids: int32 [B, T]; a query attends to keys of its own segment, 0 is padding.
         k_segment_ids: int32 [B, S].
+        q_earliest: int32 [B, T], the lowest position that each query attends to; None: any.
         causal: a query attends to positions up to its own only.
         window: it attends to positions less than this far away only; None: to any.
         scale: of the scores; None: H ** -0.5.
@@ -146,7 +149,7 @@ def attend(
         UserError: the kernel cannot take such arrays.
     """
     mask_spec = MaskSpec(causal, window, q.shape[-1] ** -0.5 if scale is None else scale)
-    q_tokens = Tokens(q_positions, q_segment_ids)
+    q_tokens = Tokens(q_positions, q_segment_ids, q_earliest)
     k_tokens = Tokens(k_positions, k_segment_ids)
     out, lse = forward(load(kernel), q, heads_first(k), heads_first(v), q_tokens, k_tokens, mask_spec)
     return ungroup(out, q.shape[1]), jnp.swapaxes(ungroup(lse, q.shape[1]), 1, 2)
@@ -180,6 +183,8 @@ def forward(
         UserError: the kernel cannot take such arrays.
     """
     kv_heads = k.shape[1]
-    rows = repeat_tokens(q_tokens, q.shape[2] // kv_heads, kernel.folds)
-    inputs = AttentionInputs(group(q, kv_heads, kernel.folds), k, v, rows, k_tokens)
-    return kernel.forward(inputs, mask_spec)
+    taken = order_queries(q_tokens)
+    rows = repeat_tokens(q_tokens.map(taken.apply), q.shape[2] // kv_heads, kernel.folds)
+    inputs = AttentionInputs(group(taken.apply(q), kv_heads, kernel.folds), k, v, rows, k_tokens)
+    out, lse = kernel.forward(inputs, mask_spec)
+    return taken.undo(out, axis=3), taken.undo(lse, axis=3)

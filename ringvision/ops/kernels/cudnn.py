@@ -16,8 +16,8 @@ time by what its tokens are:
                                                   the xla kernel
 
 Of one long document, causal, contiguous or zigzag (where a share's halves are runs), nothing is left to the
-xla kernel. Elsewhere it gets what is cut by the end of a document, the edge of a window or padding, or is of
-two kinds in two rows of a batch, which are one call.
+xla kernel. Elsewhere it gets what is cut by the end of a document, the edge of a window (where queries see
+differently far, of any of theirs) or padding, or is of two kinds in two rows of a batch, which are one call.
 
 cuDNN gives each part's out, and its gradients, rounded to q's type; they are merged and summed in float32.
 The log-sum-exp is float32.
@@ -221,7 +221,9 @@ def _kind(q_tokens: Tokens, k_tokens: Tokens, mask_spec: MaskSpec) -> jax.Array:
         # k[0] <= q[0] < k[1] <= q[1] < ...: what is causal by position is causal by index, whatever the gaps
         diagonal &= (k <= q).all(1, keepdims=True) & (q[:, :-1] < k[:, 1:]).all(1, keepdims=True)
         if mask_spec.window is not None:
-            diagonal &= queries.positions.high - keys.positions.low < mask_spec.window
+            diagonal &= queries.positions.all.high - keys.positions.all.low < mask_spec.window
+        if queries.earliest is not None:
+            diagonal &= keys.positions.all.low >= queries.earliest.all.high
         kinds = jnp.where(diagonal, DIAGONAL, kinds)
     return jnp.where((kinds == kinds[0]).all(), kinds[0, 0], tiles.PARTIAL).astype(jnp.int32)
 
@@ -231,7 +233,10 @@ def _may_be_diagonal(q_tokens: Tokens, k_tokens: Tokens, mask_spec: MaskSpec) ->
 
 
 def _halves_of_tokens(tokens: Tokens) -> list[Tokens]:
-    return [Tokens(*half) for half in zip(*(jnp.split(x, 2, 1) for x in tokens))]
+    halves = tokens.map(lambda x: jnp.split(x, 2, 1))
+    return [
+        Tokens(*half) for half in zip(halves.positions, halves.segment_ids, halves.earliest or (None, None))
+    ]
 
 
 def _halves_of_keys(k: jax.Array, v: jax.Array, tokens: Tokens) -> list[tuple[jax.Array, jax.Array, Tokens]]:

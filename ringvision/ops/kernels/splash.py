@@ -220,10 +220,8 @@ def _pad_inputs(inputs: AttentionInputs, sizes: Sizes) -> AttentionInputs:
     width = round_up(width, LANES if width > LANES // 2 else LANES // 2)
     q = _pad(q, (*q.shape[:3], length, width))
     k, v = (_pad(x, (*x.shape[:2], keys, width)) for x in (k, v))
-    q_tokens, k_tokens = (
-        Tokens(*(_pad(x, (x.shape[0], size)) for x in side))
-        for side, size in ((q_tokens, length), (k_tokens, keys))
-    )
+    q_tokens = q_tokens.map(lambda x: _pad(x, (x.shape[0], length)))
+    k_tokens = k_tokens.map(lambda x: _pad(x, (x.shape[0], keys)))
     return AttentionInputs(q, k, v, q_tokens, k_tokens)
 
 
@@ -232,8 +230,11 @@ def _pad(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _token_rows(tokens: Tokens) -> jax.Array:
-    """int32 [B, 8, T]: positions, segments, and nothing: as many rows as are turned at once."""
-    return _pad(jnp.stack(tokens, 1), (tokens.positions.shape[0], SUBLANES, tokens.positions.shape[1]))
+    """int32 [B, 8, T]: positions, segments, `earliest` where there is one, and nothing: as many rows as are
+    turned at once.
+    """
+    rows = jnp.stack(jax.tree.leaves(tokens), 1)  # (B, 2 or 3, T)
+    return _pad(rows, (rows.shape[0], SUBLANES, rows.shape[2]))
 
 
 def _kinds(call: Call) -> jax.Array:
@@ -283,7 +284,8 @@ def _run(
     batch, kv_heads = shapes[0][:2]
 
     def on_tile(entries: Any, counts: Any, *refs: Any) -> None:
-        kernel(call.mask_spec, TileList(entries, counts, work.most), refs)
+        bounded = call.inputs.q_tokens.earliest is not None
+        kernel(call.mask_spec, TileList(entries, counts, work.most, bounded), refs)
 
     return pl.pallas_call(
         on_tile,

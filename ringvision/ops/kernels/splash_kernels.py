@@ -4,12 +4,13 @@ In: references to the list of work, to the tile's tokens, queries, keys and valu
 to d_out, lse and delta. Out: written to references, float32. The sums of a row of tiles are started at its
 first tile and finished at its last (`_on_tile`).
 
-Shapes of one step, letters as in ops/attention.py: tokens [8, Q] and [8, R], of which row 0 is positions and
-row 1 segment ids; queries and d_out [G, Q, H]; keys and values [R, H]; per query [G, Q]. Scores stand
-transposed, [R, Q]: what belongs to a query (its maximum, sum, lse, delta) then lies along the lanes, which
-takes no space for copies, is combined with scores without a shuffle, and is reduced over sublanes, the cheap
-direction. Sums over keys are kept as [H, Q] and turned once, at the end of their row. The G query heads of a
-KV head are taken one after the other against the same keys, values and mask.
+Shapes of one step, letters as in ops/attention.py: tokens [8, Q] and [8, R], of which row 0 is positions, row
+1 segment ids and row 2, of queries that have it, `earliest`; queries and d_out [G, Q, H]; keys and values
+[R, H]; per query [G, Q]. Scores stand transposed, [R, Q]: what belongs to a query (its maximum, sum, lse,
+delta) then lies along the lanes, which takes no space for copies, is combined with scores without a shuffle,
+and is reduced over sublanes, the cheap direction. Sums over keys are kept as [H, Q] and turned once, at the
+end of their row. The G query heads of a KV head are taken one after the other against the same keys, values
+and mask.
 
 Inside, exponentials are of base 2: log2(e) comes with the scale for nothing.
 """
@@ -36,11 +37,14 @@ _NO_SEGMENT = np.iinfo(np.int32).min
 
 
 class TileList(NamedTuple):
-    """References to `Work.tiles` and `Work.counts`, in scalar memory, and `Work.most`."""
+    """References to `Work.tiles` and `Work.counts`, in scalar memory, `Work.most`, and whether the queries
+    have an `earliest` (ops/mask.py).
+    """
 
     entries: Any
     counts: Any
     most: int
+    bounded: bool
 
 
 class ForwardRefs(NamedTuple):
@@ -105,7 +109,7 @@ def forward_kernel(mask_spec: MaskSpec, work: TileList, refs: tuple) -> None:
             row = slice(g, g + 1)
             r.out[g] = jnp.where(seen[row], r.out_sum[g] / divisor[row], 0).T
 
-    _on_tile(work, start, add, finish, partial(_mask, r.q_tokens, r.k_tokens, mask_spec))
+    _on_tile(work, start, add, finish, partial(_mask, r.q_tokens, r.k_tokens, mask_spec, work.bounded))
 
 
 def dq_kernel(mask_spec: MaskSpec, work: TileList, refs: tuple) -> None:
@@ -128,7 +132,7 @@ def dq_kernel(mask_spec: MaskSpec, work: TileList, refs: tuple) -> None:
         for g in range(r.q.shape[0]):
             dq[g] = (dq_sum[g] * mask_spec.scale).T
 
-    _on_tile(work, start, add, finish, partial(_mask, r.q_tokens, r.k_tokens, mask_spec))
+    _on_tile(work, start, add, finish, partial(_mask, r.q_tokens, r.k_tokens, mask_spec, work.bounded))
 
 
 def dk_dv_kernel(mask_spec: MaskSpec, work: TileList, refs: tuple) -> None:
@@ -151,7 +155,7 @@ def dk_dv_kernel(mask_spec: MaskSpec, work: TileList, refs: tuple) -> None:
     def finish() -> None:
         dk[...] *= mask_spec.scale
 
-    _on_tile(work, start, add, finish, partial(_mask, r.q_tokens, r.k_tokens, mask_spec))
+    _on_tile(work, start, add, finish, partial(_mask, r.q_tokens, r.k_tokens, mask_spec, work.bounded))
 
 
 def _on_tile(
@@ -183,7 +187,7 @@ def _scores(q: jax.Array, k: jax.Array, mask: jax.Array | None, mask_spec: MaskS
     return scores if mask is None else jnp.where(mask, scores, UNSEEN)
 
 
-def _mask(q_tokens: Any, k_tokens: Any, mask_spec: MaskSpec) -> jax.Array:
+def _mask(q_tokens: Any, k_tokens: Any, mask_spec: MaskSpec, bounded: bool) -> jax.Array:
     """bool [R, Q]: `attention_mask`, transposed."""
     q_positions = q_tokens[0:1, :]  # (1, Q)
     q_segments = q_tokens[1:2, :]
@@ -191,7 +195,7 @@ def _mask(q_tokens: Any, k_tokens: Any, mask_spec: MaskSpec) -> jax.Array:
     k_positions = columns[:, 0:1]  # (R, 1)
     k_segments = columns[:, 1:2]
     mask = q_segments == jnp.where(k_segments == 0, _NO_SEGMENT, k_segments)
-    return mask_spec.restrict(mask, q_positions, k_positions)
+    return mask_spec.restrict(mask, q_positions, k_positions, q_tokens[2:3, :] if bounded else None)
 
 
 def _product(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:

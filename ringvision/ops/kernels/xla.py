@@ -84,8 +84,8 @@ class Tiling(NamedTuple):
         Returns:
             bool [Q, R].
         """
-        queries = Tokens(*(_take(x, (b, i * self.q_tile), (1, self.q_tile)) for x in self.q_tokens))
-        keys = Tokens(*(_take(x, (b, j * self.k_tile), (1, self.k_tile)) for x in self.k_tokens))
+        queries = self.q_tokens.map(lambda x: _take(x, (b, i * self.q_tile), (1, self.q_tile)))
+        keys = self.k_tokens.map(lambda x: _take(x, (b, j * self.k_tile), (1, self.k_tile)))
         return attention_mask(queries, keys, mask_spec)[0]
 
 
@@ -298,10 +298,8 @@ def _even(length: int, most: int) -> int:
 
 def _tile(groups: int, q_tokens: Tokens, k_tokens: Tokens, mask_spec: MaskSpec, rows: int) -> Tiling:
     q_tile, k_tile = tile_sizes(groups, q_tokens.positions.shape[1], k_tokens.positions.shape[1], rows)
-    q_tokens, k_tokens = (
-        Tokens(*(_pad(x, 1, tile) for x in tokens))
-        for tokens, tile in ((q_tokens, q_tile), (k_tokens, k_tile))
-    )
+    q_tokens = q_tokens.map(lambda x: _pad(x, 1, q_tile))
+    k_tokens = k_tokens.map(lambda x: _pad(x, 1, k_tile))
     kinds = jnp.asarray(
         tiles.kinds(tiles.ranges(q_tokens, q_tile), tiles.ranges(k_tokens, k_tile), mask_spec)
     )  # (B, rows, tiles)
