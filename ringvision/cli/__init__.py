@@ -76,8 +76,12 @@ COMMANDS = {
         "score the model, or a tokenizer",
         commands={
             "world": CommandEntry(
-                "questions about held-out scenes of the synthetic world, through real files",
+                "questions about held-out scenes of the synthetic world, short or long, through real files",
                 "evaluate:EvaluateWorld",
+            ),
+            "needle": CommandEntry(
+                "a card that is shown for one second of a long video: what was on it, by length and depth",
+                "evaluate:EvaluateNeedle",
             ),
             "tokenizer": CommandEntry(
                 "how well a tokenizer keeps videos: PSNR, SSIM, flicker, which codes are used",
