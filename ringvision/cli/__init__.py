@@ -80,7 +80,7 @@ COMMANDS = {
                 "evaluate:EvaluateWorld",
             ),
             "needle": CommandEntry(
-                "a card that is shown for one second of a long video: what was on it, by length and depth",
+                "what is found in long videos, or texts: a card of one second, by length and depth",
                 "evaluate:EvaluateNeedle",
             ),
             "tokenizer": CommandEntry(

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 from ringvision.cli.devices import Mesh, MeshOptions, start_jax
 from ringvision.cli.options import FramesASecond, Model, Tokenizer, tokenizer_folder
 from ringvision.cli.output import plain, print_result, say, table
-from ringvision.cli.parsing import COUNT, POSITIVE, WHOLE, Command, Json, Options, option, value_type
+from ringvision.cli.parsing import COUNT, POSITIVE, WHOLE, Command, Json, Options, choice, option, value_type
 from ringvision.errors import UserError
 
 
@@ -74,12 +74,23 @@ class EvaluateWorld(Command):
 @dataclasses.dataclass(frozen=True)
 class EvaluateNeedle(Command):
     model: Model = None
-    lengths: Annotated[str, NUMBERS, option("of the videos, in seconds")] = "60,240,900,1800,3600"
+    mode: Annotated[
+        str,
+        choice("video", "text"),
+        option("video: a card in a video; text: a number in a text, of a text model (--model)"),
+    ] = "video"
+    lengths: Annotated[
+        str | None,
+        NUMBERS,
+        option(
+            "in seconds of video, or tokens of text", default="60,240,900,1800,3600, of text 1000,2000,4000"
+        ),
+    ] = None
     depths: Annotated[
-        int, COUNT, option("places of the card, evenly from the first second of a video to its last")
+        int, COUNT, option("places of the needle, evenly from the first second or sentence to the last")
     ] = 5
-    seeds: Annotated[int, COUNT, option("videos of each length and depth")] = 20
-    seed: Annotated[int, WHOLE, option("which held-out scenes", "S")] = 0
+    seeds: Annotated[int, COUNT, option("videos or texts of each length and depth")] = 20
+    seed: Annotated[int, WHOLE, option("which held-out scenes, or texts", "S")] = 0
     fps: FramesASecond = 1.0
     no_absent: Annotated[bool, option("do not ask about videos without a card")] = False
     out: ResultFolder = None
@@ -87,10 +98,15 @@ class EvaluateNeedle(Command):
     mesh: Mesh = dataclasses.field(default_factory=MeshOptions)
 
     def run(self) -> int:
-        from ringvision.evaluate.needle import NeedleSettings, evaluate_needle, needle_text
+        result, text = self._video() if self.mode == "video" else self._text()
+        print_result(result, text, as_json=self.json)
+        return 0
+
+    def _video(self) -> tuple[Mapping[str, Any], str]:
+        from ringvision.evaluate.needle import LENGTHS, NeedleSettings, evaluate_needle, needle_text
 
         settings = NeedleSettings(
-            lengths=tuple(int(number) for number in self.lengths.split(",")),
+            lengths=self._lengths(LENGTHS),
             depths=self.depths,
             seeds=self.seeds,
             fps=self.fps,
@@ -102,8 +118,29 @@ class EvaluateNeedle(Command):
 
         assistant = load(self.model, mesh=mesh, dtype=self.mesh.dtype)
         result = evaluate_needle(assistant, settings, out=self.out, command=_command("needle", self))
-        print_result(result, needle_text(result), as_json=self.json)
-        return 0
+        return result, needle_text(result)
+
+    def _text(self) -> tuple[Mapping[str, Any], str]:
+        from ringvision.evaluate.text_needle import (
+            ANSWER_TOKENS,
+            LENGTHS,
+            TextNeedleSettings,
+            evaluate_text_needle,
+            text_needle_text,
+        )
+
+        if self.model is None:
+            raise UserError("--mode text asks a text model: give its folder as --model")
+        settings = TextNeedleSettings(self._lengths(LENGTHS), self.depths, self.seeds, self.seed)
+        mesh = self.mesh.make()
+        from ringvision.infer.chat import load_chat
+
+        chat = load_chat(self.model, mesh, max_tokens=ANSWER_TOKENS, dtype=self.mesh.dtype)
+        result = evaluate_text_needle(chat, settings, out=self.out, command=_command("needle", self))
+        return result, text_needle_text(result)
+
+    def _lengths(self, usual: tuple[int, ...]) -> tuple[int, ...]:
+        return usual if self.lengths is None else tuple(int(number) for number in self.lengths.split(","))
 
 
 def _command(what: str, command: Command) -> str:

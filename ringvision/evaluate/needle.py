@@ -32,7 +32,16 @@ from ringvision.data.world import (
     time_words,
 )
 from ringvision.errors import UserError
-from ringvision.evaluate.heatmap import draw_heatmap
+from ringvision.evaluate.length_and_depth import (
+    by_length,
+    cells_of,
+    depths_of,
+    draw_cells,
+    percent,
+    rows_with,
+    share_right,
+    table_lines,
+)
 from ringvision.evaluate.result_log import ResultLog, Row
 from ringvision.evaluate.video_tasks import (
     Asking,
@@ -95,9 +104,7 @@ class NeedleSettings:
     @property
     def places(self) -> tuple[float, ...]:
         """The depths themselves, from 0 to 1."""
-        if self.depths == 1:
-            return (0.5,)
-        return tuple(round(index / (self.depths - 1), 4) for index in range(self.depths))
+        return depths_of(self.depths)
 
 
 def evaluate_needle(
@@ -142,16 +149,12 @@ def evaluate_needle(
         result = _scores(settings, log)
         log.finish(result, needle_text(result))
         if log.folder is not None:
-            grid = [
-                [_cell(result, seconds, depth)["accuracy"] for seconds in settings.lengths]
-                for depth in settings.places
-            ]
-            draw_heatmap(
+            draw_cells(
                 log.folder / "heatmap.png",
-                grid,
-                columns=[time_words(seconds) for seconds in settings.lengths],
-                rows=[f"{depth:.0%}" for depth in settings.places],
-                title=f"The digit of a card of one second: {result['accuracy']:.1%}",
+                result["cells"],
+                "seconds",
+                time_words,
+                title=f"The digit of a card of one second: {percent(result['accuracy'])}",
                 across="length of the video",
                 down="depth of the card",
             )
@@ -216,86 +219,45 @@ def _absent_videos(settings: NeedleSettings) -> int:
 
 def _scores(settings: NeedleSettings, log: ResultLog) -> dict[str, Any]:
     rows = list(log.rows.values())
-    cells = []
-    for seconds in settings.lengths:
-        for depth in settings.places:
-            here = _those(rows, seconds=seconds, depth=depth)
-            digits = _those(here, kind="needle")
-            cells.append(
-                {
-                    "seconds": seconds,
-                    "depth": depth,
-                    "accuracy": _share(digits),
-                    "examples": len(digits),
-                    "when": _share(_those(here, kind="when")),
-                }
-            )
-    without = {seconds: _those(rows, seconds=seconds, kind="no_card") for seconds in settings.lengths}
+    digits = rows_with(rows, kind="needle")
+    times = rows_with(rows, kind="when")
+    without = rows_with(rows, kind="no_card")
+    asked = ("seconds", settings.lengths, settings.places)
     return {
-        "accuracy": _share(_those(rows, kind="needle")),
-        "cells": cells,
-        "when": _share(_those(rows, kind="when")),
-        "no_card": _share(_those(rows, kind="no_card")),
-        "no_card_cells": [
-            {"seconds": seconds, "accuracy": _share(found), "examples": len(found)}
-            for seconds, found in without.items()
-            if found
+        "accuracy": share_right(digits),
+        "cells": [
+            {**cell, "when": other["accuracy"]}
+            for cell, other in zip(cells_of(digits, *asked), cells_of(times, *asked), strict=True)
         ],
+        "when": share_right(times),
+        "no_card": share_right(without),
+        "no_card_cells": by_length(without, "seconds", settings.lengths),
         "chance": long_chance("needle", max(settings.lengths)),
         "record": {
             **log.settings,
             "pixels": PIXELS,
-            "read": {
-                str(seconds): {
-                    name: max((row[name] or 0 for row in _those(rows, seconds=seconds)), default=0)
-                    for name in ("frames", "tokens")
-                }
-                for seconds in settings.lengths
-            },
+            "read": {str(seconds): _read(rows_with(rows, seconds=seconds)) for seconds in settings.lengths},
             "runs": log.runs,
         },
     }
 
 
-def _those(rows: Sequence[Row], **fields: Any) -> list[Row]:
-    """The rows that say this."""
-    return [row for row in rows if all(row.get(name) == value for name, value in fields.items())]
-
-
-def _share(rows: Sequence[Row]) -> float | None:
-    """Of right answers; None of no rows."""
-    return sum(bool(row["right"]) for row in rows) / len(rows) if rows else None
-
-
-def _cell(result: Mapping[str, Any], seconds: int, depth: float) -> Mapping[str, Any]:
-    return next(cell for cell in result["cells"] if (cell["seconds"], cell["depth"]) == (seconds, depth))
+def _read(rows: Sequence[Row]) -> dict[str, int]:
+    """How much was read of a video of these rows, at most; 0 where the assistant does not say."""
+    return {name: max((row[name] or 0 for row in rows), default=0) for name in ("frames", "tokens")}
 
 
 def needle_text(result: Mapping[str, Any]) -> str:
     """The scores for people, in markdown: a table of depths and lengths, and what else was asked."""
-    lengths = list(dict.fromkeys(cell["seconds"] for cell in result["cells"]))
-    depths = list(dict.fromkeys(cell["depth"] for cell in result["cells"]))
-    lines = [
-        f"| depth | {' | '.join(map(time_words, lengths))} |",
-        "|---" * (len(lengths) + 1) + "|",
-    ]
-    for depth in depths:
-        scores = [_percent(_cell(result, seconds, depth)["accuracy"]) for seconds in lengths]
-        lines.append(f"| {depth:.0%} | {' | '.join(scores)} |")
-    if result["no_card_cells"]:
-        by_length = {cell["seconds"]: _percent(cell["accuracy"]) for cell in result["no_card_cells"]}
-        lines.append(f"| no card | {' | '.join(by_length.get(seconds, '') for seconds in lengths)} |")
+    further = {"no card": result["no_card_cells"]}
     examples = sum(cell["examples"] for cell in result["cells"])
-    lines += [
+    lines = [
+        *table_lines(result["cells"], "seconds", time_words, further),
         "",
-        f"The digit: {_percent(result['accuracy'])} of {examples} (chance {result['chance']:.1%}). When it "
-        f"was shown, within {WITHIN} seconds: {_percent(result['when'])}. Videos without a card: "
-        f"{_percent(result['no_card'])}.",
+        f"The digit: {percent(result['accuracy'])} of {examples} (chance {result['chance']:.1%}). When it "
+        f"was shown, within {WITHIN} seconds: {percent(result['when'])}. Videos without a card: "
+        f"{percent(result['no_card'])}.",
     ]
     if command := result["record"]["runs"][-1]["command"]:
         lines += ["", f"`{command}`"]
     return "\n".join(lines) + "\n"
-
-
-def _percent(score: float | None) -> str:
-    return "not asked" if score is None else f"{score:.1%}"

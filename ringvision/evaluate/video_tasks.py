@@ -7,7 +7,6 @@ drawn meanwhile, and a file is deleted after its last question.
 """
 
 import tempfile
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -17,8 +16,8 @@ from typing import Any, Protocol, TextIO
 
 from ringvision.data.world import Scene, read_time, write_video
 from ringvision.errors import UserError
+from ringvision.evaluate.progress import TimeLeft
 from ringvision.evaluate.result_log import ResultLog, Row
-from ringvision.train.progress import clock
 
 
 class QuestionAnswerer(Protocol):
@@ -112,13 +111,14 @@ def ask_all(
         progress: where it is printed how far it is, and how long the rest will take (None: nowhere).
     """
     waiting = [task for task in tasks if any(task.key(asking) not in log for asking in task.askings)]
-    watch = _Watch(progress, tasks, waiting, log)
+    questions = sum(len(task.askings) for task in tasks)
+    time_left = TimeLeft(progress, log, questions, sum(task.seconds for task in waiting))
     with closing(_with_files(waiting, file_fps, size)) as files:
         for task, path in files:
             for asking in task.askings:
                 if task.key(asking) not in log:
                     log.add(_row(task, asking, assistant.ask([path], asking.text, fps=fps)))
-            watch.done(task)
+            time_left.done(task.seconds)
 
 
 def _row(task: VideoTask, asking: Asking, reply: Any) -> Row:
@@ -159,35 +159,3 @@ def _with_files(
                 coming = ahead.submit(write, tasks[index + 1])
             yield task, path
             path.unlink()
-
-
-class _Watch:
-    """Says after each video how many questions are done, and how long the rest will take: as long for each
-    second of video as so far.
-    """
-
-    def __init__(
-        self, output: TextIO | None, tasks: Sequence[VideoTask], waiting: Sequence[VideoTask], log: ResultLog
-    ) -> None:
-        self.output = output
-        self.log = log
-        self.questions = sum(len(task.askings) for task in tasks)
-        self.left = sum(task.seconds for task in waiting)
-        self.watched = 0
-        self.began = time.monotonic()
-        if output is not None and log.rows:
-            self._say(f"{len(log.rows)} of {self.questions} questions were answered before")
-
-    def done(self, task: VideoTask) -> None:
-        self.watched += task.seconds
-        self.left -= task.seconds
-        rest = (time.monotonic() - self.began) / self.watched * self.left
-        right = sum(bool(row["right"]) for row in self.log.rows.values())
-        self._say(
-            f"{len(self.log.rows)} of {self.questions} questions, {right / len(self.log.rows):.1%} right, "
-            f"{clock(rest)} left"
-        )
-
-    def _say(self, line: str) -> None:
-        if self.output is not None:
-            print(line, file=self.output, flush=True)
