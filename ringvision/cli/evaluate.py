@@ -66,6 +66,7 @@ class EvaluateWorld(Command):
                 fps=self.fps,
                 out=self.out,
                 command=_command("world", self),
+                progress=sys.stderr,
             )
         print_result(result, _score_table(result), as_json=self.json)
         return 0
@@ -117,7 +118,9 @@ class EvaluateNeedle(Command):
         from ringvision.infer.assistant import load
 
         assistant = load(self.model, mesh=mesh, dtype=self.mesh.dtype)
-        result = evaluate_needle(assistant, settings, out=self.out, command=_command("needle", self))
+        result = evaluate_needle(
+            assistant, settings, out=self.out, command=_command("needle", self), progress=sys.stderr
+        )
         return result, needle_text(result)
 
     def _text(self) -> tuple[Mapping[str, Any], str]:
@@ -136,7 +139,9 @@ class EvaluateNeedle(Command):
         from ringvision.infer.chat import load_chat
 
         chat = load_chat(self.model, mesh, max_tokens=ANSWER_TOKENS, dtype=self.mesh.dtype)
-        result = evaluate_text_needle(chat, settings, out=self.out, command=_command("needle", self))
+        result = evaluate_text_needle(
+            chat, settings, out=self.out, command=_command("needle", self), progress=sys.stderr
+        )
         return result, text_needle_text(result)
 
     def _lengths(self, usual: tuple[int, ...]) -> tuple[int, ...]:

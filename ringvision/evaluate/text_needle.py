@@ -100,17 +100,19 @@ class TextNeedleSettings:
 @dataclass(frozen=True)
 class TextQuestion:
     """A question about a text of a `kind`: single, several or counting. numbers: all that the answer has to
-    say; others: numbers that it may not.
+    say; cities: whose they are, where there are several; others: numbers that the answer may not say.
     """
 
     kind: str
     text: str
     numbers: tuple[int, ...]
+    cities: tuple[str, ...] = ()
     others: tuple[int, ...] = ()
 
     def is_right(self, answer: str) -> bool:
         """Whether the answer says all of the numbers, in digits or, up to ten, in a word, and no other one
-        of the text.
+        of the text. Several have to come in the order of their cities: as the answer names them, or as the
+        question does.
         """
         words = re.findall(r"\d+|[a-z]+", answer.casefold().replace(",", ""))
         said = [
@@ -120,7 +122,13 @@ class TextQuestion:
         ]
         if self.kind == "counting":
             return said[:1] == list(self.numbers)
-        return set(self.numbers) <= set(said) and not set(self.others) & set(said)
+        if set(self.others) & set(said):
+            return False
+        found = [number for number in dict.fromkeys(said) if number in self.numbers]
+        named = [answer.find(city) for city in self.cities]
+        order = sorted(range(len(named)), key=lambda index: named[index]) if -1 not in named else None
+        expected = self.numbers if not order else [self.numbers[index] for index in order]
+        return found == list(expected)
 
 
 @dataclass(frozen=True)
@@ -287,6 +295,7 @@ def _several(needles: Sequence[tuple[str, int, float]]) -> TextQuestion:
         "several",
         f"What are the magic numbers of {cities}? Answer with the numbers alone.",
         tuple(number for _, number, _ in asked),
+        tuple(city for city, _, _ in asked),
         tuple(number for _, number, _ in needles[ASKED_OF_SEVERAL:]),
     )
 

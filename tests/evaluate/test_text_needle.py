@@ -18,6 +18,7 @@ from ringvision.evaluate.text_needle import (
 )
 
 SMALL = TextNeedleSettings(lengths=(200, 300), depths=3, seeds=2)
+BOTH = TextQuestion("several", "", (7421, 1111), ("Oslo", "Lima"), (2222,))
 
 
 class Words:
@@ -98,9 +99,13 @@ def test_texts_are_as_long_as_asked_and_needles_stand_where_they_should() -> Non
         (TextQuestion("single", "", (7421,)), "The magic number of Oslo is 7421.", True),
         (TextQuestion("single", "", (7421,)), "7,421", True),
         (TextQuestion("single", "", (7421,)), "17421", False),
-        (TextQuestion("several", "", (7421, 1111), (2222,)), "1111 and 7421", True),
-        (TextQuestion("several", "", (7421, 1111), (2222,)), "7421", False),
-        (TextQuestion("several", "", (7421, 1111), (2222,)), "7421, 1111, 2222", False),
+        (BOTH, "7421 and 1111", True),
+        (BOTH, "Lima: 1111, Oslo: 7421", True),
+        (BOTH, "The numbers of Oslo and Lima are 7421 and 1111.", True),
+        (BOTH, "The numbers of Oslo and Lima are 1111 and 7421.", False),
+        (BOTH, "1111 and 7421", False),
+        (BOTH, "7421", False),
+        (BOTH, "7421, 1111, 2222", False),
         (TextQuestion("counting", "", (3,)), "Three cities.", True),
         (TextQuestion("counting", "", (3,)), "3", True),
         (TextQuestion("counting", "", (3,)), "4, or 3", False),
