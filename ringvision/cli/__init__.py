@@ -76,8 +76,12 @@ COMMANDS = {
         "score the model, or a tokenizer",
         commands={
             "world": CommandEntry(
-                "questions about held-out scenes of the synthetic world, through real files",
+                "questions about held-out scenes of the synthetic world, short or long, through real files",
                 "evaluate:EvaluateWorld",
+            ),
+            "needle": CommandEntry(
+                "what is found in long videos, or texts: a card of one second, by length and depth",
+                "evaluate:EvaluateNeedle",
             ),
             "tokenizer": CommandEntry(
                 "how well a tokenizer keeps videos: PSNR, SSIM, flicker, which codes are used",

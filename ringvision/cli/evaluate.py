@@ -1,7 +1,8 @@
-"""`ringvision evaluate world`, `ringvision evaluate tokenizer` and `ringvision reconstruct`: scores."""
+"""`ringvision evaluate world`, `needle` and `tokenizer`, and `ringvision reconstruct`: scores."""
 
 import dataclasses
 import math
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -11,29 +12,161 @@ from tyro.conf import Positional
 from ringvision.cli.devices import Mesh, MeshOptions, start_jax
 from ringvision.cli.options import FramesASecond, Model, Tokenizer, tokenizer_folder
 from ringvision.cli.output import plain, print_result, say, table
-from ringvision.cli.parsing import COUNT, POSITIVE, WHOLE, Command, Json, option
+from ringvision.cli.parsing import COUNT, POSITIVE, WHOLE, Command, Json, Options, choice, option, value_type
+from ringvision.errors import UserError
 
+
+def _read_numbers(text: str) -> str:
+    """Checks that these are whole numbers with commas between them. ValueError for anything else."""
+    if not all(number.isascii() and number.isdecimal() for number in text.split(",")):
+        raise ValueError(text)
+    return text
+
+
+NUMBERS = value_type("whole numbers with commas between them, such as 60,240", _read_numbers, "N,N,…")
+ResultFolder = Annotated[
+    str | None,
+    option("a folder for every answer and the scores; a run that was stopped goes on from there", "DIR"),
+]
 FramesTaken = Annotated[float, POSITIVE, option("frames to take of each second")]
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateWorld(Command):
     model: Model = None
-    examples: Annotated[int, COUNT, option("how many questions")] = 800
+    length: Annotated[int | None, COUNT, option("about long videos, of so many seconds each", "SECONDS")] = (
+        None
+    )
+    examples: Annotated[
+        int | None, COUNT, option("how many questions", default="800, about long videos 240")
+    ] = None
     seed: Annotated[int, WHOLE, option("which held-out scenes", "S")] = 0
     fps: FramesASecond = 1.0
+    out: ResultFolder = None
     json: Json = False
     mesh: Mesh = dataclasses.field(default_factory=MeshOptions)
 
     def run(self) -> int:
+        if self.out is not None and self.length is None:
+            raise UserError("--out is for long videos: give --length as well, or leave it out")
         mesh = self.mesh.make()
+        from ringvision.evaluate.long_world import evaluate_long_world
         from ringvision.evaluate.world import evaluate_world
         from ringvision.infer.assistant import load
 
         assistant = load(self.model, mesh=mesh, dtype=self.mesh.dtype)
-        result = evaluate_world(assistant, examples=self.examples, seed=self.seed, fps=self.fps)
+        if self.length is None:
+            result = evaluate_world(assistant, examples=self.examples or 800, seed=self.seed, fps=self.fps)
+        else:
+            result = evaluate_long_world(
+                assistant,
+                self.length,
+                examples=self.examples or 240,
+                seed=self.seed,
+                fps=self.fps,
+                out=self.out,
+                command=_command("world", self),
+                progress=sys.stderr,
+            )
         print_result(result, _score_table(result), as_json=self.json)
         return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateNeedle(Command):
+    model: Model = None
+    mode: Annotated[
+        str,
+        choice("video", "text"),
+        option("video: a card in a video; text: a number in a text, of a text model (--model)"),
+    ] = "video"
+    lengths: Annotated[
+        str | None,
+        NUMBERS,
+        option(
+            "in seconds of video, or tokens of text", default="60,240,900,1800,3600, of text 1000,2000,4000"
+        ),
+    ] = None
+    depths: Annotated[
+        int, COUNT, option("places of the needle, evenly from the first second or sentence to the last")
+    ] = 5
+    seeds: Annotated[int, COUNT, option("videos or texts of each length and depth")] = 20
+    seed: Annotated[int, WHOLE, option("which held-out scenes, or texts", "S")] = 0
+    fps: FramesASecond = 1.0
+    no_absent: Annotated[bool, option("do not ask about videos without a card")] = False
+    out: ResultFolder = None
+    json: Json = False
+    mesh: Mesh = dataclasses.field(default_factory=MeshOptions)
+
+    def run(self) -> int:
+        result, text = self._video() if self.mode == "video" else self._text()
+        print_result(result, text, as_json=self.json)
+        return 0
+
+    def _video(self) -> tuple[Mapping[str, Any], str]:
+        from ringvision.evaluate.needle import LENGTHS, NeedleSettings, evaluate_needle, needle_text
+
+        settings = NeedleSettings(
+            lengths=self._lengths(LENGTHS),
+            depths=self.depths,
+            seeds=self.seeds,
+            fps=self.fps,
+            absent=not self.no_absent,
+            seed=self.seed,
+        )
+        mesh = self.mesh.make()
+        from ringvision.infer.assistant import load
+
+        assistant = load(self.model, mesh=mesh, dtype=self.mesh.dtype)
+        result = evaluate_needle(
+            assistant, settings, out=self.out, command=_command("needle", self), progress=sys.stderr
+        )
+        return result, needle_text(result)
+
+    def _text(self) -> tuple[Mapping[str, Any], str]:
+        from ringvision.evaluate.text_needle import (
+            ANSWER_TOKENS,
+            LENGTHS,
+            TextNeedleSettings,
+            evaluate_text_needle,
+            text_needle_text,
+        )
+
+        if self.model is None:
+            raise UserError("--mode text asks a text model: give its folder as --model")
+        settings = TextNeedleSettings(self._lengths(LENGTHS), self.depths, self.seeds, self.seed)
+        mesh = self.mesh.make()
+        from ringvision.infer.chat import load_chat
+
+        chat = load_chat(self.model, mesh, max_tokens=ANSWER_TOKENS, dtype=self.mesh.dtype)
+        result = evaluate_text_needle(
+            chat, settings, out=self.out, command=_command("needle", self), progress=sys.stderr
+        )
+        return result, text_needle_text(result)
+
+    def _lengths(self, usual: tuple[int, ...]) -> tuple[int, ...]:
+        return usual if self.lengths is None else tuple(int(number) for number in self.lengths.split(","))
+
+
+def _command(what: str, command: Command) -> str:
+    """The command line that says this, without what is the same as by default."""
+    return shlex.join(["ringvision", "evaluate", what, *_words(command)])
+
+
+def _words(options: Options) -> list[str]:
+    words = []
+    for field in dataclasses.fields(options):  # type: ignore[arg-type]
+        value = getattr(options, field.name)
+        if isinstance(value, Options):
+            words += _words(value)
+        elif value is True:
+            words.append(f"--{field.name.replace('_', '-')}")
+        elif value is not False and value is not None and value != field.default:
+            words += [
+                f"--{field.name.replace('_', '-')}",
+                f"{value:g}" if isinstance(value, float) else str(value),
+            ]
+    return words
 
 
 def _score_table(result: Mapping[str, Any]) -> str:

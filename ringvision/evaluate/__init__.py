@@ -1,6 +1,13 @@
 """Evaluation: of an assistant's answers, and of a video tokenizer's reconstructions.
 
 world.py            answers about held-out scenes, beside the score of guessing
+long_world.py       the same of long videos
+needle.py           a card of one second in a long video, by its length and where the card is
+text_needle.py      a number in a long text, of a text model
+video_tasks.py      what long_world.py and needle.py share: videos are drawn and asked about
+result_log.py       answers on disk as they come, from where a run that was stopped goes on
+progress.py         how long the rest of it will take
+length_and_depth.py scores by length and depth as a table and, by heatmap.py, as a picture
 tokenizer.py        the reconstruction of a library of videos, by all the measures below
 reconstruction.py   that of one video, shown next to the original
 quality.py          PSNR, SSIM, L1, flicker and code usage

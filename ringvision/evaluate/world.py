@@ -10,11 +10,11 @@ import re
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from ringvision.data.world import (
     COLOURS,
@@ -29,16 +29,11 @@ from ringvision.data.world import (
     write_video,
 )
 from ringvision.errors import UserError
+from ringvision.evaluate.video_tasks import QuestionAnswerer, normalise
 
 SEED_STRIDE = 1 << 24  # scenes that one evaluation seed may use before it meets the next seed's
 BLIND_SCENES = 4000
 _NAME = re.compile(rf"\b(?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)})\b")
-
-
-class QuestionAnswerer(Protocol):
-    """What is evaluated: anything with the assistant's `ask`."""
-
-    def ask(self, videos: Any, question: str, fps: float = 1.0) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -95,24 +90,35 @@ def evaluate_world(
         if progress is not None and (done % 50 == 0 or done == len(chosen)):
             score = sum(map(sum, right.values())) / done
             print(f"{done} of {len(chosen)} examples, {score:.1%} right so far", file=progress, flush=True)
-    return _scores(kinds, right, blind_right)
+    return scores_of(kinds, right, blind_right, {kind: chance(kind) for kind in kinds})
 
 
 def _is_right(answer: str, question: Question) -> bool:
     return normalise(answer) == normalise(question.answer)
 
 
-def _scores(
-    kinds: Sequence[str], right: dict[str, list[bool]], blind_right: dict[str, list[bool]]
+def scores_of(
+    kinds: Sequence[str],
+    right: Mapping[str, list[bool]],
+    blind_right: Mapping[str, list[bool]],
+    chances: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The scores of each kind, and their means over examples. right, blind_right: by kind, for each
-    example.
+    """The scores of each kind, and their means over examples.
+
+    Args:
+        kinds: of questions, in order, at least one example of each.
+        right: by kind, for each example, whether it was answered rightly.
+        blind_right: the same of the blind model.
+        chances: by kind, the score of guessing evenly.
+
+    Returns:
+        As evaluate_world.
     """
     scores = {
         kind: {
             "accuracy": _mean(right[kind]),
             "examples": len(right[kind]),
-            "chance": chance(kind),
+            "chance": chances[kind],
             "blind": _mean(blind_right[kind]),
         }
         for kind in kinds
@@ -182,11 +188,6 @@ class BlindModel:
         for number, name in enumerate(names):
             answer = answer.replace(f"{{{number}}}", name)
         return answer
-
-
-def normalise(answer: str) -> str:
-    """The answer without what does not make it wrong: upper case, extra spaces and a full stop at the end."""
-    return " ".join(answer.casefold().split()).removesuffix(".").rstrip()
 
 
 def _mask(text: str, names: Sequence[str]) -> str:

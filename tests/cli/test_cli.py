@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -59,6 +60,7 @@ def ringvision(*arguments: str | Path, **settings: Any) -> subprocess.CompletedP
         ["train"],
         ["watch"],
         ["evaluate", "world"],
+        ["evaluate", "needle"],
         ["evaluate", "tokenizer"],
         ["demo"],
         ["doctor"],
@@ -104,6 +106,23 @@ def test_every_command_explains_itself(command, capsys):
         (["data", "inspect", "tokenizer_world16"], "holds a TokenizerTrainConfig"),
         (["data", "inspect", "demo", "--data.lenght", "5"], "did you mean --data.length?"),
         (["evaluate", "wrld"], "did you mean world?"),
+        (["evaluate", "world", "--length", "14", "--devices", "1"], "14 seconds were given"),
+        (["evaluate", "world", "--length", "60", "--examples", "5", "--devices", "1"], "at least 12"),
+        (["evaluate", "world", "--out", "x"], "give --length"),
+        (["evaluate", "needle", "--lengths", "60,14"], "14 seconds was given; expected 15 to 7200"),
+        (["evaluate", "needle", "--lengths", "60,x"], "'60,x' was given, expected whole numbers with commas"),
+        (["evaluate", "needle", "--lengths", "60,60"], "each once"),
+        (["evaluate", "needle", "--depths", "0"], "expected a whole number from 1 upward"),
+        (["evaluate", "needle", "--seeds", "0"], "expected a whole number from 1 upward"),
+        (["evaluate", "needle", "--fps", "0.5"], "expected at least 1"),
+        (["evaluate", "needle", "--mode", "txt"], "did you mean text?"),
+        (["evaluate", "needle", "--mode", "text"], "give its folder as --model"),
+        (["evaluate", "needle", "--mode", "text", "--model", "x", "--lengths", "10"], "at least 200"),
+        (["evaluate", "needle", "--lengths", "7200", "--devices", "1"], "a video of 7200 seconds"),
+        (
+            ["evaluate", "needle", "--lengths", "60", "--out", "/dev/null/x", "--devices", "1"],
+            "cannot be written",
+        ),
         (["train", "no_such_config"], "no_such_config"),
         (["demo", "--port", "x"], "--port"),
     ],
@@ -263,6 +282,54 @@ def test_evaluate_world_prints_each_kind_beside_chance_and_blind(capsys, monkeyp
     assert cli.main([*request, "--dtype", "bfloat16"]) == 0
     assert types == ["float32", "bfloat16"]
     assert "colour                  90.0%    25.0%    30.0%        4" in capsys.readouterr().out
+
+
+def test_evaluate_needle_and_long_videos_from_the_command_line(capsys, monkeypatch, model, tmp_path):
+    """Of the tiny assistant, whose answers are wrong; what counts is that they are asked and kept."""
+    request = [
+        "evaluate",
+        "needle",
+        "--model",
+        str(model),
+        "--lengths",
+        "15",
+        "--depths",
+        "1",
+        "--seeds",
+        "1",
+    ]
+    request += ["--devices", "1", "--out", str(tmp_path / "needle")]
+    assert cli.main([*request, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result.keys() >= {"accuracy", "cells", "no_card", "when", "chance", "record"}
+    assert [(cell["seconds"], cell["depth"]) for cell in result["cells"]] == [(15, 0.5)]
+    (run,) = result["record"]["runs"]
+    words = shlex.split(run["command"])
+    assert words[:3] == ["ringvision", "evaluate", "needle"] and sorted(words[1:]) == sorted(
+        [*request, "--json"]
+    )
+    assert len(result["record"]["model"]) == 64
+    assert cli.main(request) == 0
+    out, err = capsys.readouterr()
+    assert "| depth | 15 seconds |" in out and "3 of 3 questions were answered before" in err
+    assert cli.main([*request, "--seed", "1"]) == 2
+    assert "seed is 0 there and is 1 here" in capsys.readouterr().err
+    long = [
+        "evaluate",
+        "world",
+        "--model",
+        str(model),
+        "--length",
+        "15",
+        "--examples",
+        "12",
+        "--devices",
+        "1",
+    ]
+    monkeypatch.setattr("ringvision.evaluate.long_world.BLIND_SECONDS", 300)
+    assert cli.main([*long, "--out", str(tmp_path / "world"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kinds"].keys() >= {"needle", "no_card", "when", "absent"}
+    assert len((tmp_path / "world" / "results.jsonl").read_text().splitlines()) == 12
 
 
 def test_train_takes_typed_overrides_and_the_right_kind_of_config(capsys, monkeypatch, tmp_path):

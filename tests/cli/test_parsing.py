@@ -77,6 +77,7 @@ def test_every_command_is_here():
             "train-tokenizer",
             "watch",
             "evaluate world",
+            "evaluate needle",
             "evaluate tokenizer",
             "demo",
             "doctor",
@@ -139,6 +140,8 @@ def test_a_misspelt_option_is_answered_with_the_nearest(words, capsys):
     known = option_names(kind)
     for name in known:
         for misspelt in (name + "z", name[:-1]):  # the second shows that nothing is abbreviated
+            if misspelt in known:  # --mode is not a misspelt --model where there are both
+                continue
             assert cli.main([*words, *needed(kind), misspelt]) == 2
             out, err = capsys.readouterr()
             assert out == ""

@@ -104,7 +104,7 @@ def _absent(scene: Scene, random: np.random.Generator) -> Pairs:
     name = _missing(scene, random)
     if name is not None and random.random() < 0.6:
         yield _when_texts(random, name), NO_CARD
-    if random.random() < 0.6:
+    if random.random() < 0.35:  # rarer than glances at nothing, or it would be the best guess
         length = len(scene.seconds)
         second = int(scene.duration) + 1 + int(random.integers(max(60, length)))
         yield f"What was there at {time_words(second)}?", OVER
