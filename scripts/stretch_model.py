@@ -4,6 +4,7 @@
 
     a window        tokens of a video see WINDOW positions back; words see everything
     folded turns    rotary positions repeat after FOLD positions, so that no distance is new
+    sharper words   queries of words beyond SHARPENED_FROM grow with the logarithm of their position
     stamps          the numbers of time stamps have ids of their own, so that they count as video; their
                     embeddings begin as those of the text pieces that they were
 
@@ -22,6 +23,7 @@ from ringvision.vocabulary import Vocabulary
 
 WINDOW = 256
 FOLD = 4096
+SHARPENED_FROM = 512
 STAMPS = 120
 MAX_LENGTH = 2**17
 
@@ -36,6 +38,7 @@ def stretched(settings: dict, arrays: dict[str, np.ndarray], pieces: list[int]) 
         "vocab_size": vocabulary.size,
         "max_length": MAX_LENGTH,
         "video_window": WINDOW,
+        "sharpened_from": SHARPENED_FROM,
         "rope_scaling": {"factor": 1.0, "trained_length": FOLD, "kind": "folded"},
     }
     table = arrays["embed.table"]

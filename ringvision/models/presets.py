@@ -60,6 +60,11 @@ class TransformerConfig:
     """A token from `code_offset` on sees only those less than so many positions before it, in every layer;
     words, which are below it, see all before them. None: all see all. With `window` both hold.
     """
+    sharpened_from: int | None = None
+    """The queries of a token that sees everything before it are multiplied by the logarithm of its position
+    over that of this one, where it is further on: among more keys scores are to differ more (Chiang and
+    Cholak, 2022). None: they are not.
+    """
     norm_placement: Literal["before", "after"] = "before"
     """Where a layer's two norms stand: before attention and feed-forward, or behind them, where each is of
     what is added to the residual stream (Swin Transformer v2; the larger Chameleon).
@@ -116,6 +121,11 @@ class TransformerConfig:
             raise UserError(
                 f"video_window={self.video_window} with code_offset={self.code_offset}: expected the first "
                 "token of a video as code_offset, above 0, since tokens below it are words"
+            )
+        if self.sharpened_from is not None and self.sharpened_from < 1:
+            raise UserError(
+                f"sharpened_from={self.sharpened_from}: expected a position from 1 on, or none to leave "
+                "queries as they are"
             )
         if self.rope_theta <= 0 or self.norm_eps <= 0:
             raise UserError(

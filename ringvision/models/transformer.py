@@ -11,6 +11,7 @@ Positions and segment ids come with every token (segment 0 is padding) and nothi
 so the tokens may lie in any layout that the devices like. The same code runs on one device and on a mesh.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -105,6 +106,7 @@ class Transformer(nnx.Module):
         mesh = mesh or _one_device()
         graphdef, stacked = nnx.split(self.layers)
         earliest = self._earliest(tokens, positions)
+        sharpness = self._sharpness(tokens, positions)
 
         def look_up(embedding: Embedding, rows: jax.Array) -> jax.Array:
             graph, table = nnx.split(embedding)
@@ -114,7 +116,7 @@ class Transformer(nnx.Module):
             layer: Layers = nnx.merge(graphdef, layer_params)
             graph, projections = nnx.split(layer.attention)
             layer.attention = nnx.merge(graph, gathered(projections, mesh, rules))
-            q, k, v = self._queries_keys_values(layer, x, positions)
+            q, k, v = self._queries_keys_values(layer, x, positions, sharpness)
             heads = ring_attention(
                 q,
                 k,
@@ -168,6 +170,7 @@ class Transformer(nnx.Module):
         mesh = mesh or _one_device()
         graphdef, stacked = nnx.split(self.layers)
         whose = Tokens(positions, segment_ids, self._earliest(tokens, positions))
+        sharpness = self._sharpness(tokens, positions)
         visible = prefix
         if prefix is not None and shared is not None:
             visible = replace(prefix, segment_ids=jnp.where(prefix.positions < shared, prefix.segment_ids, 0))
@@ -177,7 +180,7 @@ class Transformer(nnx.Module):
         ) -> tuple[jax.Array, Pair]:
             layer_params, old, common = scanned
             layer = nnx.merge(graphdef, layer_params)
-            q, k, v = self._queries_keys_values(layer, x, positions)
+            q, k, v = self._queries_keys_values(layer, x, positions, sharpness)
             k = k.astype(cache.k.dtype)  # what attention reads now is what it will read from the cache
             v = v.astype(cache.v.dtype)
             part = self._attend_to_itself(q, k.astype(q.dtype), v.astype(q.dtype), whose, mesh)
@@ -264,6 +267,18 @@ class Transformer(nnx.Module):
         is_video = tokens >= self.config.code_offset
         return jnp.where(is_video, positions - (self.config.video_window - 1), ANY)
 
+    def _sharpness(self, tokens: jax.Array, positions: jax.Array) -> jax.Array | None:
+        """int32 [B, L] twice -> float32 [B, L, 1, 1], what each token's queries are multiplied by; None: by
+        nothing.
+        """
+        start = self.config.sharpened_from
+        if start is None:
+            return None
+        growth = jnp.log1p(positions.astype(jnp.float32)) / math.log1p(start)
+        if self.config.video_window is not None:  # what is seen through a window does not grow
+            growth = jnp.where(tokens >= self.config.code_offset, 1.0, growth)
+        return jnp.maximum(growth, 1.0)[:, :, None, None]
+
     def head(self) -> jax.Array:
         """float [D, V]: hidden states times this are the logits."""
         return self.embed.table[...].T if self.config.tie_embeddings else self.unembed.kernel[...]
@@ -301,9 +316,11 @@ class Transformer(nnx.Module):
         return self.config.norm_placement == "after"
 
     def _queries_keys_values(
-        self, layer: Layers, x: jax.Array, positions: jax.Array
+        self, layer: Layers, x: jax.Array, positions: jax.Array, sharpness: jax.Array | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         q, k, v = layer.attention.project(x if self._norms_behind else layer.attention_norm(x))
+        if sharpness is not None:
+            q = (q * sharpness).astype(q.dtype)
         theta = self.config.rope_theta
         scaling = self.config.rope_scaling
         return (

@@ -89,7 +89,7 @@ def check_resume(folder: Path, config: TrainConfig, *, allow_changes: bool = Fal
     before = read_settings(folder)
     if before is None:
         return []
-    changed = differences(before, config.to_dict())
+    changed = differences(_completed(before), config.to_dict())
     grave = [f"{name}: {change}" for name, change in changed.items() if not _harmless(name)]
     if grave and not allow_changes:
         raise UserError(
@@ -97,6 +97,16 @@ def check_resume(folder: Path, config: TrainConfig, *, allow_changes: bool = Fal
             "another run with another --out, or say --allow-changes to go on all the same"
         )
     return [f"{name}: {change}" for name, change in changed.items()]
+
+
+def _completed(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with what a version that did not know it yet left at its default; as they are where they
+    are no config of this version.
+    """
+    try:
+        return TrainConfig.from_dict(settings).to_dict()
+    except UserError:
+        return settings
 
 
 def _harmless(name: str) -> bool:

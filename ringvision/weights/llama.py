@@ -279,6 +279,7 @@ def config_of(config: TransformerConfig, settings: Mapping[str, Any], dtype: str
         "a window for video tokens alone": config.video_window is not None,
         "LayerNorm on queries": config.qk_norm == "layer",
         "norms behind attention": config.norm_placement == "after",
+        "queries sharpened by position": config.sharpened_from is not None,
         "folded rotary positions": config.rope_scaling is not None and config.rope_scaling.kind == "folded",
         "both bias and norm": config.qk_norm == "rms" and config.qkv_bias,
     }

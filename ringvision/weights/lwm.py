@@ -265,6 +265,7 @@ def config_of(config: TransformerConfig, settings: Mapping[str, Any]) -> dict[st
             ("norm_placement", config.norm_placement, "before"),
             ("window", config.window, None),
             ("video_window", config.video_window, None),
+            ("sharpened_from", config.sharpened_from, None),
             ("frame_period", config.frame_period, 0),
         )
         if value != plain

@@ -87,6 +87,12 @@ def logits(params, config, tokens, positions, segment_ids):
                 )
             q = head_norm(q, layer, "query", config)
             k = head_norm(k, layer, "key", config)
+            if config.sharpened_from:
+                growth = np.log(1 + row_positions) / np.log(1 + config.sharpened_from)
+                growth[growth < 1] = 1
+                if config.video_window:
+                    growth[row_tokens >= config.code_offset] = 1
+                q = q * growth[:, None, None]
             q = rotate(q, row_positions, config.rope_theta)
             k = rotate(k, row_positions, config.rope_theta)
             heads = attention(q, k, v, row_positions, row_segments, windows)

@@ -270,6 +270,8 @@ def test_names_and_shapes_of_what_some_models_have():
         {"qkv_bias": True, "qk_norm": "layer"},
         {"video_window": 4, "code_offset": 40},
         {"video_window": 4, "code_offset": 40, "window": 7},
+        {"sharpened_from": 2},
+        {"sharpened_from": 2, "video_window": 4, "code_offset": 40},
     ],
 )
 def test_biases_norms_and_windows_against_float64(change):
@@ -354,7 +356,7 @@ def test_lower_precision_stays_close():
 def test_config_there_and_back():
     for config in PRESETS.values():
         assert TransformerConfig.from_dict(config.to_dict()) == config
-    video = replace(SMALL, video_window=4, code_offset=40)
+    video = replace(SMALL, video_window=4, code_offset=40, sharpened_from=512)
     assert TransformerConfig.from_dict(video.to_dict()) == video
     before = SMALL.to_dict()
     del before["video_window"]

@@ -64,6 +64,16 @@ def test_what_changes_the_weights_is_refused_unless_asked_for(run, changes, says
     assert check_resume(folder, other, allow_changes=True) == [says]
 
 
+def test_a_setting_that_the_run_did_not_know_yet_was_at_its_default(run):
+    folder, setup = run
+    settings = setup.to_dict()
+    del settings["model"]["window"], settings["health"]["window"]
+    (folder / RUN_FILE).write_text(json.dumps(settings))
+    assert check_resume(folder, setup) == []
+    other = dataclasses.replace(setup, model=dataclasses.replace(setup.model, window=5))
+    assert check_resume(folder, other, allow_changes=True) == ["model.window: None -> 5"]
+
+
 def test_settings_that_one_of_them_lacks_are_differences_too():
     assert differences({"a": {"b": 1}, "c": [1, 2]}, {"a": {}, "c": [1], "d": None}) == {
         "a.b": "1 -> nothing",

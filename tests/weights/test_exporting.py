@@ -175,6 +175,8 @@ def model(folder, config, **settings):
         ("hf", {"frame_period": 5}, "places in a frame"),
         ("hf", {"rope_scaling": RopeScaling(1.0, kind="folded")}, "folded rotary positions"),
         ("hf", {"video_window": 4, "code_offset": 40}, "a window for video tokens alone"),
+        ("hf", {"sharpened_from": 512}, "queries sharpened by position"),
+        ("lwm", {"sharpened_from": 512}, "sharpened_from=512"),
         ("lwm", {"video_window": 4, "code_offset": 40}, "video_window=4"),
         ("hf", {"qk_norm": "rms", "qkv_bias": True}, "both bias and norm"),
     ],
