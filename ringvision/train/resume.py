@@ -62,8 +62,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
     """Dotted name -> "old -> new" for every setting that differs between two configs, as
     `TrainConfig.to_dict` gives them. What one of them lacks is "nothing".
     """
-    old = _named(before)
-    new = _named(json.loads(json.dumps(after)))
+    old, new = (_named(json.loads(json.dumps(settings))) for settings in (before, after))
     found = {}
     for name in [*old, *(name for name in new if name not in old)]:
         values = old.get(name, NOTHING), new.get(name, NOTHING)
