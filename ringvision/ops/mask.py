@@ -71,8 +71,16 @@ class MaskSpec(NamedTuple):
     def restrict(
         self, mask: Mask, q_positions: Mask, k_positions: Mask, earliest: Mask | None = None
     ) -> Mask:
-        """`mask` without the pairs that the rule forbids. All that is broadcast to one shape: mask bool and
-        positions int32, as [B, T, S], [B, T, 1] and [B, 1, S]; `earliest` is as q_positions.
+        """`mask` without the pairs that the rule forbids; all arrays are broadcast to one shape.
+
+        Args:
+            mask: bool, such as [B, T, S].
+            q_positions: int32, such as [B, T, 1].
+            k_positions: int32, such as [B, 1, S].
+            earliest: as q_positions, the lowest position that each query attends to; None: any.
+
+        Returns:
+            bool, of the shape that all have together.
         """
         if self.causal:
             mask = mask & (q_positions >= k_positions)
