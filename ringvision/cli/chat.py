@@ -31,6 +31,7 @@ class StartChat(Command):
             sampler=self.sampler.make(),
             max_tokens=self.max_tokens,
             dtype=self.mesh.dtype,
+            cache_dtype=self.mesh.cache_dtype,
         )
         say(f"model ready on {describe_mesh(mesh)}")
         converse(chat, sys.stdin, sys.stdout)

@@ -30,7 +30,7 @@ class EvaluateWorld(Command):
         from ringvision.evaluate.world import evaluate_world
         from ringvision.infer.assistant import load
 
-        assistant = load(self.model, mesh=mesh, dtype=self.mesh.dtype)
+        assistant = load(self.model, mesh=mesh, dtype=self.mesh.dtype, cache_dtype=self.mesh.cache_dtype)
         result = evaluate_world(assistant, examples=self.examples, seed=self.seed, fps=self.fps)
         print_result(result, _score_table(result), as_json=self.json)
         return 0

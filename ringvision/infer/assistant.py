@@ -6,15 +6,19 @@ A video is read once. Its codes and the prefix that read it are remembered under
 tokenizer, the bytes of the file, sampling), as many as fit a bound in bytes; any number of questions go on
 from there, one after another, from several threads, or several at once as one batch. Of a model that was
 trained with the question before the video, as LWM was, a prefix serves that question alone; codes are
-remembered for all.
+remembered for all. With `Sessions` prefixes are kept in a folder as well, and another process begins with
+them: it neither decodes the video nor reads it.
 """
 
+import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 
 from ringvision import shipped
@@ -29,6 +33,7 @@ from ringvision.infer.prefix_cache import PrefixCache
 from ringvision.infer.processor import Processor
 from ringvision.infer.sampler import Sampler
 from ringvision.infer.scheduler import DecodeRequest, Scheduler, TokenStream
+from ringvision.infer.sessions import LIMIT, Sessions
 from ringvision.model_folder import read_config
 from ringvision.video_tokenizer import VideoTokenizer, load_video_tokenizer
 
@@ -41,8 +46,8 @@ class Reply:
     for the last.
 
     frames, video_tokens, devices: what was read, known from the start. tokens: ids generated so far, the
-    closing eos included. timings: seconds spent in decode, tokenize, prefill and, when the answer is
-    complete, generate.
+    closing eos included. timings: seconds spent in decode, tokenize, prefill, session (with a folder of
+    sessions: reading or writing there) and, when the answer is complete, generate.
     """
 
     def __init__(
@@ -100,6 +105,8 @@ class Assistant:
         stream: StreamFormat | None = None,
         *,
         remember: int = 1 << 30,
+        cache_dtype: str | None = None,
+        sessions: Sessions | None = None,
     ) -> None:
         """
         Args:
@@ -109,6 +116,8 @@ class Assistant:
             stream: how things stand in its prompts (None: as in our own models).
             remember: bytes of prefixes (caches, over all devices) kept for further questions; codes are kept
                 within an eighth of that.
+            cache_dtype: of keys and values (None: the weights'); see `Engine`.
+            sessions: where prefixes are kept for other processes (None: nowhere).
 
         Raises:
             UserError: where these do not fit together.
@@ -130,7 +139,8 @@ class Assistant:
             model.config, model.vocabulary, text, tokenizer, stream, remember=remember // 8
         )
         self.eos = model.vocabulary.eos
-        self.engine = Engine(model)
+        self.engine = Engine(model, cache_dtype=cache_dtype)
+        self.sessions = sessions
         self.scheduler = Scheduler(self.engine)
         self.prefixes = PrefixCache(remember)
 
@@ -244,6 +254,9 @@ class Assistant:
         whole = (self.model.hash, *keys, opening.tobytes())
         if (found := self.prefixes.get(whole)) is not None:
             return found
+        identity = self._identity(keys, opening)
+        if self.sessions is not None and (found := self._recalled(whole, identity, timings)) is not None:
+            return found
         durations = [probe(path).duration for path in paths]
         self.processor.check_videos(paths, durations, question, fps)
         read = [
@@ -262,7 +275,7 @@ class Assistant:
         began = time.perf_counter()
         other, shared = self.prefixes.longest(tokens)
         if other is not None and shared == len(tokens):
-            return other.first(shared, frames)
+            return self._kept(identity, other.first(shared, frames), timings)
         # a prefix of which most is of no use here is not copied for the little that is
         after = other if 2 * shared > len(tokens) else None
 
@@ -272,7 +285,45 @@ class Assistant:
 
         found = self.prefixes.get_or_make(whole, prefill)
         timings["prefill"] += time.perf_counter() - began
+        return self._kept(identity, found, timings)
+
+    def _identity(self, keys: Sequence[tuple[Any, ...]], opening: np.ndarray) -> dict[str, Any]:
+        """All that a prefix depends on; nothing of a video is decoded for it.
+
+        Args:
+            keys: of the videos, as the processor gives them.
+            opening: int32 [n], the tokens before them.
+        """
+        return {
+            "model": self.model.hash,
+            "weights": str(self.model.params["embed"]["table"].dtype),
+            "cache": str(self.engine.cache_dtype),
+            "videos": [list(key) for key in keys],
+            "stream": asdict(self.processor.prompts.format),
+            "opening": hashlib.sha256(opening.tobytes()).hexdigest(),
+        }
+
+    def _recalled(
+        self, whole: Hashable, identity: dict[str, Any], timings: dict[str, float]
+    ) -> Prefix | None:
+        """The prefix of this identity from the sessions, remembered from now on as `whole`; None where there
+        is none.
+        """
+        assert self.sessions is not None
+        began = time.perf_counter()
+        found = self.sessions.load(self.engine, identity)
+        if found is not None:
+            self.prefixes.put(whole, found)
+        timings["session"] = timings.get("session", 0.0) + time.perf_counter() - began
         return found
+
+    def _kept(self, identity: dict[str, Any], prefix: Prefix, timings: dict[str, float]) -> Prefix:
+        """The prefix, which from now on is among the sessions."""
+        if self.sessions is not None:
+            began = time.perf_counter()
+            self.sessions.save(self.engine, identity, prefix)
+            timings["session"] = timings.get("session", 0.0) + time.perf_counter() - began
+        return prefix
 
 
 def _pieces(
@@ -301,6 +352,9 @@ def load(
     *,
     tokenizer: PathLike | None = None,
     dtype: str | None = None,
+    cache_dtype: str | None = None,
+    sessions: PathLike | None = None,
+    sessions_limit: int = LIMIT,
 ) -> Assistant:
     """The assistant in a model folder.
 
@@ -309,10 +363,15 @@ def load(
         mesh: the devices (None: all of them on the axis `context`).
         tokenizer: a shipped video tokenizer's name, or a folder (None: the one that the config names).
         dtype: see `load_model`.
+        cache_dtype: of what is kept of each token, "float32", "bfloat16", "float16" or "int8" (a quarter of
+            float32's bytes, and a ninth of that again for scales); None: the weights'.
+        sessions: a folder where what was read of videos is kept for other processes; None: nowhere.
+        sessions_limit: bytes that it holds at most.
 
     Raises:
         UserError: for a folder that lacks something, or whose parts do not fit together.
     """
+    kept = None if sessions is None else Sessions(sessions, sessions_limit)
     folder = shipped.model() if dir is None else Path(dir)
     settings = read_config(folder)
     if not settings.get("vocabulary"):
@@ -323,4 +382,5 @@ def load(
     text = load_text_tokenizer(folder)
     video_tokenizer = load_video_tokenizer(shipped.tokenizer_of(folder, settings, tokenizer))
     stream = StreamFormat.from_dict(settings.get("stream") or {})
-    return Assistant(load_model(folder, mesh, dtype=dtype), text, video_tokenizer, stream)
+    model = load_model(folder, mesh, dtype=dtype)
+    return Assistant(model, text, video_tokenizer, stream, cache_dtype=cache_dtype, sessions=kept)

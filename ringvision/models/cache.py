@@ -289,7 +289,9 @@ class Cache:
             slots = cache.positions.shape[1] - other.positions.shape[1]
             segment_ids = jnp.pad(other.segment_ids, ((0, 0), (0, slots)))  # what lay behind is forgotten
             new = other.parts | {"segment_ids": segment_ids}
-            return replace(cache, **{name: put(x, new[name], ROW_AXIS[name]) for name, x in cache.parts.items()})
+            return replace(
+                cache, **{name: put(x, new[name], ROW_AXIS[name]) for name, x in cache.parts.items()}
+            )
 
         in_specs = (specs, specs, partition_spec(mesh, "batch"))
         cache = jax.shard_map(write, mesh=mesh, in_specs=in_specs, out_specs=specs)(self, other, local)
