@@ -27,6 +27,7 @@ class Ask(Command):
     ] = None
     fps: FramesASecond = 1.0
     max_tokens: MaxTokens = 128
+    stop: Annotated[tuple[str, ...], option("strings before which the answer ends", "TEXT [TEXT ...]")] = ()
     sessions: Annotated[
         str | None,
         option(
@@ -64,6 +65,7 @@ class Ask(Command):
             fps=self.fps,
             sampler=sampler,
             max_tokens=self.max_tokens,
+            stop=self.stop,
             progress=progress_line(),
         )
         read = time.perf_counter() - started - loaded
@@ -81,6 +83,8 @@ class Ask(Command):
             "frames": reply.frames,
             "video_tokens": reply.video_tokens,
             "devices": reply.devices,
+            "finish": reply.finish,
+            "probability": reply.probability,
             "seconds": seconds,
         }
         print_result(answer, "", as_json=self.json)  # the text stands there already: its line ends

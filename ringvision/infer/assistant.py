@@ -11,10 +11,11 @@ them: it neither decodes the video nor reads it.
 """
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ringvision.data.text.folder import load_text_tokenizer
 from ringvision.data.text.tokenizer import TextTokenizer
 from ringvision.data.video import probe, sample_times
 from ringvision.errors import UserError
+from ringvision.infer.ending import StopStrings, repeats
 from ringvision.infer.engine import Engine, Prefix
 from ringvision.infer.model import Model, load_model
 from ringvision.infer.prefix_cache import PrefixCache
@@ -41,19 +43,29 @@ PathLike = str | os.PathLike[str]
 Progress = Callable[[str, int, int], None]
 
 
+@dataclass
+class Outcome:
+    """What is known of an answer, filled while it is generated. finish: see `Reply`; "" before its end."""
+
+    tokens: list[int] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
+    finish: str = ""
+
+
 class Reply:
     """An answer on its way: iterate for pieces of text as they are generated, or take `.text`, which waits
     for the last.
 
     frames, video_tokens, devices: what was read, known from the start. tokens: ids generated so far, the
-    closing eos included. timings: seconds spent in decode, tokenize, prefill, session (with a folder of
+    closing eos included; log_probabilities: of each, as the model sees it among all ids of text, whatever the
+    sampler makes of that. timings: seconds spent in decode, tokenize, prefill, session (with a folder of
     sessions: reading or writing there) and, when the answer is complete, generate.
     """
 
     def __init__(
         self,
         coming: Iterator[str],
-        tokens: list[int],
+        outcome: Outcome,
         *,
         frames: int,
         video_tokens: int,
@@ -63,17 +75,19 @@ class Reply:
         """
         Args:
             coming: the pieces of text, as they are generated.
-            tokens: ids generated so far; `coming` appends to it.
+            outcome: of the answer; `coming` fills it.
             frames: frames of video that were read.
             video_tokens: tokens that these take.
             devices: devices of the mesh.
             timings: seconds spent so far; `coming` adds "generate".
         """
-        self.tokens = tokens
+        self.tokens = outcome.tokens
+        self.log_probabilities = outcome.log_probabilities
         self.frames = frames
         self.video_tokens = video_tokens
         self.devices = devices
         self.timings = timings
+        self._outcome = outcome
         self._coming = coming
         self._said = ""
 
@@ -92,6 +106,23 @@ class Reply:
         for _ in self:
             pass
         return self._said.strip()
+
+    @property
+    def finish(self) -> str:
+        """Why the answer ended: "stop" (the model's eos, or a stop string), "length" (it had no more room),
+        "repeated" (no more room, and it said the same again and again: `ending.repeats`), "empty" (whatever
+        the reason, there is no text). Generates what is missing of it.
+        """
+        assert self.text is not None
+        return self._outcome.finish
+
+    @property
+    def probability(self) -> float:
+        """The product of the probabilities of the answer's tokens, its eos included, from 0 to 1. Generates
+        what is missing of it.
+        """
+        assert self.text is not None
+        return math.exp(sum(self.log_probabilities))
 
 
 class Assistant:
@@ -152,6 +183,7 @@ class Assistant:
         *,
         sampler: Sampler | None = None,
         max_tokens: int = 128,
+        stop: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> Reply:
         """Reads the videos, unless they are remembered, and the question; the answer comes as the reply is
@@ -163,6 +195,7 @@ class Assistant:
             fps: frames that are looked at in each second.
             sampler: how tokens are chosen (None: always the likeliest).
             max_tokens: the longest answer.
+            stop: strings at which an answer ends, before the first of them.
             progress: called with (what, done, of) while frames and tokens are read.
 
         Raises:
@@ -170,7 +203,7 @@ class Assistant:
                 the model can read (decided before anything is decoded), or a max_tokens below 1.
         """
         (reply,) = self.ask_many(
-            videos, [question], fps, sampler=sampler, max_tokens=max_tokens, progress=progress
+            videos, [question], fps, sampler=sampler, max_tokens=max_tokens, stop=stop, progress=progress
         )
         return reply
 
@@ -182,6 +215,7 @@ class Assistant:
         *,
         sampler: Sampler | None = None,
         max_tokens: int = 128,
+        stop: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> list[Reply]:
         """Several questions about the same videos as one batch: each is answered as it is alone, in less
@@ -193,6 +227,7 @@ class Assistant:
             fps: frames that are looked at in each second.
             sampler: how tokens are chosen (None: always the likeliest).
             max_tokens: the longest answer.
+            stop: strings at which an answer ends, before the first of them.
             progress: called with (what, done, of) while frames and tokens are read.
 
         Returns:
@@ -220,20 +255,25 @@ class Assistant:
                     stop=frozenset({self.eos}),
                     prefix=prefix,
                     ids=(0, self.text.size),
+                    log_probabilities=True,
                 )
             )
         began = time.perf_counter()
         streams = self.scheduler.submit(requests)
         timings["prefill"] += time.perf_counter() - began
-        return [self._reply(stream, question, dict(timings)) for stream, question in zip(streams, questions)]
+        return [
+            self._reply(stream, question, stop, dict(timings)) for stream, question in zip(streams, questions)
+        ]
 
-    def _reply(self, stream: TokenStream, question: str, timings: dict[str, float]) -> Reply:
-        tokens: list[int] = []
+    def _reply(
+        self, stream: TokenStream, question: str, stop: Sequence[str], timings: dict[str, float]
+    ) -> Reply:
+        outcome = Outcome()
         prefix = stream.request.prefix
         assert prefix is not None
         return Reply(
-            _pieces(stream, self.text, tokens, timings),
-            tokens,
+            _pieces(stream, self.text, stop, outcome, timings),
+            outcome,
             frames=prefix.frames,
             video_tokens=len(prefix) - len(self.processor.prompts.opening(question)),
             devices=self.model.mesh.size,
@@ -327,23 +367,42 @@ class Assistant:
 
 
 def _pieces(
-    stream: TokenStream, text: TextTokenizer, tokens: list[int], timings: dict[str, float]
+    stream: TokenStream, text: TextTokenizer, stop: Sequence[str], outcome: Outcome, timings: dict[str, float]
 ) -> Iterator[str]:
-    """Pieces of text as they come, and their ids into `tokens`.
+    """Pieces of text as they come, up to the first string of `stop`, and what else is known into `outcome`.
 
     Holds no reference to the Reply: in a reference cycle a dropped Reply would be collected late, and its row
     freed late.
     """
     pieces = text.stream()
+    stops = StopStrings(stop)
+    said = ""
     began = time.perf_counter()
     try:
         for token in stream:
-            tokens.append(token)
-            yield pieces.push(token)
+            outcome.tokens.append(token)
+            outcome.log_probabilities.append(stream.log_probabilities[-1])
+            piece = stops.push(pieces.push(token))
+            said += piece
+            yield piece
+            if stops.found:
+                break
         timings["generate"] = time.perf_counter() - began
-        yield pieces.finish()
+        rest = stops.push(pieces.finish()) + stops.finish()
+        said += rest
+        outcome.finish = _finish(outcome.tokens, said, stops.found or token in stream.request.stop)
+        yield rest
     finally:
         stream.close()
+
+
+def _finish(tokens: Sequence[int], said: str, stopped: bool) -> str:
+    """See `Reply.finish`."""
+    if not said.strip():
+        return "empty"
+    if stopped:
+        return "stop"
+    return "repeated" if repeats(tokens) else "length"
 
 
 def load(

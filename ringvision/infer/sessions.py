@@ -192,7 +192,7 @@ class Sessions:
                 for name, rows in zip(specs, _rows_of(prefix, specs), strict=True):
                     digest = hashlib.sha256()
                     for row in rows:
-                        data = np.ascontiguousarray(row).reshape(-1).view(np.uint8).data
+                        data = _flat(np.ascontiguousarray(row))
                         digest.update(data)
                         file.write(data)
                     checksums[name] = digest.hexdigest()
@@ -267,7 +267,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     with open(handle, "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise Unusable("it is no file")
-        yield file  # type: ignore[misc]
+        yield file
 
 
 def _read(file: BinaryIO, engine: Engine, key: str) -> Prefix:
@@ -363,7 +363,7 @@ def _check(digest: Any, checksum: str) -> None:
 
 
 def _bytes_into(file: BinaryIO, array: np.ndarray) -> None:
-    view = memoryview(_flat(array))
+    view = _flat(array)
     while len(view):
         count = file.readinto(view)  # type: ignore[attr-defined]
         if not count:
@@ -377,9 +377,9 @@ def _bytes(file: BinaryIO, count: int) -> bytes:
     return array.tobytes()
 
 
-def _flat(array: np.ndarray) -> np.ndarray:
-    """The bytes of an array without gaps, where they lie: uint8 [n]."""
-    return array.reshape(-1).view(np.uint8)
+def _flat(array: np.ndarray) -> memoryview:
+    """The bytes of an array [...] without gaps, where they lie."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 # ------------------------------------------------------------------------------------------ taking it apart

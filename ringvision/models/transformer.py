@@ -171,12 +171,13 @@ class Transformer(nnx.Module):
             layer = nnx.merge(graphdef, layer_params)
             q, k, v = self._queries_keys_values(layer, x, positions)
             # what attention reads now is what it will read from the cache
-            keys_values = store(k, cache.k.dtype), store(v, cache.v.dtype)
-            part = self._attend_to_itself(q, *(x.read(q.dtype) for x in keys_values), whose, mesh)
-            for pair, keys in ((old, cache), (common, visible)):
-                if pair is not None and keys is not None:
-                    part = self._attend_to_cache(q, pair, whose, keys, mesh, part)
-            return self._rest_of_block(layer, x, part[0], mesh), jax.tree.map(heads_first, keys_values)
+            keys = store(k, cache.k.dtype)
+            values = store(v, cache.v.dtype)
+            part = self._attend_to_itself(q, keys.read(q.dtype), values.read(q.dtype), whose, mesh)
+            for pair, among in ((old, cache), (common, visible)):
+                if pair is not None and among is not None:
+                    part = self._attend_to_cache(q, pair, whose, among, mesh, part)
+            return self._rest_of_block(layer, x, part[0], mesh), jax.tree.map(heads_first, (keys, values))
 
         own = None if fresh else cache.stored
         common = None if prefix is None else prefix.stored

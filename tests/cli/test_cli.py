@@ -123,7 +123,18 @@ def test_ask_streams_the_answer_and_says_what_it_does(model, clip, capsys):
     request = ["ask", str(clip), "What colour was the circle?", "--model", str(model), "--max-tokens", "12"]
     assert cli.main([*request, "--devices", "1", "--json"]) == 0
     alone = json.loads(capsys.readouterr().out)
-    assert alone.keys() == {"answer", "tokens", "frames", "video_tokens", "devices", "seconds"}
+    assert alone.keys() == {
+        "answer",
+        "tokens",
+        "frames",
+        "video_tokens",
+        "devices",
+        "finish",
+        "probability",
+        "seconds",
+    }
+    assert alone["finish"] in ("stop", "length", "repeated", "empty")
+    assert 0 < alone["probability"] <= 1
     assert alone["devices"] == 1
     assert alone["frames"] > 1
     assert {"load", "total"} <= alone["seconds"].keys()
