@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from ringvision.cli.devices import Mesh, MeshOptions, describe_mesh
-from ringvision.cli.options import FramesASecond, MaxTokens, Model, SamplerOptions, Sampling
+from ringvision.cli.options import CacheDtype, FramesASecond, MaxTokens, Model, SamplerOptions, Sampling
 from ringvision.cli.output import counted, print_result, progress_line, say
 from ringvision.cli.parsing import COUNT, Command, Json, option
 
@@ -28,6 +28,7 @@ class Ask(Command):
     fps: FramesASecond = 1.0
     max_tokens: MaxTokens = 128
     stop: Annotated[tuple[str, ...], option("strings before which the answer ends", "TEXT [TEXT ...]")] = ()
+    cache_dtype: CacheDtype = None
     sessions: Annotated[
         str | None,
         option(
@@ -53,7 +54,7 @@ class Ask(Command):
             mesh=mesh,
             tokenizer=self.tokenizer,
             dtype=self.mesh.dtype,
-            cache_dtype=self.mesh.cache_dtype,
+            cache_dtype=self.cache_dtype,
             sessions=self.sessions,
             sessions_limit=self.sessions_limit,
         )

@@ -5,8 +5,8 @@ import importlib.util
 from typing import Annotated
 
 from ringvision import shipped
-from ringvision.cli.devices import CacheDtype, CpuDevices, start_jax
-from ringvision.cli.options import Model
+from ringvision.cli.devices import CpuDevices, start_jax
+from ringvision.cli.options import CacheDtype, Model
 from ringvision.cli.parsing import WHOLE, Command, option
 from ringvision.errors import UserError
 

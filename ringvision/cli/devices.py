@@ -15,11 +15,6 @@ from ringvision.errors import UserError
 if TYPE_CHECKING:
     import jax
 
-CacheDtype = Annotated[
-    str | None,
-    choice("float32", "bfloat16", "float16", "int8"),
-    option("type of what is kept of every token that was read; int8 is the smallest", default="the weights'"),
-]
 CpuDevices = Annotated[int | None, COUNT, option("on a CPU, make N devices of it")]
 
 
@@ -43,7 +38,6 @@ class MeshOptions(Options):
             "type of the weights and of what is computed with them; stored: as on disk", default="float32"
         ),
     ] = None
-    cache_dtype: CacheDtype = None
 
     def make(self) -> "jax.sharding.Mesh":
         """The mesh of --devices and --mesh: without --devices as many as --mesh names; without --mesh all on

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional
 
 from ringvision.cli.devices import Mesh, MeshOptions, start_jax
-from ringvision.cli.options import FramesASecond, Model, Tokenizer, tokenizer_folder
+from ringvision.cli.options import CacheDtype, FramesASecond, Model, Tokenizer, tokenizer_folder
 from ringvision.cli.output import plain, print_result, say, table
 from ringvision.cli.parsing import COUNT, POSITIVE, WHOLE, Command, Json, option
 
@@ -22,6 +22,7 @@ class EvaluateWorld(Command):
     examples: Annotated[int, COUNT, option("how many questions")] = 800
     seed: Annotated[int, WHOLE, option("which held-out scenes", "S")] = 0
     fps: FramesASecond = 1.0
+    cache_dtype: CacheDtype = None
     json: Json = False
     mesh: Mesh = dataclasses.field(default_factory=MeshOptions)
 
@@ -30,7 +31,7 @@ class EvaluateWorld(Command):
         from ringvision.evaluate.world import evaluate_world
         from ringvision.infer.assistant import load
 
-        assistant = load(self.model, mesh=mesh, dtype=self.mesh.dtype, cache_dtype=self.mesh.cache_dtype)
+        assistant = load(self.model, mesh=mesh, dtype=self.mesh.dtype, cache_dtype=self.cache_dtype)
         result = evaluate_world(assistant, examples=self.examples, seed=self.seed, fps=self.fps)
         print_result(result, _score_table(result), as_json=self.json)
         return 0

@@ -78,7 +78,6 @@ class Generate(Command):
             tokenizer=self.tokenizer,
             mesh=mesh,
             dtype=self.mesh.dtype,
-            cache_dtype=self.mesh.cache_dtype,
             progress=progress_line(),
         )
         text = f"{self.out}: {counted(result['frames'], 'frame')}, {result['seconds']['total']:.1f} s"

@@ -1,14 +1,14 @@
 """How an answer ends: at a string that stops it, or in a loop.
 
 In: pieces of text, or ids, as they are generated. Out: the text before the first stop string, and whether the
-last ids are one sequence said again and again.
+last ids say the same again and again.
 """
 
 from collections.abc import Collection, Sequence
 
-TIMES = 3
-FEWEST = 12
-"""A loop is the same sequence so many times at the end, and at least so many tokens of it."""
+LAST = 32
+FEWEST = 14
+"""Ids at the end of an answer that are looked at for a loop, and how many there must be."""
 
 
 class StopStrings:
@@ -49,10 +49,9 @@ class StopStrings:
 
 
 def repeats(tokens: Sequence[int]) -> bool:
-    """Whether ids end in a loop: TIMES times or more the same sequence, together FEWEST ids or more."""
-    tokens = list(tokens)
-    for period in range(1, len(tokens) // TIMES + 1):
-        times = max(TIMES, -(-FEWEST // period))
-        if times * period <= len(tokens) and tokens[-times * period :] == tokens[-period:] * times:
-            return True
-    return False
+    """Whether ids end in a loop, or nearly in one: of the sequences of three among the last ones more than
+    half have been said just before (seq-rep-3: Welleck et al., 2020).
+    """
+    last = list(tokens[-LAST:])
+    threes = list(zip(last, last[1:], last[2:]))
+    return len(last) >= FEWEST and 2 * len(set(threes)) < len(threes)

@@ -163,19 +163,6 @@ class Engine:
                 taken += -(-count // self.ring)
         return max(needed, taken + -(-generate // self.ring)) * self.ring
 
-    def prefix_layout(self, tokens: int) -> tuple[int, np.ndarray, np.ndarray]:
-        """How `prefill` lays out so many tokens: the cache's length, the slot of each token (int [tokens]),
-        and how many each device has (int [C]).
-        """
-        length = self.cache_length(self.slots_for(tokens, blocks=self.blocks), SHORTEST)
-        filled = np.zeros(self.ring, np.int64)
-        slots = []
-        for _, count in self.plan(tokens, self.blocks):
-            device, place, sizes = spread(count, self.ring)
-            slots.append(device * (length // self.ring) + filled[device] + place)
-            filled += sizes
-        return length, np.concatenate(slots), filled
-
     def cache_length(self, slots: int, shortest: int) -> int:
         """The length of a cache with at least so many slots: `shortest` times a power of two, and from
         QUARTERS on also what lies between two of these (see SIXTEENTHS); a multiple of the ring.

@@ -108,8 +108,6 @@ class ImageGenerator:
         tokenizer: VideoTokenizer,
         stream: StreamFormat,
         form: GenerationFormat | None,
-        *,
-        cache_dtype: str | None = None,
     ) -> None:
         """
         Args:
@@ -118,7 +116,6 @@ class ImageGenerator:
             tokenizer: the video tokenizer that it was trained with.
             stream: how things stand in its prompts.
             form: how a text asks it for images (None: no text does).
-            cache_dtype: of keys and values (None: the weights'); see `Engine`.
 
         Raises:
             UserError: where these do not fit together.
@@ -132,7 +129,7 @@ class ImageGenerator:
         self.form = form
         self.vocabulary = vocabulary
         self.processor = Processor(model.config, vocabulary, text, tokenizer, stream)
-        self.engine = Engine(model, cache_dtype=cache_dtype)
+        self.engine = Engine(model)
         self.ids = (vocabulary.code_offset, vocabulary.eof)
 
     @property
@@ -353,7 +350,6 @@ def generate_images(
     tokenizer: PathLike | None = None,
     mesh: Mesh | None = None,
     dtype: str | None = None,
-    cache_dtype: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Generates what is requested and writes it to a file as it comes. Memory holds the model, its cache and
@@ -367,7 +363,6 @@ def generate_images(
         tokenizer: a shipped video tokenizer's name, or a folder (None: the one that the config names).
         mesh: the devices (None: all of them on the axis `context`).
         dtype: see `load_model`.
-        cache_dtype: of keys and values (None: the weights'); see `Engine`.
         progress: called with what, how many are done, of how many.
 
     Returns:
@@ -382,13 +377,7 @@ def generate_images(
         probe(video)  # a file that is no video is refused before a model is loaded for it
     began = time.perf_counter()
     generator = load_image_generator(
-        model,
-        mesh,
-        tokenizer=tokenizer,
-        dtype=dtype,
-        cache_dtype=cache_dtype,
-        batch=min(BATCH, request.frames),
-        prompt=request.prompt,
+        model, mesh, tokenizer=tokenizer, dtype=dtype, batch=min(BATCH, request.frames), prompt=request.prompt
     )
     fps = request.fps or generator.fps
     seconds = {"load": time.perf_counter() - began, "draw": 0.0, "decode": 0.0}
@@ -436,7 +425,6 @@ def load_image_generator(
     *,
     tokenizer: PathLike | None = None,
     dtype: str | None = None,
-    cache_dtype: str | None = None,
     batch: int = BATCH,
     prompt: str | None = None,
 ) -> ImageGenerator:
@@ -447,7 +435,6 @@ def load_image_generator(
         mesh: the devices (None: all of them on the axis `context`).
         tokenizer: a shipped video tokenizer's name, or a folder (None: the one that the config names).
         dtype: see `load_model`.
-        cache_dtype: of keys and values (None: the weights'); see `Engine`.
         batch: frames that are decoded at once.
         prompt: what will be generated, checked before the weights are loaded.
 
@@ -478,8 +465,7 @@ def load_image_generator(
         )
     # raises where text stands before a frame and there is no text tokenizer
     PromptProcessor(text, vocabulary, stream).before(video_tokenizer.grid, 0.0)
-    loaded = load_model(folder, mesh, dtype=dtype)
-    return ImageGenerator(loaded, text, video_tokenizer, stream, form, cache_dtype=cache_dtype)
+    return ImageGenerator(load_model(folder, mesh, dtype=dtype), text, video_tokenizer, stream, form)
 
 
 def _check_prompt(prompt: str | None, form: GenerationFormat | None, text: TextTokenizer) -> None:

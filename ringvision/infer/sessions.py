@@ -32,8 +32,9 @@ import jax
 import numpy as np
 
 from ringvision.errors import UserError
-from ringvision.infer.engine import Engine, Prefix
+from ringvision.infer.engine import SHORTEST, Engine, Prefix, spread
 from ringvision.model_folder.files import DTYPES, Spec, nbytes
+from ringvision.model_folder.reader import SMALLEST_BOUNDARY
 from ringvision.models.cache import Cache, shardings
 from ringvision.untrusted_files import parse_object
 
@@ -311,14 +312,14 @@ def _numbers(header: bytes, key: str, engine: Engine) -> tuple[int, int, dict[st
 def _cache(file: BinaryIO, engine: Engine, specs: Mapping[str, Spec], checksums: Mapping[str, str]) -> Cache:
     """The arrays behind the tokens, each brought to the devices before the next is read."""
     tokens = specs["tokens"][0][0]
-    length, slots, filled = engine.prefix_layout(tokens)
+    length, slots, filled = prefix_layout(engine, tokens)
     places = shardings(engine.model.mesh)
     parts = {}
     for name, (shape, dtype) in specs.items():
         if name == "tokens":
             continue
         layers, heads, _, *rest = shape
-        whole = np.zeros((layers, heads, length, *rest), dtype)
+        whole = _zeros((layers, heads, length, *rest), dtype)
         if np.array_equal(slots, np.arange(tokens)):
             rows = [whole[layer, head, :tokens] for layer in range(layers) for head in range(heads)]
             _fill(file, rows, checksums[name])
@@ -340,6 +341,27 @@ def _cache(file: BinaryIO, engine: Engine, specs: Mapping[str, Spec], checksums:
         segment_ids=_placed(segment_ids, 0, engine.shares, places.segment_ids),
         fill=_placed(filled.astype(np.int32), 1, engine.shares, places.fill),
     )
+
+
+def prefix_layout(engine: Engine, tokens: int) -> tuple[int, np.ndarray, np.ndarray]:
+    """How `Engine.prefill` lays out so many tokens: the cache's length, the slot of each token (int
+    [tokens]), and how many each device has (int [C]).
+    """
+    length = engine.cache_length(engine.slots_for(tokens, blocks=engine.blocks), SHORTEST)
+    filled = np.zeros(engine.ring, np.int64)
+    slots = []
+    for _, count in engine.plan(tokens, engine.blocks):
+        device, place, sizes = spread(count, engine.ring)
+        slots.append(device * (length // engine.ring) + filled[device] + place)
+        filled += sizes
+    return length, np.concatenate(slots), filled
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros [*shape] that begin where XLA wants it, so that a CPU device uses them in place, uncopied."""
+    memory = np.zeros(nbytes((shape, dtype)) + SMALLEST_BOUNDARY, np.uint8)
+    start = -memory.ctypes.data % SMALLEST_BOUNDARY
+    return memory[start : start + nbytes((shape, dtype))].view(dtype).reshape(shape)
 
 
 def _placed(row: np.ndarray, axis: int, shares: int, place: Any) -> jax.Array:

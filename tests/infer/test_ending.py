@@ -45,13 +45,14 @@ def test_only_what_may_begin_a_stop_string_is_held_back() -> None:
     [
         ([1, 2] + [7] * 12, True),
         ([1, 2] + [7] * 11, False),
-        ([9] + [1, 2, 3] * 4, True),
-        ([1, 2, 3] * 3, False),
-        (list(range(8)) * 3, True),
-        (list(range(8)) * 2 + [5], False),
-        ([7] * 12 + [1], False),
+        ([9] + [1, 2, 3] * 5, True),
+        (list(range(8)) * 4, True),
+        (list(range(8)) * 2, False),
+        ([7] * 12 + [1] + [7] * 12 + [2, 7, 7], True),
+        (list(range(40)) + [7] * 9, False),
+        ([1, 2, 3, 4, 1, 2, 5, 4, 1, 2, 6, 4, 1, 2, 7, 4, 1, 2, 8, 4], False),
         ([], False),
     ],
 )
-def test_a_loop_is_the_same_sequence_at_the_end(tokens: list[int], expected: bool) -> None:
+def test_a_loop_is_the_same_again_and_again_at_the_end(tokens: list[int], expected: bool) -> None:
     assert repeats(tokens) == expected

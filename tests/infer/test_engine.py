@@ -356,14 +356,6 @@ def test_blocks_of_a_prompt_wait_for_each_other(engine: Engine, monkeypatch: pyt
     assert waited == [True] * len(engine.plan(150))
 
 
-def test_a_prefix_is_laid_out_as_it_says(engine: Engine) -> None:
-    cache = engine.prefill(_prompt(77)).cache
-    length, slots, filled = engine.prefix_layout(77)
-    assert length == cache.length
-    np.testing.assert_array_equal(np.asarray(cache.positions)[0, slots], np.arange(77))
-    np.testing.assert_array_equal(np.asarray(cache.fill)[:, 0], filled)
-
-
 def test_log_probabilities_of_what_was_drawn(engine: Engine, model: Model) -> None:
     """Of a greedy row and of a sampled one in the same batch, among the ids that may be generated."""
     ids = (0, 300)

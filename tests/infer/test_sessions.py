@@ -20,7 +20,7 @@ from ringvision.infer import sessions as sessions_module
 from ringvision.infer.assistant import Assistant, load
 from ringvision.infer.engine import Engine, Prefix
 from ringvision.infer.model import load_model
-from ringvision.infer.sessions import Sessions
+from ringvision.infer.sessions import Sessions, prefix_layout
 from ringvision.mesh import make_mesh
 
 QUESTION = "What colour was the circle?"
@@ -128,6 +128,13 @@ def test_what_comes_back_is_what_was_read(
         slots_first = ((1, 3), (0, 1)) if array.ndim > 2 else ((0, 1), (0, 1))
         one, other = (np.moveaxis(np.asarray(x), *slots_first)[taken] for x in (array, before))
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_prefix_is_laid_out_as_it_says(engine: Engine, prefix: Prefix) -> None:
+    length, slots, filled = prefix_layout(engine, 77)
+    assert length == prefix.cache.length
+    np.testing.assert_array_equal(np.asarray(prefix.cache.positions)[0, slots], np.arange(77))
+    np.testing.assert_array_equal(np.asarray(prefix.cache.fill)[:, 0], filled)
 
 
 def test_the_first_tokens_of_a_prefix_are_kept_alone(engine: Engine, prefix: Prefix, kept: Sessions) -> None:
