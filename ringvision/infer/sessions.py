@@ -35,7 +35,7 @@ from ringvision.errors import UserError
 from ringvision.infer.engine import SHORTEST, Engine, Prefix, spread
 from ringvision.model_folder.files import DTYPES, Spec, nbytes
 from ringvision.model_folder.reader import SMALLEST_BOUNDARY
-from ringvision.models.cache import Cache, shardings
+from ringvision.models.cache import BITS, Cache, shardings
 from ringvision.untrusted_files import parse_object
 
 VERSION = 1
@@ -319,6 +319,7 @@ def _cache(file: BinaryIO, engine: Engine, specs: Mapping[str, Spec], checksums:
         if name == "tokens":
             continue
         layers, heads, _, *rest = shape
+        dtype = np.dtype(BITS.get(dtype, dtype))
         whole = _zeros((layers, heads, length, *rest), dtype)
         if np.array_equal(slots, np.arange(tokens)):
             rows = [whole[layer, head, :tokens] for layer in range(layers) for head in range(heads)]

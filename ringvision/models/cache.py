@@ -38,6 +38,10 @@ from ringvision.models.presets import TransformerConfig
 
 DTYPES = ("float32", "bfloat16", "float16", "int8")
 """Types of keys and values."""
+BITS = {jnp.dtype(jnp.bfloat16): jnp.dtype(jnp.uint16), jnp.dtype(jnp.float16): jnp.dtype(jnp.int16)}
+"""Half floats are held as integers of the same bits: XLA's CPU compiler would widen the whole cache for every
+block that is written to it or cut out of it.
+"""
 LARGEST = 127
 """Of the int8 values of a token's head: what its largest absolute value becomes."""
 Parts = dict[str, jax.Array]
@@ -49,8 +53,8 @@ SLOT_AXIS = {"k": 3, "v": 3, "k_scale": 3, "v_scale": 3, "positions": 1, "segmen
 class Stored(NamedTuple):
     """Keys or values as a cache keeps them.
 
-    values: [..., H] of the cache's type. scale: float32 [...], with which int8 is multiplied; None for
-    floats.
+    values: [..., H] of the cache's type, half floats as their BITS. scale: float32 [...], with which int8 is
+    multiplied; None for floats.
     """
 
     values: jax.Array
@@ -59,7 +63,9 @@ class Stored(NamedTuple):
     def read(self, dtype: jnp.dtype) -> jax.Array:
         """[..., H] of `dtype`: what attention computes with."""
         if self.scale is None:
-            return self.values.astype(dtype)
+            half = next((half for half, bits in BITS.items() if bits == self.values.dtype), None)
+            floats = self.values if half is None else jax.lax.bitcast_convert_type(self.values, half)
+            return floats.astype(dtype)
         return (self.values.astype(jnp.float32) * self.scale[..., None]).astype(dtype)
 
 
@@ -68,7 +74,8 @@ def store(x: jax.Array, dtype: jnp.dtype) -> Stored:
     absolute value and rounded: what is read differs from x by at most 1 / 254 of that.
     """
     if dtype != jnp.int8:
-        return Stored(x.astype(dtype))
+        x = x.astype(dtype)
+        return Stored(jax.lax.bitcast_convert_type(x, BITS[x.dtype]) if x.dtype in BITS else x)
     wide = x.astype(jnp.float32)
     scale = jnp.max(jnp.abs(wide), axis=-1) / LARGEST
     steps = jnp.round(wide / jnp.where(scale == 0, 1, scale)[..., None])
@@ -80,8 +87,8 @@ def store(x: jax.Array, dtype: jnp.dtype) -> Stored:
 class Cache:
     """Keys and values of all layers, already rotated, heads first: attention reads them as they lie.
 
-    k, v: [layers, B, K, S, H]; positions, segment_ids: int32 [B, S]; fill: int32 [C, B]; k_scale, v_scale:
-    float32 [layers, B, K, S] where k and v are int8, None where they are floats.
+    k, v: [layers, B, K, S, H], half floats as their BITS; positions, segment_ids: int32 [B, S]; fill: int32
+    [C, B]; k_scale, v_scale: float32 [layers, B, K, S] where k and v are int8, None where they are floats.
     """
 
     k: jax.Array
@@ -127,8 +134,8 @@ class Cache:
             rows = jnp.zeros((batch, length), jnp.int32)
             scales = [jnp.zeros(stacked[:-1], jnp.float32) for _ in range(2 * (dtype == jnp.int8))]
             return cls(
-                jnp.zeros(stacked, dtype),
-                jnp.zeros(stacked, dtype),
+                jnp.zeros(stacked, BITS.get(jnp.dtype(dtype), dtype)),
+                jnp.zeros(stacked, BITS.get(jnp.dtype(dtype), dtype)),
                 rows,
                 rows,
                 jnp.zeros((devices, batch), jnp.int32),
@@ -136,6 +143,11 @@ class Cache:
             )
 
         return jax.jit(zeros, out_shardings=shardings(mesh))()
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of keys and values, one of DTYPES."""
+        return next((half for half, bits in BITS.items() if bits == self.k.dtype), self.k.dtype)
 
     @property
     def length(self) -> int:
@@ -222,8 +234,8 @@ class Cache:
         taken = taken.astype(jnp.int32)  # (C, B)
         # dynamic_update_slice would move a block that reaches beyond the end: such a one is not written
         fits = (taken > 0) & (self.fill + count <= self.length // devices)
-        k = k if isinstance(k, Stored) else store(k, self.k.dtype)
-        v = v if isinstance(v, Stored) else store(v, self.v.dtype)
+        k = k if isinstance(k, Stored) else store(k, self.dtype)
+        v = v if isinstance(v, Stored) else store(v, self.dtype)
         new = Cache(k.values, v.values, positions, segment_ids, taken, k.scale, v.scale).parts
         slots = partition_spec(mesh, "length", "batch")
         places = _specs(mesh).parts

@@ -171,8 +171,8 @@ class Transformer(nnx.Module):
             layer = nnx.merge(graphdef, layer_params)
             q, k, v = self._queries_keys_values(layer, x, positions)
             # what attention reads now is what it will read from the cache
-            keys = store(k, cache.k.dtype)
-            values = store(v, cache.v.dtype)
+            keys = store(k, cache.dtype)
+            values = store(v, cache.dtype)
             part = self._attend_to_itself(q, keys.read(q.dtype), values.read(q.dtype), whose, mesh)
             for pair, among in ((old, cache), (common, visible)):
                 if pair is not None and among is not None:

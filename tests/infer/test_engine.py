@@ -316,7 +316,8 @@ def test_every_type_of_cache_is_the_same_on_a_ring(folder: Path, dtype: str) -> 
     for devices in (1, 8):
         engine = Engine(_model(folder, context=devices), blocks=BLOCKS, cache_dtype=dtype)
         prefix = engine.prefill(_prompt(61, seed=9))
-        assert {prefix.cache.k.dtype, prefix.cache.v.dtype} == {np.dtype(dtype)}
+        assert prefix.cache.dtype == np.dtype(dtype)
+        assert prefix.cache.k.dtype.itemsize == np.dtype(dtype).itemsize
         longer = engine.prefill(np.concatenate([prefix.tokens, PROMPTS[0]]), after=prefix)
         scheduler = Scheduler(engine)
         requests = [

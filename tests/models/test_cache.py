@@ -235,7 +235,7 @@ def test_a_cache_of_half_precision_is_close(model, whole):
         TOKENS[:, :16], Cache.empty(CONFIG, 2, 32, reader.mesh, jnp.bfloat16), fresh=True
     )
     second, cache = reader.read(TOKENS[:, 16:32], cache, start=16)
-    assert cache.k.dtype == jnp.bfloat16
+    assert cache.dtype == jnp.bfloat16 and cache.k.dtype.itemsize == 2
     np.testing.assert_allclose(np.concatenate([first, second], axis=1), whole[:, :32], atol=0.1)
 
 
@@ -253,7 +253,7 @@ def test_a_cache_of_bytes_is_close_and_the_same_on_every_mesh(model, whole, axes
         logits, cache = reader.read(TOKENS[:, start:end], cache, start=start)
         parts.append(logits)
     found = np.concatenate(parts, axis=1)
-    assert cache.k.dtype == cache.v.dtype == jnp.int8
+    assert cache.dtype == cache.k.dtype == cache.v.dtype == jnp.int8
     assert cache.k_scale.dtype == jnp.float32
     assert np.abs(found - whole[:, :40]).max() < 0.1 < np.std(whole)
     assert (found.argmax(-1) == whole[:, :40].argmax(-1)).mean() > 0.97
