@@ -97,6 +97,8 @@ def main() -> None:
     rows = Rows(engine, 1, slots, blocks=engine.blocks)
     for block in engine.blocks:
         rows.read({0: tokens[:block]})
+    filled(engine, rows, 0)
+    rows.read({0: tokens[:block]})
     del rows
     resident = Resident()
     rows = Rows(engine, 1, slots, blocks=engine.blocks)
