@@ -390,7 +390,8 @@ def _pieces(
         timings["generate"] = time.perf_counter() - began
         rest = stops.push(pieces.finish()) + stops.finish()
         said += rest
-        outcome.finish = _finish(outcome.tokens, said, stops.found or token in stream.request.stop)
+        ended = bool(outcome.tokens) and outcome.tokens[-1] in stream.request.stop
+        outcome.finish = _finish(outcome.tokens, said, stops.found or ended)
         yield rest
     finally:
         stream.close()
@@ -422,8 +423,8 @@ def load(
         mesh: the devices (None: all of them on the axis `context`).
         tokenizer: a shipped video tokenizer's name, or a folder (None: the one that the config names).
         dtype: see `load_model`.
-        cache_dtype: of what is kept of each token, "float32", "bfloat16", "float16" or "int8" (a quarter of
-            float32's bytes, and a ninth of that again for scales); None: the weights'.
+        cache_dtype: of what is kept of each token, "float32", "bfloat16", "float16" or "int8" (a byte a
+            number, and a float32 for each head); None: the weights'.
         sessions: a folder where what was read of videos is kept for other processes; None: nowhere.
         sessions_limit: bytes that it holds at most.
 

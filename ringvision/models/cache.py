@@ -17,7 +17,7 @@ travel along (a slot with segment 0 is empty). So
   their positions, so no holes come about and nothing needs to be compacted.
 
 Keys and values are floats, or int8 with one float32 for each token and head (per-token quantisation:
-Dettmers et al., 2022): a quarter of float32's bytes, and of H of them another H-th for the scales. They are
+Dettmers et al., 2022): a quarter of float32's bytes, and an H-th of them for the scales. They are
 quantised once, when they are computed, so that whoever reads them, the block itself included, reads the same.
 
 Shapes change only in `select` and `grow`: one compilation for a block, one for the single token, and the
