@@ -242,12 +242,16 @@ def serve(
 
 
 def main(
-    port: int = 7860, model: str | os.PathLike[str] | None = None, *, open_browser: bool = False
+    port: int = 7860,
+    model: str | os.PathLike[str] | None = None,
+    *,
+    open_browser: bool = False,
+    cache_dtype: str | None = None,
 ) -> None:
     """Serve the page over the model in `model` (the shipped one when None) until interrupted. UserError where
-    it cannot be read.
+    it cannot be read. cache_dtype: as `load` takes it.
     """
-    assistant = load(model)
+    assistant = load(model, cache_dtype=cache_dtype)
     with tempfile.TemporaryDirectory(prefix="ringvision-page-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads  # Gradio knows no other way to be told
         serve(page(assistant), port, open_browser=open_browser)

@@ -7,9 +7,9 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from ringvision.cli.devices import Mesh, MeshOptions, describe_mesh
-from ringvision.cli.options import FramesASecond, MaxTokens, Model, SamplerOptions, Sampling
+from ringvision.cli.options import CacheDtype, FramesASecond, MaxTokens, Model, SamplerOptions, Sampling
 from ringvision.cli.output import counted, print_result, progress_line, say
-from ringvision.cli.parsing import Command, Json, option
+from ringvision.cli.parsing import COUNT, Command, Json, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,15 @@ class Ask(Command):
     ] = None
     fps: FramesASecond = 1.0
     max_tokens: MaxTokens = 128
+    stop: Annotated[tuple[str, ...], option("strings before which the answer ends", "TEXT [TEXT ...]")] = ()
+    cache_dtype: CacheDtype = None
+    sessions: Annotated[
+        str | None,
+        option(
+            "keep what was read of videos here, and go on from what was kept", "DIR", default="nothing is"
+        ),
+    ] = None
+    sessions_limit: Annotated[int, COUNT, option("bytes that --sessions keeps at most", "BYTES")] = 4 << 30
     json: Json = False
     mesh: Mesh = dataclasses.field(default_factory=MeshOptions)
     sampler: Sampling = dataclasses.field(default_factory=SamplerOptions)
@@ -40,7 +49,15 @@ class Ask(Command):
         sampler = self.sampler.make()
         for video in self.videos:
             probe(video)  # a file that is no video is refused before a model is loaded for it
-        assistant = load(self.model, mesh=mesh, tokenizer=self.tokenizer, dtype=self.mesh.dtype)
+        assistant = load(
+            self.model,
+            mesh=mesh,
+            tokenizer=self.tokenizer,
+            dtype=self.mesh.dtype,
+            cache_dtype=self.cache_dtype,
+            sessions=self.sessions,
+            sessions_limit=self.sessions_limit,
+        )
         loaded = time.perf_counter() - started
         say(f"model ready on {describe_mesh(mesh)} after {loaded:.1f} s")
         reply = assistant.ask(
@@ -49,6 +66,7 @@ class Ask(Command):
             fps=self.fps,
             sampler=sampler,
             max_tokens=self.max_tokens,
+            stop=self.stop,
             progress=progress_line(),
         )
         read = time.perf_counter() - started - loaded
@@ -66,6 +84,8 @@ class Ask(Command):
             "frames": reply.frames,
             "video_tokens": reply.video_tokens,
             "devices": reply.devices,
+            "finish": reply.finish,
+            "probability": reply.probability,
             "seconds": seconds,
         }
         print_result(answer, "", as_json=self.json)  # the text stands there already: its line ends

@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from ringvision.cli.devices import Mesh, MeshOptions, describe_mesh
-from ringvision.cli.options import MaxTokens, SamplerOptions, Sampling
+from ringvision.cli.options import CacheDtype, MaxTokens, SamplerOptions, Sampling
 from ringvision.cli.output import say
 from ringvision.cli.parsing import Command, option
 
@@ -17,6 +17,7 @@ class StartChat(Command):
     folder: Annotated[str, Positional, option("a model folder", "MODEL")]
     system: Annotated[str | None, option("what the model is told before the conversation", "TEXT")] = None
     max_tokens: MaxTokens = 512
+    cache_dtype: CacheDtype = None
     mesh: Mesh = dataclasses.field(default_factory=MeshOptions)
     sampler: Sampling = dataclasses.field(default_factory=SamplerOptions)
 
@@ -31,6 +32,7 @@ class StartChat(Command):
             sampler=self.sampler.make(),
             max_tokens=self.max_tokens,
             dtype=self.mesh.dtype,
+            cache_dtype=self.cache_dtype,
         )
         say(f"model ready on {describe_mesh(mesh)}")
         converse(chat, sys.stdin, sys.stdout)

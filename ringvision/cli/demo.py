@@ -6,7 +6,7 @@ from typing import Annotated
 
 from ringvision import shipped
 from ringvision.cli.devices import CpuDevices, start_jax
-from ringvision.cli.options import Model
+from ringvision.cli.options import CacheDtype, Model
 from ringvision.cli.parsing import WHOLE, Command, option
 from ringvision.errors import UserError
 
@@ -17,6 +17,7 @@ class Demo(Command):
     port: Annotated[int, WHOLE, option("of this machine", "PORT")] = 7860
     open: Annotated[bool, option("open it in the browser")] = False
     devices: CpuDevices = None
+    cache_dtype: CacheDtype = None
 
     def run(self) -> int:
         start_jax(self.devices)
@@ -25,5 +26,5 @@ class Demo(Command):
             raise UserError("demos/app.py is not there; install ringvision again, or run from a checkout")
         app = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(app)
-        app.main(self.port, self.model, open_browser=self.open)
+        app.main(self.port, self.model, open_browser=self.open, cache_dtype=self.cache_dtype)
         return 0

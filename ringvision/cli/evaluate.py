@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional
 
 from ringvision.cli.devices import Mesh, MeshOptions, start_jax
-from ringvision.cli.options import FramesASecond, Model, Tokenizer, tokenizer_folder
+from ringvision.cli.options import CacheDtype, FramesASecond, Model, Tokenizer, tokenizer_folder
 from ringvision.cli.output import plain, print_result, say, table
 from ringvision.cli.parsing import COUNT, POSITIVE, WHOLE, Command, Json, Options, choice, option, value_type
 from ringvision.errors import UserError
@@ -43,6 +43,7 @@ class EvaluateWorld(Command):
     seed: Annotated[int, WHOLE, option("which held-out scenes", "S")] = 0
     fps: FramesASecond = 1.0
     out: ResultFolder = None
+    cache_dtype: CacheDtype = None
     json: Json = False
     mesh: Mesh = dataclasses.field(default_factory=MeshOptions)
 
@@ -54,7 +55,7 @@ class EvaluateWorld(Command):
         from ringvision.evaluate.world import evaluate_world
         from ringvision.infer.assistant import load
 
-        assistant = load(self.model, mesh=mesh, dtype=self.mesh.dtype)
+        assistant = load(self.model, mesh=mesh, dtype=self.mesh.dtype, cache_dtype=self.cache_dtype)
         if self.length is None:
             result = evaluate_world(assistant, examples=self.examples or 800, seed=self.seed, fps=self.fps)
         else:

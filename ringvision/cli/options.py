@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional
 
 from ringvision import shipped
-from ringvision.cli.parsing import COUNT, NUMBER, POSITIVE, REST, WHOLE, Options, option
+from ringvision.cli.parsing import COUNT, NUMBER, POSITIVE, REST, WHOLE, Options, choice, option
 
 if TYPE_CHECKING:
     from ringvision.data.video import Limits
@@ -28,6 +28,11 @@ Overrides = Annotated[
         "fields of the config and their values, such as --optimizer.lr 1e-3; CONFIG --help shows all",
         "OVERRIDE ...",
     ),
+]
+CacheDtype = Annotated[
+    str | None,
+    choice("float32", "bfloat16", "float16", "int8"),
+    option("type of what is kept of every token that was read; int8 is the smallest", default="the weights'"),
 ]
 FramesASecond = Annotated[float, POSITIVE, option("frames to look at in each second")]
 MaxTokens = Annotated[int, COUNT, option("length of the longest answer, in tokens")]

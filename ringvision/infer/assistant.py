@@ -6,15 +6,20 @@ A video is read once. Its codes and the prefix that read it are remembered under
 tokenizer, the bytes of the file, sampling), as many as fit a bound in bytes; any number of questions go on
 from there, one after another, from several threads, or several at once as one batch. Of a model that was
 trained with the question before the video, as LWM was, a prefix serves that question alone; codes are
-remembered for all.
+remembered for all. With `Sessions` prefixes are kept in a folder as well, and another process begins with
+them: it neither decodes the video nor reads it.
 """
 
+import hashlib
+import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 
 from ringvision import shipped
@@ -23,12 +28,14 @@ from ringvision.data.text.folder import load_text_tokenizer
 from ringvision.data.text.tokenizer import TextTokenizer
 from ringvision.data.video import probe, sample_times
 from ringvision.errors import UserError
+from ringvision.infer.ending import StopStrings, repeats
 from ringvision.infer.engine import Engine, Prefix
 from ringvision.infer.model import Model, load_model
 from ringvision.infer.prefix_cache import PrefixCache
 from ringvision.infer.processor import Processor
 from ringvision.infer.sampler import Sampler
 from ringvision.infer.scheduler import DecodeRequest, Scheduler, TokenStream
+from ringvision.infer.sessions import LIMIT, Sessions
 from ringvision.model_folder import read_config
 from ringvision.video_tokenizer import VideoTokenizer, load_video_tokenizer
 
@@ -36,19 +43,29 @@ PathLike = str | os.PathLike[str]
 Progress = Callable[[str, int, int], None]
 
 
+@dataclass
+class Outcome:
+    """What is known of an answer, filled while it is generated. finish: see `Reply`; "" before its end."""
+
+    tokens: list[int] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
+    finish: str = ""
+
+
 class Reply:
     """An answer on its way: iterate for pieces of text as they are generated, or take `.text`, which waits
     for the last.
 
     frames, video_tokens, devices: what was read, known from the start. tokens: ids generated so far, the
-    closing eos included. timings: seconds spent in decode, tokenize, prefill and, when the answer is
-    complete, generate.
+    closing eos included; log_probabilities: of each, as the model sees it among all ids of text, whatever the
+    sampler makes of that. timings: seconds spent in decode, tokenize, prefill, session (with a folder of
+    sessions: reading or writing there) and, when the answer is complete, generate.
     """
 
     def __init__(
         self,
         coming: Iterator[str],
-        tokens: list[int],
+        outcome: Outcome,
         *,
         frames: int,
         video_tokens: int,
@@ -58,17 +75,19 @@ class Reply:
         """
         Args:
             coming: the pieces of text, as they are generated.
-            tokens: ids generated so far; `coming` appends to it.
+            outcome: of the answer; `coming` fills it.
             frames: frames of video that were read.
             video_tokens: tokens that these take.
             devices: devices of the mesh.
             timings: seconds spent so far; `coming` adds "generate".
         """
-        self.tokens = tokens
+        self.tokens = outcome.tokens
+        self.log_probabilities = outcome.log_probabilities
         self.frames = frames
         self.video_tokens = video_tokens
         self.devices = devices
         self.timings = timings
+        self._outcome = outcome
         self._coming = coming
         self._said = ""
 
@@ -88,6 +107,23 @@ class Reply:
             pass
         return self._said.strip()
 
+    @property
+    def finish(self) -> str:
+        """Why the answer ended: "stop" (the model's eos, or a stop string), "length" (it had no more room),
+        "repeated" (no more room, and it said the same again and again: `ending.repeats`), "empty" (whatever
+        the reason, there is no text). Generates what is missing of it.
+        """
+        assert self.text is not None
+        return self._outcome.finish
+
+    @property
+    def probability(self) -> float:
+        """The product of the probabilities of the answer's tokens, its eos included, from 0 to 1. Generates
+        what is missing of it.
+        """
+        assert self.text is not None
+        return math.exp(sum(self.log_probabilities))
+
 
 class Assistant:
     """A model, its text tokenizer and its video tokenizer, ready to be asked; `load` makes one."""
@@ -100,6 +136,8 @@ class Assistant:
         stream: StreamFormat | None = None,
         *,
         remember: int = 1 << 30,
+        cache_dtype: str | None = None,
+        sessions: Sessions | None = None,
     ) -> None:
         """
         Args:
@@ -109,6 +147,8 @@ class Assistant:
             stream: how things stand in its prompts (None: as in our own models).
             remember: bytes of prefixes (caches, over all devices) kept for further questions; codes are kept
                 within an eighth of that.
+            cache_dtype: of keys and values (None: the weights'); see `Engine`.
+            sessions: where prefixes are kept for other processes (None: nowhere).
 
         Raises:
             UserError: where these do not fit together.
@@ -130,7 +170,8 @@ class Assistant:
             model.config, model.vocabulary, text, tokenizer, stream, remember=remember // 8
         )
         self.eos = model.vocabulary.eos
-        self.engine = Engine(model)
+        self.engine = Engine(model, cache_dtype=cache_dtype)
+        self.sessions = sessions
         self.scheduler = Scheduler(self.engine)
         self.prefixes = PrefixCache(remember)
 
@@ -142,6 +183,7 @@ class Assistant:
         *,
         sampler: Sampler | None = None,
         max_tokens: int = 128,
+        stop: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> Reply:
         """Reads the videos, unless they are remembered, and the question; the answer comes as the reply is
@@ -153,6 +195,7 @@ class Assistant:
             fps: frames that are looked at in each second.
             sampler: how tokens are chosen (None: always the likeliest).
             max_tokens: the longest answer.
+            stop: strings at which an answer ends, before the first of them.
             progress: called with (what, done, of) while frames and tokens are read.
 
         Raises:
@@ -160,7 +203,7 @@ class Assistant:
                 the model can read (decided before anything is decoded), or a max_tokens below 1.
         """
         (reply,) = self.ask_many(
-            videos, [question], fps, sampler=sampler, max_tokens=max_tokens, progress=progress
+            videos, [question], fps, sampler=sampler, max_tokens=max_tokens, stop=stop, progress=progress
         )
         return reply
 
@@ -172,6 +215,7 @@ class Assistant:
         *,
         sampler: Sampler | None = None,
         max_tokens: int = 128,
+        stop: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> list[Reply]:
         """Several questions about the same videos as one batch: each is answered as it is alone, in less
@@ -183,6 +227,7 @@ class Assistant:
             fps: frames that are looked at in each second.
             sampler: how tokens are chosen (None: always the likeliest).
             max_tokens: the longest answer.
+            stop: strings at which an answer ends, before the first of them.
             progress: called with (what, done, of) while frames and tokens are read.
 
         Returns:
@@ -210,20 +255,25 @@ class Assistant:
                     stop=frozenset({self.eos}),
                     prefix=prefix,
                     ids=(0, self.text.size),
+                    log_probabilities=True,
                 )
             )
         began = time.perf_counter()
         streams = self.scheduler.submit(requests)
         timings["prefill"] += time.perf_counter() - began
-        return [self._reply(stream, question, dict(timings)) for stream, question in zip(streams, questions)]
+        return [
+            self._reply(stream, question, stop, dict(timings)) for stream, question in zip(streams, questions)
+        ]
 
-    def _reply(self, stream: TokenStream, question: str, timings: dict[str, float]) -> Reply:
-        tokens: list[int] = []
+    def _reply(
+        self, stream: TokenStream, question: str, stop: Sequence[str], timings: dict[str, float]
+    ) -> Reply:
+        outcome = Outcome()
         prefix = stream.request.prefix
         assert prefix is not None
         return Reply(
-            _pieces(stream, self.text, tokens, timings),
-            tokens,
+            _pieces(stream, self.text, stop, outcome, timings),
+            outcome,
             frames=prefix.frames,
             video_tokens=len(prefix) - len(self.processor.prompts.opening(question)),
             devices=self.model.mesh.size,
@@ -244,6 +294,9 @@ class Assistant:
         whole = (self.model.hash, *keys, opening.tobytes())
         if (found := self.prefixes.get(whole)) is not None:
             return found
+        identity = self._identity(keys, opening)
+        if self.sessions is not None and (found := self._recalled(whole, identity, timings)) is not None:
+            return found
         durations = [probe(path).duration for path in paths]
         self.processor.check_videos(paths, durations, question, fps)
         read = [
@@ -262,7 +315,7 @@ class Assistant:
         began = time.perf_counter()
         other, shared = self.prefixes.longest(tokens)
         if other is not None and shared == len(tokens):
-            return other.first(shared, frames)
+            return self._kept(identity, other.first(shared, frames), timings)
         # a prefix of which most is of no use here is not copied for the little that is
         after = other if 2 * shared > len(tokens) else None
 
@@ -272,27 +325,85 @@ class Assistant:
 
         found = self.prefixes.get_or_make(whole, prefill)
         timings["prefill"] += time.perf_counter() - began
+        return self._kept(identity, found, timings)
+
+    def _identity(self, keys: Sequence[tuple[Any, ...]], opening: np.ndarray) -> dict[str, Any]:
+        """All that a prefix depends on; nothing of a video is decoded for it.
+
+        Args:
+            keys: of the videos, as the processor gives them.
+            opening: int32 [n], the tokens before them.
+        """
+        return {
+            "model": self.model.hash,
+            "weights": str(self.model.params["embed"]["table"].dtype),
+            "cache": str(self.engine.cache_dtype),
+            "videos": [list(key) for key in keys],
+            "stream": asdict(self.processor.prompts.format),
+            "opening": hashlib.sha256(opening.tobytes()).hexdigest(),
+        }
+
+    def _recalled(
+        self, whole: Hashable, identity: dict[str, Any], timings: dict[str, float]
+    ) -> Prefix | None:
+        """The prefix of this identity from the sessions, remembered from now on as `whole`; None where there
+        is none.
+        """
+        assert self.sessions is not None
+        began = time.perf_counter()
+        found = self.sessions.load(self.engine, identity)
+        if found is not None:
+            self.prefixes.put(whole, found)
+        timings["session"] = timings.get("session", 0.0) + time.perf_counter() - began
         return found
+
+    def _kept(self, identity: dict[str, Any], prefix: Prefix, timings: dict[str, float]) -> Prefix:
+        """The prefix, which from now on is among the sessions."""
+        if self.sessions is not None:
+            began = time.perf_counter()
+            self.sessions.save(self.engine, identity, prefix)
+            timings["session"] = timings.get("session", 0.0) + time.perf_counter() - began
+        return prefix
 
 
 def _pieces(
-    stream: TokenStream, text: TextTokenizer, tokens: list[int], timings: dict[str, float]
+    stream: TokenStream, text: TextTokenizer, stop: Sequence[str], outcome: Outcome, timings: dict[str, float]
 ) -> Iterator[str]:
-    """Pieces of text as they come, and their ids into `tokens`.
+    """Pieces of text as they come, up to the first string of `stop`, and what else is known into `outcome`.
 
     Holds no reference to the Reply: in a reference cycle a dropped Reply would be collected late, and its row
     freed late.
     """
     pieces = text.stream()
+    stops = StopStrings(stop)
+    said = ""
     began = time.perf_counter()
     try:
         for token in stream:
-            tokens.append(token)
-            yield pieces.push(token)
+            outcome.tokens.append(token)
+            outcome.log_probabilities.append(stream.log_probabilities[-1])
+            piece = stops.push(pieces.push(token))
+            said += piece
+            yield piece
+            if stops.found:
+                break
         timings["generate"] = time.perf_counter() - began
-        yield pieces.finish()
+        rest = stops.push(pieces.finish()) + stops.finish()
+        said += rest
+        ended = bool(outcome.tokens) and outcome.tokens[-1] in stream.request.stop
+        outcome.finish = _finish(outcome.tokens, said, stops.found or ended)
+        yield rest
     finally:
         stream.close()
+
+
+def _finish(tokens: Sequence[int], said: str, stopped: bool) -> str:
+    """See `Reply.finish`."""
+    if not said.strip():
+        return "empty"
+    if stopped:
+        return "stop"
+    return "repeated" if repeats(tokens) else "length"
 
 
 def load(
@@ -301,6 +412,9 @@ def load(
     *,
     tokenizer: PathLike | None = None,
     dtype: str | None = None,
+    cache_dtype: str | None = None,
+    sessions: PathLike | None = None,
+    sessions_limit: int = LIMIT,
 ) -> Assistant:
     """The assistant in a model folder.
 
@@ -309,10 +423,15 @@ def load(
         mesh: the devices (None: all of them on the axis `context`).
         tokenizer: a shipped video tokenizer's name, or a folder (None: the one that the config names).
         dtype: see `load_model`.
+        cache_dtype: of what is kept of each token, "float32", "bfloat16", "float16" or "int8" (a byte a
+            number, and a float32 for each head); None: the weights'.
+        sessions: a folder where what was read of videos is kept for other processes; None: nowhere.
+        sessions_limit: bytes that it holds at most.
 
     Raises:
         UserError: for a folder that lacks something, or whose parts do not fit together.
     """
+    kept = None if sessions is None else Sessions(sessions, sessions_limit)
     folder = shipped.model() if dir is None else Path(dir)
     settings = read_config(folder)
     if not settings.get("vocabulary"):
@@ -323,4 +442,5 @@ def load(
     text = load_text_tokenizer(folder)
     video_tokenizer = load_video_tokenizer(shipped.tokenizer_of(folder, settings, tokenizer))
     stream = StreamFormat.from_dict(settings.get("stream") or {})
-    return Assistant(load_model(folder, mesh, dtype=dtype), text, video_tokenizer, stream)
+    model = load_model(folder, mesh, dtype=dtype)
+    return Assistant(model, text, video_tokenizer, stream, cache_dtype=cache_dtype, sessions=kept)

@@ -48,6 +48,7 @@ class Chat:
         stops: Collection[int] = (),
         sampler: Sampler | None = None,
         max_tokens: int = MAX_TOKENS,
+        cache_dtype: str | None = None,
     ) -> None:
         """
         Args:
@@ -58,6 +59,7 @@ class Chat:
             stops: the ids that end an answer, besides the tokenizer's eos.
             sampler: how tokens are chosen (None: always the likeliest).
             max_tokens: the longest answer.
+            cache_dtype: of keys and values (None: the weights'); see `Engine`.
 
         Raises:
             UserError: where the tokenizer has more ids than the model, or max_tokens is below 1.
@@ -75,7 +77,7 @@ class Chat:
         self.stops = frozenset(stops) | ({text.eos} if text.eos is not None else set())
         self.sampler = sampler or Sampler()
         self.max_tokens = max_tokens
-        self.engine = Engine(model)
+        self.engine = Engine(model, cache_dtype=cache_dtype)
         self._opening = [] if system is None else [{"role": "system", "content": system}]
         self.messages = list(self._opening)
         self._batch: DecodeBatch | None = None
@@ -177,6 +179,7 @@ def load_chat(
     sampler: Sampler | None = None,
     max_tokens: int = MAX_TOKENS,
     dtype: str | None = None,
+    cache_dtype: str | None = None,
 ) -> Chat:
     """The chat with the model in a folder.
 
@@ -187,6 +190,7 @@ def load_chat(
         sampler: how tokens are chosen (None: always the likeliest).
         max_tokens: the longest answer.
         dtype: see `load_model`.
+        cache_dtype: of keys and values (None: the weights'); see `Engine`.
 
     Returns:
         A chat in which nothing was said yet.
@@ -198,7 +202,14 @@ def load_chat(
     text = load_text_tokenizer(folder)
     model = load_model(folder, mesh, dtype=dtype)
     return Chat(
-        model, text, template, system, stops=load_stops(folder), sampler=sampler, max_tokens=max_tokens
+        model,
+        text,
+        template,
+        system,
+        stops=load_stops(folder),
+        sampler=sampler,
+        max_tokens=max_tokens,
+        cache_dtype=cache_dtype,
     )
 
 

@@ -150,6 +150,11 @@ class DecodeBatch(Rows):
         """int32 [R]: the tokens that were drawn and not read yet."""
         return self._current().token
 
+    @property
+    def log_probabilities(self) -> jax.Array:
+        """float32 [R]: of `tokens`, among the ids that may be generated; see `sampler.draw`."""
+        return self._current().log_probability
+
     def step(self, forced: int | None = None) -> None:
         """decode_step: every live row reads the token that it drew, and draws the next.
 
@@ -212,7 +217,8 @@ class DecodeBatch(Rows):
             # copies: jax may read a numpy array where it lies, after this has gone on to change it
             draws = {name: value.copy() for name, value in self._samplers.items()}
             alive = self.alive.astype(np.int32)
-            state = RowState(token, self.lengths.copy(), alive, **draws)  # type: ignore[arg-type]
+            none_yet = np.zeros(self.count, np.float32)
+            state = RowState(token, self.lengths.copy(), alive, none_yet, **draws)  # type: ignore[arg-type]
             guided = bool((self._samplers["given"] != self._samplers["without"]).any())
             self._static = {"ids": self.ids, "guided": guided, "one_draw": self.one_draw}
             choose = self.engine.of_cache(_choose, "w", donate=False, **self._static)
@@ -280,7 +286,8 @@ def _step(
 def _choose(
     logits: jax.Array, state: RowState, *, ids: tuple[int, int], guided: bool, one_draw: bool
 ) -> RowState:
-    return replace(state, token=ids[0] + draw(logits, state, guided=guided, one_draw=one_draw))
+    token, log_probability = draw(logits, state, guided=guided, one_draw=one_draw)
+    return replace(state, token=ids[0] + token, log_probability=log_probability)
 
 
 def _score(

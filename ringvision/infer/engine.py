@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ringvision.errors import UserError
 from ringvision.infer.model import Model
 from ringvision.mesh import num_shards
-from ringvision.models.cache import Cache, shardings
+from ringvision.models.cache import DTYPES, Cache, shardings
 from ringvision.models.transformer import Transformer, TransformerConfig
 
 BLOCKS = (1024, 256, 64)
@@ -38,8 +38,10 @@ ROW_BLOCK = 16
 SHORTEST = 256
 """Slots of the shortest caches."""
 QUARTERS = 1024
-"""Up to here the lengths of caches are powers of two; from here they are also a quarter, a half and three
-quarters of the way from one to the next.
+SIXTEENTHS = 16384
+"""Up to QUARTERS the lengths of caches are powers of two; from there they are also a quarter, a half and
+three quarters of the way from one to the next, and from SIXTEENTHS on every sixteenth: what is reserved and
+not used is little beside what is, and still few programs are compiled.
 """
 Progress = Callable[[int, int], None]
 
@@ -75,8 +77,25 @@ class Engine:
     devices in one order, without which two that exchange data would wait for each other.
     """
 
-    def __init__(self, model: Model, *, blocks: Sequence[int] = BLOCKS) -> None:
+    def __init__(
+        self, model: Model, *, blocks: Sequence[int] = BLOCKS, cache_dtype: str | None = None
+    ) -> None:
+        """
+        Args:
+            model: whose functions are compiled.
+            blocks: tokens that are read at a time; rounded up to what the ring divides.
+            cache_dtype: of keys and values, one of `models.cache.DTYPES`; None: the weights'.
+
+        Raises:
+            UserError: for a type that no cache has.
+        """
+        if cache_dtype not in (None, *DTYPES):
+            raise UserError(
+                f"cache_dtype={cache_dtype!r} was given; expected {', '.join(DTYPES)}, or none for the "
+                "weights' own"
+            )
         self.model = model
+        self.cache_dtype = jnp.dtype(cache_dtype or model.params["embed"]["table"].dtype)
         self.shares = num_shards(model.mesh, "batch")
         self.ring = num_shards(model.mesh, "length")
         self.blocks = self._multiples(blocks)
@@ -100,9 +119,9 @@ class Engine:
         tokens = np.asarray(tokens, np.int32)
         start = 0 if after is None else shared_length(after.tokens, tokens)
         rest = self.slots_for(len(tokens) - start, blocks=self.blocks)
-        rows = Rows(self, self.shares, start + rest, blocks=self.blocks)
-        if after is not None and start:
-            rows.adopt(after, start)
+        begun = after.first(start) if after is not None and start else None
+        rows = Rows(self, self.shares, start + rest, blocks=self.blocks, begun=begun)
+        if start:
             rows.reserve(rest)
         step = self.blocks[0] * 4
         for first in range(start, len(tokens), step):
@@ -146,20 +165,19 @@ class Engine:
 
     def cache_length(self, slots: int, shortest: int) -> int:
         """The length of a cache with at least so many slots: `shortest` times a power of two, and from
-        QUARTERS on also what lies between two of these; a multiple of the ring.
+        QUARTERS on also what lies between two of these (see SIXTEENTHS); a multiple of the ring.
         """
         length = shortest
         while 2 * length <= slots or (length < slots and length < QUARTERS):
             length *= 2
-        quarter = max(1, length // 4)
-        length += max(0, -(-(slots - length) // quarter)) * quarter
+        step = max(1, length // (4 if length < SIXTEENTHS else 16))
+        length += max(0, -(-(slots - length) // step)) * step
         return -(-length // self.ring) * self.ring
 
     def empty_cache(self, rows: int, length: int) -> Cache:
-        """A cache of the model's shape and type, with so many rows of `length` slots."""
-        dtype = self.model.params["embed"]["table"].dtype
+        """A cache of the model's shape and of `cache_dtype`, with so many rows of `length` slots."""
         with self.lock:
-            return _maker(self.model.config, rows, length, self.model.mesh, dtype)()
+            return _maker(self.model.config, rows, length, self.model.mesh, self.cache_dtype)()
 
     def grown(self, cache: Cache, length: int) -> Cache:
         """A copy with so many slots a row."""
@@ -215,8 +233,9 @@ class Rows:
         ids: tuple[int, int] | None = None,
         shortest: int = SHORTEST,
         blocks: Sequence[int] | None = None,
+        begun: Prefix | None = None,
     ) -> None:
-        """Empty rows.
+        """Empty rows, or such that have read something.
 
         Args:
             engine: whose model reads.
@@ -226,6 +245,7 @@ class Rows:
             ids: the range of which there are logits, from the first up to but without the second (None: all).
             shortest: slots of the shortest cache.
             blocks: in which they are read (None: `Engine.row_blocks`).
+            begun: with a copy of whose tokens every share's row begins (None: with nothing).
         """
         self.engine = engine
         self.blocks = blocks or engine.row_blocks
@@ -233,12 +253,19 @@ class Rows:
         self.prefix = prefix
         self.start = 0 if prefix is None else len(prefix)
         self.ids = ids or (0, engine.model.config.vocab_size)
-        self.cache = engine.empty_cache(count, engine.cache_length(slots, shortest))
+        length = engine.cache_length(slots, shortest)
+        if begun is None:
+            self.cache = engine.empty_cache(count, length)
+        else:
+            self.cache = engine.grown(begun.cache, max(begun.cache.length, length))
         self.lengths = np.full(count, self.start, np.int32)
         self.alive = np.zeros(count, bool)
         self.logits: jax.Array | None = None
         self._shared = engine.everywhere(np.array(self.start, np.int32))
         self._fill = np.zeros((engine.ring, count), np.int32)  # as the cache's own, without asking for it
+        if begun is not None:
+            self.lengths[:] = len(begun)
+            self._forget(self.lengths)
 
     def read(self, prompts: Mapping[int, np.ndarray], progress: Progress | None = None) -> None:
         """Prefill: appends tokens to rows, which are alive from then on.
@@ -270,17 +297,17 @@ class Rows:
         ring = self.engine.ring
         share = block // ring
         for row, ids in parts.items():
-            # every device takes as many tokens as another, so that all of them fill evenly
-            sizes = len(ids) // ring + (np.arange(ring) < len(ids) % ring)  # (C,)
-            device = np.repeat(np.arange(ring), sizes)
-            number = np.arange(len(ids))
-            index = device * share + number - (np.cumsum(sizes) - sizes)[device]
+            device, place, sizes = spread(len(ids), ring)
+            index = device * share + place
             tokens[row, index] = ids
-            positions[row, index] = self.lengths[row] + number
+            positions[row, index] = self.lengths[row] + np.arange(len(ids))
             segment_ids[row, index] = 1
             last[row] = index[-1]
             self.lengths[row] += len(ids)
             self._fill[:, row] += sizes
+        # One block at a time: what it needs besides the cache, the keys of a layer, is taken when it is
+        # handed to the devices, and would be there once for every block that waits.
+        self._last_logits().block_until_ready()
         self.logits, self.cache = self._call(
             _read,
             "wc",
@@ -344,12 +371,6 @@ class Rows:
         self._fill = np.array(self.cache.fill)
         self._changed()
 
-    def adopt(self, prefix: Prefix, length: int) -> None:
-        """Begins every share's row with a copy of the first tokens of a prefix."""
-        self.cache = self.engine.grown(prefix.cache, max(prefix.cache.length, self.cache.length))
-        self.lengths[:] = length
-        self._forget(self.lengths)
-
     def _changed(self) -> None:
         """Called when the logits are others, or the rows."""
 
@@ -364,6 +385,23 @@ class Rows:
         compiled = self.engine.of_model(function, outputs, **static)
         with self.engine.lock:
             return compiled(self.engine.model.params, cache=self.cache, **inputs)
+
+
+def spread(count: int, ring: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which device takes each token of a block. Every one takes as many as another, so that all of them fill
+    evenly.
+
+    Args:
+        count: tokens of the block, padding apart.
+        ring: devices that share the length.
+
+    Returns:
+        int [count], the device of each token; int [count], which of that device's it is, from 0; int [C],
+        how many each device takes.
+    """
+    sizes = count // ring + (np.arange(ring) < count % ring)  # (C,)
+    device = np.repeat(np.arange(ring), sizes)
+    return device, np.arange(count) - (np.cumsum(sizes) - sizes)[device], sizes
 
 
 def shared_length(a: np.ndarray, b: np.ndarray) -> int:

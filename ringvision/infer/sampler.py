@@ -122,15 +122,16 @@ def choose(
 class RowState:
     """What a step reads and changes besides the cache; of R rows.
 
-    token int32 [R]: drawn and not read yet; position int32 [R]: where it will be read; alive int32 [R]: 0 or
-    1; draws int32 [R]: the number of the draw that gave it. key uint32 [R, 2], temperature float32 [R], top_k
-    int32 [R], top_p float32 [R]: the sampler. given, without int32 [R], scale float32 [R]: the rows between
-    whose logits guidance steers, and how far.
+    token int32 [R]: drawn and not read yet; log_probability float32 [R]: of that token; position int32 [R]:
+    where it will be read; alive int32 [R]: 0 or 1; draws int32 [R]: the number of the draw that gave it. key
+    uint32 [R, 2], temperature float32 [R], top_k int32 [R], top_p float32 [R]: the sampler. given, without
+    int32 [R], scale float32 [R]: the rows between whose logits guidance steers, and how far.
     """
 
     token: jax.Array
     position: jax.Array
     alive: jax.Array
+    log_probability: jax.Array
     draws: jax.Array
     key: jax.Array
     temperature: jax.Array
@@ -160,8 +161,9 @@ def resting_rows(rows: int) -> dict[str, np.ndarray]:
     }
 
 
-def draw(logits: jax.Array, state: RowState, *, guided: bool, one_draw: bool) -> jax.Array:
-    """Each row's next id; a draw depends on the row's key and the number of the draw alone.
+def draw(logits: jax.Array, state: RowState, *, guided: bool, one_draw: bool) -> tuple[jax.Array, jax.Array]:
+    """Each row's next id, and how likely the model takes it to be; a draw depends on the row's key and the
+    number of the draw alone.
 
     Args:
         logits: float32 [R, V].
@@ -170,10 +172,13 @@ def draw(logits: jax.Array, state: RowState, *, guided: bool, one_draw: bool) ->
         one_draw: the first row's key is everybody's, and a row's part of the draw depends on its place.
 
     Returns:
-        int32 [R].
+        int32 [R]; and float32 [R], the logarithms of the ids' probabilities among all that may be drawn, as
+        the logits say (after guidance, before temperature, top_k and top_p).
     """
     if guided:
         without = logits[state.without]
         logits = without + state.scale[:, None] * (logits[state.given] - without)
     keys = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(state.key), state.draws)
-    return choose(logits, keys[0] if one_draw else keys, state.temperature, state.top_k, state.top_p)
+    ids = choose(logits, keys[0] if one_draw else keys, state.temperature, state.top_k, state.top_p)
+    chosen = jnp.take_along_axis(logits, ids[:, None], axis=-1)[:, 0]
+    return ids, chosen - jax.nn.logsumexp(logits, axis=-1)

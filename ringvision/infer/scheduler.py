@@ -33,7 +33,7 @@ class DecodeRequest:
     tokens: int32 [n], n of at least 1, what stands behind the prefix. prefix: what was read before. ids: the
     range that is generated, from the first up to but without the second (None: any id). stop: ids that end
     it. without: int32 [m], a second prompt, and scale: tokens are drawn from without + scale * (tokens -
-    without), both prompts' logits.
+    without), both prompts' logits. log_probabilities: whether its stream also tells how likely each id was.
     """
 
     tokens: np.ndarray
@@ -44,6 +44,7 @@ class DecodeRequest:
     ids: tuple[int, int] | None = None
     without: np.ndarray | None = None
     scale: float = 1.0
+    log_probabilities: bool = False
 
     @property
     def prompts(self) -> list[np.ndarray]:
@@ -61,20 +62,26 @@ class DecodeRequest:
 class TokenStream:
     """The ids of one request as they come, the one that ends them included. Dropped or closed half-way, its
     row is freed.
+
+    log_probabilities: of the ids that were taken, natural logarithms; empty where they were not asked for.
     """
 
     def __init__(self, scheduler: "Scheduler", request: DecodeRequest) -> None:
         self.request = request
         self._scheduler = scheduler
         self._row = _Row(request)
+        self.log_probabilities: list[float] = []
 
     def __iter__(self) -> Iterator[int]:
         return self
 
     def __next__(self) -> int:
-        token = self._scheduler._next(self._row)
-        if token is None:
+        drawn = self._scheduler._next(self._row)
+        if drawn is None:
             raise StopIteration
+        token, log_probability = drawn
+        if self.request.log_probabilities:
+            self.log_probabilities.append(log_probability)
         return token
 
     def close(self) -> None:
@@ -94,7 +101,7 @@ class _Row:
 
     request: DecodeRequest
     places: list[int] = field(default_factory=list)
-    waiting: deque[int] = field(default_factory=deque)
+    waiting: deque[tuple[int, float]] = field(default_factory=deque)
     drawn: int = 0
     closed: bool = False
     """Set without the lock: a stream may be dropped anywhere, in a thread that holds it as well."""
@@ -147,8 +154,10 @@ class Scheduler:
         """Requests that are on their way."""
         return sum(len(running.rows) for running in self._running)
 
-    def _next(self, row: _Row) -> int | None:
-        """The row's next id, None behind its last; steps the batch until there is one."""
+    def _next(self, row: _Row) -> tuple[int, float] | None:
+        """The row's next id and its log-probability (0 where nobody asked for it), None behind its last;
+        steps the batch until there is one.
+        """
         while True:
             with self._lock:
                 if row.closed:
@@ -179,9 +188,11 @@ class Scheduler:
     def _deliver(self, running: _Running, rows: Sequence[_Row]) -> None:
         """Hands out what these rows have drawn; those that have ended leave."""
         tokens = np.asarray(running.batch.tokens)
+        asked = any(row.request.log_probabilities for row in rows)
+        logs = np.asarray(running.batch.log_probabilities) if asked else np.zeros(len(tokens))
         for row in list(rows):
             token = int(tokens[row.places[0]])
-            row.waiting.append(token)
+            row.waiting.append((token, float(logs[row.places[0]])))
             row.drawn += 1
             if token in row.request.stop or row.drawn == row.request.max_tokens:
                 row.done = True

@@ -2,6 +2,7 @@
 them.
 
     k, v [layers, B, K, S, H]      positions, segment_ids [B, S]      fill [C, B]
+    k_scale, v_scale [layers, B, K, S] beside keys and values of int8
 
 Each of the C devices owns S / C neighbouring slots of every row and fills them from its own first one; `fill`
 says how many each row has taken there, so that rows may be of any length. Every device knows all of it, so
@@ -15,12 +16,16 @@ travel along (a slot with segment 0 is empty). So
   row, `select` rearranges, adds and drops rows, `grow` adds slots to all. Tokens are appended in the order of
   their positions, so no holes come about and nothing needs to be compacted.
 
+Keys and values are floats, or int8 with one float32 for each token and head (per-token quantisation:
+Dettmers et al., 2022): a quarter of float32's bytes, and an H-th of them for the scales. They are
+quantised once, when they are computed, so that whoever reads them, the block itself included, reads the same.
+
 Shapes change only in `select` and `grow`: one compilation for a block, one for the single token, and the
 buffers can be donated.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +36,50 @@ from ringvision.errors import UserError
 from ringvision.mesh import make_mesh, num_shards, partition_spec
 from ringvision.models.presets import TransformerConfig
 
-Parts = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
-"""k, v, positions and segment ids."""
+DTYPES = ("float32", "bfloat16", "float16", "int8")
+"""Types of keys and values."""
+BITS = {jnp.dtype(jnp.bfloat16): jnp.dtype(jnp.uint16), jnp.dtype(jnp.float16): jnp.dtype(jnp.int16)}
+"""Half floats are held as integers of the same bits: XLA's CPU compiler would widen the whole cache for every
+block that is written to it or cut out of it.
+"""
+LARGEST = 127
+"""Of the int8 values of a token's head: what its largest absolute value becomes."""
+Parts = dict[str, jax.Array]
+"""The arrays of a cache that have slots, by the names of its fields."""
+ROW_AXIS = {"k": 1, "v": 1, "k_scale": 1, "v_scale": 1, "positions": 0, "segment_ids": 0}
+SLOT_AXIS = {"k": 3, "v": 3, "k_scale": 3, "v_scale": 3, "positions": 1, "segment_ids": 1}
+
+
+class Stored(NamedTuple):
+    """Keys or values as a cache keeps them.
+
+    values: [..., H] of the cache's type, half floats as their BITS. scale: float32 [...], with which int8 is
+    multiplied; None for floats.
+    """
+
+    values: jax.Array
+    scale: jax.Array | None = None
+
+    def read(self, dtype: jnp.dtype) -> jax.Array:
+        """[..., H] of `dtype`: what attention computes with."""
+        if self.scale is None:
+            half = next((half for half, bits in BITS.items() if bits == self.values.dtype), None)
+            floats = self.values if half is None else jax.lax.bitcast_convert_type(self.values, half)
+            return floats.astype(dtype)
+        return (self.values.astype(jnp.float32) * self.scale[..., None]).astype(dtype)
+
+
+def store(x: jax.Array, dtype: jnp.dtype) -> Stored:
+    """x, floats [..., H], as a cache of `dtype` keeps it. For int8 each [H] is divided by its largest
+    absolute value and rounded: what is read differs from x by at most 1 / 254 of that.
+    """
+    if dtype != jnp.int8:
+        x = x.astype(dtype)
+        return Stored(jax.lax.bitcast_convert_type(x, BITS[x.dtype]) if x.dtype in BITS else x)
+    wide = x.astype(jnp.float32)
+    scale = jnp.max(jnp.abs(wide), axis=-1) / LARGEST
+    steps = jnp.round(wide / jnp.where(scale == 0, 1, scale)[..., None])
+    return Stored(steps.astype(jnp.int8), scale)
 
 
 @jax.tree_util.register_dataclass
@@ -40,7 +87,8 @@ Parts = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 class Cache:
     """Keys and values of all layers, already rotated, heads first: attention reads them as they lie.
 
-    k, v: [layers, B, K, S, H]; positions, segment_ids: int32 [B, S]; fill: int32 [C, B].
+    k, v: [layers, B, K, S, H], half floats as their BITS; positions, segment_ids: int32 [B, S]; fill: int32
+    [C, B]; k_scale, v_scale: float32 [layers, B, K, S] where k and v are int8, None where they are floats.
     """
 
     k: jax.Array
@@ -48,6 +96,8 @@ class Cache:
     positions: jax.Array
     segment_ids: jax.Array
     fill: jax.Array
+    k_scale: jax.Array | None = None
+    v_scale: jax.Array | None = None
 
     @classmethod
     def empty(
@@ -65,7 +115,7 @@ class Cache:
             batch: rows; a multiple of the mesh axes data x fsdp.
             length: slots of a row, rounded up to a multiple of the devices that share the length.
             mesh: the devices (None: one).
-            dtype: of keys and values.
+            dtype: of keys and values; int8 brings scales along.
 
         Returns:
             A cache with `length` free slots in every row.
@@ -82,15 +132,22 @@ class Cache:
 
         def zeros() -> Cache:
             rows = jnp.zeros((batch, length), jnp.int32)
+            scales = [jnp.zeros(stacked[:-1], jnp.float32) for _ in range(2 * (dtype == jnp.int8))]
             return cls(
-                jnp.zeros(stacked, dtype),
-                jnp.zeros(stacked, dtype),
+                jnp.zeros(stacked, BITS.get(jnp.dtype(dtype), dtype)),
+                jnp.zeros(stacked, BITS.get(jnp.dtype(dtype), dtype)),
                 rows,
                 rows,
                 jnp.zeros((devices, batch), jnp.int32),
+                *scales,
             )
 
         return jax.jit(zeros, out_shardings=shardings(mesh))()
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of keys and values, one of DTYPES."""
+        return next((half for half, bits in BITS.items() if bits == self.k.dtype), self.k.dtype)
 
     @property
     def length(self) -> int:
@@ -108,6 +165,17 @@ class Cache:
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
 
     @property
+    def stored(self) -> tuple[Stored, Stored]:
+        """Keys and values of all layers, to be scanned: [layers, B, K, S, H]."""
+        return Stored(self.k, self.k_scale), Stored(self.v, self.v_scale)
+
+    @property
+    def parts(self) -> Parts:
+        """Its arrays but `fill`, by name."""
+        names = (field.name for field in fields(self) if field.name != "fill")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @property
     def free(self) -> int:
         """Tokens that surely still fit into every row, in blocks or one by one. Not inside jit."""
         devices = self.fill.shape[0]
@@ -120,8 +188,8 @@ class Cache:
 
     def append(
         self,
-        k: jax.Array,
-        v: jax.Array,
+        k: jax.Array | Stored,
+        v: jax.Array | Stored,
         positions: jax.Array,
         segment_ids: jax.Array,
         *,
@@ -131,7 +199,7 @@ class Cache:
         length) or a single one.
 
         Args:
-            k: [layers, B, K, T, H], rotated keys of any floating-point type.
+            k: [layers, B, K, T, H], rotated keys of any floating-point type, or as `store` gave them.
             v: [layers, B, K, T, H], their values.
             positions: int32 [B, T].
             segment_ids: int32 [B, T]; 0 is padding, and takes slots only where a token of the same device
@@ -166,17 +234,16 @@ class Cache:
         taken = taken.astype(jnp.int32)  # (C, B)
         # dynamic_update_slice would move a block that reaches beyond the end: such a one is not written
         fits = (taken > 0) & (self.fill + count <= self.length // devices)
-        new = (k.astype(self.k.dtype), v.astype(self.v.dtype), positions, segment_ids)
-        specs = _specs(mesh)
+        k = k if isinstance(k, Stored) else store(k, self.dtype)
+        v = v if isinstance(v, Stored) else store(v, self.dtype)
+        new = Cache(k.values, v.values, positions, segment_ids, taken, k.scale, v.scale).parts
         slots = partition_spec(mesh, "length", "batch")
-        length = None if single else "length"
-        stacked = partition_spec(mesh, None, "batch", "kv_heads", length, None)
-        rows = partition_spec(mesh, "batch", length)
-        parts = (specs.k, specs.v, specs.positions, specs.segment_ids)
-        in_specs = (parts, (stacked, stacked, rows, rows), slots, slots)
+        places = _specs(mesh).parts
+        parts = {name: places[name] for name in new}
+        arriving = _specs(mesh, None if single else "length").parts
+        in_specs = (parts, {name: arriving[name] for name in new}, slots, slots)
         write = jax.shard_map(_write, mesh=mesh, in_specs=in_specs, out_specs=parts)
-        old = (self.k, self.v, self.positions, self.segment_ids)
-        return Cache(*write(old, new, self.fill, fits), self.fill + taken)
+        return replace(self, **write(self.parts, new, self.fill, fits), fill=self.fill + taken)
 
     def truncate(self, length: int | jax.Array) -> "Cache":
         """Forget every token whose position is `length` or more, and take back the slots behind the last
@@ -195,13 +262,9 @@ class Cache:
         """rows int32 [R]: which of the old rows each of the new ones is; -1 for an empty one."""
         there = rows >= 0
         index = jnp.maximum(rows, 0)
-        return Cache(
-            jnp.take(self.k, index, axis=1),
-            jnp.take(self.v, index, axis=1),
-            jnp.take(self.positions, index, axis=0),
-            jnp.where(there[:, None], jnp.take(self.segment_ids, index, axis=0), 0),
-            jnp.where(there, jnp.take(self.fill, index, axis=1), 0),
-        )
+        parts = {name: jnp.take(x, index, axis=ROW_AXIS[name]) for name, x in self.parts.items()}
+        parts["segment_ids"] = jnp.where(there[:, None], parts["segment_ids"], 0)
+        return replace(self, **parts, fill=jnp.where(there, jnp.take(self.fill, index, axis=1), 0))
 
     def insert(self, row: jax.Array | int, other: "Cache", *, mesh: Mesh | None = None) -> "Cache":
         """What `other` holds in the place of what `row` held; each device copies its own share.
@@ -237,12 +300,9 @@ class Cache:
 
             slots = cache.positions.shape[1] - other.positions.shape[1]
             segment_ids = jnp.pad(other.segment_ids, ((0, 0), (0, slots)))  # what lay behind is forgotten
-            return Cache(
-                put(cache.k, other.k, 1),
-                put(cache.v, other.v, 1),
-                put(cache.positions, other.positions, 0),
-                put(cache.segment_ids, segment_ids, 0),
-                cache.fill,
+            new = other.parts | {"segment_ids": segment_ids}
+            return replace(
+                cache, **{name: put(x, new[name], ROW_AXIS[name]) for name, x in cache.parts.items()}
             )
 
         in_specs = (specs, specs, partition_spec(mesh, "batch"))
@@ -261,13 +321,7 @@ class Cache:
             def behind(x: jax.Array, axis: int) -> jax.Array:
                 return jnp.pad(x, [(0, more if i == axis else 0) for i in range(x.ndim)])
 
-            return Cache(
-                behind(cache.k, 3),
-                behind(cache.v, 3),
-                behind(cache.positions, 1),
-                behind(cache.segment_ids, 1),
-                cache.fill,
-            )
+            return replace(cache, **{name: behind(x, SLOT_AXIS[name]) for name, x in cache.parts.items()})
 
         specs = _specs(mesh)
         return jax.shard_map(pad, mesh=mesh, in_specs=(specs,), out_specs=specs)(self)
@@ -277,11 +331,11 @@ def _write(old: Parts, new: Parts, slots: jax.Array, fits: jax.Array) -> Parts:
     """One device's part of `Cache.append`: its share of the slots, of the tokens, of the rows; slots int32
     [1, B]: where each row goes on; fits bool [1, B]: whether it does.
     """
-    k, v, positions, segment_ids = new
-    rows, count = positions.shape
+    rows, count = new["positions"].shape
 
-    def place(row: jax.Array | int, old: jax.Array, part: jax.Array, row_axis: int) -> jax.Array:
-        slot_axis = row_axis + 1 if row_axis == 0 else row_axis + 2
+    def place(row: jax.Array | int, name: str, old: jax.Array) -> jax.Array:
+        row_axis = ROW_AXIS[name]
+        slot_axis = SLOT_AXIS[name]
         shape = list(old.shape)
         shape[row_axis] = 1
         shape[slot_axis] = count
@@ -289,17 +343,11 @@ def _write(old: Parts, new: Parts, slots: jax.Array, fits: jax.Array) -> Parts:
         start[row_axis] = jnp.asarray(row, jnp.int32)
         start[slot_axis] = slots[0, row]
         kept = jax.lax.dynamic_slice(old, start, shape)
-        part = jax.lax.dynamic_slice_in_dim(part, row, 1, row_axis)
+        part = jax.lax.dynamic_slice_in_dim(new[name], row, 1, row_axis)
         return jax.lax.dynamic_update_slice(old, jnp.where(fits[0, row], part, kept), start)
 
     def write_row(row: jax.Array | int, parts: Parts) -> Parts:
-        olds_k, olds_v, olds_positions, olds_segments = parts
-        return (
-            place(row, olds_k, k, 1),
-            place(row, olds_v, v, 1),
-            place(row, olds_positions, positions, 0),
-            place(row, olds_segments, segment_ids, 0),
-        )
+        return {name: place(row, name, x) for name, x in parts.items()}
 
     return write_row(0, old) if rows == 1 else jax.lax.fori_loop(0, rows, write_row, old)
 
@@ -313,10 +361,12 @@ def shardings(mesh: Mesh) -> Cache:
     )
 
 
-def _specs(mesh: Mesh) -> Any:
-    stacked = partition_spec(mesh, None, "batch", "kv_heads", "length", None)
-    rows = partition_spec(mesh, "batch", "length")
-    return Cache(stacked, stacked, rows, rows, PartitionSpec())  # type: ignore[arg-type]
+def _specs(mesh: Mesh, length: str | None = "length") -> Any:
+    """A Cache of PartitionSpecs, scales included: where a cache has none, theirs say nothing."""
+    scale = partition_spec(mesh, None, "batch", "kv_heads", length)
+    stacked = partition_spec(mesh, None, "batch", "kv_heads", length, None)
+    rows = partition_spec(mesh, "batch", length)
+    return Cache(stacked, stacked, rows, rows, PartitionSpec(), scale, scale)  # type: ignore[arg-type]
 
 
 def _one_device() -> Mesh:

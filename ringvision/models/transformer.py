@@ -21,7 +21,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from ringvision.mesh import RULES, Rules, make_mesh, sharding
-from ringvision.models.cache import Cache
+from ringvision.models.cache import Cache, Stored, store
 from ringvision.models.layers import Attention, Embedding, FeedForward, RMSNorm, Unembedding, blockwise
 from ringvision.models.parameters import gathered, on_shards
 from ringvision.models.presets import PRESETS, TransformerConfig
@@ -35,7 +35,7 @@ from ringvision.ops.rope import rope
 
 __all__ = ["PRESETS", "Transformer", "TransformerConfig"]
 
-Pair = tuple[jax.Array, jax.Array]
+Pair = tuple[Stored, Stored]
 """Keys and values."""
 
 
@@ -181,16 +181,17 @@ class Transformer(nnx.Module):
             layer_params, old, common = scanned
             layer = nnx.merge(graphdef, layer_params)
             q, k, v = self._queries_keys_values(layer, x, positions, sharpness)
-            k = k.astype(cache.k.dtype)  # what attention reads now is what it will read from the cache
-            v = v.astype(cache.v.dtype)
-            part = self._attend_to_itself(q, k.astype(q.dtype), v.astype(q.dtype), whose, mesh)
-            for pair, keys in ((old, cache), (common, visible)):
-                if pair is not None and keys is not None:
-                    part = self._attend_to_cache(q, pair, whose, keys, mesh, part)
-            return self._rest_of_block(layer, x, part[0], mesh), (heads_first(k), heads_first(v))
+            # what attention reads now is what it will read from the cache
+            keys = store(k, cache.dtype)
+            values = store(v, cache.dtype)
+            part = self._attend_to_itself(q, keys.read(q.dtype), values.read(q.dtype), whose, mesh)
+            for pair, among in ((old, cache), (common, visible)):
+                if pair is not None and among is not None:
+                    part = self._attend_to_cache(q, pair, whose, among, mesh, part)
+            return self._rest_of_block(layer, x, part[0], mesh), jax.tree.map(heads_first, (keys, values))
 
-        own = None if fresh else (cache.k, cache.v)
-        common = None if prefix is None else (prefix.k, prefix.v)
+        own = None if fresh else cache.stored
+        common = None if prefix is None else prefix.stored
         x, (k, v) = jax.lax.scan(block, self._embed(tokens, positions), (stacked, own, common))
         cache = cache.append(k, v, positions, segment_ids, mesh=mesh)
         return jnp.where(cache.overflowed, jnp.nan, self.norm(x)), cache
@@ -235,8 +236,8 @@ class Transformer(nnx.Module):
             q = q + 0 * done[0].astype(q.dtype)
         part = cached_attention(
             q,
-            pair[0].astype(q.dtype),
-            pair[1].astype(q.dtype),
+            pair[0].read(q.dtype),
+            pair[1].read(q.dtype),
             mesh=mesh,
             q_positions=whose.positions,
             k_positions=keys.positions,

@@ -87,6 +87,8 @@ def test_every_command_explains_itself(command, capsys):
         (["ask", "clip.mp4", "why?", "--mesh", "contxt=2"], "did you mean context?"),
         (["ask", "clip.mp4", "why?", "--devices", "4", "--mesh", "context=3"], "4 devices"),
         (["ask", "clip.mp4", "why?", "--temperature", "-1"], "temperature -1"),
+        (["ask", "clip.mp4", "why?", "--cache-dtype", "int9"], "--cache-dtype is 'int9': did you mean int8?"),
+        (["ask", "clip.mp4", "why?", "--sessions-limit", "-3"], "expected a whole number from 1 upward"),
         (["ask", str(ROOT / "demos/clips/needle.mp4"), "why?", "--model", "nowhere"], "nowhere"),
         (["ask", "clip.mp4", "why?"], "clip.mp4: no such file"),
         (["ask", str(ROOT / "README.md"), "why?"], "README.md is not a video"),
@@ -138,11 +140,43 @@ def test_a_wrong_request_is_one_line_and_status_2(arguments, says, capsys, monke
     assert os.listdir(tmp_path) == []
 
 
+def test_ask_goes_on_from_what_another_ask_has_read(model, clip, capsys, tmp_path):
+    """With any type of cache; a damaged file is a line on stderr, and then it is as it was before."""
+    request = ["ask", str(clip), "What colour was the circle?", "--model", str(model), "--max-tokens", "6"]
+    request += ["--devices", "1", "--json", "--cache-dtype", "int8", "--sessions", str(tmp_path / "kept")]
+    found = []
+    for _ in range(3):
+        assert cli.main(request) == 0
+        out, err = capsys.readouterr()
+        found.append((json.loads(out), err.count("\n")))
+        (path,) = (tmp_path / "kept").iterdir()
+        if len(found) == 2:
+            path.write_bytes(path.read_bytes()[:-1])
+    answers, lines = zip(*found)
+    assert answers[0]["tokens"] == answers[1]["tokens"] == answers[2]["tokens"]
+    assert [answer["seconds"]["decode"] > 0 for answer in answers] == [True, False, True]
+    assert all(answer["seconds"]["session"] > 0 for answer in answers)
+    assert lines == (2, 2, 3)
+    assert cli.main([*request, "--sessions-limit", "1000"]) == 0
+    assert "--sessions-limit is 1000" not in capsys.readouterr().err  # what is there is used
+
+
 def test_ask_streams_the_answer_and_says_what_it_does(model, clip, capsys):
     request = ["ask", str(clip), "What colour was the circle?", "--model", str(model), "--max-tokens", "12"]
     assert cli.main([*request, "--devices", "1", "--json"]) == 0
     alone = json.loads(capsys.readouterr().out)
-    assert alone.keys() == {"answer", "tokens", "frames", "video_tokens", "devices", "seconds"}
+    assert alone.keys() == {
+        "answer",
+        "tokens",
+        "frames",
+        "video_tokens",
+        "devices",
+        "finish",
+        "probability",
+        "seconds",
+    }
+    assert alone["finish"] in ("stop", "length", "repeated", "empty")
+    assert 0 < alone["probability"] <= 1
     assert alone["devices"] == 1
     assert alone["frames"] > 1
     assert {"load", "total"} <= alone["seconds"].keys()

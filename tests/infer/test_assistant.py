@@ -148,6 +148,38 @@ def test_a_longer_second_question_compiles_nothing(
     assert compilations == []
 
 
+def test_how_an_answer_ends_and_how_likely_it_is(alone: Assistant, clips: list[Path]) -> None:
+    cut = alone.ask(clips[0], QUESTION, max_tokens=5)
+    assert cut.finish in ("length", "stop", "empty")
+    assert len(cut.log_probabilities) == len(cut.tokens)
+    assert np.isclose(cut.probability, np.exp(np.sum(cut.log_probabilities)))
+    assert 0 < cut.probability < 1
+    whole = alone.ask(clips[0], QUESTION, max_tokens=20)
+    middle = len(whole.text) // 2
+    stop = whole.text[middle : middle + 2]
+    stopped = alone.ask(clips[0], QUESTION, max_tokens=20, stop=["no such text", stop])
+    assert stopped.text == whole.text[: whole.text.index(stop)].strip()
+    assert stopped.finish == ("stop" if stopped.text else "empty")
+    assert alone.scheduler.alive == 0
+    nothing = alone.ask(clips[0], QUESTION, max_tokens=20, stop=[whole.text[:1]])
+    assert (nothing.text, nothing.finish) == ("", "empty")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said", "stopped", "finish"),
+    [
+        ([5, 6], "red", True, "stop"),
+        ([5, 6], "red", False, "length"),
+        ([5] * 20, "red red", False, "repeated"),
+        ([5] * 20, "red red", True, "stop"),
+        ([2], " ", True, "empty"),
+        ([3], "", False, "empty"),
+    ],
+)
+def test_the_four_ends(tokens: list[int], said: str, stopped: bool, finish: str) -> None:
+    assert assistant_module._finish(tokens, said, stopped) == finish
+
+
 QUESTIONS = [QUESTION, "What?", "Which came first, the red circle or the blue cross?", "How many were there?"]
 
 

@@ -13,7 +13,7 @@ from greedy import greedy
 
 from ringvision.errors import UserError
 from ringvision.infer.decode_batch import DecodeBatch, row_count
-from ringvision.infer.engine import Engine, shared_length
+from ringvision.infer.engine import Engine, Rows, shared_length
 from ringvision.infer.model import Model, load_model
 from ringvision.infer.sampler import Sampler
 from ringvision.infer.scheduler import DecodeRequest, Scheduler
@@ -307,6 +307,78 @@ def test_a_shared_prefix_gives_the_logits_of_the_whole(
             for row, tokens in enumerate(rows):
                 np.testing.assert_allclose(np.asarray(batch.logits)[row], _whole(model, tokens), atol=1e-4)
     assert shared_length(prefix.tokens, _prompt(61, seed=9)) == 61
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_every_type_of_cache_is_the_same_on_a_ring(folder: Path, dtype: str) -> None:
+    """A prefix that rows share, rows that grow: one device and eight draw the same tokens."""
+    found = []
+    for devices in (1, 8):
+        engine = Engine(_model(folder, context=devices), blocks=BLOCKS, cache_dtype=dtype)
+        prefix = engine.prefill(_prompt(61, seed=9))
+        assert prefix.cache.dtype == np.dtype(dtype)
+        assert prefix.cache.k.dtype.itemsize == np.dtype(dtype).itemsize
+        longer = engine.prefill(np.concatenate([prefix.tokens, PROMPTS[0]]), after=prefix)
+        scheduler = Scheduler(engine)
+        requests = [
+            DecodeRequest(prompt, max_tokens=8, prefix=each)
+            for prompt in PROMPTS[:2]
+            for each in (prefix, longer)
+        ]
+        found.append([list(stream) for stream in scheduler.submit(requests)])
+    assert found[0] == found[1]
+
+
+def test_a_cache_of_no_such_type(model: Model) -> None:
+    with pytest.raises(UserError, match="cache_dtype='int4' was given; expected float32"):
+        Engine(model, cache_dtype="int4")
+
+
+def test_a_long_cache_reserves_little_that_is_not_used(model: Model) -> None:
+    """An hour of video, 68,400 tokens, and any other length from 16,384 on: at most a sixteenth."""
+    engine = Engine(model)
+    slots = engine.slots_for(68_400, blocks=engine.blocks)
+    assert engine.cache_length(slots, 256) < 1.02 * 68_400
+    assert all(engine.cache_length(slots, 256) <= 1.0625 * slots + 1 for slots in range(16_384, 200_000, 777))
+
+
+def test_blocks_of_a_prompt_wait_for_each_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block takes memory of its own as soon as it is handed to the devices."""
+    rows = Rows(engine, 1, 256)
+    waited = []
+    call = Rows._call
+
+    def calling(self: Rows, *args: object, **inputs: object) -> object:
+        waited.append(self._last_logits().is_ready())
+        return call(self, *args, **inputs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Rows, "_call", calling)
+    rows.read({0: _prompt(150)})
+    assert waited == [True] * len(engine.plan(150))
+
+
+def test_log_probabilities_of_what_was_drawn(engine: Engine, model: Model) -> None:
+    """Of a greedy row and of a sampled one in the same batch, among the ids that may be generated."""
+    ids = (0, 300)
+    requests = [
+        DecodeRequest(PROMPTS[0], sampler, 6, ids=ids, log_probabilities=asked)
+        for sampler, asked in (
+            (Sampler(), True),
+            (Sampler(temperature=2.0, top_k=9), True),
+            (Sampler(), False),
+        )
+    ]
+    streams = Scheduler(engine).submit(requests)
+    for stream in streams[:2]:
+        row = PROMPTS[0]
+        for token in stream:
+            logits = _whole(model, row)[slice(*ids)].astype(np.float64)
+            expected = logits[token] - np.log(np.exp(logits).sum())
+            np.testing.assert_allclose(stream.log_probabilities[-1], expected, atol=1e-3)
+            row = np.append(row, token)
+        assert len(stream.log_probabilities) == 6
+    assert len(list(streams[2])) == 6
+    assert streams[2].log_probabilities == []
 
 
 def test_a_prefix_goes_on_from_another(engine: Engine, model: Model) -> None:

@@ -13,7 +13,7 @@ from flax import nnx
 
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
-from ringvision.models.cache import Cache, shardings
+from ringvision.models.cache import ROW_AXIS, SLOT_AXIS, Cache, shardings, store
 from ringvision.models.transformer import Transformer, TransformerConfig
 
 from .hugging_face import load
@@ -302,8 +302,77 @@ def test_a_cache_of_half_precision_is_close(model, whole):
         TOKENS[:, :16], Cache.empty(CONFIG, 2, 32, reader.mesh, jnp.bfloat16), fresh=True
     )
     second, cache = reader.read(TOKENS[:, 16:32], cache, start=16)
-    assert cache.k.dtype == jnp.bfloat16
+    assert cache.dtype == jnp.bfloat16 and cache.k.dtype.itemsize == 2
     np.testing.assert_allclose(np.concatenate([first, second], axis=1), whole[:, :32], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    "axes", [{"context": 1}, {"context": 8}, {"data": 2, "tensor": 2, "context": 2}], ids=str
+)
+def test_a_cache_of_bytes_is_close_and_the_same_on_every_mesh(model, whole, axes):
+    """A block, a block that sees it, single tokens: the logits are within 0.1 of those of float32, which
+    differ by 5 from token to token, and the likeliest token is the same.
+    """
+    reader = Reader(model, make_mesh(**axes, devices=jax.devices()[: int(np.prod(list(axes.values())))]))
+    cache = Cache.empty(CONFIG, 2, 48, reader.mesh, jnp.int8)
+    parts = []
+    for start, end in ((0, 16), (16, 32), *((t, t + 1) for t in range(32, 40))):
+        logits, cache = reader.read(TOKENS[:, start:end], cache, start=start)
+        parts.append(logits)
+    found = np.concatenate(parts, axis=1)
+    assert cache.dtype == cache.k.dtype == cache.v.dtype == jnp.int8
+    assert cache.k_scale.dtype == jnp.float32
+    assert np.abs(found - whole[:, :40]).max() < 0.1 < np.std(whole)
+    assert (found.argmax(-1) == whole[:, :40].argmax(-1)).mean() > 0.97
+
+
+def test_what_bytes_hold_of_a_float():
+    x = np.random.default_rng(0).normal(size=(3, 5, 8)).astype(np.float32)
+    x[0, 0] = 0
+    kept = store(jnp.asarray(x), jnp.int8)
+    assert kept.values.dtype == jnp.int8 and kept.scale.shape == (3, 5)
+    largest = np.abs(x).max(-1, keepdims=True)
+    assert (np.abs(np.asarray(kept.read(jnp.float32)) - x) <= largest / 254 + 1e-6).all()
+    np.testing.assert_array_equal(kept.read(jnp.float32)[0, 0], 0)
+    assert kept.read(jnp.bfloat16).dtype == jnp.bfloat16
+
+
+def test_a_block_of_bytes_attends_to_itself_with_what_is_read_later(model):
+    """Token by token everything comes from the cache, at once nothing does: the same logits."""
+    reader = Reader(model, ring(1))
+    at_once, _ = reader.read(TOKENS[:, :6], Cache.empty(CONFIG, 2, 8, reader.mesh, jnp.int8))
+    cache = Cache.empty(CONFIG, 2, 8, reader.mesh, jnp.int8)
+    for t in range(6):
+        logits, cache = reader.read(TOKENS[:, t : t + 1], cache, start=t)
+        np.testing.assert_allclose(logits[:, 0], at_once[:, t], atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_growing_selecting_and_overflowing_keep_every_part(model, dtype):
+    mesh = ring(2)
+    reader = Reader(model, mesh)
+    _, cache = reader.read(TOKENS[:, :16], Cache.empty(CONFIG, 2, 16, mesh, jnp.dtype(dtype)))
+    full = {name: np.asarray(x) for name, x in cache.parts.items()}
+    logits, cache = reader.read(TOKENS[:, 16:17], cache, start=16)
+    assert np.isnan(logits).all() and bool(cache.overflowed)
+    cache = cache.truncate(16)
+    grown = cache.grow(24, mesh=mesh)
+    assert (cache.length, grown.length) == (16, 24)
+    assert grown.parts.keys() == full.keys()
+    swapped = grown.select(jnp.array([1, -1, 0]))
+    one = swapped.select(jnp.array([2]))
+    put = grown.insert(1, one, mesh=mesh)
+    logits, put = reader.read(TOKENS[[0, 0], 16:17], put, start=16)
+    assert np.isfinite(logits).all()
+    np.testing.assert_array_equal(logits[0], logits[1])
+    for name, x in full.items():
+        new = np.asarray(getattr(put, name))
+        row = {0: new[0], 1: new[:, 0]}[ROW_AXIS[name]]
+        old = {0: x[0], 1: x[:, 0]}[ROW_AXIS[name]]
+        axis = SLOT_AXIS[name] - 1
+        for device in range(2):  # 12 slots each, of which 8 were there before
+            before = np.take(old, range(8 * device, 8 * device + 8), axis)
+            np.testing.assert_array_equal(np.take(row, range(12 * device, 12 * device + 8), axis), before)
 
 
 def test_without_a_mesh(model, whole):
