@@ -4,8 +4,8 @@
     ringvision train demo_long --devices 2
 
 Three stages, each of longer rows than the one before: two minutes, seven, an hour. Half of the videos begin
-somewhere in an hour, so that the first stage already learns all time stamps. Short clips stay in the mix. What
-it took and scored stands in demos/model/MODEL_CARD.md; scripts/make_demo_model.sh runs this in its place.
+somewhere in an hour, so that the first stage already learns all time stamps. Short clips stay in the mix.
+What it took and scored stands in demos/model/MODEL_CARD.md.
 """
 
 from dataclasses import replace

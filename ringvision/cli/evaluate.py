@@ -95,6 +95,7 @@ class EvaluateNeedle(Command):
     seed: Annotated[int, WHOLE, option("which held-out scenes, or texts", "S")] = 0
     fps: FramesASecond = 1.0
     no_absent: Annotated[bool, option("do not ask about videos without a card")] = False
+    cache_dtype: CacheDtype = None
     out: ResultFolder = None
     json: Json = False
     mesh: Mesh = dataclasses.field(default_factory=MeshOptions)
@@ -118,7 +119,7 @@ class EvaluateNeedle(Command):
         mesh = self.mesh.make()
         from ringvision.infer.assistant import load
 
-        assistant = load(self.model, mesh=mesh, dtype=self.mesh.dtype)
+        assistant = load(self.model, mesh=mesh, dtype=self.mesh.dtype, cache_dtype=self.cache_dtype)
         result = evaluate_needle(
             assistant, settings, out=self.out, command=_command("needle", self), progress=sys.stderr
         )
@@ -139,7 +140,13 @@ class EvaluateNeedle(Command):
         mesh = self.mesh.make()
         from ringvision.infer.chat import load_chat
 
-        chat = load_chat(self.model, mesh, max_tokens=ANSWER_TOKENS, dtype=self.mesh.dtype)
+        chat = load_chat(
+            self.model,
+            mesh,
+            max_tokens=ANSWER_TOKENS,
+            dtype=self.mesh.dtype,
+            cache_dtype=self.cache_dtype,
+        )
         result = evaluate_text_needle(
             chat, settings, out=self.out, command=_command("needle", self), progress=sys.stderr
         )

@@ -68,13 +68,13 @@ class LongWorldData(VideoSourceConfig):
 
 
 class _Frames(NamedTuple):
-    """The frames `first` to `first + count - 1` of a short video; `shown` times in all, where they are fewer
-    than that the last one again and again. quiet: nothing is seen in them.
+    """So many `frames` of a short video from `first` on; `shown` seconds in all, for what they are fewer than
+    that the last one again and again. quiet: nothing is seen in them.
     """
 
     video: int
     first: int
-    count: int
+    frames: int
     shown: int
     quiet: bool
 
@@ -110,12 +110,12 @@ class LongWorldVideos:
 
     def video(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The video of this number -> (codes uint16 or uint32 [T, h, w], times float64 [T])."""
-        begins, frames = self._plan(index)
+        begins, parts = self._plan(index)
         pieces = []
-        for part in frames:
+        for part in parts:
             codes, _ = self._short.video(part.video)
-            codes = codes[part.first : part.first + part.count]
-            again = np.repeat(codes[-1:], part.shown - part.count, axis=0)
+            codes = codes[part.first : part.first + part.frames]
+            again = np.repeat(codes[-1:], part.shown - part.frames, axis=0)
             pieces += [codes, again]
         codes = np.concatenate(pieces)
         return codes, begins + np.arange(len(codes), dtype=np.float64)
@@ -206,7 +206,7 @@ def _first_seconds(parts: Sequence[_Frames], seconds: int) -> list[_Frames]:
     for part in parts:
         shown = min(part.shown, seconds)
         if shown:
-            kept.append(part._replace(count=min(part.count, shown), shown=shown))
+            kept.append(part._replace(frames=min(part.frames, shown), shown=shown))
         seconds -= shown
     return kept
 
