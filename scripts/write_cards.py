@@ -118,8 +118,8 @@ each |
 tokens, {hours(run):.1f} hours; then \
 {int(last(finish, "step")):,} more in which {", ".join(finishing["data"]["favour"])} were asked before the \
 other kinds, {hours(finish):.1f} hours; then {int(last(colours, "step")):,} of \
-{colouring["data"]["rows"]} x {colouring["data"]["length"]} with things in more colours ({more}), \
-{hours(colours):.1f} hours |
+{colouring["data"]["rows"]} x {colouring["data"]["length"]} with things in more colours ({more}) and in \
+ones without a name, {hours(colours):.1f} hours |
 | with | {made_with()}; seeds {settings["seed"]}, {finishing["seed"]} and {colouring["seed"]}; \
 `configs/demo.py`, `configs/demo_finish.py`, `configs/demo_colours.py` |
 | licence | Apache-2.0, like the project |
