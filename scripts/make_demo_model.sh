@@ -3,7 +3,7 @@
 #
 #   scripts/make_demo_model.sh [RUNS]        RUNS: where the work is kept (default runs/demo; the configs name that folder)
 #
-# Safe to stop at any moment and to start again: every part goes on where it was. On two cores: about four hours (MODEL_CARD.md says
+# Safe to stop at any moment and to start again: every part goes on where it was. On two cores: about five hours (MODEL_CARD.md says
 # what each part took). Needs .venv (make test).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,7 +19,7 @@ say "videos of the world"
 $python scripts/draw_world.py "$runs/held" --videos 500 --held-out
 $python scripts/draw_world.py "$runs/videos" --videos 28000 --frames "$runs/frames.npy"
 
-$python scripts/draw_world.py "$runs/colour-videos" --videos 8000 --first 28000 --more-colours
+$python scripts/draw_world.py "$runs/colour-videos" --videos 16000 --first 28000 --more-colours
 
 say "text tokenizer"
 [ -f "$runs/text.model" ] || $python scripts/train_text_tokenizer.py "$runs/text.model"
