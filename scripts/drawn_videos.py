@@ -79,6 +79,7 @@ def write_clip(
     import av
 
     output: Any = str(target) if isinstance(target, Path) else target
+    scheduling = os.sched_getscheduler(0), os.sched_getparam(0)
     with av.open(output, "w", format=container, container_options={"fflags": "+bitexact"}) as file:
         stream: Any = file.add_stream(codec, rate=Fraction(rate), options={"threads": "1", **(options or {})})
         stream.width, stream.height = size
@@ -86,6 +87,7 @@ def write_clip(
         for picture in pictures(frames, rate, size, seed):
             file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         file.mux(stream.encode())
+    os.sched_setscheduler(0, *scheduling)  # SVT-AV1 changes it: findings/svt_av1_realtime.sh
 
 
 def write_long(path: Path, minutes: int, size: tuple[int, int] = SIZE, seconds: int = 60) -> None:

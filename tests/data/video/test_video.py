@@ -114,6 +114,7 @@ def test_what_decord_reads_wrongly_is_read_by_pyav(tmp_path, name, settings, cap
     said = capfd.readouterr()
     assert "mmco" not in said.err
     assert not said.out
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def test_pictures_of_a_gif(tmp_path):
