@@ -51,9 +51,9 @@ from ringvision.evaluate.video_tasks import (
     check_length,
     settings_of,
 )
+from ringvision.evaluate.world import SEED_STRIDE
 
 LENGTHS = (60, 240, 900, 1800, 3600)
-SEED_STRIDE = 1 << 24  # scenes that one evaluation seed may use before it meets the next seed's
 DIGIT = "Which digit was on the card?"
 WHEN = "When was the card shown?"
 WITHIN = 2
