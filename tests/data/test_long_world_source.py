@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ringvision.data.sources import LongWorldData, LongWorldVideos, VideoExamples, WorldVideos
-from ringvision.data.world import LONG_KINDS, make_scene
+from ringvision.data.world import LONG_KINDS, make_scene, read_time
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,33 @@ def test_half_of_them_begin_later_within_an_hour(videos):
     assert max(ends) < 3600 and np.median(begins[begins > 0]) > 600
 
 
+@pytest.fixture(scope="module")
+def leaping(world: WorldVideos) -> LongWorldVideos:
+    return LongWorldVideos(LongWorldData(folder=world.name, shortest=20, longest=60, leaps=1.0))
+
+
+def test_leaps_spread_the_parts_over_an_hour(leaping):
+    times = [leaping.video(index)[1] for index in range(40)]
+    assert all((np.diff(some) >= 1).all() and some[-1] < 3600 for some in times)
+    assert np.median([some[-1] - some[0] for some in times]) > 1200
+    for index, some in enumerate(times):
+        starts = np.cumsum([part.shown for part in leaping._plan(index)[1]])[:-1]
+        leapt = 1 + np.flatnonzero(np.diff(some) > 1)
+        assert set(leapt) <= set(starts)  # time leaps between parts alone
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_times_in_questions_are_those_at_which_it_is_shown(leaping, index):
+    """Each second that is asked about is one of the video's, or after its end, which the answer then says."""
+    times = leaping.video(index)[1].astype(int)
+    for one in leaping.questions(index, 0, len(times)):
+        if " at " in one.question:
+            second = read_time(one.question.removesuffix("?").split(" at ")[1])
+            assert (second in times) != (one.answer == "the video was over" and second > times[-1])
+        if one.kind == "when":
+            assert read_time(one.answer) in times
+
+
 def test_cards_stand_apart(videos):
     for index in range(60):
         _, parts = videos._plan(index)
@@ -87,6 +114,7 @@ def test_they_are_examples_like_others(videos, processor):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
+        ({"leaps": 1.5}, r"leaps is 1\.5, expected a share"),
         ({"shortest": 1}, "shortest is 1"),
         ({"longest": 3601}, r"longest is 3601, expected shortest \(15\) to 3600"),
         ({"shortest": 200}, "longest is 100"),

@@ -3,8 +3,9 @@
     short videos  ->  | part | quiet | part | card | part | part | quiet | ...  ->  questions about the whole
 
 A frame's codes do not depend on when it is shown, so the codes of a long video are those of its parts. Half
-of the videos begin at second 0 and half are the end of a longer one: the numbers of an hour's time stamps are
-learned from videos that are far shorter.
+of the videos begin at second 0 and half are the end of a longer one; with `leaps`, time leaps between parts,
+as if most of an hour were cut out. So a look-up by minute and second is learned from videos that are far
+shorter.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from ringvision.data.sources.base import VideosInfo
 from ringvision.data.sources.tokenized import videos_info
 from ringvision.data.sources.videos import QuestionAnswer, Videos, VideoSourceConfig
 from ringvision.data.sources.world import WorldVideos
-from ringvision.data.world import LONG_KINDS, Scene, long_questions
+from ringvision.data.world import LONG_KINDS, Scene, long_questions, retimed
 from ringvision.data.world.joined_scene import Part, joined_scene
 from ringvision.errors import UserError
 
@@ -40,11 +41,13 @@ class LongWorldData(VideoSourceConfig):
     """Long videos made of those of a folder, which scripts/tokenize_world.py wrote; see VideoSourceConfig.
 
     shortest, longest: seconds of a video; each doubling between them is as likely.
+    leaps: the share of videos whose parts are spread over an hour.
     seed: which videos.
     """
 
     shortest: int = 15
     longest: int = 100
+    leaps: float = 0.0
     seed: int = 0
 
     def open_videos(self) -> Videos:
@@ -60,6 +63,7 @@ class LongWorldData(VideoSourceConfig):
         checks = Checks(self)
         checks.at_least(LEAST_PART, "shortest")
         checks.at_least(0, "seed")
+        checks.that(0 <= self.leaps <= 1, f"leaps is {self.leaps}, expected a share: 0 to 1")
         checks.that(
             self.shortest <= self.longest <= HOUR,
             f"longest is {self.longest}, expected shortest ({self.shortest}) to {HOUR} seconds",
@@ -110,37 +114,44 @@ class LongWorldVideos:
 
     def video(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The video of this number -> (codes uint16 or uint32 [T, h, w], times float64 [T])."""
-        begins, parts = self._plan(index)
+        times, parts = self._plan(index)
         pieces = []
         for part in parts:
             codes, _ = self._short.video(part.video)
             codes = codes[part.first : part.first + part.frames]
             again = np.repeat(codes[-1:], part.shown - part.frames, axis=0)
             pieces += [codes, again]
-        codes = np.concatenate(pieces)
-        return codes, begins + np.arange(len(codes), dtype=np.float64)
+        return np.concatenate(pieces), times.astype(np.float64)
 
     def questions(self, index: int, first: int, count: int) -> Sequence[QuestionAnswer]:
         """What is asked about the video, or about a part of it."""
-        begins, frames = self._plan(index)
+        times, frames = self._plan(index)
         parts = [
             Part(None if part.quiet else self._short.scene(part.video), part.first, part.shown)
             for part in frames
         ]
-        scene = joined_scene(index, parts, begins)
+        scene = joined_scene(index, parts)
         if (first, count) != (0, self._lengths[index]):
-            scene = scene.clip(begins + first, count)
-        return [QuestionAnswer(asked.kind, asked.text, asked.answer) for asked in long_questions(scene)]
+            scene = scene.clip(first, count)
+
+        def shown(second: int) -> int:
+            """When it is seen what the scene has at this second; after its end, so much later than that."""
+            place = min(second, len(times) - 1)
+            return int(times[place]) + second - place
+
+        return [
+            QuestionAnswer(asked.kind, retimed(asked.text, shown), retimed(asked.answer, shown))
+            for asked in long_questions(scene)
+        ]
 
     def is_asked(self, index: int) -> bool:
         """Something can be asked about every video."""
         return True
 
-    def _planned(self, index: int) -> tuple[int, list[_Frames]]:
-        """At which second a video begins, and of which frames it is made."""
+    def _planned(self, index: int) -> tuple[np.ndarray, list[_Frames]]:
+        """(when each frame of a video is shown: whole seconds, int64 [T]; of which frames it is made)."""
         random = np.random.default_rng([self._config.seed, 11, index])
         seconds = int(self._lengths[index])
-        begins = int(random.integers(HOUR - seconds + 1)) if random.random() < 0.5 else 0
         parts: list[_Frames] = []
         quiet = float(random.uniform(0, MOST_QUIET))
         while sum(part.shown for part in parts) < seconds:
@@ -152,7 +163,16 @@ class LongWorldVideos:
         places = random.permutation(len(parts))[: len(cards)]
         for place, card in sorted(zip(places.tolist(), cards), key=lambda pair: -pair[0]):
             parts.insert(place, card)
-        return begins, _first_seconds(parts, seconds)
+        parts = _first_seconds(parts, seconds)
+        return np.arange(seconds) + self._later(random, parts, HOUR - seconds), parts
+
+    def _later(self, random: np.random.Generator, parts: Sequence[_Frames], most: int) -> np.ndarray:
+        """By how many seconds each frame is later than it would be in a video from 0 on: int64 [T]."""
+        if random.random() < self._config.leaps:
+            later = np.sort(random.integers(most + 1, size=len(parts)))
+            return np.repeat(later, [part.shown for part in parts])
+        begins = int(random.integers(most + 1)) if random.random() < 0.5 else 0
+        return np.full(sum(part.shown for part in parts), begins)
 
     def _any_scene(self, random: np.random.Generator) -> Iterator[tuple[int, Scene]]:
         """Short videos and their scenes, as chance has it."""

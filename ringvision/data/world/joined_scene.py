@@ -19,13 +19,12 @@ class Part(NamedTuple):
     seconds: int
 
 
-def joined_scene(seed: int, parts: Sequence[Part], begins: int = 0) -> Scene:
+def joined_scene(seed: int, parts: Sequence[Part]) -> Scene:
     """The parts in order, as one scene without shots: it can be asked about and not drawn.
 
     Args:
         seed: of the scene, which decides what is asked.
         parts: of at least a second in all.
-        begins: the second at which the first of them begins; the scene is then the end of a longer one.
 
     Returns:
         The scene. What is seen in a part's first second appears in it, and what is seen in its last one
@@ -33,7 +32,7 @@ def joined_scene(seed: int, parts: Sequence[Part], begins: int = 0) -> Scene:
     """
     things: list[Thing] = []
     cards: list[Card] = []
-    at = begins
+    at = 0
     for part in parts:
         if part.scene is not None:
             clip = part.scene.clip(part.first, part.seconds)
@@ -48,7 +47,7 @@ def joined_scene(seed: int, parts: Sequence[Part], begins: int = 0) -> Scene:
                 for card in clip.cards
             ]
         at += part.seconds
-    return Scene(seed, float(at), (), tuple(things), tuple(cards), begins)
+    return Scene(seed, float(at), (), tuple(things), tuple(cards))
 
 
 def _within(thing: Thing, part: Part) -> Thing:

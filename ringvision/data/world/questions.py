@@ -74,6 +74,14 @@ def read_time(words: str) -> int | None:
     return 60 * minutes + seconds
 
 
+_TIMES = re.compile(r"\d+ minutes?(?: \d+ seconds?)?|\d+ seconds?")
+
+
+def retimed(words: str, shown: Callable[[int], int]) -> str:
+    """The words with each time in them, as `time_words` says it, replaced by what `shown` makes of it."""
+    return _TIMES.sub(lambda found: time_words(shown(read_time(found[0]) or 0)), words)
+
+
 def glance_words(scene: Scene, second: int) -> str:
     """What a viewer sees at a whole second: a card, or all things from left to right, or nothing."""
     card = scene.card_at(second)

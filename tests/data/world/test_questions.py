@@ -5,7 +5,17 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from ringvision.data.world import AUXILIARY, COLOURS, HELD_OUT, KINDS, Question, chance, make_scene, questions
+from ringvision.data.world import (
+    AUXILIARY,
+    COLOURS,
+    HELD_OUT,
+    KINDS,
+    Question,
+    chance,
+    make_scene,
+    questions,
+    retimed,
+)
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +101,9 @@ def test_a_clip_asks_only_about_what_it_shows():
                 assert question.answer.removeprefix("the ") in names
             if question.kind == "time":
                 assert int(question.answer.split()[0]) in clip.seconds
+
+
+def test_times_in_words_are_replaced():
+    said = "What was there at 1 minute 5 seconds, at 12 minutes, at 1 second or 0 seconds? 3 cards"
+    later = "What was there at 2 minutes 5 seconds, at 13 minutes, at 1 minute 1 second or 1 minute? 3 cards"
+    assert retimed(said, lambda second: second + 60) == later
