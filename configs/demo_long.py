@@ -3,36 +3,49 @@
 
     ringvision train demo_long --devices 2
 
-Three stages, each of longer rows than the one before: two minutes, seven, an hour. Half of the videos begin
-somewhere in an hour, so that the first stage already learns all time stamps. Short clips stay in the mix.
+Four stages. The first one teaches to look up what was there at a minute and a second: a few frames, whose
+times lie anywhere in an hour, and many questions about them. The others have longer and longer rows: two
+minutes, seven, an hour. Short clips stay in the mix.
 What it took and scored stands in demos/model/MODEL_CARD.md.
 """
 
 from dataclasses import replace
+from typing import Any
 
 from ringvision.config import CheckpointConfig, MeshConfig, StageConfig, load_config
 from ringvision.data.sources import LongWorldData
 
 colours = load_config("demo_colours")
-clips = replace(colours.data.sources[0], weight=1)
+clips = replace(colours.data.sources[0], weight=1, favour=("order", "colour", "shape", "after"))
 
 
-def long_videos(shortest: int, longest: int, turns: int) -> LongWorldData:
-    """Videos of so many seconds, about which `turns` questions are asked at least."""
+def long_videos(shortest: int, longest: int, turns: int, leaps: float, **more: Any) -> LongWorldData:
+    """Videos of so many seconds, about which `turns` questions are asked at least; `leaps`: the share whose
+    parts are spread over an hour.
+    """
     return LongWorldData(
         folder="runs/demo/colour-codes",
-        weight=3,
+        weight=4,
         shortest=shortest,
         longest=longest,
+        leaps=leaps,
         turns_min=turns,
         turns_max=2 * turns,
         question_weight=0.05,
+        **more,
     )
+
+
+look_up = long_videos(
+    4, 24, turns=10, leaps=0.8, longest_part=3, glances=16, favour=("glance", "when", "count")
+)
 
 
 def stage(name: str, length: int, rows: int, steps: int, rate: float, videos: LongWorldData) -> StageConfig:
     """Rows are shared out where there are two, and a single one is cut in two."""
-    optimizer = replace(colours.optimizer, muon_lr=rate, lr=rate / 4, min_lr=rate / 100, warmup_steps=30)
+    optimizer = replace(
+        colours.optimizer, muon_lr=rate, lr=rate / 4, min_lr=rate / 100, warmup_steps=min(30, steps // 8)
+    )
     mesh = MeshConfig(data=2) if rows > 1 else MeshConfig(context=2)
     return StageConfig(
         name=name,
@@ -54,13 +67,14 @@ config = replace(
     steps=0,
     seed=4,
     stages=(
-        stage("two minutes", 2048, 2, 2400, 0.006, long_videos(15, 100, 6)),
-        stage("seven minutes", 8192, 2, 500, 0.004, long_videos(60, 420, 10)),
-        stage("an hour", 65536 + 8192, 1, 60, 0.002, long_videos(900, 3600, 14)),
+        stage("look-up", 2048, 2, 600, 0.008, look_up),
+        stage("two minutes", 2048, 2, 800, 0.006, long_videos(15, 90, turns=7, leaps=0.6, glances=8)),
+        stage("seven minutes", 8192, 2, 130, 0.004, long_videos(60, 400, turns=12, leaps=0.3, glances=8)),
+        stage("an hour", 65536 + 8192, 1, 24, 0.002, long_videos(900, 3600, turns=20, leaps=0.0, glances=8)),
     ),
     data=replace(colours.data, text_model=None, tokenizer=None),
-    checkpoints=CheckpointConfig(every=100),
-    evaluation=replace(colours.evaluation, every=400),
+    checkpoints=CheckpointConfig(every=50),
+    evaluation=replace(colours.evaluation, every=600),
     embed_codebook=False,
     loss_chunk=2048,
 )

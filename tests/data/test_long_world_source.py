@@ -78,6 +78,17 @@ def test_leaps_spread_the_parts_over_an_hour(leaping):
         assert set(leapt) <= set(starts)  # time leaps between parts alone
 
 
+def test_short_parts_and_many_glances(world):
+    config = LongWorldData(folder=world.name, shortest=12, longest=24, longest_part=3, glances=9)
+    videos = LongWorldVideos(config)
+    parts = [part for index in range(20) for part in videos._plan(index)[1]]
+    assert {part.frames for part in parts if not part.quiet} == {1, 2, 3}
+    asked = [videos.questions(index, 0, int(videos.lengths[index])) for index in range(20)]
+    glances = [[one.question for one in some if one.kind == "glance"] for some in asked]
+    assert max(map(len, glances)) == 9
+    assert all(len(set(some)) == len(some) for some in glances)
+
+
 @pytest.mark.parametrize("index", range(6))
 def test_times_in_questions_are_those_at_which_it_is_shown(leaping, index):
     """Each second that is asked about is one of the video's, or after its end, which the answer then says."""
@@ -114,6 +125,8 @@ def test_they_are_examples_like_others(videos, processor):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
+        ({"longest_part": 0}, "longest_part is 0"),
+        ({"glances": -1}, "glances is -1"),
         ({"leaps": 1.5}, r"leaps is 1\.5, expected a share"),
         ({"shortest": 1}, "shortest is 1"),
         ({"longest": 3601}, r"longest is 3601, expected shortest \(15\) to 3600"),

@@ -42,12 +42,16 @@ class LongWorldData(VideoSourceConfig):
 
     shortest, longest: seconds of a video; each doubling between them is as likely.
     leaps: the share of videos whose parts are spread over an hour.
+    longest_part: seconds of the longest part of a short video (None: as long as that is).
+    glances: how many glances are asked of a video at most, where there are enough seconds.
     seed: which videos.
     """
 
     shortest: int = 15
     longest: int = 100
     leaps: float = 0.0
+    longest_part: int | None = None
+    glances: int = 4
     seed: int = 0
 
     def open_videos(self) -> Videos:
@@ -62,7 +66,11 @@ class LongWorldData(VideoSourceConfig):
         """All that is wrong with these settings, a sentence each."""
         checks = Checks(self)
         checks.at_least(LEAST_PART, "shortest")
-        checks.at_least(0, "seed")
+        checks.at_least(0, "seed", "glances")
+        checks.that(
+            self.longest_part is None or self.longest_part >= 1,
+            f"longest_part is {self.longest_part}, expected at least 1 second",
+        )
         checks.that(0 <= self.leaps <= 1, f"leaps is {self.leaps}, expected a share: 0 to 1")
         checks.that(
             self.shortest <= self.longest <= HOUR,
@@ -141,7 +149,7 @@ class LongWorldVideos:
 
         return [
             QuestionAnswer(asked.kind, retimed(asked.text, shown), retimed(asked.answer, shown))
-            for asked in long_questions(scene)
+            for asked in long_questions(scene, self._config.glances)
         ]
 
     def is_asked(self, index: int) -> bool:
@@ -186,6 +194,10 @@ class LongWorldVideos:
         for video, scene in self._any_scene(random):
             run = _longest_run([scene.card_at(second) is None for second in scene.seconds])
             if len(run) >= LEAST_PART:
+                most = self._config.longest_part or len(run)
+                if most < len(run):  # any of its seconds
+                    start = run.start + int(random.integers(len(run) - most + 1))
+                    run = range(start, start + int(random.integers(1, most + 1)))
                 return _Frames(video, run.start, len(run), len(run), False)
         raise AssertionError("_any_scene ends with an error")
 

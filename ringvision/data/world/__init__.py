@@ -50,5 +50,6 @@ __all__ = [
     "MIN_LONG_SECONDS", "MORE_COLOURS", "NO_CARD", "OTHER", "SHAPES",
     "Card", "Question", "Scene", "Shot", "Thing",
     "chance", "encoded_frames", "long_chance", "long_questions", "make_long_scene", "make_scene",
-    "one_second_card", "questions", "read_time", "render", "retimed", "time_words", "with_more_colours", "write_video",
+    "one_second_card", "questions", "read_time", "render", "retimed", "time_words", "with_more_colours",
+    "write_video",
 ]  # fmt: skip

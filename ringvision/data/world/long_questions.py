@@ -7,6 +7,7 @@ who sees one frame a second, at whole seconds.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -18,12 +19,14 @@ NO_CARD = "no card"
 OVER = "the video was over"
 
 
-def long_questions(scene: Scene) -> list[Question]:
-    """The questions about a scene of any length, one to four of a kind, in the order of LONG_KINDS; about a
-    dozen of a whole video. The same scene gives the same questions.
+def long_questions(scene: Scene, glances: int = 4) -> list[Question]:
+    """The questions about a scene of any length, one or two of a kind and at most so many glances, in the
+    order of LONG_KINDS; about a dozen of a whole video. The same scene gives the same questions.
     """
     asked: list[Question] = []
     for position, (kind, (ask, most)) in enumerate(_ASKERS.items()):
+        if kind == "glance":  # what is wanted may not be there any more: three tries each
+            ask, most = partial(_glance, tries=3 * glances), glances
         random = np.random.default_rng([scene.seed, 8, position, scene.first, int(scene.duration)])
         asked.extend(Question(kind, text, answer) for text, answer in islice(ask(scene, random), most))
     return asked
@@ -123,13 +126,13 @@ _GLANCES = (0.12, 0.34, 0.34, 0.2)
 """How often a glance is at nothing, at one thing, at two, and at a card. Three things are not asked for."""
 
 
-def _glance(scene: Scene, random: np.random.Generator) -> Pairs:
+def _glance(scene: Scene, random: np.random.Generator, tries: int = 12) -> Pairs:
     shuffled = _shuffled_seconds(scene, random)
     seconds = [
         *(_with_things(scene, shuffled, number) for number in range(3)),
         (second for second in shuffled if scene.card_at(second) is not None),
     ]
-    for wanted in random.choice(len(_GLANCES), size=12, p=_GLANCES).tolist():
+    for wanted in random.choice(len(_GLANCES), size=tries, p=_GLANCES).tolist():
         second = next(seconds[wanted], None)
         if second is not None:
             yield f"What was there at {time_words(second)}?", glance_words(scene, second)
