@@ -40,7 +40,7 @@ def model_of(tokens: int, devices: int) -> tuple[Model, Vocabulary]:
     """The shipped model's shape, random, for so many tokens."""
     settings = model_folder.read_config(shipped.model())
     config = TransformerConfig.from_dict(settings["transformer"] | {"max_length": tokens + WORDS})
-    graphdef, params = nnx.split(Transformer(config, rngs=nnx.Rngs(0)))
+    params = nnx.split(Transformer(config, rngs=nnx.Rngs(0)))[1]
     mesh = make_mesh(context=devices, devices=jax.devices()[:devices])
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     return Model(config, None, params, mesh), Vocabulary.from_dict(settings["vocabulary"])
@@ -100,7 +100,8 @@ def compiled(length: int, devices: int, cache_dtype: str) -> dict:
         if part is not None
     }
     cache = replace(cache, **placed)
-    inputs = {name: jax.ShapeDtypeStruct((1, block), jnp.int32) for name in ("tokens", "positions", "segment_ids")}
+    names = "tokens", "positions", "segment_ids"
+    inputs = {name: jax.ShapeDtypeStruct((1, block), jnp.int32) for name in names}
     inputs |= {"last": jax.ShapeDtypeStruct((1,), jnp.int32)}
     inputs |= {"before": jax.ShapeDtypeStruct((1, model.config.vocab_size), jnp.float32)}
     function = engine.of_model(_read, "wc", ids=(0, model.config.vocab_size))

@@ -5,8 +5,10 @@
     a window        tokens of a video see WINDOW positions back; words see everything
     folded turns    rotary positions repeat after FOLD positions, so that no distance is new
     sharper words   queries of words beyond SHARPENED_FROM grow with the logarithm of their position
-    stamps          the numbers of time stamps have ids of their own, so that they count as video; their
-                    embeddings begin as those of the text pieces that they were
+    stamps          the numbers of time stamps have ids of their own, so that they count as video
+    numbers         begin as points on circles, the same for a number's stamp and its piece of text: one
+                    matrix then compares all of them, where a model of short videos knows the first few and
+                    has learned that the others are never said
 
 What the model says of short videos stays nearly what it was.
 """
@@ -26,6 +28,13 @@ FOLD = 4096
 SHARPENED_FROM = 512
 STAMPS = 120
 MAX_LENGTH = 2**17
+KNOWN = 12
+"""Numbers that the model of short videos was trained with, as times: 0 to 11 seconds."""
+CIRCLES = 24
+ROUND = 128
+"""Numbers that go once round the first circle; they go three times round the next one, 47 round the last."""
+EMBEDDED, SAID = 1.5, 0.75
+"""The radius of the circles in the embedding, whose rows are about as long, and in the head."""
 
 
 def stretched(settings: dict, arrays: dict[str, np.ndarray], pieces: list[int]) -> tuple[dict, dict]:
@@ -41,14 +50,30 @@ def stretched(settings: dict, arrays: dict[str, np.ndarray], pieces: list[int]) 
         "sharpened_from": SHARPENED_FROM,
         "rope_scaling": {"factor": 1.0, "trained_length": FOLD, "kind": "folded"},
     }
-    table = arrays["embed.table"]
-    head = arrays["unembed.kernel"]
+    table, stamps = with_numbers(arrays["embed.table"], pieces, EMBEDDED)
+    head = with_numbers(arrays["unembed.kernel"].T, pieces, SAID)[0].T
     more = {
-        "embed.table": np.concatenate([table, table[pieces]]),
+        "embed.table": np.concatenate([table, stamps]),
         # nobody answers with a stamp
         "unembed.kernel": np.concatenate([head, np.zeros((len(head), len(pieces)), head.dtype)], axis=1),
     }
     return {**settings, "vocabulary": vocabulary.to_dict(), "transformer": transformer}, {**arrays, **more}
+
+
+def with_numbers(rows: np.ndarray, pieces: list[int], radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """float [ids, D] -> a copy with other rows for the numbers, and those of their stamps [stamps, D]: a
+    number that was known is moved to its point on the circles, others are that far from the mean of these.
+    """
+    numbers = np.arange(len(pieces))
+    angles = 2 * np.pi / ROUND * np.outer(numbers, np.arange(1, 2 * CIRCLES, 2))
+    points = np.concatenate([np.cos(angles), np.sin(angles)], axis=1) / np.sqrt(CIRCLES)
+    plane = np.linalg.qr(np.random.default_rng(0).normal(size=(rows.shape[1], 2 * CIRCLES)))[0]
+    before = np.where(numbers[:, None] < KNOWN, rows[pieces], rows[pieces[:KNOWN]].mean(0))
+    stamps = (before + radius * points @ plane.T).astype(rows.dtype)
+    after = rows.copy()
+    whole = [number for number in numbers if pieces.count(pieces[number]) == 1]  # 100 is two pieces
+    after[np.array(pieces)[whole]] = stamps[whole]
+    return after, stamps
 
 
 def main() -> None:

@@ -79,7 +79,9 @@ def test_leaps_spread_the_parts_over_an_hour(leaping):
 
 
 def test_short_parts_and_many_glances(world):
-    config = LongWorldData(folder=world.name, shortest=12, longest=24, longest_part=3, glances=9)
+    config = LongWorldData(
+        folder=world.name, shortest=12, longest=24, longest_part=3, glances=9, whens=5, seconds_a_card=3
+    )
     videos = LongWorldVideos(config)
     parts = [part for index in range(20) for part in videos._plan(index)[1]]
     assert {part.frames for part in parts if not part.quiet} == {1, 2, 3}
@@ -87,6 +89,7 @@ def test_short_parts_and_many_glances(world):
     glances = [[one.question for one in some if one.kind == "glance"] for some in asked]
     assert max(map(len, glances)) == 9
     assert all(len(set(some)) == len(some) for some in glances)
+    assert max(sum(one.kind == "when" for one in some) for some in asked) == 5
 
 
 @pytest.mark.parametrize("index", range(6))
@@ -126,6 +129,8 @@ def test_they_are_examples_like_others(videos, processor):
     ("values", "said"),
     [
         ({"longest_part": 0}, "longest_part is 0"),
+        ({"whens": -1}, "whens is -1"),
+        ({"seconds_a_card": 0}, "seconds_a_card is 0"),
         ({"glances": -1}, "glances is -1"),
         ({"leaps": 1.5}, r"leaps is 1\.5, expected a share"),
         ({"shortest": 1}, "shortest is 1"),

@@ -32,7 +32,6 @@ LONGEST_QUIET = 40
 LEAST_PART = 2
 CARDS = (1, 2, 1, 1, 1, 1, 1)
 """How likely a video has 0, 1, 2 … cards. One alone is asked about in the plainest words."""
-SECONDS_A_CARD = 7
 TRIES = 200
 
 
@@ -43,7 +42,8 @@ class LongWorldData(VideoSourceConfig):
     shortest, longest: seconds of a video; each doubling between them is as likely.
     leaps: the share of videos whose parts are spread over an hour.
     longest_part: seconds of the longest part of a short video (None: as long as that is).
-    glances: how many glances are asked of a video at most, where there are enough seconds.
+    glances, whens: how many glances and questions for a card's time are asked of a video at most.
+    seconds_a_card: there is at most a card in so many seconds on average.
     seed: which videos.
     """
 
@@ -52,6 +52,8 @@ class LongWorldData(VideoSourceConfig):
     leaps: float = 0.0
     longest_part: int | None = None
     glances: int = 4
+    whens: int = 2
+    seconds_a_card: int = 7
     seed: int = 0
 
     def open_videos(self) -> Videos:
@@ -66,7 +68,8 @@ class LongWorldData(VideoSourceConfig):
         """All that is wrong with these settings, a sentence each."""
         checks = Checks(self)
         checks.at_least(LEAST_PART, "shortest")
-        checks.at_least(0, "seed", "glances")
+        checks.at_least(0, "seed", "glances", "whens")
+        checks.at_least(1, "seconds_a_card")
         checks.that(
             self.longest_part is None or self.longest_part >= 1,
             f"longest_part is {self.longest_part}, expected at least 1 second",
@@ -149,7 +152,7 @@ class LongWorldVideos:
 
         return [
             QuestionAnswer(asked.kind, retimed(asked.text, shown), retimed(asked.answer, shown))
-            for asked in long_questions(scene, self._config.glances)
+            for asked in long_questions(scene, self._config.glances, self._config.whens)
         ]
 
     def is_asked(self, index: int) -> bool:
@@ -164,7 +167,7 @@ class LongWorldVideos:
         quiet = float(random.uniform(0, MOST_QUIET))
         while sum(part.shown for part in parts) < seconds:
             parts.append(self._quiet(random) if random.random() < quiet else self._part(random))
-        most = min(seconds // SECONDS_A_CARD, len(parts))
+        most = min(seconds // self._config.seconds_a_card, len(parts))
         likely = np.array(CARDS[: most + 1], float)
         cards = self._cards(random, int(random.choice(len(likely), p=likely / likely.sum())))
         # No two cards stand one after the other: they would be one.

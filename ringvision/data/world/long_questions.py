@@ -19,14 +19,17 @@ NO_CARD = "no card"
 OVER = "the video was over"
 
 
-def long_questions(scene: Scene, glances: int = 4) -> list[Question]:
-    """The questions about a scene of any length, one or two of a kind and at most so many glances, in the
-    order of LONG_KINDS; about a dozen of a whole video. The same scene gives the same questions.
+def long_questions(scene: Scene, glances: int = 4, whens: int = 2) -> list[Question]:
+    """The questions about a scene of any length in the order of LONG_KINDS: at most so many glances and
+    questions for a time, one or two of every other kind; about a dozen of a whole video. The same scene
+    gives the same questions.
     """
     asked: list[Question] = []
     for position, (kind, (ask, most)) in enumerate(_ASKERS.items()):
         if kind == "glance":  # what is wanted may not be there any more: three tries each
             ask, most = partial(_glance, tries=3 * glances), glances
+        elif kind == "when":
+            most = whens
         random = np.random.default_rng([scene.seed, 8, position, scene.first, int(scene.duration)])
         asked.extend(Question(kind, text, answer) for text, answer in islice(ask(scene, random), most))
     return asked
