@@ -3,9 +3,9 @@
 
     ringvision train demo_long --devices 2
 
-Four stages. The first one teaches to look up what was there at a minute and a second: a few frames, whose
-times lie anywhere in an hour, and many questions about them. The others have longer and longer rows: two
-minutes, seven, an hour. Short clips stay in the mix.
+The first two stages teach to look up what was there at a minute and a second, and when a card was: a few
+frames, whose times lie anywhere in an hour, and many questions about them. The others have longer and longer
+rows: two minutes, seven, an hour. Short clips stay in the mix.
 What it took and scored stands in demos/model/MODEL_CARD.md.
 """
 
@@ -39,6 +39,14 @@ def long_videos(shortest: int, longest: int, turns: int, leaps: float, **more: A
 look_up = long_videos(
     4, 24, turns=10, leaps=0.8, longest_part=3, glances=16, favour=("glance", "when", "count")
 )
+times = replace(
+    look_up, longest=48, whens=6, seconds_a_card=3, glances=8, favour=("when", "absent", "no_card", "order")
+)
+
+
+def minutes(shortest: int, longest: int) -> LongWorldData:
+    """What whole videos are asked, a little more of some kinds."""
+    return long_videos(shortest, longest, turns=10, leaps=0.5, glances=8, whens=4)
 
 
 def stage(name: str, length: int, rows: int, steps: int, rate: float, videos: LongWorldData) -> StageConfig:
@@ -68,9 +76,10 @@ config = replace(
     seed=4,
     stages=(
         stage("look-up", 2048, 2, 600, 0.008, look_up),
-        stage("two minutes", 2048, 2, 800, 0.006, long_videos(15, 90, turns=7, leaps=0.6, glances=8)),
-        stage("seven minutes", 8192, 2, 130, 0.004, long_videos(60, 400, turns=12, leaps=0.3, glances=8)),
-        stage("an hour", 65536 + 8192, 1, 24, 0.002, long_videos(900, 3600, turns=20, leaps=0.0, glances=8)),
+        stage("times", 2048, 2, 400, 0.008, times),
+        stage("two minutes", 2048, 2, 600, 0.006, minutes(15, 90)),
+        stage("seven minutes", 8192, 2, 100, 0.004, minutes(60, 400)),
+        stage("an hour", 65536 + 8192, 1, 20, 0.003, replace(minutes(600, 3600), leaps=0.0)),
     ),
     data=replace(colours.data, text_model=None, tokenizer=None),
     checkpoints=CheckpointConfig(every=50),

@@ -3,7 +3,7 @@
 #
 #   scripts/make_demo_model.sh [RUNS]        RUNS: where the work is kept (default runs/demo; the configs name that folder)
 #
-# Safe to stop at any moment and to start again: every part goes on where it was. On two cores: about five hours (MODEL_CARD.md says
+# Safe to stop at any moment and to start again: every part goes on where it was. On two cores: about eight hours, two of them for the scores of long videos (MODEL_CARD.md says
 # what each part took). Needs .venv (make test).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -38,11 +38,17 @@ say "model"
 .venv/bin/ringvision train configs/demo.py --devices 2
 .venv/bin/ringvision train configs/demo_finish.py --devices 2
 .venv/bin/ringvision train configs/demo_colours.py --devices 2
-$python scripts/ship.py "$runs/colours/model" demos/model
+
+say "the model, of an hour"
+[ -d "$runs/long-start" ] || $python scripts/stretch_model.py "$runs/colours/model" "$runs/long-start"
+.venv/bin/ringvision train configs/demo_long.py --devices 2
+$python scripts/ship.py "$runs/long/model" demos/model
 
 say "sample clips"
 $python scripts/make_clips.py demos/clips
 
 say "scores and cards"
 .venv/bin/ringvision evaluate world --examples 800 --json > "$runs/world.json"
+.venv/bin/ringvision evaluate needle --out "$runs/needle" --json > "$runs/needle.json"
+.venv/bin/ringvision evaluate world --length 3600 --out "$runs/hours" --json > "$runs/hours.json"
 $python scripts/write_cards.py "$runs"

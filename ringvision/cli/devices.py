@@ -15,6 +15,8 @@ from ringvision.errors import UserError
 if TYPE_CHECKING:
     import jax
 
+MOST_BY_CORE = 8
+"""A short clip has no more tokens than a few cores are busy with."""
 CpuDevices = Annotated[int | None, COUNT, option("on a CPU, make N devices of it")]
 
 
@@ -39,9 +41,10 @@ class MeshOptions(Options):
         ),
     ] = None
 
-    def make(self) -> "jax.sharding.Mesh":
+    def make(self, *, by_core: bool = False) -> "jax.sharding.Mesh":
         """The mesh of --devices and --mesh: without --devices as many as --mesh names; without --mesh all on
-        the ring.
+        the ring. by_core: without either a CPU is made into a device for each core, for what spends its time
+        reading long prompts: a device goes through the tiles of attention one after another, on one core.
         """
         import jax
 
@@ -51,6 +54,8 @@ class MeshOptions(Options):
         devices = self.devices
         if devices is None and axes:
             devices = math.prod(axes.values())
+        if devices is None and by_core:
+            make_cpu_devices(min(_cores(), MOST_BY_CORE))
         start_jax(devices)
         return make_mesh(**axes, devices=jax.devices()[:devices])
 
@@ -94,8 +99,7 @@ def start_jax(devices: int | None = None) -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     if devices is None:
         return
-    with contextlib.suppress(RuntimeError):  # jax has started already in this process: what it has must do
-        jax.config.update("jax_num_cpu_devices", devices)
+    make_cpu_devices(devices)
     available = jax.local_device_count()
     kind = jax.default_backend()
     if available < devices:
@@ -105,11 +109,24 @@ def start_jax(devices: int | None = None) -> None:
         )
 
 
+def make_cpu_devices(devices: int) -> None:
+    """Make so many devices of a CPU, unless jax has started already in this process: what it has must do."""
+    import jax
+
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", devices)
+
+
 def describe_mesh(mesh: "jax.sharding.Mesh") -> str:
     """`4 cpu devices, a ring of 4`."""
     ring = mesh.shape["context"]
     kind = mesh.devices.flat[0].platform
     return f"{mesh.size} {kind} device{'s' * (mesh.size != 1)}" + (f", a ring of {ring}" if ring > 1 else "")
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cache_folder(version: str) -> Path:
