@@ -83,6 +83,10 @@ COMMANDS = {
                 "what is found in long videos, or texts: a card of one second, by length and depth",
                 "evaluate:EvaluateNeedle",
             ),
+            "ruler": CommandEntry(
+                "RULER's tasks, by length: how long a text a text model still uses",
+                "evaluate_text:EvaluateRuler",
+            ),
             "tokenizer": CommandEntry(
                 "how well a tokenizer keeps videos: PSNR, SSIM, flicker, which codes are used",
                 "evaluate:EvaluateTokenizer",

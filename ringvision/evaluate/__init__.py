@@ -4,6 +4,10 @@ world.py            answers about held-out scenes, beside the score of guessing
 long_world.py       the same of long videos
 needle.py           a card of one second in a long video, by its length and where the card is
 text_needle.py      a number in a long text, of a text model
+ruler.py            RULER: how long a text is still used; ruler_tasks.py makes its texts of ruler_words.py
+text_model.py       a text model that continues what it is given
+filler.py           sentences to hide something among
+earlier.py          scores beside those of earlier runs
 video_tasks.py      what long_world.py and needle.py share: videos are drawn and asked about
 result_log.py       answers on disk as they come, from where a run that was stopped goes on
 progress.py         how long the rest of it will take

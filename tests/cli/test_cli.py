@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from tiny_assistant import write_assistant, write_clip
+from tiny_text_model import write_chat_model
 
 from ringvision import cli
 from ringvision.data.video import Limits
@@ -61,6 +62,7 @@ def ringvision(*arguments: str | Path, **settings: Any) -> subprocess.CompletedP
         ["watch"],
         ["evaluate", "world"],
         ["evaluate", "needle"],
+        ["evaluate", "ruler"],
         ["evaluate", "tokenizer"],
         ["demo"],
         ["doctor"],
@@ -121,6 +123,11 @@ def test_every_command_explains_itself(command, capsys):
         (["evaluate", "needle", "--mode", "text"], "give its folder as --model"),
         (["evaluate", "needle", "--mode", "text", "--model", "x", "--lengths", "10"], "at least 200"),
         (["evaluate", "needle", "--lengths", "7200", "--devices", "1"], "a video of 7200 seconds"),
+        (["evaluate", "ruler"], "--model"),
+        (["evaluate", "ruler", "--model", "x", "--lengths", "1000"], "expected at least 1024"),
+        (["evaluate", "ruler", "--model", "x", "--tasks", "vt", "qa"], "RULER has no task 'qa' here"),
+        (["evaluate", "ruler", "--model", "x", "--against", "nowhere"], "nowhere/result.json"),
+        (["evaluate", "ruler", "--model", "nowhere", "--devices", "1"], "nowhere"),
         (
             ["evaluate", "needle", "--lengths", "60", "--out", "/dev/null/x", "--devices", "1"],
             "cannot be written",
@@ -364,6 +371,29 @@ def test_evaluate_needle_and_long_videos_from_the_command_line(capsys, monkeypat
     assert cli.main([*long, "--out", str(tmp_path / "world"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kinds"].keys() >= {"needle", "no_card", "when", "absent"}
     assert len((tmp_path / "world" / "results.jsonl").read_text().splitlines()) == 12
+
+
+def test_evaluate_ruler_from_the_command_line(capsys, tmp_path):
+    """Of a tiny text model, whose answers are wrong; what counts is that it is asked at the right length."""
+    folder = write_chat_model(tmp_path / "text", max_length=3072)
+    request = ["evaluate", "ruler", "--model", str(folder), "--tasks", "niah_single_1", "vt"]
+    request += ["--lengths", "3072", "--examples", "1", "--devices", "1", "--out", str(tmp_path / "out")]
+    assert cli.main([*request, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["effective_length"] is None and result["lengths"][0]["tasks"].keys() == {
+        "niah_single_1",
+        "vt",
+    }
+    rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert [2800 < row["tokens"] <= 3072 - room for row, room in zip(rows, (128, 30))] == [True, True]
+    words = shlex.split(result["record"]["runs"][0]["command"])
+    assert sorted(words) == sorted(["ringvision", *request, "--json"])
+    assert cli.main([*request, "--against", str(tmp_path / "out")]) == 0
+    out, err = capsys.readouterr()
+    assert "| average | 0.0% |" in out and "2 of 2 questions were answered before" in err
+    assert f"| | this run | {tmp_path / 'out'} |" in out
+    assert cli.main(["evaluate", "ruler", "--model", str(folder), "--devices", "1"]) == 2
+    assert "the model reads 3072 tokens, and RULER begins at 4096" in capsys.readouterr().err
 
 
 def test_train_takes_typed_overrides_and_the_right_kind_of_config(capsys, monkeypatch, tmp_path):

@@ -1,0 +1,70 @@
+"""`ringvision evaluate ruler`: scores of text models."""
+
+import dataclasses
+import sys
+from typing import Annotated
+
+from ringvision.cli.devices import Mesh, MeshOptions
+from ringvision.cli.evaluate_options import NUMBERS, Against, ResultFolder, command_line, numbers
+from ringvision.cli.options import CacheDtype
+from ringvision.cli.output import print_result
+from ringvision.cli.parsing import COUNT, WHOLE, Command, Json, option
+
+TextModelFolder = Annotated[
+    str, option("the folder of a model that reads text, such as an imported one", "DIR")
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateRuler(Command):
+    model: TextModelFolder
+    lengths: Annotated[
+        str | None,
+        NUMBERS,
+        option(
+            "tokens of text and answer",
+            default="4096,8192,16384,32768,65536,131072, as many as the model reads",
+        ),
+    ] = None
+    tasks: Annotated[tuple[str, ...], option("some of its tasks", "TASK", default="all eleven")] = ()
+    examples: Annotated[int, COUNT, option("of each task and length")] = 20
+    seed: Annotated[int, WHOLE, option("which texts", "S")] = 0
+    cache_dtype: CacheDtype = None
+    out: ResultFolder = None
+    against: Against = ()
+    json: Json = False
+    mesh: Mesh = dataclasses.field(default_factory=MeshOptions)
+
+    def run(self) -> int:
+        from ringvision.evaluate.ruler import (
+            KIND,
+            LENGTHS,
+            TASKS,
+            RulerSettings,
+            evaluate_ruler,
+            lengths_read,
+            ruler_text,
+        )
+
+        settings = RulerSettings(
+            numbers(self.lengths, LENGTHS), self.tasks or tuple(TASKS), self.examples, self.seed
+        )
+        from ringvision.evaluate.earlier import read_earlier
+
+        earlier = read_earlier(self.against, KIND)
+        mesh = self.mesh.make()
+        from ringvision.evaluate.text_model import load_text_model
+
+        model = load_text_model(self.model, mesh, dtype=self.mesh.dtype, cache_dtype=self.cache_dtype)
+        if self.lengths is None:
+            settings = dataclasses.replace(settings, lengths=lengths_read(model.max_length))
+        result = evaluate_ruler(
+            model,
+            settings,
+            out=self.out,
+            against=self.against,
+            command=command_line("ruler", self),
+            progress=sys.stderr,
+        )
+        print_result(result, ruler_text(result, earlier), as_json=self.json)
+        return 0
