@@ -83,6 +83,10 @@ COMMANDS = {
                 "what is found in long videos, or texts: a card of one second, by length and depth",
                 "evaluate:EvaluateNeedle",
             ),
+            "qa": CommandEntry(
+                "questions of public video benchmarks, on files that you have: MSVD-QA, Video-MME, …",
+                "evaluate_qa:EvaluateQa",
+            ),
             "ruler": CommandEntry(
                 "RULER's tasks, by length: how long a text a text model still uses",
                 "evaluate_text:EvaluateRuler",

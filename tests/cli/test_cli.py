@@ -62,6 +62,7 @@ def ringvision(*arguments: str | Path, **settings: Any) -> subprocess.CompletedP
         ["watch"],
         ["evaluate", "world"],
         ["evaluate", "needle"],
+        ["evaluate", "qa"],
         ["evaluate", "ruler"],
         ["evaluate", "tokenizer"],
         ["demo"],
@@ -123,6 +124,10 @@ def test_every_command_explains_itself(command, capsys):
         (["evaluate", "needle", "--mode", "text"], "give its folder as --model"),
         (["evaluate", "needle", "--mode", "text", "--model", "x", "--lengths", "10"], "at least 200"),
         (["evaluate", "needle", "--lengths", "7200", "--devices", "1"], "a video of 7200 seconds"),
+        (["evaluate", "qa"], "QUESTIONS, --videos"),
+        (["evaluate", "qa", "q.json", "--videos", "."], "q.json: no such file"),
+        (["evaluate", "qa", "q.json", "--videos", ".", "--format", "mvsd-qa"], "did you mean msvd-qa?"),
+        (["evaluate", "qa", "q.json", "--videos", ".", "--examples", "0"], "from 1 upward"),
         (["evaluate", "ruler"], "--model"),
         (["evaluate", "ruler", "--model", "x", "--lengths", "1000"], "expected at least 1024"),
         (["evaluate", "ruler", "--model", "x", "--tasks", "vt", "qa"], "RULER has no task 'qa' here"),
@@ -371,6 +376,38 @@ def test_evaluate_needle_and_long_videos_from_the_command_line(capsys, monkeypat
     assert cli.main([*long, "--out", str(tmp_path / "world"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kinds"].keys() >= {"needle", "no_card", "when", "absent"}
     assert len((tmp_path / "world" / "results.jsonl").read_text().splitlines()) == 12
+
+
+def test_evaluate_qa_from_the_command_line(capsys, model, clip, tmp_path):
+    """Of the tiny assistant; a missing video, and a file that is none, are named, and the status is 1."""
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "vid1.mp4").write_bytes(clip.read_bytes())
+    (tmp_path / "videos" / "vid2.avi").write_bytes(b"RIFF not a video")
+    rows = [
+        {"id": number, "video_id": video, "question": f"what is {number}?", "answer": "x"}
+        for number, video in enumerate((1, 2, 3, 1))
+    ]
+    questions = tmp_path / "test_qa.json"
+    questions.write_text(json.dumps(rows))
+    request = ["evaluate", "qa", str(questions), "--videos", str(tmp_path / "videos"), "--model", str(model)]
+    request += ["--max-tokens", "4", "--devices", "1", "--out", str(tmp_path / "out")]
+    assert cli.main([*request, "--json"]) == 1
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert "1 of 3 videos are not there, such as 3" in err
+    assert (result["examples"], result["accuracy"], result["open"]) == (2, 0.0, 0.0)
+    assert result["missing"] == {"videos": ["3"], "questions": 1}
+    assert result["unreadable"].keys() == {"2"} and "vid2.avi" in result["unreadable"]["2"]
+    assert result["record"]["pixels"] == 16 and result["record"]["read"]["frames"] >= 2
+    words = shlex.split(result["record"]["runs"][0]["command"])
+    assert sorted(words) == sorted(["ringvision", *request, "--json"])
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 2
+    questions.write_text(json.dumps(rows[:1]))
+    assert cli.main(request[:-2]) == 0
+    assert "msvd-qa: 0.0% of 1 questions right." in capsys.readouterr().out
+    questions.write_text("[]")
+    assert cli.main(request) == 2
+    assert "holds no question" in capsys.readouterr().err
 
 
 def test_evaluate_ruler_from_the_command_line(capsys, tmp_path):
