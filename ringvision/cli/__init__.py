@@ -87,6 +87,10 @@ COMMANDS = {
                 "questions of public video benchmarks, on files that you have: MSVD-QA, Video-MME, …",
                 "evaluate_qa:EvaluateQa",
             ),
+            "perplexity": CommandEntry(
+                "how well each next token is predicted, by its position, of texts or tokenized videos",
+                "evaluate_text:EvaluatePerplexity",
+            ),
             "ruler": CommandEntry(
                 "RULER's tasks, by length: how long a text a text model still uses",
                 "evaluate_text:EvaluateRuler",

@@ -7,6 +7,7 @@ text_needle.py      a number in a long text, of a text model
 qa.py               questions of public benchmarks: qa_rows.py and qa_formats.py read them, qa_videos.py finds
                     the videos, qa_answers.py tells right from wrong
 ruler.py            RULER: how long a text is still used; ruler_tasks.py makes its texts of ruler_words.py
+perplexity.py       how well each next token is predicted, by its position; documents.py reads what is scored
 text_model.py       a text model that continues what it is given
 filler.py           sentences to hide something among
 earlier.py          scores beside those of earlier runs

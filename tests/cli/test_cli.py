@@ -63,6 +63,7 @@ def ringvision(*arguments: str | Path, **settings: Any) -> subprocess.CompletedP
         ["evaluate", "world"],
         ["evaluate", "needle"],
         ["evaluate", "qa"],
+        ["evaluate", "perplexity"],
         ["evaluate", "ruler"],
         ["evaluate", "tokenizer"],
         ["demo"],
@@ -128,6 +129,12 @@ def test_every_command_explains_itself(command, capsys):
         (["evaluate", "qa", "q.json", "--videos", "."], "q.json: no such file"),
         (["evaluate", "qa", "q.json", "--videos", ".", "--format", "mvsd-qa"], "did you mean msvd-qa?"),
         (["evaluate", "qa", "q.json", "--videos", ".", "--examples", "0"], "from 1 upward"),
+        (["evaluate", "perplexity", "x.txt"], "--model"),
+        (["evaluate", "perplexity", "x.txt", "--model", "nowhere", "--devices", "1"], "nowhere"),
+        (
+            ["evaluate", "perplexity", "x.txt", "--model", "x", "--length", "1"],
+            "expected a whole number from 2",
+        ),
         (["evaluate", "ruler"], "--model"),
         (["evaluate", "ruler", "--model", "x", "--lengths", "1000"], "expected at least 1024"),
         (["evaluate", "ruler", "--model", "x", "--tasks", "vt", "qa"], "RULER has no task 'qa' here"),
@@ -431,6 +438,19 @@ def test_evaluate_ruler_from_the_command_line(capsys, tmp_path):
     assert f"| | this run | {tmp_path / 'out'} |" in out
     assert cli.main(["evaluate", "ruler", "--model", str(folder), "--devices", "1"]) == 2
     assert "the model reads 3072 tokens, and RULER begins at 4096" in capsys.readouterr().err
+
+
+def test_evaluate_perplexity_from_the_command_line(capsys, tmp_path):
+    folder = write_chat_model(tmp_path / "text")
+    (tmp_path / "a.txt").write_text("The river is wide.")
+    request = ["evaluate", "perplexity", str(tmp_path / "a.txt"), "--model", str(folder), "--devices", "1"]
+    assert cli.main([*request, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["tokens"] == 19 and result["record"]["length"] == 256
+    assert cli.main(request) == 0
+    assert "of 19 tokens in 1 documents." in capsys.readouterr().out
+    assert cli.main([*request, "--length", "257"]) == 2
+    assert "the model reads 256; give a shorter --length" in capsys.readouterr().err
 
 
 def test_train_takes_typed_overrides_and_the_right_kind_of_config(capsys, monkeypatch, tmp_path):

@@ -205,7 +205,8 @@ def test_videos_are_found_by_the_names_of_their_benchmark_and_never_outside(tmp_
 @pytest.mark.parametrize(
     ("answer", "letter"),
     [
-        ("B", "B"), (" (b). ", "B"), ("B. a man", "B"), ("(C) the sea", "C"), ("The answer is (B), I think", "B"),
+        ("B", "B"), (" (b). ", "B"), ("B. a man", "B"), ("(C) the sea", "C"),
+        ("The answer is (B), I think", "B"),
         ("Option C", "C"), ("A man", "A"), ("a man.", "A"), ("It is a dog that runs", "B"), ("the sea", "C"),
         ("a man and a dog", None), ("E", None), ("", None), ("I do not know", None),
         ("The answer is a dog", "B"),
