@@ -8,6 +8,8 @@ qa.py               questions of public benchmarks: qa_rows.py and qa_formats.py
                     the videos, qa_answers.py tells right from wrong
 ruler.py            RULER: how long a text is still used; ruler_tasks.py makes its texts of ruler_words.py
 perplexity.py       how well each next token is predicted, by its position; documents.py reads what is scored
+visual_requests.py  another program's requests answered; lmms_eval_plugin.py is for lmms-eval, which finds it
+                    by lmms_eval_manifest.py
 text_model.py       a text model that continues what it is given
 filler.py           sentences to hide something among
 earlier.py          scores beside those of earlier runs
