@@ -54,7 +54,7 @@ def comparison(scores: Mapping[str, Any], earlier: Mapping[str, Scores], form: s
     for name in names:
         values = [run.get(name) for run in runs.values()]
         shown = ["" if value is None else format(value, form) for value in values]
-        lines.append(f"| {name} | {' | '.join(shown)} |")
+        lines.append(f"| {name.replace('|', '/')} | {' | '.join(shown)} |")
     return lines
 
 

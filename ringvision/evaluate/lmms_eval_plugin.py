@@ -86,7 +86,7 @@ class RingVision(lmms):
 
         Two things are not as lmms-eval's own docstring has them, since its runner (0.7.3) is not either: it
         takes the choice of the least number, so that this is the negative log-probability; and it makes a
-        string of a pair, but for one inside a GenerationResult.
+        string of a pair, but for one inside a GenerationResult (findings/lmms_eval_loglikelihood.sh).
         """
         found = []
         for request in requests:
