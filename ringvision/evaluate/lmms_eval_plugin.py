@@ -7,11 +7,11 @@ Of its kinds of requests `generate_until` and `loglikelihood` are answered; seve
 lmms-eval and torch are imported here and by nothing else of this package.
 """
 
+import logging
 from typing import Any
 
 from lmms_eval.api.instance import GenerationResult
 from lmms_eval.api.model import lmms
-from loguru import logger
 
 from ringvision.errors import UserError
 from ringvision.evaluate.visual_requests import TOGETHER, VisualAnswers, read_request
@@ -78,7 +78,8 @@ class RingVision(lmms):
             texts[numbers[place]] = answer
             self.cache_hook.add_partial("generate_until", request.args[:2], answer)
         for number, why in failed.items():
-            logger.warning(f"{requests[number].args[4]}, document {requests[number].args[3]}: {why}")
+            document, task = requests[number].args[3:5]
+            logging.getLogger(__name__).warning(f"{task}, document {document}: {why}")
         return texts
 
     def loglikelihood(self, requests: list[Any]) -> list[Any]:

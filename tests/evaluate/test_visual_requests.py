@@ -111,14 +111,13 @@ def test_options_of_generation_are_understood() -> None:
 
 
 def stub_lmms_eval(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The plug-in's class, with just what it imports of lmms-eval and loguru."""
+    """The plug-in's class, with just what it imports of lmms-eval."""
 
     class Base:
         def __init__(self) -> None:
             self.task_dict: dict[str, Any] = {}
             self.cache_hook = SimpleNamespace(add_partial=lambda *given: None)
 
-    warnings: list[str] = []
     held = {
         "lmms_eval": {},
         "lmms_eval.api": {},
@@ -126,7 +125,6 @@ def stub_lmms_eval(monkeypatch: pytest.MonkeyPatch) -> Any:
         "lmms_eval.api.model": {"lmms": Base},
         "lmms_eval.api.instance": {"GenerationResult": lambda text: SimpleNamespace(text=text)},
         "lmms_eval.models.registry_v2": {"ModelManifest": lambda name, **paths: (name, paths)},
-        "loguru": {"logger": SimpleNamespace(warning=warnings.append)},
     }
     for name, values in held.items():
         module = ModuleType(name)
@@ -136,13 +134,17 @@ def stub_lmms_eval(monkeypatch: pytest.MonkeyPatch) -> Any:
     name, paths = import_module("ringvision.evaluate.lmms_eval_manifest").manifest()
     assert name == "ringvision"
     module, _, kind = paths["simple_class_path"].rpartition(".")
-    return getattr(import_module(module), kind), warnings
+    return getattr(import_module(module), kind)
 
 
 def test_the_plug_in_answers_as_lmms_eval_asks(
-    folder: Path, clip: str, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    clip: str,
+    assistant: Assistant,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    kind, warnings = stub_lmms_eval(monkeypatch)
+    kind = stub_lmms_eval(monkeypatch)
     model = kind(pretrained=str(folder), fps=1.0, batch_size="1", device="cpu")
     model.task_dict = {"task": {"test": [{"video": clip}, {"video": "gone.mp4"}]}}
 
@@ -154,7 +156,7 @@ def test_the_plug_in_answers_as_lmms_eval_asks(
 
     asked = [request("what?", {"max_new_tokens": 4}, document=number) for number in (1, 0)]
     assert model.generate_until(asked) == ["", assistant.ask(clip, "what?", max_tokens=4).text]
-    (warning,) = warnings
+    (warning,) = caplog.messages
     assert warning.startswith("task, document 1: ") and "gone.mp4" in warning
     red, seven = model.loglikelihood([request("what?", "red"), request("what?", lambda document: "7")])
     loss = -VisualAnswers(assistant).log_probability(clip, "what?", "7")[0]
