@@ -51,7 +51,7 @@ def imported(folder: str) -> set[str]:
 
 def test_whatever_is_imported_is_declared():
     declared = {IMPORTED_AS.get(name, name) for name in names(PROJECT["project"]["dependencies"])}
-    declared |= {"ray", "wandb", "jaxlib"}  # extras, and what jax itself brings
+    declared |= {"ray", "wandb", "lmms_eval", "jaxlib"}  # extras, and what jax itself brings
     for folder in ("ringvision", "demos", "configs"):
         undeclared = imported(folder) - declared
         assert not undeclared, f"{folder}/ imports {sorted(undeclared)}"
@@ -108,6 +108,7 @@ def test_a_wheel_holds_what_is_shipped_and_gives_the_command(tmp_path):
         held = set(archive.namelist())
         scripts = next(archive.read(name).decode() for name in held if name.endswith("entry_points.txt"))
     assert "ringvision = ringvision.cli:main" in scripts
+    assert "[lmms_eval.models]\nringvision = ringvision.evaluate.lmms_eval_manifest:manifest" in scripts
     tracked = subprocess.run(
         ["git", "ls-files", "tokenizers", "demos", "configs"],
         cwd=ROOT,

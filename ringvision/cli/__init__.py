@@ -83,6 +83,18 @@ COMMANDS = {
                 "what is found in long videos, or texts: a card of one second, by length and depth",
                 "evaluate:EvaluateNeedle",
             ),
+            "qa": CommandEntry(
+                "questions of public video benchmarks, on files that you have: MSVD-QA, Video-MME, …",
+                "evaluate_qa:EvaluateQa",
+            ),
+            "perplexity": CommandEntry(
+                "how well each next token is predicted, by its position, of texts or tokenized videos",
+                "evaluate_text:EvaluatePerplexity",
+            ),
+            "ruler": CommandEntry(
+                "RULER's tasks, by length: how long a text a text model still uses",
+                "evaluate_text:EvaluateRuler",
+            ),
             "tokenizer": CommandEntry(
                 "how well a tokenizer keeps videos: PSNR, SSIM, flicker, which codes are used",
                 "evaluate:EvaluateTokenizer",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import shlex
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -10,24 +9,12 @@ from typing import Annotated, Any
 from tyro.conf import Positional
 
 from ringvision.cli.devices import Mesh, MeshOptions, start_jax
+from ringvision.cli.evaluate_options import NUMBERS, ResultFolder, command_line, numbers
 from ringvision.cli.options import CacheDtype, FramesASecond, Model, Tokenizer, tokenizer_folder
 from ringvision.cli.output import plain, print_result, say, table
-from ringvision.cli.parsing import COUNT, POSITIVE, WHOLE, Command, Json, Options, choice, option, value_type
+from ringvision.cli.parsing import COUNT, POSITIVE, WHOLE, Command, Json, choice, option
 from ringvision.errors import UserError
 
-
-def _read_numbers(text: str) -> str:
-    """Checks that these are whole numbers with commas between them. ValueError for anything else."""
-    if not all(number.isascii() and number.isdecimal() for number in text.split(",")):
-        raise ValueError(text)
-    return text
-
-
-NUMBERS = value_type("whole numbers with commas between them, such as 60,240", _read_numbers, "N,N,…")
-ResultFolder = Annotated[
-    str | None,
-    option("a folder for every answer and the scores; a run that was stopped goes on from there", "DIR"),
-]
 FramesTaken = Annotated[float, POSITIVE, option("frames to take of each second")]
 
 
@@ -66,7 +53,7 @@ class EvaluateWorld(Command):
                 seed=self.seed,
                 fps=self.fps,
                 out=self.out,
-                command=_command("world", self),
+                command=command_line("world", self),
                 progress=sys.stderr,
             )
         print_result(result, _score_table(result), as_json=self.json)
@@ -109,7 +96,7 @@ class EvaluateNeedle(Command):
         from ringvision.evaluate.needle import LENGTHS, NeedleSettings, evaluate_needle, needle_text
 
         settings = NeedleSettings(
-            lengths=self._lengths(LENGTHS),
+            lengths=numbers(self.lengths, LENGTHS),
             depths=self.depths,
             seeds=self.seeds,
             fps=self.fps,
@@ -121,7 +108,7 @@ class EvaluateNeedle(Command):
 
         assistant = load(self.model, mesh=mesh, dtype=self.mesh.dtype, cache_dtype=self.cache_dtype)
         result = evaluate_needle(
-            assistant, settings, out=self.out, command=_command("needle", self), progress=sys.stderr
+            assistant, settings, out=self.out, command=command_line("needle", self), progress=sys.stderr
         )
         return result, needle_text(result)
 
@@ -136,7 +123,7 @@ class EvaluateNeedle(Command):
 
         if self.model is None:
             raise UserError("--mode text asks a text model: give its folder as --model")
-        settings = TextNeedleSettings(self._lengths(LENGTHS), self.depths, self.seeds, self.seed)
+        settings = TextNeedleSettings(numbers(self.lengths, LENGTHS), self.depths, self.seeds, self.seed)
         mesh = self.mesh.make()
         from ringvision.infer.chat import load_chat
 
@@ -148,33 +135,9 @@ class EvaluateNeedle(Command):
             cache_dtype=self.cache_dtype,
         )
         result = evaluate_text_needle(
-            chat, settings, out=self.out, command=_command("needle", self), progress=sys.stderr
+            chat, settings, out=self.out, command=command_line("needle", self), progress=sys.stderr
         )
         return result, text_needle_text(result)
-
-    def _lengths(self, usual: tuple[int, ...]) -> tuple[int, ...]:
-        return usual if self.lengths is None else tuple(int(number) for number in self.lengths.split(","))
-
-
-def _command(what: str, command: Command) -> str:
-    """The command line that says this, without what is the same as by default."""
-    return shlex.join(["ringvision", "evaluate", what, *_words(command)])
-
-
-def _words(options: Options) -> list[str]:
-    words = []
-    for field in dataclasses.fields(options):  # type: ignore[arg-type]
-        value = getattr(options, field.name)
-        if isinstance(value, Options):
-            words += _words(value)
-        elif value is True:
-            words.append(f"--{field.name.replace('_', '-')}")
-        elif value is not False and value is not None and value != field.default:
-            words += [
-                f"--{field.name.replace('_', '-')}",
-                f"{value:g}" if isinstance(value, float) else str(value),
-            ]
-    return words
 
 
 def _score_table(result: Mapping[str, Any]) -> str:

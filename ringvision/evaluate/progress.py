@@ -36,9 +36,9 @@ class TimeLeft:
         last, ended = self._marks[-1]
         rest = (ended - began) / (last - first) * self.left
         right = sum(bool(row["right"]) for row in self.log.rows.values())
+        share = right / max(1, len(self.log.rows))
         self._say(
-            f"{len(self.log.rows)} of {self.questions} questions, {right / len(self.log.rows):.1%} right, "
-            f"{clock(rest)} left"
+            f"{len(self.log.rows)} of {self.questions} questions, {share:.1%} right, {clock(rest)} left"
         )
 
     def _say(self, line: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 
 from ringvision.errors import UserError
+from ringvision.evaluate import filler
 from ringvision.evaluate.length_and_depth import (
     by_length,
     cells_of,
@@ -42,20 +43,6 @@ AROUND = 200
 CITIES = (
     "Oslo", "Lima", "Cairo", "Quito", "Dakar", "Hanoi", "Perth", "Turin", "Kyoto", "Accra", "Bergen", "Porto",
 )  # fmt: skip
-PEOPLE = ("Anna", "Boris", "Clara", "David", "Emma", "Felix", "Greta", "Hugo", "Ines", "Jonas")
-THINGS = ("ladder", "piano", "basket", "clock", "lamp", "kettle", "bicycle", "carpet", "violin", "map")
-PLACES = ("the market", "the harbour", "the library", "the old bridge", "the station", "the garden")
-COLOURS = ("red", "blue", "green", "white", "yellow", "grey")
-DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-FORMS = (
-    "{person} carried a {colour} {thing} to {place}.",
-    "On {day} the {thing} of {person} stood at {place}.",
-    "{person} and {other} met at {place} on {day}.",
-    "There were {number} people at {place} on {day}.",
-    "{person} sold the {colour} {thing} for {number} coins.",
-    "It rained on {day}, so {person} stayed at {place}.",
-    "{person} painted the {thing} {colour}.",
-)
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 TASK = "Read this text. It may tell the magic numbers of some cities."
 
@@ -244,8 +231,7 @@ def make_text(task: TextTask, tokenizer: Any) -> tuple[str, int]:
     hidden = [f"The magic number of {city} is {number}." for city, number, _ in task.needles]
     used = sum(len(tokenizer.encode(" " + sentence)) for sentence in hidden)
     sentences: list[str] = []
-    while True:
-        sentence = _sentence(random)
+    for sentence in filler.sentences(random):
         used += len(tokenizer.encode(" " + sentence))
         if used > task.tokens:
             break
@@ -257,17 +243,6 @@ def make_text(task: TextTask, tokenizer: Any) -> tuple[str, int]:
         sentences.insert(place, hidden[index])
     text = " ".join(sentences)
     return text, len(tokenizer.encode(text))
-
-
-def _sentence(random: np.random.Generator) -> str:
-    """One that says no magic number; its numbers have at most three digits."""
-    one, other = random.permutation(PEOPLE)[:2]
-    words = {
-        name: str(random.choice(choices))
-        for name, choices in (("thing", THINGS), ("place", PLACES), ("colour", COLOURS), ("day", DAYS))
-    }
-    number = int(random.integers(2, 1000))
-    return str(random.choice(FORMS)).format(person=one, other=other, number=number, **words)
 
 
 def _needles(random: np.random.Generator, depths: Sequence[float]) -> tuple[tuple[str, int, float], ...]:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from tiny_assistant import write_assistant, write_clip
+from tiny_text_model import write_chat_model
 
 from ringvision import cli
 from ringvision.data.video import Limits
@@ -61,6 +62,9 @@ def ringvision(*arguments: str | Path, **settings: Any) -> subprocess.CompletedP
         ["watch"],
         ["evaluate", "world"],
         ["evaluate", "needle"],
+        ["evaluate", "qa"],
+        ["evaluate", "perplexity"],
+        ["evaluate", "ruler"],
         ["evaluate", "tokenizer"],
         ["demo"],
         ["doctor"],
@@ -121,6 +125,21 @@ def test_every_command_explains_itself(command, capsys):
         (["evaluate", "needle", "--mode", "text"], "give its folder as --model"),
         (["evaluate", "needle", "--mode", "text", "--model", "x", "--lengths", "10"], "at least 200"),
         (["evaluate", "needle", "--lengths", "7200", "--devices", "1"], "a video of 7200 seconds"),
+        (["evaluate", "qa"], "QUESTIONS, --videos"),
+        (["evaluate", "qa", "q.json", "--videos", "."], "q.json: no such file"),
+        (["evaluate", "qa", "q.json", "--videos", ".", "--format", "mvsd-qa"], "did you mean msvd-qa?"),
+        (["evaluate", "qa", "q.json", "--videos", ".", "--examples", "0"], "from 1 upward"),
+        (["evaluate", "perplexity", "x.txt"], "--model"),
+        (["evaluate", "perplexity", "x.txt", "--model", "nowhere", "--devices", "1"], "nowhere"),
+        (
+            ["evaluate", "perplexity", "x.txt", "--model", "x", "--length", "1"],
+            "expected a whole number from 2",
+        ),
+        (["evaluate", "ruler"], "--model"),
+        (["evaluate", "ruler", "--model", "x", "--lengths", "1000"], "expected at least 1024"),
+        (["evaluate", "ruler", "--model", "x", "--tasks", "vt", "qa"], "RULER has no task 'qa' here"),
+        (["evaluate", "ruler", "--model", "x", "--against", "nowhere"], "nowhere/result.json"),
+        (["evaluate", "ruler", "--model", "nowhere", "--devices", "1"], "nowhere"),
         (
             ["evaluate", "needle", "--lengths", "60", "--out", "/dev/null/x", "--devices", "1"],
             "cannot be written",
@@ -364,6 +383,74 @@ def test_evaluate_needle_and_long_videos_from_the_command_line(capsys, monkeypat
     assert cli.main([*long, "--out", str(tmp_path / "world"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kinds"].keys() >= {"needle", "no_card", "when", "absent"}
     assert len((tmp_path / "world" / "results.jsonl").read_text().splitlines()) == 12
+
+
+def test_evaluate_qa_from_the_command_line(capsys, model, clip, tmp_path):
+    """Of the tiny assistant; a missing video, and a file that is none, are named, and the status is 1."""
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "vid1.mp4").write_bytes(clip.read_bytes())
+    (tmp_path / "videos" / "vid2.avi").write_bytes(b"RIFF not a video")
+    rows = [
+        {"id": number, "video_id": video, "question": f"what is {number}?", "answer": "x"}
+        for number, video in enumerate((1, 2, 3, 1))
+    ]
+    questions = tmp_path / "test_qa.json"
+    questions.write_text(json.dumps(rows))
+    request = ["evaluate", "qa", str(questions), "--videos", str(tmp_path / "videos"), "--model", str(model)]
+    request += ["--max-tokens", "4", "--devices", "1", "--out", str(tmp_path / "out")]
+    assert cli.main([*request, "--json"]) == 1
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert "1 of 3 videos are not there, such as 3" in err
+    assert (result["examples"], result["accuracy"], result["open"]) == (2, 0.0, 0.0)
+    assert result["missing"] == {"videos": ["3"], "questions": 1}
+    assert result["unreadable"].keys() == {"2"} and "vid2.avi" in result["unreadable"]["2"]
+    assert result["record"]["pixels"] == 16 and result["record"]["read"]["frames"] >= 2
+    words = shlex.split(result["record"]["runs"][0]["command"])
+    assert sorted(words) == sorted(["ringvision", *request, "--json"])
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 2
+    questions.write_text(json.dumps(rows[:1]))
+    assert cli.main(request[:-2]) == 0
+    assert "msvd-qa: 0.0% of 1 questions right." in capsys.readouterr().out
+    questions.write_text("[]")
+    assert cli.main(request) == 2
+    assert "holds no question" in capsys.readouterr().err
+
+
+def test_evaluate_ruler_from_the_command_line(capsys, tmp_path):
+    """Of a tiny text model, whose answers are wrong; what counts is that it is asked at the right length."""
+    folder = write_chat_model(tmp_path / "text", max_length=3072)
+    request = ["evaluate", "ruler", "--model", str(folder), "--tasks", "niah_single_1", "vt"]
+    request += ["--lengths", "3072", "--examples", "1", "--devices", "1", "--out", str(tmp_path / "out")]
+    assert cli.main([*request, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["effective_length"] is None and result["lengths"][0]["tasks"].keys() == {
+        "niah_single_1",
+        "vt",
+    }
+    rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert [2800 < row["tokens"] <= 3072 - room for row, room in zip(rows, (128, 30))] == [True, True]
+    words = shlex.split(result["record"]["runs"][0]["command"])
+    assert sorted(words) == sorted(["ringvision", *request, "--json"])
+    assert cli.main([*request, "--against", str(tmp_path / "out")]) == 0
+    out, err = capsys.readouterr()
+    assert "| average | 0.0% |" in out and "2 of 2 questions were answered before" in err
+    assert f"| | this run | {tmp_path / 'out'} |" in out
+    assert cli.main(["evaluate", "ruler", "--model", str(folder), "--devices", "1"]) == 2
+    assert "the model reads 3072 tokens, and RULER begins at 4096" in capsys.readouterr().err
+
+
+def test_evaluate_perplexity_from_the_command_line(capsys, tmp_path):
+    folder = write_chat_model(tmp_path / "text")
+    (tmp_path / "a.txt").write_text("The river is wide.")
+    request = ["evaluate", "perplexity", str(tmp_path / "a.txt"), "--model", str(folder), "--devices", "1"]
+    assert cli.main([*request, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["tokens"] == 19 and result["record"]["length"] == 256
+    assert cli.main(request) == 0
+    assert "of 19 tokens in 1 documents." in capsys.readouterr().out
+    assert cli.main([*request, "--length", "257"]) == 2
+    assert "the model reads 256; give a shorter --length" in capsys.readouterr().err
 
 
 def test_train_takes_typed_overrides_and_the_right_kind_of_config(capsys, monkeypatch, tmp_path):
