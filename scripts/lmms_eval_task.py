@@ -81,8 +81,9 @@ def install(place: Path) -> None:
         return subprocess.run(command, stdout=sys.stderr).returncode
 
     subprocess.run([sys.executable, "-m", "venv", place], check=True, stdout=sys.stderr)
-    found = any(pip("install", torch) == 0 for torch in TORCH)
-    if not found or pip("install", f"lmms_eval=={VERSION}", *WITH, str(ROOT)):
+    # in one command, or torchvision, which lmms-eval wants, would bring another torch
+    rest = (f"lmms_eval=={VERSION}", *WITH, str(ROOT))
+    if not any(pip("install", torch, *rest) == 0 for torch in TORCH):
         raise SystemExit(3)
     # a torchvision for other devices than torch's cannot be imported, and transformers would import it
     check = subprocess.run([place / "bin" / "python", "-c", "import torchvision"], capture_output=True)
