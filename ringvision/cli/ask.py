@@ -42,7 +42,7 @@ class Ask(Command):
 
     def run(self) -> int:
         started = time.perf_counter()
-        mesh = self.mesh.make()
+        mesh = self.mesh.make(by_core=True)
         from ringvision.data.video import probe
         from ringvision.infer.assistant import load
 

@@ -37,7 +37,7 @@ class EvaluateWorld(Command):
     def run(self) -> int:
         if self.out is not None and self.length is None:
             raise UserError("--out is for long videos: give --length as well, or leave it out")
-        mesh = self.mesh.make()
+        mesh = self.mesh.make(by_core=True)
         from ringvision.evaluate.long_world import evaluate_long_world
         from ringvision.evaluate.world import evaluate_world
         from ringvision.infer.assistant import load
@@ -103,7 +103,7 @@ class EvaluateNeedle(Command):
             absent=not self.no_absent,
             seed=self.seed,
         )
-        mesh = self.mesh.make()
+        mesh = self.mesh.make(by_core=True)
         from ringvision.infer.assistant import load
 
         assistant = load(self.model, mesh=mesh, dtype=self.mesh.dtype, cache_dtype=self.cache_dtype)

@@ -51,7 +51,7 @@ class EvaluateQa(Command):
         if missing:
             say(f"{len(missing)} of {len(videos) + len(missing)} videos are not there, such as {missing[0]}")
         earlier = read_earlier(self.against, KIND)
-        mesh = self.mesh.make()
+        mesh = self.mesh.make(by_core=True)
         from ringvision.infer.assistant import load
 
         assistant = load(self.model, mesh=mesh, dtype=self.mesh.dtype, cache_dtype=self.cache_dtype)

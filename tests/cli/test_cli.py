@@ -212,8 +212,12 @@ def test_ask_streams_the_answer_and_says_what_it_does(model, clip, capsys):
     assert f"{alone['video_tokens']} tokens" in err
 
 
-def test_devices_are_made_of_a_cpu(model, clip, tmp_path):
-    """In a process of its own, with a cache of its own: jax starts with what --devices says."""
+@pytest.mark.parametrize("given", [["--devices", "3"], []])
+def test_devices_are_made_of_a_cpu(given, model, clip, tmp_path):
+    """In a process of its own, with a cache of its own: jax starts with what --devices says, or a device for
+    each core.
+    """
+    expected = 3 if given else min(8, len(os.sched_getaffinity(0)))
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     done = ringvision(
         "ask",
@@ -221,16 +225,15 @@ def test_devices_are_made_of_a_cpu(model, clip, tmp_path):
         "Which digit?",
         "--model",
         model,
-        "--devices",
-        "3",
+        *given,
         "--max-tokens",
         "2",
         "--json",
         env=environment,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["devices"] == 3
-    assert "a ring of 3" in done.stderr
+    assert json.loads(done.stdout)["devices"] == expected
+    assert expected == 1 or f"a ring of {expected}" in done.stderr
     assert list(tmp_path.glob("ringvision/jax-*/*")), "compiled programs are kept for the next time"
 
 
