@@ -77,6 +77,7 @@ class Ask(Command):
         for piece in reply:
             if not self.json:
                 print(piece, end="", flush=True)
+        pointing = {"spans": reply.spans} if self.json else {}
         seconds = {"load": loaded, **reply.timings, "total": time.perf_counter() - started}
         answer = {
             "answer": reply.text,
@@ -86,6 +87,7 @@ class Ask(Command):
             "devices": reply.devices,
             "finish": reply.finish,
             "probability": reply.probability,
+            **pointing,
             "seconds": seconds,
         }
         print_result(answer, "", as_json=self.json)  # the text stands there already: its line ends

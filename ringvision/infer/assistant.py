@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from ringvision.data.video import probe, sample_times
 from ringvision.errors import UserError
 from ringvision.infer.ending import StopStrings, repeats
 from ringvision.infer.engine import Engine, Prefix
+from ringvision.infer.evidence import Evidence, Look, evidence
 from ringvision.infer.model import Model, load_model
 from ringvision.infer.prefix_cache import PrefixCache
 from ringvision.infer.processor import Processor
@@ -59,7 +61,7 @@ class Reply:
     frames, video_tokens, devices: what was read, known from the start. tokens: ids generated so far, the
     closing eos included; log_probabilities: of each, as the model sees it among all ids of text, whatever the
     sampler makes of that. timings: seconds spent in decode, tokenize, prefill, session (with a folder of
-    sessions: reading or writing there) and, when the answer is complete, generate.
+    sessions: reading or writing there), when the answer is complete generate, and for who asks evidence.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Reply:
         video_tokens: int,
         devices: int,
         timings: dict[str, float],
+        look: Look,
     ) -> None:
         """
         Args:
@@ -80,6 +83,7 @@ class Reply:
             video_tokens: tokens that these take.
             devices: devices of the mesh.
             timings: seconds spent so far; `coming` adds "generate".
+            look: what the answer attended to, for who asks.
         """
         self.tokens = outcome.tokens
         self.log_probabilities = outcome.log_probabilities
@@ -89,6 +93,7 @@ class Reply:
         self.timings = timings
         self._outcome = outcome
         self._coming = coming
+        self._look = look
         self._said = ""
 
     def __iter__(self) -> Iterator[str]:
@@ -123,6 +128,26 @@ class Reply:
         """
         assert self.text is not None
         return math.exp(sum(self.log_probabilities))
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """How much the answer attended to each frame. Generates what is missing of it, and reads question and
+        answer once more; nobody else pays for that.
+        """
+        assert self.text is not None
+        began = time.perf_counter()
+        found = self._look(self.tokens)
+        self.timings["evidence"] = time.perf_counter() - began
+        return found
+
+    @property
+    def spans(self) -> list[tuple[float, ...]]:
+        """(start, end) in seconds of the stretches of the video that the answer attended to most, the
+        heaviest first (see `Evidence.spans`); where several videos were asked about, (start, end, which one,
+        from 0 on).
+        """
+        several = bool(self.evidence.video.any())
+        return [tuple(span) if several else tuple(span[:2]) for span in self.evidence.spans]
 
 
 class Assistant:
@@ -262,15 +287,31 @@ class Assistant:
         streams = self.scheduler.submit(requests)
         timings["prefill"] += time.perf_counter() - began
         return [
-            self._reply(stream, question, stop, dict(timings)) for stream, question in zip(streams, questions)
+            self._reply(stream, question, stop, dict(timings), fps)
+            for stream, question in zip(streams, questions)
         ]
 
     def _reply(
-        self, stream: TokenStream, question: str, stop: Sequence[str], timings: dict[str, float]
+        self,
+        stream: TokenStream,
+        question: str,
+        stop: Sequence[str],
+        timings: dict[str, float],
+        fps: float,
     ) -> Reply:
         outcome = Outcome()
         prefix = stream.request.prefix
         assert prefix is not None
+        asked = stream.request.tokens
+
+        def times(frames: int) -> tuple[np.ndarray, np.ndarray]:
+            return np.arange(frames) / fps, np.arange(1, frames + 1) / fps
+
+        def look(answer: Sequence[int]) -> Evidence:
+            words = [token for token in answer if token != self.eos] or answer
+            prompts = self.processor.prompts
+            return evidence(self.engine, prompts, self.tokenizer.grid, prefix, asked, words, times)
+
         return Reply(
             _pieces(stream, self.text, stop, outcome, timings),
             outcome,
@@ -278,6 +319,7 @@ class Assistant:
             video_tokens=len(prefix) - len(self.processor.prompts.opening(question)),
             devices=self.model.mesh.size,
             timings=timings,
+            look=look,
         )
 
     def _read(
