@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional
@@ -10,6 +11,7 @@ from ringvision.cli.devices import Mesh, MeshOptions, describe_mesh
 from ringvision.cli.options import CacheDtype, FramesASecond, MaxTokens, Model, SamplerOptions, Sampling
 from ringvision.cli.output import counted, print_result, progress_line, say
 from ringvision.cli.parsing import COUNT, Command, Json, option
+from ringvision.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,15 +38,32 @@ class Ask(Command):
         ),
     ] = None
     sessions_limit: Annotated[int, COUNT, option("bytes that --sessions keeps at most", "BYTES")] = 4 << 30
+    explain: Annotated[
+        str | None,
+        option("write which seconds the answer attended to, as a page or a picture", "FILE.html|png"),
+    ] = None
     json: Json = False
     mesh: Mesh = dataclasses.field(default_factory=MeshOptions)
     sampler: Sampling = dataclasses.field(default_factory=SamplerOptions)
 
+    def _explanation(self) -> Path | None:
+        """Where --explain goes. UserError where nothing can be written there."""
+        if self.explain is None:
+            return None
+        from ringvision.data.contact_sheet import sheet_path
+
+        path = sheet_path(self.explain)
+        if not path.parent.is_dir():
+            raise UserError(f"--explain {self.explain}: there is no folder {path.parent}; make it first")
+        return path
+
     def run(self) -> int:
         started = time.perf_counter()
+        explain = self._explanation()
         mesh = self.mesh.make()
         from ringvision.data.video import probe
         from ringvision.infer.assistant import load
+        from ringvision.infer.explanation import write_explanation
 
         sampler = self.sampler.make()
         for video in self.videos:
@@ -78,6 +97,8 @@ class Ask(Command):
             if not self.json:
                 print(piece, end="", flush=True)
         pointing = {"spans": reply.spans} if self.json else {}
+        if explain is not None:
+            write_explanation(explain, self.question, reply, self.videos)
         seconds = {"load": loaded, **reply.timings, "total": time.perf_counter() - started}
         answer = {
             "answer": reply.text,

@@ -31,7 +31,7 @@ from ringvision.data.video import probe, sample_times
 from ringvision.errors import UserError
 from ringvision.infer.ending import StopStrings, repeats
 from ringvision.infer.engine import Engine, Prefix
-from ringvision.infer.evidence import Evidence, Look, evidence
+from ringvision.infer.evidence import Evidence, Viewing
 from ringvision.infer.model import Model, load_model
 from ringvision.infer.prefix_cache import PrefixCache
 from ringvision.infer.processor import Processor
@@ -73,7 +73,7 @@ class Reply:
         video_tokens: int,
         devices: int,
         timings: dict[str, float],
-        look: Look,
+        viewing: Viewing,
     ) -> None:
         """
         Args:
@@ -83,7 +83,7 @@ class Reply:
             video_tokens: tokens that these take.
             devices: devices of the mesh.
             timings: seconds spent so far; `coming` adds "generate".
-            look: what the answer attended to, for who asks.
+            viewing: what it can attend to.
         """
         self.tokens = outcome.tokens
         self.log_probabilities = outcome.log_probabilities
@@ -93,7 +93,7 @@ class Reply:
         self.timings = timings
         self._outcome = outcome
         self._coming = coming
-        self._look = look
+        self.viewing = viewing
         self._said = ""
 
     def __iter__(self) -> Iterator[str]:
@@ -136,7 +136,7 @@ class Reply:
         """
         assert self.text is not None
         began = time.perf_counter()
-        found = self._look(self.tokens)
+        found = self.viewing.evidence(self.tokens)
         self.timings["evidence"] = time.perf_counter() - began
         return found
 
@@ -302,16 +302,13 @@ class Assistant:
         outcome = Outcome()
         prefix = stream.request.prefix
         assert prefix is not None
-        asked = stream.request.tokens
 
         def times(frames: int) -> tuple[np.ndarray, np.ndarray]:
             return np.arange(frames) / fps, np.arange(1, frames + 1) / fps
 
-        def look(answer: Sequence[int]) -> Evidence:
-            words = [token for token in answer if token != self.eos] or answer
-            prompts = self.processor.prompts
-            return evidence(self.engine, prompts, self.tokenizer.grid, prefix, asked, words, times)
-
+        viewing = Viewing(
+            self.engine, self.processor.prompts, self.tokenizer, prefix, stream.request.tokens, times
+        )
         return Reply(
             _pieces(stream, self.text, stop, outcome, timings),
             outcome,
@@ -319,7 +316,7 @@ class Assistant:
             video_tokens=len(prefix) - len(self.processor.prompts.opening(question)),
             devices=self.model.mesh.size,
             timings=timings,
-            look=look,
+            viewing=viewing,
         )
 
     def _read(

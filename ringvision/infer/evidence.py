@@ -24,6 +24,8 @@ from ringvision.data.stream import PromptProcessor
 from ringvision.infer.engine import Engine, Prefix
 from ringvision.models.cache import Cache
 from ringvision.models.transformer import Transformer
+from ringvision.video_tokenizer import VideoTokenizer
+from ringvision.vocabulary import Vocabulary
 
 FEWEST_GROUPS = 64
 """Numbers of frames are rounded up to this times a power of two, so that another video compiles nothing."""
@@ -32,10 +34,6 @@ LEAST = 0.25
 ENOUGH = 0.5
 """Of all weight: when the spans hold so much, there are no more of them."""
 MOST_SPANS = 3
-
-
-Look = Callable[[Sequence[int]], "Evidence"]
-"""The tokens of an answer, without its eos -> what it attended to."""
 
 
 class Span(NamedTuple):
@@ -83,37 +81,42 @@ class Evidence:
         return [span for _, span in found[: min(enough, MOST_SPANS)]]
 
 
-def evidence(
-    engine: Engine,
-    prompts: PromptProcessor,
-    grid: tuple[int, int],
-    prefix: Prefix,
-    asked: np.ndarray,
-    answer: Sequence[int],
-    times: Callable[[int], tuple[np.ndarray, np.ndarray]],
-) -> Evidence:
-    """What an answer attended to.
+@dataclass(frozen=True)
+class Viewing:
+    """What an answer could attend to: a prefix with videos in it, and a question behind that.
 
-    Args:
-        engine: that read the prefix and gave the answer.
-        prompts: which made the tokens.
-        grid: (h, w) of a frame's codes.
-        prefix: with the videos in it.
-        asked: int32 [n], what stands between the prefix and the answer.
-        answer: its tokens, without the eos: where that is predicted, the model has ended looking.
-        times: of so many frames of a video, when each begins and ends to be shown, float64 [n] in seconds.
-
-    Returns:
-        The weight of every frame.
+    engine: that read the prefix. prompts, tokenizer: by which videos became tokens. asked: int32 [n], what
+    stands between the prefix and the answer. times: of so many frames of a video when each begins and ends to
+    be shown, float64 [n] in seconds.
     """
-    frame_of, video = frames_of_tokens(prefix.tokens, prompts, grid)
-    shown = [times(count) for count in np.bincount(video).tolist()]
-    return Evidence(
-        np.concatenate([start for start, _ in shown]),
-        np.concatenate([end for _, end in shown]),
-        video,
-        frame_weights(attended_frames(engine, prefix, asked, answer, frame_of)),
-    )
+
+    engine: Engine
+    prompts: PromptProcessor
+    tokenizer: VideoTokenizer
+    prefix: Prefix
+    asked: np.ndarray
+    times: Callable[[int], tuple[np.ndarray, np.ndarray]]
+
+    def evidence(self, answer: Sequence[int]) -> Evidence:
+        """What an answer attended to. answer: its tokens; without the eos, where it has others: where that
+        is predicted, the model has ended looking.
+        """
+        words = [token for token in answer if token != self.prompts.vocabulary.eos] or answer
+        frame_of, video = frames_of_tokens(self.prefix.tokens, self.prompts, self.tokenizer.grid)
+        shares = attended_frames(self.engine, self.prefix, self.asked, words, frame_of)
+        shown = [self.times(count) for count in np.bincount(video).tolist()]
+        start = np.concatenate([begins for begins, _ in shown])
+        end = np.concatenate([ends for _, ends in shown])
+        return Evidence(start, end, video, frame_weights(shares))
+
+    def pictures(self, frames: Sequence[int]) -> np.ndarray:
+        """The numbers of some frames, from 0 on over all videos -> uint8 [n, H, W, 3], what their codes say:
+        as the model saw them. UserError where the tokenizer cannot decode.
+        """
+        tokens = self.prefix.tokens
+        vocabulary = self.prompts.vocabulary
+        codes = vocabulary.tokens_to_codes(tokens[_is_code(tokens, vocabulary)])
+        return self.tokenizer.decode(codes.reshape(-1, *self.tokenizer.grid)[list(frames)], np.uint8)
 
 
 def frame_weights(shares: np.ndarray) -> np.ndarray:
@@ -136,7 +139,7 @@ def attended_frames(
         engine: that read the prefix and gave the answer.
         prefix: with the video in it.
         asked: int32 [n], what stands between the prefix and the answer.
-        answer: its tokens, without the eos: where that is predicted, the model has ended looking.
+        answer: its tokens, at least one.
         frame_of: int32 [len(prefix)], the number of each token's frame; -1: of none.
 
     Returns:
@@ -219,8 +222,7 @@ def frames_of_tokens(
         which video each is. Where every frame is a picture of its own, all are of one.
     """
     vocabulary = prompts.vocabulary
-    offset = vocabulary.code_offset
-    codes = np.flatnonzero((tokens >= offset) & (tokens < offset + vocabulary.num_codes))
+    codes = np.flatnonzero(_is_code(tokens, vocabulary))
     by_frame = codes.reshape(-1, grid[0] * grid[1])  # (frames, codes)
     frame_of = np.full(len(tokens), -1, np.int32)
     video = np.searchsorted(np.flatnonzero(tokens == vocabulary.eov), by_frame[:, 0])
@@ -235,3 +237,8 @@ def frames_of_tokens(
         end = last + 1 + after
         frame_of[begin:end] = number
     return frame_of, video
+
+
+def _is_code(tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """int32 [n] -> bool [n]."""
+    return (tokens >= vocabulary.code_offset) & (tokens < vocabulary.code_offset + vocabulary.num_codes)

@@ -88,6 +88,11 @@ def test_every_command_explains_itself(command, capsys):
         (["ask", "clip.mp4", "why?", "--devices", "4", "--mesh", "context=3"], "4 devices"),
         (["ask", "clip.mp4", "why?", "--temperature", "-1"], "temperature -1"),
         (["ask", "clip.mp4", "why?", "--cache-dtype", "int9"], "--cache-dtype is 'int9': did you mean int8?"),
+        (
+            ["ask", "clip.mp4", "why?", "--explain", "out.gif"],
+            "out.gif ends in .gif; give a name that ends in",
+        ),
+        (["ask", "clip.mp4", "why?", "--explain", "no/out.png"], "there is no folder no; make it first"),
         (["ask", "clip.mp4", "why?", "--sessions-limit", "-3"], "expected a whole number from 1 upward"),
         (["ask", str(ROOT / "demos/clips/needle.mp4"), "why?", "--model", "nowhere"], "nowhere"),
         (["ask", "clip.mp4", "why?"], "clip.mp4: no such file"),
