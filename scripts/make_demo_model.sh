@@ -38,7 +38,7 @@ say "model"
 .venv/bin/ringvision train configs/demo.py --devices 2
 .venv/bin/ringvision train configs/demo_finish.py --devices 2
 .venv/bin/ringvision train configs/demo_colours.py --devices 2
-$python scripts/ship.py "$runs/colours/model" demos/model
+$python scripts/ship.py "$runs/colours/model" demos/model --knows-seconds 12
 
 say "sample clips"
 $python scripts/make_clips.py demos/clips

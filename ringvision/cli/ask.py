@@ -93,6 +93,8 @@ class Ask(Command):
             f"read {counted(reply.frames, 'frame')} at {self.fps:g} a second: "
             f"{counted(reply.video_tokens, 'token')} of video, {read:.1f} s"
         )
+        for line in reply.warnings:
+            say(f"warning: {line}")
         for piece in reply:
             if not self.json:
                 print(piece, end="", flush=True)
@@ -109,6 +111,7 @@ class Ask(Command):
             "finish": reply.finish,
             "probability": reply.probability,
             **pointing,
+            "warnings": reply.warnings,
             "seconds": seconds,
         }
         print_result(answer, "", as_json=self.json)  # the text stands there already: its line ends

@@ -19,8 +19,8 @@ from PIL import Image, ImageDraw
 
 from ringvision.data.contact_sheet import escaped, plain, png_bytes, spread, write_whole
 from ringvision.errors import UserError
-from ringvision.infer.assistant import Reply
 from ringvision.infer.evidence import Evidence
+from ringvision.infer.reply import Reply
 
 HOTTEST = 12
 """Frames of a video that are shown because they were attended to most; as many are spread over it."""

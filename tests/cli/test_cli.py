@@ -179,6 +179,7 @@ def test_ask_streams_the_answer_and_says_what_it_does(model, clip, capsys):
         "finish",
         "probability",
         "spans",
+        "warnings",
         "seconds",
     }
     assert alone["finish"] in ("stop", "length", "repeated", "empty")

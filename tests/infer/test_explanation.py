@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from ringvision.errors import UserError
-from ringvision.infer.assistant import Assistant, Reply, load
+from ringvision.infer.assistant import Assistant, load
 from ringvision.infer.explanation import HOT, WIDTH, clock, frames_to_show, write_explanation
+from ringvision.infer.reply import Reply
 from ringvision.mesh import make_mesh
 
 QUESTION = 'Which <script>alert("x")</script> & \u202ecolour?'
