@@ -29,6 +29,7 @@ from ringvision.data.video import probe, sample_times
 from ringvision.errors import UserError
 from ringvision.infer.engine import Engine, Prefix
 from ringvision.infer.evidence import Viewing
+from ringvision.infer.live import LiveSession, Watched
 from ringvision.infer.model import Model, load_model
 from ringvision.infer.prefix_cache import PrefixCache
 from ringvision.infer.processor import Processor
@@ -172,9 +173,46 @@ class Assistant:
         for question in questions:
             self.processor.check_request(len(paths), question, fps, max_tokens)
         timings = {"decode": 0.0, "tokenize": 0.0, "prefill": 0.0}
+        prefixes = [self._read(paths, question, fps, timings, progress) for question in questions]
+
+        def times(frames: int) -> tuple[np.ndarray, np.ndarray]:
+            return np.arange(frames) / fps, np.arange(1, frames + 1) / fps
+
+        watched = Watched(prefixes[0].frames / fps, fps, times, len(paths))
+        return self.answers(
+            prefixes, questions, watched, timings, sampler=sampler, max_tokens=max_tokens, stop=stop
+        )
+
+    def answers(
+        self,
+        prefixes: Sequence[Prefix],
+        questions: Sequence[str],
+        watched: Watched,
+        timings: dict[str, float],
+        *,
+        sampler: Sampler | None = None,
+        max_tokens: int = 128,
+        stop: Sequence[str] = (),
+    ) -> list[Reply]:
+        """The answers to questions about videos that were read.
+
+        Args:
+            prefixes: for each question what stands before it.
+            questions: checked by `Processor.check_request`.
+            watched: what the prefixes hold.
+            timings: seconds spent so far.
+            sampler: how tokens are chosen (None: always the likeliest).
+            max_tokens: the longest answer.
+            stop: strings at which an answer ends, before the first of them.
+
+        Returns:
+            A reply for each question.
+
+        Raises:
+            UserError: for a question that leaves no room for its answer.
+        """
         requests = []
-        for question in questions:
-            prefix = self._read(paths, question, fps, timings, progress)
+        for prefix, question in zip(prefixes, questions, strict=True):
             asked = self.processor.prompts.question(question)
             longest = self.processor.answer_tokens(len(prefix), len(asked), max_tokens)
             requests.append(
@@ -192,9 +230,25 @@ class Assistant:
         streams = self.scheduler.submit(requests)
         timings["prefill"] += time.perf_counter() - began
         return [
-            self._reply(stream, question, stop, dict(timings), fps, len(paths))
+            self._reply(stream, question, stop, dict(timings), watched)
             for stream, question in zip(streams, questions)
         ]
+
+    def session(
+        self, video: PathLike | None = None, fps: float = 1.0, *, progress: Progress | None = None
+    ) -> LiveSession:
+        """A video that grows: frames are added as they come, and questions asked in between.
+
+        Args:
+            video: a file that it begins with (None: nothing).
+            fps: frames that are looked at in each second of that file; those that are added come at their own
+                times.
+            progress: called with (what, done, of) while the file is read.
+
+        Raises:
+            UserError: for a file that is no video or too long, and for a model that is asked before it sees.
+        """
+        return LiveSession(self.engine, self.processor, self.answers, video, fps, progress=progress)
 
     def _reply(
         self,
@@ -202,19 +256,15 @@ class Assistant:
         question: str,
         stop: Sequence[str],
         timings: dict[str, float],
-        fps: float,
-        videos: int,
+        watched: Watched,
     ) -> Reply:
         outcome = Outcome()
         prefix = stream.request.prefix
         assert prefix is not None
 
-        def times(frames: int) -> tuple[np.ndarray, np.ndarray]:
-            return np.arange(frames) / fps, np.arange(1, frames + 1) / fps
-
-        viewing = Viewing(
-            self.engine, self.processor.prompts, self.tokenizer, prefix, stream.request.tokens, times
-        )
+        prompts = self.processor.prompts
+        asked = stream.request.tokens
+        viewing = Viewing(self.engine, prompts, self.tokenizer, prefix, asked, watched.times)
         return Reply(
             pieces(stream, self.text, stop, outcome, timings),
             outcome,
@@ -226,9 +276,9 @@ class Assistant:
             warnings=warnings(
                 self.knows,
                 question,
-                seconds=prefix.frames / fps,
-                videos=videos,
-                fps=fps,
+                seconds=watched.seconds,
+                videos=watched.videos,
+                fps=watched.fps,
                 known_fps=self.known_fps,
             ),
         )

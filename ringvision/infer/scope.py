@@ -110,8 +110,8 @@ def latest_time(question: str) -> float | None:
             time = int(parts["count"]) * unit
         else:
             time = (int(parts["number"]) - bool(parts["ordinal"])) * unit
-        joined = before and re.fullmatch(r",? (and )?", question[before[0] : found.start()])
-        if before and joined and unit < before[2]:  # "12 minutes 5 seconds" is one time
+        joined = before is not None and re.fullmatch(r",? (and )?", question[before[0] : found.start()])
+        if before is not None and joined and unit < before[2]:  # "12 minutes 5 seconds" is one time
             time += before[1]
         before = (found.end(), time, unit)
         latest = time if latest is None else max(latest, time)
