@@ -53,7 +53,18 @@ class LiveSession:
         *,
         progress: Progress | None = None,
     ) -> None:
-        """See `Assistant.session`; answers: `Assistant.answers`."""
+        """
+        Args:
+            engine: that reads.
+            processor: by which frames become tokens.
+            answers: `Assistant.answers`.
+            video: a file that it begins with (None: nothing).
+            fps: frames of a second of that file.
+            progress: see `Assistant.session`.
+
+        Raises:
+            UserError: see `Assistant.session`.
+        """
         prompts = processor.prompts
         if prompts.format.asks_first:
             raise UserError(

@@ -127,10 +127,17 @@ class Reply:
 def pieces(
     stream: TokenStream, text: TextTokenizer, stop: Sequence[str], outcome: Outcome, timings: dict[str, float]
 ) -> Iterator[str]:
-    """Pieces of text as they come, up to the first string of `stop`, and what else is known into `outcome`.
+    """Pieces of text as they come.
 
     Holds no reference to the Reply: in a reference cycle a dropped Reply would be collected late, and its row
     freed late.
+
+    Args:
+        stream: the tokens.
+        text: which makes text of them.
+        stop: strings before the first of which the text ends.
+        outcome: what else is known goes there.
+        timings: gets "generate".
     """
     words = text.stream()
     stops = StopStrings(stop)

@@ -10,7 +10,13 @@ from ringvision.ops import attended
 from ringvision.ops.attended import attended_by_group
 from ringvision.ops.mask import ANY, Tokens
 
-BATCH, QUERIES, KEYS, HEADS, KV_HEADS, WIDTH, GROUPS = 2, 8, 64, 4, 2, 8, 5
+BATCH = 2
+QUERIES = 8
+KEYS = 64
+HEADS = 4
+KV_HEADS = 2
+WIDTH = 8
+GROUPS = 5
 
 
 def _problem(window: int | None):
