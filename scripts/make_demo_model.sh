@@ -42,7 +42,7 @@ say "model"
 say "the model, of an hour"
 [ -d "$runs/long-start" ] || $python scripts/stretch_model.py "$runs/colours/model" "$runs/long-start"
 .venv/bin/ringvision train configs/demo_long.py --devices 2
-$python scripts/ship.py "$runs/long/model" demos/model
+$python scripts/ship.py "$runs/long/model" demos/model --knows-seconds 3600
 
 say "sample clips"
 $python scripts/make_clips.py demos/clips

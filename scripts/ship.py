@@ -1,10 +1,11 @@
 """Copies what a run made to where it is shipped from, stored in half the bytes.
 
     python scripts/ship.py runs/demo/tokenizer/tokenizer tokenizers/world-16
-    python scripts/ship.py runs/demo/model/model demos/model
+    python scripts/ship.py runs/demo/model/model demos/model --knows-seconds 12
 
 Weights are stored as float16 and computed with in float32. Nothing is written when a weight does not fit
-float16.
+float16. With --knows-seconds config.json says what a model of the drawn world was trained for: which
+questions, and videos up to how long its answers were measured for.
 """
 
 import argparse
@@ -13,8 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ringvision.data.world import example_questions
 from ringvision.errors import UserError
-from ringvision.model_folder import load_model, read_config, save_model
+from ringvision.model_folder import Knows, load_model, read_config, save_model
+
+ABOUT = "videos of coloured shapes and of cards with a digit, as ringvision.data.world draws them"
 
 
 def main() -> None:
@@ -23,8 +27,12 @@ def main() -> None:
     )
     parser.add_argument("source", type=Path)
     parser.add_argument("dest", type=Path)
+    parser.add_argument("--knows-seconds", type=float, help="the longest videos that it was measured on")
     arguments = parser.parse_args()
     settings = read_config(arguments.source)
+    if arguments.knows_seconds is not None:
+        knows = Knows(ABOUT, example_questions(arguments.knows_seconds), arguments.knows_seconds)
+        settings["knows"] = Knows.from_dict(knows.to_dict()).to_dict()
     arrays = load_model(arguments.source)
     halves = {
         name: array.astype(np.float16) if array.dtype == np.float32 else array

@@ -70,7 +70,7 @@ def write_sheet(path: Path, title: str, report: str, rows: Sequence[SheetRow]) -
         UserError: it cannot be written.
     """
     png = path.suffix.lower() == ".png"
-    _write(path, _png(_picture(rows)) if png else _page(title, report, rows))
+    write_whole(path, png_bytes(_picture(rows)) if png else _page(title, report, rows))
 
 
 def spread(count: int, wanted: int) -> set[int]:
@@ -127,7 +127,7 @@ def _page(title: str, report: str, rows: Sequence[SheetRow]) -> bytes:
     for row in rows:
         written.append(f"<h2>{escaped(row.label)}</h2>\n")
         if len(row.pictures):
-            picture = base64.b64encode(_png(Image.fromarray(_strip(row.pictures)))).decode()
+            picture = base64.b64encode(png_bytes(Image.fromarray(_strip(row.pictures)))).decode()
             written.append(f'<img alt="frames decoded from codes" src="data:image/png;base64,{picture}">\n')
         written += [f"<p>{escaped(text[:CHARACTERS_SHOWN])}</p>\n" for text in row.said[:TEXTS_SHOWN] if text]
     return PAGE.format(
@@ -135,13 +135,15 @@ def _page(title: str, report: str, rows: Sequence[SheetRow]) -> bytes:
     ).encode()
 
 
-def _png(picture: Image.Image) -> bytes:
+def png_bytes(picture: Image.Image) -> bytes:
+    """A picture as a file."""
     held = io.BytesIO()
     picture.save(held, "png")
     return held.getvalue()
 
 
-def _write(path: Path, contents: bytes) -> None:
+def write_whole(path: Path, contents: bytes) -> None:
+    """A file that appears whole or not at all. UserError where it cannot be written."""
     unfinished = path.with_name(f".{path.name}.partial")
     try:
         unfinished.write_bytes(contents)

@@ -248,15 +248,17 @@ class PromptProcessor:
         """
         tokens = self.opening(question)
         for codes, times in videos:
-            gap = (
-                (1 - len(tokens)) % self.period((codes.shape[1], codes.shape[2]))
-                if codes.ndim == 3 and self.format.in_step
-                else 0
-            )
-            tokens = np.concatenate(
-                [tokens, np.array(self.text.encode(" ") * gap, np.int32), self.video(codes, times)]
-            )
+            gap = self.gap(len(tokens), codes.shape[1:]) if codes.ndim == 3 else []
+            tokens = np.concatenate([tokens, np.array(gap, np.int32), self.video(codes, times)])
         return tokens
+
+    def gap(self, before: int, grid: tuple[int, ...]) -> list[int]:
+        """The tokens that let a video behind `before` others begin in step; none where the format does not
+        ask for that. grid: (h, w) of a frame's codes.
+        """
+        if not self.format.in_step:
+            return []
+        return self.text.encode(" ") * ((1 - before) % self.period((grid[0], grid[1])))
 
     def period(self, grid: tuple[int, int], seconds: float = 0.0) -> int:
         """How many tokens a frame takes that is not the last one. grid: its (h, w). seconds: when it is

@@ -11,11 +11,10 @@ them: it neither decodes the video nor reads it.
 """
 
 import hashlib
-import math
 import os
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,101 +27,22 @@ from ringvision.data.text.folder import load_text_tokenizer
 from ringvision.data.text.tokenizer import TextTokenizer
 from ringvision.data.video import probe, sample_times
 from ringvision.errors import UserError
-from ringvision.infer.ending import StopStrings, repeats
 from ringvision.infer.engine import Engine, Prefix
+from ringvision.infer.evidence import Viewing
+from ringvision.infer.live import LiveSession, Watched
 from ringvision.infer.model import Model, load_model
 from ringvision.infer.prefix_cache import PrefixCache
 from ringvision.infer.processor import Processor
+from ringvision.infer.reply import Outcome, Reply, pieces
 from ringvision.infer.sampler import Sampler
 from ringvision.infer.scheduler import DecodeRequest, Scheduler, TokenStream
+from ringvision.infer.scope import warnings
 from ringvision.infer.sessions import LIMIT, Sessions
-from ringvision.model_folder import read_config
+from ringvision.model_folder import Knows, read_config
 from ringvision.video_tokenizer import VideoTokenizer, load_video_tokenizer
 
 PathLike = str | os.PathLike[str]
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass
-class Outcome:
-    """What is known of an answer, filled while it is generated. finish: see `Reply`; "" before its end."""
-
-    tokens: list[int] = field(default_factory=list)
-    log_probabilities: list[float] = field(default_factory=list)
-    finish: str = ""
-
-
-class Reply:
-    """An answer on its way: iterate for pieces of text as they are generated, or take `.text`, which waits
-    for the last.
-
-    frames, video_tokens, devices: what was read, known from the start. tokens: ids generated so far, the
-    closing eos included; log_probabilities: of each, as the model sees it among all ids of text, whatever the
-    sampler makes of that. timings: seconds spent in decode, tokenize, prefill, session (with a folder of
-    sessions: reading or writing there) and, when the answer is complete, generate.
-    """
-
-    def __init__(
-        self,
-        coming: Iterator[str],
-        outcome: Outcome,
-        *,
-        frames: int,
-        video_tokens: int,
-        devices: int,
-        timings: dict[str, float],
-    ) -> None:
-        """
-        Args:
-            coming: the pieces of text, as they are generated.
-            outcome: of the answer; `coming` fills it.
-            frames: frames of video that were read.
-            video_tokens: tokens that these take.
-            devices: devices of the mesh.
-            timings: seconds spent so far; `coming` adds "generate".
-        """
-        self.tokens = outcome.tokens
-        self.log_probabilities = outcome.log_probabilities
-        self.frames = frames
-        self.video_tokens = video_tokens
-        self.devices = devices
-        self.timings = timings
-        self._outcome = outcome
-        self._coming = coming
-        self._said = ""
-
-    def __iter__(self) -> Iterator[str]:
-        """The pieces that are still to come."""
-        for piece in self._coming:
-            if not self._said:
-                piece = piece.lstrip()  # the answer stands after a space
-            self._said += piece
-            if piece:
-                yield piece
-
-    @property
-    def text(self) -> str:
-        """The whole answer; generates what is still missing of it."""
-        for _ in self:
-            pass
-        return self._said.strip()
-
-    @property
-    def finish(self) -> str:
-        """Why the answer ended: "stop" (the model's eos, or a stop string), "length" (it had no more room),
-        "repeated" (no more room, and it said the same again and again: `ending.repeats`), "empty" (whatever
-        the reason, there is no text). Generates what is missing of it.
-        """
-        assert self.text is not None
-        return self._outcome.finish
-
-    @property
-    def probability(self) -> float:
-        """The product of the probabilities of the answer's tokens, its eos included, from 0 to 1. Generates
-        what is missing of it.
-        """
-        assert self.text is not None
-        return math.exp(sum(self.log_probabilities))
 
 
 class Assistant:
@@ -138,6 +58,7 @@ class Assistant:
         remember: int = 1 << 30,
         cache_dtype: str | None = None,
         sessions: Sessions | None = None,
+        knows: Knows | None = None,
     ) -> None:
         """
         Args:
@@ -149,6 +70,7 @@ class Assistant:
                 within an eighth of that.
             cache_dtype: of keys and values (None: the weights'); see `Engine`.
             sessions: where prefixes are kept for other processes (None: nowhere).
+            knows: what it was trained for (None: nobody says).
 
         Raises:
             UserError: where these do not fit together.
@@ -166,8 +88,17 @@ class Assistant:
         self.model = model
         self.text = text
         self.tokenizer = tokenizer
+        self.knows = knows
+        fps = model.settings.get("fps")
+        self.known_fps = float(fps) if isinstance(fps, int | float) and fps > 0 else None
         self.processor = Processor(
-            model.config, model.vocabulary, text, tokenizer, stream, remember=remember // 8
+            model.config,
+            model.vocabulary,
+            text,
+            tokenizer,
+            stream,
+            remember=remember // 8,
+            known_fps=None if knows is None else self.known_fps,
         )
         self.eos = model.vocabulary.eos
         self.engine = Engine(model, cache_dtype=cache_dtype)
@@ -242,9 +173,46 @@ class Assistant:
         for question in questions:
             self.processor.check_request(len(paths), question, fps, max_tokens)
         timings = {"decode": 0.0, "tokenize": 0.0, "prefill": 0.0}
+        prefixes = [self._read(paths, question, fps, timings, progress) for question in questions]
+
+        def times(frames: int) -> tuple[np.ndarray, np.ndarray]:
+            return np.arange(frames) / fps, np.arange(1, frames + 1) / fps
+
+        watched = Watched(prefixes[0].frames / fps, fps, times, len(paths))
+        return self.answers(
+            prefixes, questions, watched, timings, sampler=sampler, max_tokens=max_tokens, stop=stop
+        )
+
+    def answers(
+        self,
+        prefixes: Sequence[Prefix],
+        questions: Sequence[str],
+        watched: Watched,
+        timings: dict[str, float],
+        *,
+        sampler: Sampler | None = None,
+        max_tokens: int = 128,
+        stop: Sequence[str] = (),
+    ) -> list[Reply]:
+        """The answers to questions about videos that were read.
+
+        Args:
+            prefixes: for each question what stands before it.
+            questions: checked by `Processor.check_request`.
+            watched: what the prefixes hold.
+            timings: seconds spent so far.
+            sampler: how tokens are chosen (None: always the likeliest).
+            max_tokens: the longest answer.
+            stop: strings at which an answer ends, before the first of them.
+
+        Returns:
+            A reply for each question.
+
+        Raises:
+            UserError: for a question that leaves no room for its answer.
+        """
         requests = []
-        for question in questions:
-            prefix = self._read(paths, question, fps, timings, progress)
+        for prefix, question in zip(prefixes, questions, strict=True):
             asked = self.processor.prompts.question(question)
             longest = self.processor.answer_tokens(len(prefix), len(asked), max_tokens)
             requests.append(
@@ -262,22 +230,57 @@ class Assistant:
         streams = self.scheduler.submit(requests)
         timings["prefill"] += time.perf_counter() - began
         return [
-            self._reply(stream, question, stop, dict(timings)) for stream, question in zip(streams, questions)
+            self._reply(stream, question, stop, dict(timings), watched)
+            for stream, question in zip(streams, questions)
         ]
 
+    def session(
+        self, video: PathLike | None = None, fps: float = 1.0, *, progress: Progress | None = None
+    ) -> LiveSession:
+        """A video that grows: frames are added as they come, and questions asked in between.
+
+        Args:
+            video: a file that it begins with (None: nothing).
+            fps: frames that are looked at in each second of that file; those that are added come at their own
+                times.
+            progress: called with (what, done, of) while the file is read.
+
+        Raises:
+            UserError: for a file that is no video or too long, and for a model that is asked before it sees.
+        """
+        return LiveSession(self.engine, self.processor, self.answers, video, fps, progress=progress)
+
     def _reply(
-        self, stream: TokenStream, question: str, stop: Sequence[str], timings: dict[str, float]
+        self,
+        stream: TokenStream,
+        question: str,
+        stop: Sequence[str],
+        timings: dict[str, float],
+        watched: Watched,
     ) -> Reply:
         outcome = Outcome()
         prefix = stream.request.prefix
         assert prefix is not None
+
+        prompts = self.processor.prompts
+        asked = stream.request.tokens
+        viewing = Viewing(self.engine, prompts, self.tokenizer, prefix, asked, watched.times)
         return Reply(
-            _pieces(stream, self.text, stop, outcome, timings),
+            pieces(stream, self.text, stop, outcome, timings),
             outcome,
             frames=prefix.frames,
             video_tokens=len(prefix) - len(self.processor.prompts.opening(question)),
             devices=self.model.mesh.size,
             timings=timings,
+            viewing=viewing,
+            warnings=warnings(
+                self.knows,
+                question,
+                seconds=watched.seconds,
+                videos=watched.videos,
+                fps=watched.fps,
+                known_fps=self.known_fps,
+            ),
         )
 
     def _read(
@@ -366,46 +369,6 @@ class Assistant:
         return prefix
 
 
-def _pieces(
-    stream: TokenStream, text: TextTokenizer, stop: Sequence[str], outcome: Outcome, timings: dict[str, float]
-) -> Iterator[str]:
-    """Pieces of text as they come, up to the first string of `stop`, and what else is known into `outcome`.
-
-    Holds no reference to the Reply: in a reference cycle a dropped Reply would be collected late, and its row
-    freed late.
-    """
-    pieces = text.stream()
-    stops = StopStrings(stop)
-    said = ""
-    began = time.perf_counter()
-    try:
-        for token in stream:
-            outcome.tokens.append(token)
-            outcome.log_probabilities.append(stream.log_probabilities[-1])
-            piece = stops.push(pieces.push(token))
-            said += piece
-            yield piece
-            if stops.found:
-                break
-        timings["generate"] = time.perf_counter() - began
-        rest = stops.push(pieces.finish()) + stops.finish()
-        said += rest
-        ended = bool(outcome.tokens) and outcome.tokens[-1] in stream.request.stop
-        outcome.finish = _finish(outcome.tokens, said, stops.found or ended)
-        yield rest
-    finally:
-        stream.close()
-
-
-def _finish(tokens: Sequence[int], said: str, stopped: bool) -> str:
-    """See `Reply.finish`."""
-    if not said.strip():
-        return "empty"
-    if stopped:
-        return "stop"
-    return "repeated" if repeats(tokens) else "length"
-
-
 def load(
     dir: PathLike | None = None,
     mesh: Mesh | None = None,
@@ -442,5 +405,8 @@ def load(
     text = load_text_tokenizer(folder)
     video_tokenizer = load_video_tokenizer(shipped.tokenizer_of(folder, settings, tokenizer))
     stream = StreamFormat.from_dict(settings.get("stream") or {})
+    knows = Knows.from_dict(settings["knows"], f"{folder}: knows") if "knows" in settings else None
     model = load_model(folder, mesh, dtype=dtype)
-    return Assistant(model, text, video_tokenizer, stream, cache_dtype=cache_dtype, sessions=kept)
+    return Assistant(
+        model, text, video_tokenizer, stream, cache_dtype=cache_dtype, sessions=kept, knows=knows
+    )

@@ -48,6 +48,7 @@ class Processor:
         stream: StreamFormat | None = None,
         *,
         remember: int = 1 << 27,
+        known_fps: float | None = None,
     ) -> None:
         """
         Args:
@@ -57,9 +58,11 @@ class Processor:
             tokenizer: its video tokenizer.
             stream: how things stand in its prompts.
             remember: bytes of codes that are kept.
+            known_fps: frames a second that it was trained on, the only ones to be asked for (None: any).
         """
         self.max_length = config.max_length
         self.frame_period = config.frame_period
+        self.known_fps = known_fps
         self.text = text
         self.tokenizer = tokenizer
         self.prompts = PromptProcessor(text, vocabulary, stream or StreamFormat())
@@ -200,6 +203,12 @@ class Processor:
             f"{names}: {frames} frames at {fps:g} a second do not fit the {self.max_length} tokens that "
             f"the model reads; about {fitting} frames do"
         )
+        if self.known_fps is not None and need(self.known_fps) <= self.max_length:
+            raise UserError(f"{line}: ask with --fps {self.known_fps:g}")
+        if self.known_fps is not None:
+            raise UserError(
+                f"{line}: give a shorter video, for this model was trained on {self.known_fps:g} a second"
+            )
         rate = fps * fitting / frames
         for _ in range(200):
             rounded = _round_down(rate)

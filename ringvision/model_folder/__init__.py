@@ -3,6 +3,7 @@
 files.py    which files it consists of
 writer.py   arrays -> folder
 reader.py   folder -> arrays, or straight onto devices
+knows.py    what config.json says that the model was trained for
 """
 
 from ringvision.model_folder.files import (
@@ -17,6 +18,7 @@ from ringvision.model_folder.files import (
     weight_files,
     weight_names,
 )
+from ringvision.model_folder.knows import Knows
 from ringvision.model_folder.reader import (
     ModelReader,
     check_specs,
@@ -32,6 +34,7 @@ __all__ = [
     "INDEX_FILE",
     "MAX_FILE",
     "WEIGHTS_FILE",
+    "Knows",
     "ModelReader",
     "ModelWriter",
     "Spec",

@@ -14,6 +14,7 @@ so the tokens may lie in any layout that the devices like. The same code runs on
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from ringvision.models.layers import Attention, Embedding, FeedForward, RMSNorm,
 from ringvision.models.parameters import gathered, on_shards
 from ringvision.models.presets import PRESETS, TransformerConfig
 from ringvision.models.remat import rematerialised
+from ringvision.ops.attended import attended_by_group
 from ringvision.ops.attention import Partial, heads_first, merge
 from ringvision.ops.cached import cached_attention
 from ringvision.ops.kernels import attend
@@ -168,33 +170,124 @@ class Transformer(nnx.Module):
             not fit (see `Cache.free`), hidden is NaN.
         """
         mesh = mesh or _one_device()
+        x, (k, v), _ = self._extended(
+            tokens,
+            positions,
+            segment_ids,
+            cache.dtype,
+            mesh,
+            own=None if fresh else cache,
+            prefix=None if prefix is None else _below(prefix, shared),
+        )
+        cache = cache.append(k, v, positions, segment_ids, mesh=mesh)
+        return jnp.where(cache.overflowed, jnp.nan, self.norm(x)), cache
+
+    def attended(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segment_ids: jax.Array,
+        weights: jax.Array,
+        prefix: Cache,
+        groups: jax.Array,
+        num_groups: int,
+        *,
+        mesh: Mesh | None = None,
+        shared: jax.Array | int | None = None,
+    ) -> jax.Array:
+        """How much of the attention of some tokens is on each group of what was read before them: the tokens
+        are read once more, and nothing is kept.
+
+        Args:
+            tokens: int32 [B, T], as for `extend`, with a row for every row of the prefix.
+            positions: int32 [B, T].
+            segment_ids: int32 [B, T].
+            weights: float32 [B, W, T], what each token's attention counts in each of W sums.
+            prefix: what they stand behind.
+            groups: int32 [P], the group of the token at each position; one outside 0 to num_groups - 1 is
+                none, and so is that of a position from P on.
+            num_groups: how many groups there are.
+            mesh: the devices (None: one).
+            shared: int32 [], of the prefix only positions below it (None: all).
+
+        Returns:
+            float32 [layers, B, N, W, num_groups]: of each head, sums over tokens of weight times probability.
+        """
+        mesh = mesh or _one_device()
+        visible = _below(prefix, shared)
+        whose = Tokens(positions, segment_ids, self._earliest(tokens, positions))
+        group = jnp.take(groups, visible.positions, mode="fill", fill_value=-1)  # (B, S)
+
+        def observe(q: jax.Array, lse: jax.Array, keys: Stored) -> jax.Array:
+            return attended_by_group(
+                q,
+                keys.read(q.dtype),
+                lse,
+                weights,
+                group,
+                num_groups,
+                mesh=mesh,
+                q_tokens=whose,
+                k_tokens=Tokens(visible.positions, visible.segment_ids),
+                window=self.config.window,
+            )
+
+        _, _, seen = self._extended(
+            tokens, positions, segment_ids, prefix.dtype, mesh, own=None, prefix=visible, observe=observe
+        )
+        return seen
+
+    def _extended(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segment_ids: jax.Array,
+        dtype: jnp.dtype,
+        mesh: Mesh,
+        *,
+        own: Cache | None,
+        prefix: Cache | None,
+        observe: Callable[[jax.Array, jax.Array, Stored], jax.Array] | None = None,
+    ) -> tuple[jax.Array, Pair, Any]:
+        """See `extend`. dtype: of the cache for which keys and values are stored. observe: gets of each layer
+        the queries [B, T, N, H], their lse float32 [B, N, T] over all that they attend to, and the prefix's
+        keys [B, K, S, H].
+
+        Returns:
+            Hidden states [B, T, D] before the last norm, the new keys and values [layers, B, K, T, H], and
+            what `observe` gave, stacked.
+        """
         graphdef, stacked = nnx.split(self.layers)
         whose = Tokens(positions, segment_ids, self._earliest(tokens, positions))
         sharpness = self._sharpness(tokens, positions)
-        visible = prefix
-        if prefix is not None and shared is not None:
-            visible = replace(prefix, segment_ids=jnp.where(prefix.positions < shared, prefix.segment_ids, 0))
 
         def block(
             x: jax.Array, scanned: tuple[nnx.State, Pair | None, Pair | None]
-        ) -> tuple[jax.Array, Pair]:
+        ) -> tuple[jax.Array, tuple[Pair, Any]]:
             layer_params, old, common = scanned
             layer = nnx.merge(graphdef, layer_params)
             q, k, v = self._queries_keys_values(layer, x, positions, sharpness)
             # what attention reads now is what it will read from the cache
-            keys = store(k, cache.dtype)
-            values = store(v, cache.dtype)
-            part = self._attend_to_itself(q, keys.read(q.dtype), values.read(q.dtype), whose, mesh)
-            for pair, among in ((old, cache), (common, visible)):
+            keys = store(k, dtype)
+            values = store(v, dtype)
+            out, lse = self._attend_to_itself(q, keys.read(q.dtype), values.read(q.dtype), whose, mesh)
+            for pair, among in ((old, own), (common, prefix)):
                 if pair is not None and among is not None:
-                    part = self._attend_to_cache(q, pair, whose, among, mesh, part)
-            return self._rest_of_block(layer, x, part[0], mesh), jax.tree.map(heads_first, (keys, values))
+                    out, lse = self._attend_to_cache(q, pair, whose, among, mesh, (out, lse))
+            seen = None
+            if observe is not None and common is not None:
+                seen = observe(q, lse, common[0])
+                out = out + 0 * jnp.sum(seen)  # what follows waits for it; see _attend_to_cache
+            kept = jax.tree.map(heads_first, (keys, values))
+            return self._rest_of_block(layer, x, out, mesh), (kept, seen)
 
-        own = None if fresh else cache.stored
-        common = None if prefix is None else prefix.stored
-        x, (k, v) = jax.lax.scan(block, self._embed(tokens, positions), (stacked, own, common))
-        cache = cache.append(k, v, positions, segment_ids, mesh=mesh)
-        return jnp.where(cache.overflowed, jnp.nan, self.norm(x)), cache
+        scanned = (
+            stacked,
+            None if own is None else own.stored,
+            None if prefix is None else prefix.stored,
+        )
+        x, (new, seen) = jax.lax.scan(block, self._embed(tokens, positions), scanned)
+        return x, new, seen
 
     def _attend_to_itself(
         self, q: jax.Array, k: jax.Array, v: jax.Array, whose: Tokens, mesh: Mesh
@@ -358,6 +451,13 @@ def _pinned(x: jax.Array, mesh: Mesh) -> jax.Array:
     if mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, sharding(mesh, "batch", "length", None))
+
+
+def _below(prefix: Cache, shared: jax.Array | int | None) -> Cache:
+    """The prefix as it is seen where only positions below `shared` are (None: all)."""
+    if shared is None:
+        return prefix
+    return replace(prefix, segment_ids=jnp.where(prefix.positions < shared, prefix.segment_ids, 0))
 
 
 def _one_device() -> Mesh:

@@ -92,6 +92,14 @@ def test_every_command_explains_itself(command, capsys):
         (["ask", "clip.mp4", "why?", "--devices", "4", "--mesh", "context=3"], "4 devices"),
         (["ask", "clip.mp4", "why?", "--temperature", "-1"], "temperature -1"),
         (["ask", "clip.mp4", "why?", "--cache-dtype", "int9"], "--cache-dtype is 'int9': did you mean int8?"),
+        (
+            ["ask", "clip.mp4", "why?", "--explain", "out.gif"],
+            "out.gif ends in .gif; give a name that ends in",
+        ),
+        (["ask", "clip.mp4", "why?", "--explain", "no/out.png"], "there is no folder no; make it first"),
+        (["ask", "clip.mp4", "why?", "--follow"], "clip.mp4: no such file"),
+        (["ask", "a.ts", "b.ts", "why?", "--follow"], "--follow reads one video, and 2 were given"),
+        (["ask", "a.ts", "why?", "--follow", "--sessions", "x"], "leave one of them out"),
         (["ask", "clip.mp4", "why?", "--sessions-limit", "-3"], "expected a whole number from 1 upward"),
         (["ask", str(ROOT / "demos/clips/needle.mp4"), "why?", "--model", "nowhere"], "nowhere"),
         (["ask", "clip.mp4", "why?"], "clip.mp4: no such file"),
@@ -192,6 +200,8 @@ def test_ask_streams_the_answer_and_says_what_it_does(model, clip, capsys):
         "devices",
         "finish",
         "probability",
+        "spans",
+        "warnings",
         "seconds",
     }
     assert alone["finish"] in ("stop", "length", "repeated", "empty")
@@ -210,6 +220,26 @@ def test_ask_streams_the_answer_and_says_what_it_does(model, clip, capsys):
     assert "2 cpu devices, a ring of 2" in err
     assert f"{alone['frames']} frames" in err
     assert f"{alone['video_tokens']} tokens" in err
+
+
+def test_ask_follows_a_file_to_its_end_or_to_ctrl_c(model, clip, capsys, monkeypatch):
+    """A complete file: what reading it at once gives, after a moment, or at once where someone interrupts."""
+    request = ["ask", str(clip), "What colour was the circle?", "--model", str(model), "--max-tokens", "6"]
+    request += ["--devices", "1", "--json"]
+    assert cli.main(request) == 0
+    expected = json.loads(capsys.readouterr().out)
+    assert cli.main([*request, "--follow", "--follow-quiet", "0.2"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert [found[name] for name in ("answer", "tokens", "frames", "spans")] == [
+        expected[name] for name in ("answer", "tokens", "frames", "spans")
+    ]
+    assert f"followed to {found['frames']} s" in err
+    monkeypatch.setattr("ringvision.infer.follow.time.sleep", lambda _: signal.raise_signal(signal.SIGINT))
+    before = signal.getsignal(signal.SIGINT)
+    assert cli.main([*request, "--follow", "--follow-quiet", "1000"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] == expected["tokens"]
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("given", [["--devices", "3"], []])

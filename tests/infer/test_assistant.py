@@ -19,6 +19,7 @@ from ringvision.infer import processor as processor_module
 from ringvision.infer.assistant import Assistant, load
 from ringvision.infer.engine import Rows
 from ringvision.infer.prefix_cache import PrefixCache
+from ringvision.infer.reply import finish as finish_of
 from ringvision.infer.sampler import Sampler
 from ringvision.mesh import make_mesh
 
@@ -177,7 +178,7 @@ def test_how_an_answer_ends_and_how_likely_it_is(alone: Assistant, clips: list[P
     ],
 )
 def test_the_four_ends(tokens: list[int], said: str, stopped: bool, finish: str) -> None:
-    assert assistant_module._finish(tokens, said, stopped) == finish
+    assert finish_of(tokens, said, stopped) == finish
 
 
 QUESTIONS = [QUESTION, "What?", "Which came first, the red circle or the blue cross?", "How many were there?"]

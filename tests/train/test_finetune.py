@@ -124,6 +124,8 @@ def test_a_chat_model_stays_one(pieces: Path, tmp_path: Path, source: str, train
     back to transformers and return.
     """
     model = imported(pieces, source, tmp_path / "model")
+    knows = {"about": "talk", "questions": {"greeting": ["How are you?"]}, "seconds": 1}
+    (model / "config.json").write_text(json.dumps({**read_config(model), "knows": knows}))
     setup = run(model, tmp_path / "run", trainable, talk(pieces))
     state = train(setup, quiet=True, mesh=one_device())
     tuned = tmp_path / "run/model"
@@ -133,6 +135,7 @@ def test_a_chat_model_stays_one(pieces: Path, tmp_path: Path, source: str, train
     settings = read_config(tuned)
     assert settings["transformer"] == before["transformer"] and settings["text"] == before["text"]
     assert settings["base"] == {"name": "model", "license": None} and "source" not in settings
+    assert settings["knows"] == knows
     assert_comes_back(tuned, "hf", tmp_path)
     changed = {
         name

@@ -14,11 +14,11 @@ from typing import Any
 import av
 import av.error
 import numpy as np
-from PIL import Image
 
 from ringvision.data.video.frame_stream import FrameStream
 from ringvision.data.video.info import DecordUnsuited, Limits, VideoError, VideoInfo
 from ringvision.data.video.mp4 import Track, video_track
+from ringvision.data.video.square import square
 from ringvision.data.video.times import TOLERANCE, end_slack, sample_times, shown_at
 
 DECORD_READS = {"h264", "hevc", "vp8", "vp9", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg"}
@@ -311,21 +311,6 @@ class Video:
         """Holds what was really found to the limits, since the header may lie."""
         if frames > self.limits.max_frames or duration > self.limits.max_duration:
             self.limits.check(self.name, replace(self.info, num_frames=frames, duration=duration))
-
-
-def square(picture: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [H, W, 3] -> uint8 [size, size, 3]: the middle square, reduced (each new pixel is the mean of
-    those it covers) or enlarged.
-    """
-    height, width = picture.shape[:2]
-    side = min(height, width)
-    left = (width - side) // 2
-    top = (height - side) // 2
-    middle = Image.fromarray(np.ascontiguousarray(picture[top : top + side, left : left + side]))
-    if side % size == 0:  # exact means, rounded once
-        return np.asarray(middle.reduce(side // size))
-    kind = Image.Resampling.BOX if side >= 2 * size else Image.Resampling.BILINEAR
-    return np.asarray(middle.resize((size, size), kind))
 
 
 def _rgb(frame: Any, size: int) -> np.ndarray:

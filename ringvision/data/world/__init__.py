@@ -11,6 +11,7 @@ Training uses seeds below `HELD_OUT` and evaluation those from there on, so that
 """
 
 from ringvision.data.world.draw import render
+from ringvision.data.world.examples import example_questions
 from ringvision.data.world.long_questions import LONG_KINDS, NO_CARD, long_chance, long_questions
 from ringvision.data.world.long_scene import (
     MAX_LONG_SECONDS,
@@ -49,7 +50,7 @@ __all__ = [
     "AUXILIARY", "COLOURS", "DIGITS", "DIRECTIONS", "HELD_OUT", "KINDS", "LONG_KINDS", "MAX_LONG_SECONDS",
     "MIN_LONG_SECONDS", "MORE_COLOURS", "NO_CARD", "OTHER", "SHAPES",
     "Card", "Question", "Scene", "Shot", "Thing",
-    "chance", "encoded_frames", "long_chance", "long_questions", "make_long_scene", "make_scene",
-    "one_second_card", "questions", "read_time", "render", "retimed", "time_words", "with_more_colours",
-    "write_video",
+    "chance", "encoded_frames", "example_questions", "long_chance", "long_questions", "make_long_scene",
+    "make_scene", "one_second_card", "questions", "read_time", "render", "retimed", "time_words",
+    "with_more_colours", "write_video",
 ]  # fmt: skip
