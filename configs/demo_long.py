@@ -3,9 +3,9 @@
 
     ringvision train demo_long --devices 2
 
-The first two stages teach to look up what was there at a minute and a second, and when a card was: a few
-frames, whose times lie anywhere in an hour, and many questions about them. The others have longer and longer
-rows: two minutes, seven, an hour. Short clips stay in the mix.
+Stages of few frames, whose times lie anywhere in an hour, and of many questions about them teach to look up
+what was there at a minute and a second, and when a card was; the others have longer and longer rows: two
+minutes, seven, an hour. Short clips stay in the mix.
 What it took and scored stands in demos/model/MODEL_CARD.md.
 """
 
@@ -44,6 +44,10 @@ times = replace(
 )
 
 
+# what tells seconds apart in an hour is the minute
+by_minute = replace(times, leaps=1.0, same_second=0.8, favour=("when", "glance", "count"))
+
+
 def minutes(shortest: int, longest: int) -> LongWorldData:
     """What whole videos are asked, a little more of some kinds."""
     return long_videos(shortest, longest, turns=10, leaps=0.5, glances=8, whens=4)
@@ -78,8 +82,9 @@ config = replace(
         stage("look-up", 2048, 2, 600, 0.008, look_up),
         stage("times", 2048, 2, 400, 0.008, times),
         stage("two minutes", 2048, 2, 600, 0.006, minutes(15, 90)),
-        stage("seven minutes", 8192, 2, 100, 0.004, minutes(60, 400)),
-        stage("an hour", 65536 + 8192, 1, 20, 0.003, replace(minutes(600, 3600), leaps=0.0)),
+        stage("by minute", 2048, 2, 500, 0.008, by_minute),
+        stage("seven minutes", 8192, 2, 80, 0.005, replace(minutes(60, 400), same_second=0.5)),
+        stage("an hour", 65536 + 8192, 1, 12, 0.003, replace(minutes(600, 3600), leaps=0.0)),
     ),
     data=replace(colours.data, text_model=None, tokenizer=None),
     checkpoints=CheckpointConfig(every=50),

@@ -92,6 +92,18 @@ def test_short_parts_and_many_glances(world):
     assert max(sum(one.kind == "when" for one in some) for some in asked) == 5
 
 
+def test_parts_at_the_same_second_of_different_minutes(world):
+    config = LongWorldData(
+        folder=world.name, shortest=20, longest=30, leaps=1.0, same_second=1.0, longest_part=4
+    )
+    videos = LongWorldVideos(config)
+    for index in range(20):
+        times = videos.video(index)[1].astype(int)
+        starts = times[np.cumsum([0, *(part.shown for part in videos._plan(index)[1])])[:-1]]
+        assert len(set(starts % 60)) == 1 and len(set(starts // 60)) == len(starts)
+        assert (np.diff(times) >= 1).all() and times[-1] < 3600
+
+
 @pytest.mark.parametrize("index", range(6))
 def test_times_in_questions_are_those_at_which_it_is_shown(leaping, index):
     """Each second that is asked about is one of the video's, or after its end, which the answer then says."""
@@ -132,6 +144,7 @@ def test_they_are_examples_like_others(videos, processor):
         ({"whens": -1}, "whens is -1"),
         ({"seconds_a_card": 0}, "seconds_a_card is 0"),
         ({"glances": -1}, "glances is -1"),
+        ({"same_second": -0.1}, r"same_second is -0\.1, expected a share"),
         ({"leaps": 1.5}, r"leaps is 1\.5, expected a share"),
         ({"shortest": 1}, "shortest is 1"),
         ({"longest": 3601}, r"longest is 3601, expected shortest \(15\) to 3600"),

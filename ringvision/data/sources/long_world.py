@@ -41,6 +41,8 @@ class LongWorldData(VideoSourceConfig):
 
     shortest, longest: seconds of a video; each doubling between them is as likely.
     leaps: the share of videos whose parts are spread over an hour.
+    same_second: the share of those in which parts begin at one second of different minutes, so that the
+        second alone does not tell them apart.
     longest_part: seconds of the longest part of a short video (None: as long as that is).
     glances, whens: how many glances and questions for a card's time are asked of a video at most.
     seconds_a_card: there is at most a card in so many seconds on average.
@@ -50,6 +52,7 @@ class LongWorldData(VideoSourceConfig):
     shortest: int = 15
     longest: int = 100
     leaps: float = 0.0
+    same_second: float = 0.0
     longest_part: int | None = None
     glances: int = 4
     whens: int = 2
@@ -74,7 +77,9 @@ class LongWorldData(VideoSourceConfig):
             self.longest_part is None or self.longest_part >= 1,
             f"longest_part is {self.longest_part}, expected at least 1 second",
         )
-        checks.that(0 <= self.leaps <= 1, f"leaps is {self.leaps}, expected a share: 0 to 1")
+        for name in ("leaps", "same_second"):
+            share = getattr(self, name)
+            checks.that(0 <= share <= 1, f"{name} is {share}, expected a share: 0 to 1")
         checks.that(
             self.shortest <= self.longest <= HOUR,
             f"longest is {self.longest}, expected shortest ({self.shortest}) to {HOUR} seconds",
@@ -180,8 +185,17 @@ class LongWorldVideos:
     def _later(self, random: np.random.Generator, parts: Sequence[_Frames], most: int) -> np.ndarray:
         """By how many seconds each frame is later than it would be in a video from 0 on: int64 [T]."""
         if random.random() < self._config.leaps:
-            later = np.sort(random.integers(most + 1, size=len(parts)))
-            return np.repeat(later, [part.shown for part in parts])
+            shown = [part.shown for part in parts]
+            minutes = HOUR // 60
+            # drawn where it can be so alone: without same_second the videos are what they were before
+            same = self._config.same_second and random.random() < self._config.same_second
+            if same and len(parts) <= minutes and max(shown) <= 60:
+                first = int(random.integers(60 - max(shown) + 1))
+                starts = 60 * np.sort(random.permutation(minutes)[: len(parts)]) + first
+                later = starts - (np.cumsum(shown) - shown)
+            else:
+                later = np.sort(random.integers(most + 1, size=len(parts)))
+            return np.repeat(later, shown)
         begins = int(random.integers(most + 1)) if random.random() < 0.5 else 0
         return np.full(sum(part.shown for part in parts), begins)
 
