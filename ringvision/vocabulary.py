@@ -5,7 +5,8 @@ end-of-vision.
     text_size … text_size+num_codes-1    codes of the video tokenizer
     text_size+num_codes                  eof, after every frame but the last
     text_size+num_codes+1                eov, after the last frame
-    the next `stamps`                    numbers of time stamps, 0, 1, 2 …, where they have ids of their own
+    the next `stamps`                    numbers of time stamps, where they have ids of their own: seconds 0
+                                         to 59, then minutes 0, 1, 2 …
     … up to size-1                       padding of the vision table, where there is any (LWM: 8448 rows for
                                          8194)
 
@@ -32,8 +33,9 @@ class Vocabulary:
 
     text_size: text pieces. num_codes: codes of the video tokenizer. bos, eos: ids of pieces. vision_start,
     vision_end: ids of the pieces around a video; in LWM a marker is several. vision_size: rows of the vision
-    table; None: num_codes + 2 + stamps. stamps: how many numbers have an id of their own in time stamps, by
-    which what belongs to a video can be told from words; 0: stamps are text pieces.
+    table; None: num_codes + 2 + stamps. stamps: ids of time stamps, by which what belongs to a video can be
+    told from words, and minutes from seconds: 60 and as many minutes as a video may have; 0: stamps are text
+    pieces.
     """
 
     text_size: int
@@ -46,10 +48,10 @@ class Vocabulary:
     stamps: int = 0
 
     def __post_init__(self) -> None:
-        if self.stamps and not 60 <= self.stamps < 2**16:
+        if self.stamps and not 60 < self.stamps < 2**16:
             raise UserError(
-                f"stamps={self.stamps}: expected at least 60, one for each second of a minute, or 0 for time "
-                "stamps that are text pieces"
+                f"stamps={self.stamps}: expected one for each second of a minute and for each minute, at "
+                "least 61, or 0 for time stamps that are text pieces"
             )
         if self.vision_size is None:
             object.__setattr__(self, "vision_size", self.num_codes + 2 + self.stamps)
@@ -119,14 +121,19 @@ class Vocabulary:
         """End of vision: it stands after the last frame instead of `eof`."""
         return self.eof + 1
 
-    def stamp(self, number: int) -> int:
-        """The token of a number in a time stamp. UserError where it is none of the vocabulary's."""
-        if not 0 <= number < self.stamps:
+    @property
+    def minutes(self) -> int:
+        """How many minutes have a stamp of their own."""
+        return max(0, self.stamps - 60)
+
+    def stamp(self, minute: int, second: int) -> list[int]:
+        """The two tokens of a time stamp. UserError where there is none of this minute, or no such second."""
+        if not (0 <= minute < self.minutes and 0 <= second < 60):
             raise UserError(
-                f"a time stamp of {number}: expected a number below {self.stamps}, the last that this "
-                "vocabulary has; a longer video is asked about in parts"
+                f"a time stamp of minute {minute}, second {second}: expected a minute below {self.minutes}, "
+                "the last that this vocabulary has; a longer video is asked about in parts"
             )
-        return self.eov + 1 + number
+        return [self.eov + 1 + 60 + minute, self.eov + 1 + second]
 
     def codes_to_tokens(self, codes: Array) -> Array:
         """codes int [...] -> tokens int32 [...]. UserError where a code is not in 0 … num_codes-1; under a

@@ -5,10 +5,10 @@
     a window        tokens of a video see WINDOW positions back; words see everything
     folded turns    rotary positions repeat after FOLD positions, so that no distance is new
     sharper words   queries of words beyond SHARPENED_FROM grow with the logarithm of their position
-    stamps          the numbers of time stamps have ids of their own, so that they count as video
-    numbers         begin as points on circles, the same for a number's stamp and its piece of text: one
-                    matrix then compares all of them, where a model of short videos knows the first few and
-                    has learned that the others are never said
+    stamps          seconds and minutes of time stamps have ids of their own, so that they count as video
+    numbers         begin as points on circles, the same for a second and its piece of text, and in other
+                    dimensions for minutes: one matrix then compares all of them, where a model of short
+                    videos knows the first few and has learned that the others are never said
 
 What the model says of short videos stays nearly what it was.
 """
@@ -26,7 +26,7 @@ from ringvision.vocabulary import Vocabulary
 WINDOW = 256
 FOLD = 4096
 SHARPENED_FROM = 512
-STAMPS = 120
+MINUTES = 120
 MAX_LENGTH = 2**17
 KNOWN = 12
 """Numbers that the model of short videos was trained with, as times: 0 to 11 seconds."""
@@ -41,7 +41,9 @@ def stretched(settings: dict, arrays: dict[str, np.ndarray], pieces: list[int]) 
     """Settings and arrays of the model, with all three. pieces: the id that each stamp's number has as
     text.
     """
-    vocabulary = Vocabulary.from_dict({**settings["vocabulary"], "vision_size": None, "stamps": len(pieces)})
+    vocabulary = Vocabulary.from_dict(
+        {**settings["vocabulary"], "vision_size": None, "stamps": 60 + len(pieces)}
+    )
     transformer = {
         **settings["transformer"],
         "vocab_size": vocabulary.size,
@@ -55,25 +57,27 @@ def stretched(settings: dict, arrays: dict[str, np.ndarray], pieces: list[int]) 
     more = {
         "embed.table": np.concatenate([table, stamps]),
         # nobody answers with a stamp
-        "unembed.kernel": np.concatenate([head, np.zeros((len(head), len(pieces)), head.dtype)], axis=1),
+        "unembed.kernel": np.concatenate([head, np.zeros((len(head), len(stamps)), head.dtype)], axis=1),
     }
     return {**settings, "vocabulary": vocabulary.to_dict(), "transformer": transformer}, {**arrays, **more}
 
 
 def with_numbers(rows: np.ndarray, pieces: list[int], radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """float [ids, D] -> a copy with other rows for the numbers, and those of their stamps [stamps, D]: a
+    """float [ids, D] -> a copy with other rows for the numbers, and those of the stamps [60 + minutes, D]: a
     number that was known is moved to its point on the circles, others are that far from the mean of these.
     """
     numbers = np.arange(len(pieces))
     angles = 2 * np.pi / ROUND * np.outer(numbers, np.arange(1, 2 * CIRCLES, 2))
     points = np.concatenate([np.cos(angles), np.sin(angles)], axis=1) / np.sqrt(CIRCLES)
-    plane = np.linalg.qr(np.random.default_rng(0).normal(size=(rows.shape[1], 2 * CIRCLES)))[0]
-    before = np.where(numbers[:, None] < KNOWN, rows[pieces], rows[pieces[:KNOWN]].mean(0))
-    stamps = (before + radius * points @ plane.T).astype(rows.dtype)
+    planes = np.linalg.qr(np.random.default_rng(0).normal(size=(rows.shape[1], 4 * CIRCLES)))[0]
+    mean = rows[pieces[:KNOWN]].mean(0)
+    before = np.where(numbers[:, None] < KNOWN, rows[pieces], mean)
+    seconds = (before + radius * points @ planes[:, : 2 * CIRCLES].T).astype(rows.dtype)
+    minutes = (mean + radius * points @ planes[:, 2 * CIRCLES :].T).astype(rows.dtype)
     after = rows.copy()
     whole = [number for number in numbers if pieces.count(pieces[number]) == 1]  # 100 is two pieces
-    after[np.array(pieces)[whole]] = stamps[whole]
-    return after, stamps
+    after[np.array(pieces)[whole]] = seconds[whole]
+    return after, np.concatenate([seconds[:60], minutes])
 
 
 def main() -> None:
@@ -84,7 +88,7 @@ def main() -> None:
     parser.add_argument("dest", type=Path)
     arguments = parser.parse_args()
     text = load_text_tokenizer(arguments.source)
-    pieces = [text.encode(str(number))[-1] for number in range(STAMPS)]
+    pieces = [text.encode(str(number))[-1] for number in range(MINUTES)]
     save_model(
         arguments.dest, *stretched(read_config(arguments.source), load_model(arguments.source), pieces)
     )

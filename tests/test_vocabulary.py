@@ -21,18 +21,22 @@ def test_lwm_pads_its_vision_table():
 
 
 def test_numbers_of_time_stamps_can_have_ids_of_their_own():
-    stamped = Vocabulary(100, 16, 1, 2, (5,), (6,), stamps=60)
-    assert (stamped.eov, stamped.stamp(0), stamped.stamp(59), stamped.size) == (117, 118, 177, 178)
-    assert not stamped.is_vision(np.array([118, 177])).any()
+    stamped = Vocabulary(100, 16, 1, 2, (5,), (6,), stamps=62)
+    assert (stamped.eov, stamped.minutes, stamped.size) == (117, 2, 180)
+    assert stamped.stamp(0, 0) == [178, 118] and stamped.stamp(1, 59) == [179, 177]
+    assert not stamped.is_vision(np.array([118, 177, 178, 179])).any()
     assert Vocabulary.from_dict(stamped.to_dict()) == stamped
-    with pytest.raises(UserError, match="a time stamp of 60: expected a number below 60"):
-        stamped.stamp(60)
-    with pytest.raises(UserError, match="a time stamp of 3"):
-        SMALL.stamp(3)
-    with pytest.raises(UserError, match="expected at least 60"):
-        Vocabulary(100, 16, 1, 2, (5,), (6,), stamps=12)
-    with pytest.raises(UserError, match="60 stamps: expected at least 78"):
-        Vocabulary(100, 16, 1, 2, (5,), (6,), vision_size=40, stamps=60)
+    with pytest.raises(UserError, match="a time stamp of minute 2, second 0: expected a minute below 2"):
+        stamped.stamp(2, 0)
+    with pytest.raises(UserError, match="minute 0, second 60"):
+        stamped.stamp(0, 60)
+    with pytest.raises(UserError, match="a time stamp of minute 0"):
+        SMALL.stamp(0, 3)
+    for few in (12, 60):
+        with pytest.raises(UserError, match="at least 61"):
+            Vocabulary(100, 16, 1, 2, (5,), (6,), stamps=few)
+    with pytest.raises(UserError, match="61 stamps: expected at least 79"):
+        Vocabulary(100, 16, 1, 2, (5,), (6,), vision_size=40, stamps=61)
 
 
 def test_codes_there_and_back():

@@ -275,7 +275,7 @@ class PromptProcessor:
         where the vocabulary has stamps, but none of this minute.
         """
         if self.vocabulary.stamps:
-            return [self.vocabulary.stamp(part) for part in stamp(seconds)]
+            return self.vocabulary.stamp(*stamp(seconds))
         return [token for part in stamp(seconds) for token in self.text.encode(str(part))]
 
     def question(self, question: str) -> np.ndarray:
@@ -426,7 +426,7 @@ class PromptProcessor:
         ]
         free = length - sum(fixed)
         if self.format.stamps and self.vocabulary.stamps:
-            return max(0, min(free // self.period(grid), int(self.vocabulary.stamps * 60 * fps)))
+            return max(0, min(free // self.period(grid), int(self.vocabulary.minutes * 60 * fps)))
         frames = 0
         while (need := self.period(grid, frames / fps)) <= free:
             free -= need

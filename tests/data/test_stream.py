@@ -188,24 +188,25 @@ def test_a_stamp_is_a_minute_and_a_second_of_one_piece_each(processor: PromptPro
 
 
 def test_stamps_can_have_ids_that_are_no_text(processor: PromptProcessor) -> None:
-    v = dataclasses.replace(processor.vocabulary, stamps=62, vision_size=None)
+    v = dataclasses.replace(processor.vocabulary, stamps=122, vision_size=None)
     stamped = dataclasses.replace(processor, vocabulary=v)
-    assert stamped.stamp(61 * 60 + 7) == [v.eov + 62, v.eov + 8]
+    assert stamped.stamp(61 * 60 + 7) == [v.eov + 122, v.eov + 8]
     own = stamped.video(CODES, TIMES)
     codes = [v.code_offset + code for code in range(12)]
     zero, one, two = (v.eov + 1 + number for number in range(3))
-    expected = [*v.vision_start, zero, zero, *codes[:4], v.eof, zero, one, *codes[4:8], v.eof]
-    assert own.tolist() == [*expected, one, two, *codes[8:], v.eov, *v.vision_end]
+    minute = v.eov + 61
+    expected = [*v.vision_start, minute, zero, *codes[:4], v.eof, minute, one, *codes[4:8], v.eof]
+    assert own.tolist() == [*expected, minute + 1, two, *codes[8:], v.eov, *v.vision_end]
     assert len(own) == len(processor.video(CODES, TIMES))
     example = stamped.example([(CODES, TIMES)], [("what?", "this")], vision_weight=1.0)
     assert not example.loss_mask[example.tokens > v.eov].any()
-    with pytest.raises(UserError, match="a time stamp of 62"):
+    with pytest.raises(UserError, match="a time stamp of minute 62"):
         stamped.stamp(62 * 60)
 
 
 @pytest.mark.parametrize("length", [0, 40, 300, 3000, 10**6])
 def test_as_many_frames_fit_where_stamps_are_no_text(processor: PromptProcessor, length: int) -> None:
-    v = dataclasses.replace(processor.vocabulary, stamps=60, vision_size=None)
+    v = dataclasses.replace(processor.vocabulary, stamps=120, vision_size=None)
     stamped = dataclasses.replace(processor, vocabulary=v)
     fit = stamped.frames_that_fit(length, "What was there?", grid=(2, 2), fps=2.0)
     if length == 10**6:  # more than an hour has no stamps
