@@ -155,6 +155,10 @@ class Vocabulary:
         """
         return (tokens >= self.code_offset) & (tokens <= self.eov)
 
+    def is_stamp(self, tokens: Array) -> Array:
+        """tokens int [...] -> bool [...]: True for the numbers of time stamps that have ids of their own."""
+        return (tokens > self.eov) & (tokens <= self.eov + self.stamps)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
         return {

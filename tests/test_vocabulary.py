@@ -25,6 +25,7 @@ def test_numbers_of_time_stamps_can_have_ids_of_their_own():
     assert (stamped.eov, stamped.minutes, stamped.size) == (117, 2, 180)
     assert stamped.stamp(0, 0) == [178, 118] and stamped.stamp(1, 59) == [179, 177]
     assert not stamped.is_vision(np.array([118, 177, 178, 179])).any()
+    assert stamped.is_stamp(np.arange(116, 181)).tolist() == [False] * 2 + [True] * 62 + [False]
     assert Vocabulary.from_dict(stamped.to_dict()) == stamped
     with pytest.raises(UserError, match="a time stamp of minute 2, second 0: expected a minute below 2"):
         stamped.stamp(2, 0)

@@ -307,6 +307,7 @@ class PromptProcessor:
         turns: Sequence[Turn],
         *,
         vision_weight: float = 0.0,
+        stamp_weight: float = 0.0,
         question_weight: float = 0.0,
     ) -> Example:
         """A document of videos and turns, to train on. The loss is on answers and their eos.
@@ -315,6 +316,7 @@ class PromptProcessor:
             videos: codes int [T, h, w] and times [T] in seconds of each.
             turns: question and answer of each.
             vision_weight: the weight of all codes, eof and eov together; that of one answer is 1.
+            stamp_weight: the weight of all time stamps together, where they have ids of their own.
             question_weight: the weight of each question; predicting what is asked about a video teaches
                 about the video, too.
 
@@ -334,6 +336,7 @@ class PromptProcessor:
             self.videos(videos, turns[0][0] if turns else ""),
             parts,
             vision_weight=vision_weight,
+            stamp_weight=stamp_weight,
             question_weight=question_weight,
         )
 
@@ -343,6 +346,7 @@ class PromptProcessor:
         turns: Sequence[tuple[np.ndarray, np.ndarray]],
         *,
         vision_weight: float = 0.0,
+        stamp_weight: float = 0.0,
         question_weight: float = 0.0,
         answer_weight: float = 1.0,
     ) -> Example:
@@ -352,6 +356,7 @@ class PromptProcessor:
             videos: int32 [n].
             turns: question int32 [n] and answer int32 [n] of each.
             vision_weight: the weight of all codes, eof and eov together.
+            stamp_weight: the weight of all time stamps together, where they have ids of their own.
             question_weight: the weight of each question.
             answer_weight: the most that an answer counts (see `weight_of`).
 
@@ -360,9 +365,11 @@ class PromptProcessor:
         """
         tokens = np.concatenate([videos, *(part for turn in turns for part in turn)])
         loss_mask = np.zeros(len(tokens), np.float32)
-        if vision_weight:
-            vision = self.vocabulary.is_vision(videos)
-            loss_mask[: len(videos)][vision] = vision_weight / max(1, int(vision.sum()))
+        for counting, weight in (
+            (self.vocabulary.is_vision(videos), vision_weight),
+            (self.vocabulary.is_stamp(videos), stamp_weight),
+        ):
+            loss_mask[: len(videos)][counting] = weight / max(1, int(counting.sum()))
         answers = []
         weight = 0.0
         at = len(videos)

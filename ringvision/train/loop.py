@@ -44,6 +44,7 @@ from ringvision.train.metrics_file import lost_seconds
 from ringvision.train.record import Record
 from ringvision.train.resume import MODEL_FILE, RUN_FILE, check_resume, fingerprint
 from ringvision.train.rollback import Rollbacks
+from ringvision.train.run_lock import alone
 from ringvision.train.stage import Stage, open_stage
 from ringvision.train.starting_point import Start, starting_point
 from ringvision.train.state import TrainState
@@ -77,8 +78,8 @@ def train(
 
     Raises:
         UserError: data, text model and model do not fit together, the mesh does not divide a batch, processes
-            disagree, nothing can be saved, or the loss stays no number. The run can go on from its last
-            checkpoint.
+            disagree, another run writes to config.out, nothing can be saved, or the loss stays no number. The
+            run can go on from its last checkpoint.
         Interrupted: by SIGTERM or Ctrl-C, after everything was saved.
     """
     with ending_together(), StopRequest() as stop:
@@ -89,6 +90,7 @@ def train(
         kept = config.checkpoints
         ledger = Ledger()
         with (
+            alone(out),
             Checkpoints(out / "checkpoints", keep=kept.keep, keep_every=kept.keep_every) as checkpoints,
             ledger.noticing_compilation(),
         ):

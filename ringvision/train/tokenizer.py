@@ -23,6 +23,7 @@ from ringvision.config import TokenizerTrainConfig
 from ringvision.errors import UserError
 from ringvision.model_folder import save_model
 from ringvision.train.record import Record
+from ringvision.train.run_lock import alone
 from ringvision.train.tokenizer_step import TokenizerState, TokenizerTraining
 from ringvision.tree import flatten
 
@@ -36,7 +37,8 @@ def train_tokenizer(
     """Train until config.steps, or until step `stop_at` to go on another day. -> the state, which is also on
     disk.
 
-    UserError where the frames are missing or of another shape than the network's.
+    UserError where the frames are missing or of another shape than the network's, or another run
+    writes to config.out.
     """
     frames = open_frames(config)
     held_out = min(HELD_OUT, len(frames) // 8)
@@ -57,7 +59,7 @@ def train_tokenizer(
     adversarial_start = config.loss.adversarial_start
     step = int(state.step)
     last = min(config.steps, stop_at or config.steps)
-    with checkpoints, Record(out, step=step, steps=config.steps, quiet=quiet) as record:
+    with alone(out), checkpoints, Record(out, step=step, steps=config.steps, quiet=quiet) as record:
         for sentence in skipped:
             record.say(sentence)
         started = time.monotonic()

@@ -200,6 +200,9 @@ def test_stamps_can_have_ids_that_are_no_text(processor: PromptProcessor) -> Non
     assert len(own) == len(processor.video(CODES, TIMES))
     example = stamped.example([(CODES, TIMES)], [("what?", "this")], vision_weight=1.0)
     assert not example.loss_mask[example.tokens > v.eov].any()
+    both = stamped.example([(CODES, TIMES)], [("what?", "this")], vision_weight=0.5, stamp_weight=2.0)
+    assert both.loss_mask[v.is_stamp(both.tokens)].tolist() == pytest.approx([2 / 6] * 6)
+    assert both.loss_mask[v.is_vision(both.tokens)].sum() == pytest.approx(0.5)
     with pytest.raises(UserError, match="a time stamp of minute 62"):
         stamped.stamp(62 * 60)
 
