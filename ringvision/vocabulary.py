@@ -5,10 +5,11 @@ end-of-vision.
     text_size … text_size+num_codes-1    codes of the video tokenizer
     text_size+num_codes                  eof, after every frame but the last
     text_size+num_codes+1                eov, after the last frame
-    the next `stamps`                    numbers of time stamps, where they have ids of their own: seconds 0
-                                         to 59, then minutes 0, 1, 2 …
+    the next `stamps`                    rows of the embedding for time stamps: seconds 0 to 59, then minutes
     … up to size-1                       padding of the vision table, where there is any (LWM: 8448 rows for
                                          8194)
+    size …                               time stamps, where they have ids of their own: one for each second of
+                                         a video, the sum of its second's row and its minute's
 
 In: the sizes of the two tables and the ids of the special pieces. Out: ids, and the way from codes to tokens
 and back.
@@ -33,9 +34,9 @@ class Vocabulary:
 
     text_size: text pieces. num_codes: codes of the video tokenizer. bos, eos: ids of pieces. vision_start,
     vision_end: ids of the pieces around a video; in LWM a marker is several. vision_size: rows of the vision
-    table; None: num_codes + 2 + stamps. stamps: ids of time stamps, by which what belongs to a video can be
-    told from words, and minutes from seconds: 60 and as many minutes as a video may have; 0: stamps are text
-    pieces.
+    table; None: num_codes + 2 + stamps. stamps: rows for time stamps, 60 and as many minutes as a video may
+    have; each second of a video then has an id of its own, by which it belongs to the video, and is no words;
+    0: stamps are text pieces.
     """
 
     text_size: int
@@ -126,14 +127,14 @@ class Vocabulary:
         """How many minutes have a stamp of their own."""
         return max(0, self.stamps - 60)
 
-    def stamp(self, minute: int, second: int) -> list[int]:
-        """The two tokens of a time stamp. UserError where there is none of this minute, or no such second."""
+    def stamp(self, minute: int, second: int) -> int:
+        """The token of a time stamp. UserError where there is none of this minute, or no such second."""
         if not (0 <= minute < self.minutes and 0 <= second < 60):
             raise UserError(
                 f"a time stamp of minute {minute}, second {second}: expected a minute below {self.minutes}, "
                 "the last that this vocabulary has; a longer video is asked about in parts"
             )
-        return [self.eov + 1 + 60 + minute, self.eov + 1 + second]
+        return self.size + 60 * minute + second
 
     def codes_to_tokens(self, codes: Array) -> Array:
         """codes int [...] -> tokens int32 [...]. UserError where a code is not in 0 … num_codes-1; under a
@@ -154,10 +155,6 @@ class Vocabulary:
         around a video.
         """
         return (tokens >= self.code_offset) & (tokens <= self.eov)
-
-    def is_stamp(self, tokens: Array) -> Array:
-        """tokens int [...] -> bool [...]: True for the numbers of time stamps that have ids of their own."""
-        return (tokens > self.eov) & (tokens <= self.eov + self.stamps)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""

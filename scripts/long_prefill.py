@@ -54,8 +54,8 @@ def stream_of(length: int, period: int, vocabulary: Vocabulary) -> np.ndarray:
     codes = random.integers(vocabulary.text_size, vocabulary.text_size + vocabulary.num_codes, length)
     tokens = np.where(place >= 2, codes, tokens).astype(np.int32)
     if vocabulary.stamps:
-        numbers = [vocabulary.stamp(0, second)[1] for second in range(60)]
-        tokens = np.where(place < 2, random.choice(numbers, length), tokens).astype(np.int32)
+        codes = np.where(place < period - 2, codes, vocabulary.size + np.arange(length) // period % 3600)
+        tokens = np.where(place < period - 1, codes, vocabulary.eof).astype(np.int32)
     tokens[:WORDS] = random.integers(5, vocabulary.text_size, WORDS)
     return tokens
 

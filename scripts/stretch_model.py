@@ -5,7 +5,8 @@
     a window        tokens of a video see WINDOW positions back; words see everything
     folded turns    rotary positions repeat after FOLD positions, so that no distance is new
     sharper words   queries of words beyond SHARPENED_FROM grow with the logarithm of their position
-    stamps          seconds and minutes of time stamps have ids of their own, so that they count as video
+    stamps          every second of a video has an id of its own, the sum of a row for its second and one for
+                    its minute, which stands behind a frame's codes instead of two words before them
     numbers         begin as points on circles, the same for a second and its piece of text, and in other
                     dimensions for minutes: one matrix then compares all of them, where a model of short
                     videos knows the first few and has learned that the others are never said
@@ -48,36 +49,60 @@ def stretched(settings: dict, arrays: dict[str, np.ndarray], pieces: list[int]) 
         **settings["transformer"],
         "vocab_size": vocabulary.size,
         "max_length": MAX_LENGTH,
+        "frame_period": settings["transformer"]["frame_period"] - 1,
+        "stamp_rows": vocabulary.stamps,
         "video_window": WINDOW,
         "sharpened_from": SHARPENED_FROM,
         "rope_scaling": {"factor": 1.0, "trained_length": FOLD, "kind": "folded"},
     }
-    table, stamps = with_numbers(arrays["embed.table"], pieces, EMBEDDED)
-    head = with_numbers(arrays["unembed.kernel"].T, pieces, SAID)[0].T
+    table = arrays["embed.table"]
+    seconds, minutes = circles(len(pieces), table.shape[1])
+    end = table[vocabulary.eof]  # what stands behind a frame
+    stamps = np.concatenate([end + EMBEDDED * seconds[:60], EMBEDDED * minutes]).astype(table.dtype)
+    table = with_numbers(table, pieces, EMBEDDED * seconds)
+    head = with_numbers(arrays["unembed.kernel"].T, pieces, SAID * seconds).T
     more = {
         "embed.table": np.concatenate([table, stamps]),
+        "cells.table": arrays["cells.table"][old_places(len(arrays["cells.table"]))],
         # nobody answers with a stamp
         "unembed.kernel": np.concatenate([head, np.zeros((len(head), len(stamps)), head.dtype)], axis=1),
     }
     return {**settings, "vocabulary": vocabulary.to_dict(), "transformer": transformer}, {**arrays, **more}
 
 
-def with_numbers(rows: np.ndarray, pieces: list[int], radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """float [ids, D] -> a copy with other rows for the numbers, and those of the stamps [60 + minutes, D]: a
-    number that was known is moved to its point on the circles, others are that far from the mean of these.
+def old_places(period: int) -> list[int]:
+    """For each place in a frame of `period` - 1 tokens, codes, a stamp and an end, that of the same in a
+    frame of `period`, whose two words of time stand before the codes. Frames begin at place 2; a stamp is
+    told that it is at an end.
     """
-    numbers = np.arange(len(pieces))
-    angles = 2 * np.pi / ROUND * np.outer(numbers, np.arange(1, 2 * CIRCLES, 2))
+    places = [0] * (period - 1)
+    for token in range(period - 1):
+        before = min(token + 2, period - 1)
+        places[(2 + token) % (period - 1)] = (2 + before) % period
+    return places
+
+
+def circles(count: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The points of so many numbers on circles of radius 1: float64 [count, width], and the same in other
+    dimensions.
+    """
+    angles = 2 * np.pi / ROUND * np.outer(np.arange(count), np.arange(1, 2 * CIRCLES, 2))
     points = np.concatenate([np.cos(angles), np.sin(angles)], axis=1) / np.sqrt(CIRCLES)
-    planes = np.linalg.qr(np.random.default_rng(0).normal(size=(rows.shape[1], 4 * CIRCLES)))[0]
-    mean = rows[pieces[:KNOWN]].mean(0)
-    before = np.where(numbers[:, None] < KNOWN, rows[pieces], mean)
-    seconds = (before + radius * points @ planes[:, : 2 * CIRCLES].T).astype(rows.dtype)
-    minutes = (mean + radius * points @ planes[:, 2 * CIRCLES :].T).astype(rows.dtype)
+    planes = np.linalg.qr(np.random.default_rng(0).normal(size=(width, 4 * CIRCLES)))[0]
+    return points @ planes[:, : 2 * CIRCLES].T, points @ planes[:, 2 * CIRCLES :].T
+
+
+def with_numbers(rows: np.ndarray, pieces: list[int], points: np.ndarray) -> np.ndarray:
+    """float [ids, D] -> a copy in which each number that is one piece is at its point [numbers, D], seen from
+    where it was, if it was known, and otherwise from the mean of those that were.
+    """
+    known = rows[pieces[:KNOWN]]
+    before = np.concatenate([known, np.tile(known.mean(0), (len(pieces) - KNOWN, 1))])
     after = rows.copy()
-    whole = [number for number in numbers if pieces.count(pieces[number]) == 1]  # 100 is two pieces
-    after[np.array(pieces)[whole]] = seconds[whole]
-    return after, np.concatenate([seconds[:60], minutes])
+    for number, piece in enumerate(pieces):
+        if pieces.count(piece) == 1:  # 100 is two pieces
+            after[piece] = before[number] + points[number]
+    return after
 
 
 def main() -> None:

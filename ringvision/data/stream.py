@@ -54,8 +54,10 @@ class PictureFormat:
 class StreamFormat:
     """The layout of the stream. It belongs to a model, which was trained on it.
 
-    stamps: whether each frame is preceded by the minute and the second at which it is shown, one token each,
-    so that all frames take the same number of tokens. in_step: whether spaces are put before a second video,
+    stamps: whether each frame says when it is shown: before its codes the minute and the second, a piece of
+    text each, or, where the vocabulary has stamps of its own, one of these behind its codes, which then knows
+    what was seen and when; so all frames take the same number of tokens. in_step: whether spaces are put
+    before a second video,
     so that its frames begin at the same token, counted modulo the tokens of a frame, as those of the first.
     question: the text around a question. It holds `{question}` once, and `{video}` where the videos belong
     (without it they come first); the answer follows after one space. The text of a special token in it means
@@ -194,7 +196,11 @@ class PromptProcessor:
         pieces: list[Any] = [self.start]
         for index, frame in enumerate(codes):
             last = index + 1 == frames
-            pieces += [self.before(frame.shape, times[index]), self.rows(frame), self.after(last=last)]
+            pieces += [
+                self.before(frame.shape, times[index]),
+                self.rows(frame),
+                self.after(times[index], last=last),
+            ]
         return np.concatenate([np.asarray(piece, np.int32) for piece in [*pieces, self.end]])
 
     @property
@@ -214,7 +220,7 @@ class PromptProcessor:
 
     def before(self, grid: tuple[int, ...], seconds: float) -> list[int]:
         """The tokens before the codes of a frame. grid: its (h, w). seconds: when it is shown."""
-        stamp = self.stamp(seconds) if self.format.stamps else []
+        stamp = [] if self._stamps_behind else self._stamp(seconds)
         picture = self.format.picture
         if picture is None:
             return stamp
@@ -227,12 +233,20 @@ class PromptProcessor:
         ends = np.tile(np.array(self.row_end, np.int32), (len(tokens), 1))  # (h, tokens of row_end)
         return np.concatenate([tokens, ends], axis=1).reshape(-1)
 
-    def after(self, *, last: bool) -> list[int]:
-        """The tokens after the codes of a frame. last: whether it is the last one of its video."""
+    def after(self, seconds: float, *, last: bool) -> list[int]:
+        """The tokens after the codes of a frame. seconds: when it is shown. last: whether it is the last one
+        of its video.
+        """
+        stamp = self._stamp(seconds) if self._stamps_behind else []
         picture = self.format.picture
         if picture is None:
-            return [self.vocabulary.eov if last else self.vocabulary.eof]
-        return [*picture.end, *self.vocabulary.vision_end]
+            return [*stamp, self.vocabulary.eov if last else self.vocabulary.eof]
+        return [*stamp, *picture.end, *self.vocabulary.vision_end]
+
+    @property
+    def _stamps_behind(self) -> bool:
+        """Whether a frame's time stands behind its codes; if there is one, it stands before them else."""
+        return self.vocabulary.stamps > 0
 
     def opening(self, question: str = "") -> np.ndarray:
         """-> int32 [n]: bos, and the text before the videos. question: part of that text where the format
@@ -267,15 +281,18 @@ class PromptProcessor:
         return (
             len(self.before(grid, seconds))
             + grid[0] * (grid[1] + len(self.row_end))
-            + len(self.after(last=False))
+            + len(self.after(seconds, last=False))
         )
 
-    def stamp(self, seconds: float) -> list[int]:
-        """The tokens of a time: its minute and its second, always two tokens below 100 minutes. UserError
-        where the vocabulary has stamps, but none of this minute.
+    def _stamp(self, seconds: float) -> list[int]:
+        """The tokens of a time: one where the vocabulary has stamps, otherwise its minute and its second,
+        always two below 100 minutes; none where frames have no stamps. UserError where the vocabulary has
+        stamps, but none of this minute.
         """
+        if not self.format.stamps:
+            return []
         if self.vocabulary.stamps:
-            return self.vocabulary.stamp(*stamp(seconds))
+            return [self.vocabulary.stamp(*stamp(seconds))]
         return [token for part in stamp(seconds) for token in self.text.encode(str(part))]
 
     def question(self, question: str) -> np.ndarray:
@@ -307,7 +324,6 @@ class PromptProcessor:
         turns: Sequence[Turn],
         *,
         vision_weight: float = 0.0,
-        stamp_weight: float = 0.0,
         question_weight: float = 0.0,
     ) -> Example:
         """A document of videos and turns, to train on. The loss is on answers and their eos.
@@ -316,7 +332,6 @@ class PromptProcessor:
             videos: codes int [T, h, w] and times [T] in seconds of each.
             turns: question and answer of each.
             vision_weight: the weight of all codes, eof and eov together; that of one answer is 1.
-            stamp_weight: the weight of all time stamps together, where they have ids of their own.
             question_weight: the weight of each question; predicting what is asked about a video teaches
                 about the video, too.
 
@@ -336,7 +351,6 @@ class PromptProcessor:
             self.videos(videos, turns[0][0] if turns else ""),
             parts,
             vision_weight=vision_weight,
-            stamp_weight=stamp_weight,
             question_weight=question_weight,
         )
 
@@ -346,7 +360,6 @@ class PromptProcessor:
         turns: Sequence[tuple[np.ndarray, np.ndarray]],
         *,
         vision_weight: float = 0.0,
-        stamp_weight: float = 0.0,
         question_weight: float = 0.0,
         answer_weight: float = 1.0,
     ) -> Example:
@@ -356,7 +369,6 @@ class PromptProcessor:
             videos: int32 [n].
             turns: question int32 [n] and answer int32 [n] of each.
             vision_weight: the weight of all codes, eof and eov together.
-            stamp_weight: the weight of all time stamps together, where they have ids of their own.
             question_weight: the weight of each question.
             answer_weight: the most that an answer counts (see `weight_of`).
 
@@ -365,11 +377,9 @@ class PromptProcessor:
         """
         tokens = np.concatenate([videos, *(part for turn in turns for part in turn)])
         loss_mask = np.zeros(len(tokens), np.float32)
-        for counting, weight in (
-            (self.vocabulary.is_vision(videos), vision_weight),
-            (self.vocabulary.is_stamp(videos), stamp_weight),
-        ):
-            loss_mask[: len(videos)][counting] = weight / max(1, int(counting.sum()))
+        if vision_weight:
+            vision = self.vocabulary.is_vision(videos)
+            loss_mask[: len(videos)][vision] = vision_weight / max(1, int(vision.sum()))
         answers = []
         weight = 0.0
         at = len(videos)

@@ -229,7 +229,7 @@ def frames_of_tokens(
     if prompts.format.picture:
         video = np.zeros_like(video)
     before = len(prompts.before(grid, 0.0))
-    after = len(prompts.row_end) + len(prompts.after(last=False))
+    after = len(prompts.row_end) + len(prompts.after(0.0, last=False))
     end = 0
     for number, (first, last) in enumerate(by_frame[:, [0, -1]].tolist()):
         follows = number > 0 and video[number] == video[number - 1]

@@ -212,12 +212,11 @@ class Drawing:
         for index, scale in enumerate(scales):
             first = self.drawn + index * generator.tokenizer.codes_per_frame
             batch.sample(0, self.request.sampler, first=first, without=1 if guided else None, scale=scale)
-            self._force(
-                batch, generator.processor.prompts.before(generator.tokenizer.grid, self._moment(seen, index))
-            )
+            moment = self._moment(seen, index)
+            self._force(batch, generator.processor.prompts.before(generator.tokenizer.grid, moment))
             yield self._frame(batch, first, report)[0]
             if index + 1 < len(scales):
-                self._force(batch, generator.processor.prompts.after(last=False))
+                self._force(batch, generator.processor.prompts.after(moment, last=False))
 
     def _frame(self, batch: DecodeBatch, first: int, report: Progress | None) -> np.ndarray:
         """Draws and reads a frame in every row: codes int32 [R, h, w]. first: the number of its first
@@ -258,7 +257,9 @@ class Drawing:
             frames = self._drafts(prefix, int(before[-1]), first, moment, scale)
             report("codes", first + frames.size, self._codes_in_all())
             yield frames
-            read = np.concatenate([before, prompts.rows(frames), prompts.after(last=False)]).astype(np.int32)
+            read = np.concatenate([before, prompts.rows(frames), prompts.after(moment, last=False)]).astype(
+                np.int32
+            )
 
     def _drafts(self, prefix: Prefix, token: int, first: int, moment: float, scale: float) -> np.ndarray:
         """Draws several frames after the prefix and `token`, and chooses: codes int32 [h, w]."""
@@ -311,7 +312,7 @@ class Drawing:
         """What ends the video here, and asks what is to be seen at this moment."""
         prompts = self.generator.processor.prompts
         return np.concatenate(
-            [prompts.after(last=True), prompts.end, prompts.question(self.form.question_at(moment))]
+            [prompts.after(moment, last=True), prompts.end, prompts.question(self.form.question_at(moment))]
         ).astype(np.int32)
 
     def _answers(self) -> list[np.ndarray]:

@@ -164,9 +164,11 @@ class LiveSession:
         self._check_room(moments)
         prompts = self._processor.prompts
         new: list[Any] = []
+        last = self._times[-1] if self._times else None
         for frame, moment in zip(codes, moments.tolist(), strict=True):
-            between = prompts.after(last=False) if self._times or new else []
+            between = [] if last is None else prompts.after(last, last=False)
             new += [between, prompts.before(frame.shape, moment), prompts.rows(frame)]
+            last = moment
         self._tokens = np.concatenate([self._tokens, *(np.asarray(part, np.int32) for part in new)])
         self._times += moments.tolist()
         self._whole = None
@@ -198,7 +200,7 @@ class LiveSession:
             self._read_on()
             assert self._rows is not None
             prompts = self._processor.prompts
-            end = np.array([*prompts.after(last=True), *prompts.end], np.int32)
+            end = np.array([*prompts.after(self._times[-1], last=True), *prompts.end], np.int32)
             read = Prefix(self._rows.cache, self._tokens)
             whole = self._engine.prefill(np.concatenate([self._tokens, end]), after=read)
             self._whole = replace(whole, frames=self.frames)
@@ -218,7 +220,9 @@ class LiveSession:
         grid = self._processor.tokenizer.grid
         more = sum(prompts.period(grid, float(moment)) for moment in moments)
         limit = self._processor.max_length
-        words = len(prompts.question("")) + LEAST_ANSWER + len(prompts.after(last=True)) + len(prompts.end)
+        words = (
+            len(prompts.question("")) + LEAST_ANSWER + len(prompts.after(0.0, last=True)) + len(prompts.end)
+        )
         if len(self._tokens) + more + words > limit:
             raise UserError(
                 f"{self.frames} frames are there and {len(moments)} more do not fit the {limit} "

@@ -266,7 +266,7 @@ class Processor:
         return [
             *self.prompts.before(codes.shape, seconds),
             *self.prompts.rows(codes).tolist(),
-            *self.prompts.after(last=False),
+            *self.prompts.after(seconds, last=False),
         ]
 
     def check_frames(self, words: int, seen: int, frames: int, last: float) -> None:

@@ -41,6 +41,11 @@ class TransformerConfig:
     has to find out.
     """
     code_offset: int = 0
+    stamp_rows: int = 0
+    """The last so many rows of the embedding are the 60 seconds and the minutes of time stamps. A stamp has
+    an id from `vocab_size` on, one for each second of a video, and is the sum of two rows; it is never
+    predicted.
+    """
     remat: Literal["none", "block", "dots", "offload"] = "none"
     """What a layer keeps for the backward pass (remat.py): all; its input alone; its matrix products; or its
     input, in the host's memory.
@@ -100,6 +105,11 @@ class TransformerConfig:
         if self.frame_period < 0 or self.code_offset < 0:
             raise UserError(
                 f"frame_period={self.frame_period}, code_offset={self.code_offset}: expected at least 0"
+            )
+        if self.stamp_rows and not 60 < self.stamp_rows < self.vocab_size - self.code_offset:
+            raise UserError(
+                f"stamp_rows={self.stamp_rows} of {self.vocab_size - self.code_offset} rows for videos: "
+                "expected 60 for seconds and one for each minute, beside those of codes; or 0"
             )
         if self.remat not in ("none", "block", "dots", "offload"):
             raise UserError(f"remat={self.remat!r}: expected 'none', 'block', 'dots' or 'offload'")

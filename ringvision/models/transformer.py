@@ -348,11 +348,24 @@ class Transformer(nnx.Module):
         look_up: Callable[[Embedding, jax.Array], jax.Array] = lambda embedding, rows: embedding(rows),
     ) -> jax.Array:
         """int32 [B, L] twice -> [B, L, D]. `look_up` takes rows [B, L] of a table."""
-        x = look_up(self.embed, tokens)
+        x = self._rows(tokens, look_up)
         if not self.config.frame_period:
             return x
         cells = look_up(self.cells, positions % self.config.frame_period)  # (B, L, D)
         return x + jnp.where((tokens >= self.config.code_offset)[..., None], cells, 0)
+
+    def _rows(self, tokens: jax.Array, look_up: Callable[[Embedding, jax.Array], jax.Array]) -> jax.Array:
+        """int32 [B, L] -> [B, L, D]: the row of each token, of a time stamp those of its second and its
+        minute together.
+        """
+        if not self.config.stamp_rows:
+            return look_up(self.embed, tokens)
+        seconds = self.config.vocab_size - self.config.stamp_rows  # the first row of them
+        time = tokens - self.config.vocab_size  # below 0: no stamp
+        is_stamp = time >= 0
+        x = look_up(self.embed, jnp.where(is_stamp, seconds + time % 60, tokens))
+        minutes = look_up(self.embed, jnp.where(is_stamp, seconds + 60 + time // 60, 0))
+        return x + jnp.where(is_stamp[..., None], minutes, 0)
 
     def _earliest(self, tokens: jax.Array, positions: jax.Array) -> jax.Array | None:
         """int32 [B, L] twice -> int32 [B, L], the lowest position that each token sees; None: all see all."""

@@ -64,7 +64,7 @@ def chunked_cross_entropy(
     Args:
         hidden: float [B, L, D].
         head: float [D, V].
-        targets: int [B, L] in 0 ... V-1.
+        targets: int [B, L] in 0 ... V-1; where the weight is 0, any.
         weights: float [B, L], 0 where nothing is learned.
         chunk: how many positions of each row, or on a mesh of a device's share of it, have logits at once.
         groups: of which group each target is; None: all of one.
@@ -154,7 +154,8 @@ def _read(hidden: jax.Array, head: jax.Array, targets: jax.Array) -> _Chunk:
     logits = jnp.einsum("BCD,DV->BCV", hidden, head, preferred_element_type=jnp.float32)
     largest = logits.max(axis=-1)  # (B, C); subtracted, so that no exponential is above 1
     lse = largest + jnp.log(jnp.exp(logits - largest[..., None]).sum(axis=-1))
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    # what is never predicted may have an id beyond the head, and weighs nothing
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1, mode="clip")[..., 0]
     return _Chunk(logits, lse, lse - chosen, (chosen >= largest).astype(jnp.float32))
 
 

@@ -184,38 +184,37 @@ def test_a_stamp_is_a_minute_and_a_second_of_one_piece_each(processor: PromptPro
         (59, 59),
         (0, 0),
     ]
-    assert {len(processor.stamp(seconds)) for seconds in range(0, 6000, 7)} == {2}
+    assert {len(processor.before((2, 2), seconds)) for seconds in range(0, 6000, 7)} == {2}
 
 
 def test_stamps_can_have_ids_that_are_no_text(processor: PromptProcessor) -> None:
     v = dataclasses.replace(processor.vocabulary, stamps=122, vision_size=None)
     stamped = dataclasses.replace(processor, vocabulary=v)
-    assert stamped.stamp(61 * 60 + 7) == [v.eov + 122, v.eov + 8]
     own = stamped.video(CODES, TIMES)
     codes = [v.code_offset + code for code in range(12)]
-    zero, one, two = (v.eov + 1 + number for number in range(3))
-    minute = v.eov + 61
-    expected = [*v.vision_start, minute, zero, *codes[:4], v.eof, minute, one, *codes[4:8], v.eof]
-    assert own.tolist() == [*expected, minute + 1, two, *codes[8:], v.eov, *v.vision_end]
-    assert len(own) == len(processor.video(CODES, TIMES))
+    expected = [*v.vision_start, *codes[:4], v.size, v.eof, *codes[4:8], v.size + 1, v.eof]
+    assert own.tolist() == [*expected, *codes[8:], v.size + 62, v.eov, *v.vision_end]
+    assert len(own) == len(processor.video(CODES, TIMES)) - len(CODES)
     example = stamped.example([(CODES, TIMES)], [("what?", "this")], vision_weight=1.0)
     assert not example.loss_mask[example.tokens > v.eov].any()
-    both = stamped.example([(CODES, TIMES)], [("what?", "this")], vision_weight=0.5, stamp_weight=2.0)
-    assert both.loss_mask[v.is_stamp(both.tokens)].tolist() == pytest.approx([2 / 6] * 6)
-    assert both.loss_mask[v.is_vision(both.tokens)].sum() == pytest.approx(0.5)
+    assert stamped.after(61 * 60 + 7, last=False) == [v.size + 61 * 60 + 7, v.eof]
     with pytest.raises(UserError, match="a time stamp of minute 62"):
-        stamped.stamp(62 * 60)
+        stamped.after(62 * 60, last=False)
 
 
 @pytest.mark.parametrize("length", [0, 40, 300, 3000, 10**6])
 def test_as_many_frames_fit_where_stamps_are_no_text(processor: PromptProcessor, length: int) -> None:
     v = dataclasses.replace(processor.vocabulary, stamps=120, vision_size=None)
     stamped = dataclasses.replace(processor, vocabulary=v)
-    fit = stamped.frames_that_fit(length, "What was there?", grid=(2, 2), fps=2.0)
+    question = "What was there?"
+    fit = stamped.frames_that_fit(length, question, grid=(2, 2), fps=2.0)
     if length == 10**6:  # more than an hour has no stamps
         assert fit == 60 * 60 * 2
     else:
-        assert fit == processor.frames_that_fit(length, "What was there?", grid=(2, 2), fps=2.0)
+        around = [stamped.opening(question), stamped.start, stamped.end, stamped.question(question)]
+        free = length - sum(map(len, around))
+        assert fit == max(0, free // stamped.period((2, 2)))  # codes, a stamp, an end
+        assert stamped.period((2, 2)) == 6
 
 
 def test_frames_of_every_video_begin_in_step(processor: PromptProcessor) -> None:

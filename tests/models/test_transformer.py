@@ -401,3 +401,31 @@ def test_a_code_is_told_its_place_in_the_frame() -> None:
     )
     wrapped = model._embed(jnp.array([[31]]), jnp.array([[6]]))
     np.testing.assert_array_equal(wrapped, told[:, :1])
+
+
+def test_a_time_stamp_is_the_sum_of_its_minute_and_its_second():
+    """And it is a token of the video: with a place in its frame, and no word."""
+    config = replace(
+        PRESETS["tiny"], vocab_size=100, frame_period=5, code_offset=30, stamp_rows=62, video_window=8
+    )
+    model = Transformer(config, rngs=nnx.Rngs(0))
+    table, places = model.embed.table[...], model.cells.table[...]
+    tokens = jnp.array([[3, 31, 100 + 7, 100 + 60 + 59]])
+    positions = jnp.array([[4, 5, 6, 7]])
+    found = model._embed(tokens, positions)
+    expected = [
+        table[3],
+        table[31] + places[0],
+        table[38 + 7] + table[38 + 60] + places[1],
+        table[38 + 59] + table[38 + 61] + places[2],
+    ]
+    np.testing.assert_allclose(found[0], jnp.stack(expected), rtol=1e-6)
+    assert model._earliest(tokens, positions)[0].tolist()[1:] == [-2, -1, 0]
+    hidden = model.hidden(tokens, positions, jnp.ones_like(tokens))
+    assert np.isfinite(np.asarray(hidden)).all()
+
+
+@pytest.mark.parametrize("rows", [60, 70, -3])
+def test_rows_of_stamps_that_cannot_be(rows):
+    with pytest.raises(UserError, match=f"stamp_rows={rows} of 70"):
+        replace(PRESETS["tiny"], vocab_size=100, code_offset=30, stamp_rows=rows)

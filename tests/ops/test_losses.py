@@ -197,3 +197,16 @@ def test_bad_input_is_named(changes, message):
     arguments = dict(zip(("hidden", "head", "targets", "weights"), problem())) | {"chunk": 6} | changes
     with pytest.raises(UserError, match=message):
         chunked_cross_entropy(**arguments)
+
+
+def test_what_weighs_nothing_may_be_beyond_the_head():
+    hidden, head, targets, weights = problem()
+    beyond = np.where(weights == 0, V + 7, targets)
+    assert (beyond >= V).any()
+
+    def loss(hidden, head, targets):
+        return chunked_cross_entropy(hidden, head, targets, weights, chunk=7)[0]
+
+    results = [jax.value_and_grad(loss, (0, 1))(hidden, head, some) for some in (targets, beyond)]
+    for expected, found in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_array_equal(found, expected)

@@ -81,8 +81,6 @@ class VideoSourceConfig(SourceConfig):
     turns_apart: whether a question is left out where all words of its answer stand in earlier questions and
         answers, so that what is asked has to be found in the frames.
     vision_weight: how much predicting all codes of a video counts beside one answer.
-    stamp_weight: how much predicting all time stamps of a video counts, where they have ids of their own: who
-        predicts the next one knows what time it is, which is what look-up by time begins with.
     question_weight: how much predicting each question counts beside its answer.
     answer_weight: the most that an answer counts; 1: all count alike (data/stream.py, `weight_of`).
     favour: kinds of questions that are asked before all others.
@@ -94,7 +92,6 @@ class VideoSourceConfig(SourceConfig):
     turns_more: bool = True
     turns_apart: bool = False
     vision_weight: float = 0.0
-    stamp_weight: float = 0.0
     question_weight: float = 0.0
     answer_weight: float = 1.0
     favour: tuple[str, ...] = ()
@@ -124,7 +121,7 @@ class VideoSourceConfig(SourceConfig):
             self.turns_max >= self.turns_min,
             f"turns_max is {self.turns_max}, expected at least turns_min: {self.turns_min}",
         )
-        checks.at_least(0, "vision_weight", "stamp_weight", "question_weight")
+        checks.at_least(0, "vision_weight", "question_weight")
         checks.positive("answer_weight")
         return [*super().problems(), *checks.problems]
 
@@ -229,7 +226,6 @@ class VideoExamples:
             tokens,
             [(turn.question, turn.answer) for turn in (*first, *last)],
             vision_weight=self.config.vision_weight if asked or codes_count else 0.0,
-            stamp_weight=self.config.stamp_weight,
             question_weight=question_weight,
             answer_weight=self.config.answer_weight,
         )
@@ -255,7 +251,6 @@ class VideoExamples:
             [self._frames(clip)],
             turns,
             vision_weight=self.config.vision_weight,
-            stamp_weight=self.config.stamp_weight,
             question_weight=self.config.question_weight,
         )
 
