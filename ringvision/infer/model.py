@@ -107,9 +107,9 @@ class Model:
             segment_ids = np.ones(tokens.shape, np.int32)
         positions = _integers("positions", positions, tokens.shape)
         segment_ids = _integers("segment_ids", segment_ids, tokens.shape)
-        if tokens.min() < 0 or tokens.max() >= self.config.vocab_size:
+        if tokens.min() < 0 or tokens.max() >= self.config.num_ids:
             given = f"tokens from {tokens.min()} to {tokens.max()}"
-            expected = f"0 to {self.config.vocab_size - 1}"
+            expected = f"0 to {self.config.num_ids - 1}"
             raise UserError(
                 f"{given} were given; expected {expected}: were they made with another vocabulary?"
             )
@@ -159,6 +159,11 @@ def load_model(
         raise UserError(
             f"{dir}/config.json: the vocabulary has {vocabulary.size} ids, the transformer "
             f"{config.vocab_size} rows; expected as many"
+        )
+    if vocabulary is not None and vocabulary.stamps != config.stamp_rows:
+        raise UserError(
+            f"{dir}/config.json: the vocabulary has {vocabulary.stamps} stamps, the transformer "
+            f"{config.stamp_rows} stamp_rows; expected as many"
         )
     if dtype not in (None, *DTYPES):
         raise UserError(f"dtype={dtype!r} was given; expected {', '.join(DTYPES)}, or none for float32")

@@ -142,6 +142,11 @@ class TransformerConfig:
                 f"rope_theta={self.rope_theta} and norm_eps={self.norm_eps}: both must be above 0"
             )
 
+    @property
+    def num_ids(self) -> int:
+        """How many tokens there are to be read: rows of the embedding, and time stamps."""
+        return self.vocab_size + (60 * (self.stamp_rows - 60) if self.stamp_rows else 0)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
         return asdict(self)

@@ -144,6 +144,8 @@ def _check_inherited(
     wrong = []
     if vocabulary.size != config.transformer.vocab_size:
         wrong.append(f"{vocabulary.size} rows and model.vocab_size is {config.transformer.vocab_size}")
+    if vocabulary.stamps != config.transformer.stamp_rows:
+        wrong.append(f"{vocabulary.stamps} stamps and stamp_rows is {config.transformer.stamp_rows}")
     if num_codes not in (0, vocabulary.num_codes):
         wrong.append(f"{vocabulary.num_codes} codes and the data {num_codes}")
     if text.size > vocabulary.text_size:

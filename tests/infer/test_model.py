@@ -180,3 +180,22 @@ def test_a_config_that_cannot_be_is_refused(
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         load_model(tmp_path / "nowhere")
+
+
+def test_stamps_of_the_vocabulary_are_rows_of_the_transformer(folder: Path, tmp_path: Path) -> None:
+    broken = _copy(folder, tmp_path / "broken")
+    settings = json.loads((broken / "config.json").read_text())
+    settings["transformer"] |= {"vocab_size": 200, "code_offset": 9}
+    settings["vocabulary"] = {
+        "text_size": 9, "num_codes": 127, "bos": 1, "eos": 2, "vision_start": [3], "vision_end": [4],
+        "stamps": 62,
+    }  # fmt: skip
+    (broken / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="the vocabulary has 62 stamps, the transformer 0 stamp_rows"):
+        load_model(broken)
+
+
+def test_tokens_that_are_no_ids(folder: Path) -> None:
+    model = load_model(folder)
+    with pytest.raises(UserError, match=f"expected 0 to {model.config.vocab_size - 1}"):
+        model.logits([[model.config.vocab_size]])

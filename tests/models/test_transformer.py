@@ -429,3 +429,9 @@ def test_a_time_stamp_is_the_sum_of_its_minute_and_its_second():
 def test_rows_of_stamps_that_cannot_be(rows):
     with pytest.raises(UserError, match=f"stamp_rows={rows} of 70"):
         replace(PRESETS["tiny"], vocab_size=100, code_offset=30, stamp_rows=rows)
+
+
+def test_ids_are_rows_and_a_stamp_for_every_second() -> None:
+    config = replace(PRESETS["tiny"], vocab_size=100, code_offset=30)
+    assert config.num_ids == 100
+    assert replace(config, stamp_rows=62).num_ids == 100 + 120
