@@ -15,6 +15,7 @@ before the video; Emu3 makes every frame a picture of its own:
     Emu3   bos You are … USER: <vision> 2*2 <codes> c c / c c / <eof> </vision> what?. ASSISTANT:
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -296,8 +297,24 @@ class PromptProcessor:
         return [token for part in stamp(seconds) for token in self.text.encode(str(part))]
 
     def question(self, question: str) -> np.ndarray:
-        """-> int32 [n]: what comes after the videos, or after the eos of the previous answer."""
-        return np.array(self._words(self.format.parts[1], question), np.int32)
+        """-> int32 [n]: what comes after the videos, or after the eos of the previous answer. Where the
+        vocabulary has stamps, those of the times that it says come first: what is looked for is then written
+        as it stands in the video.
+        """
+        return np.array([*self._stamps_of(question), *self._words(self.format.parts[1], question)], np.int32)
+
+    def _stamps_of(self, question: str) -> list[int]:
+        """The stamps of the times in a question, in order; what is later than any stamp has none."""
+        if not (self.format.stamps and self.vocabulary.stamps):
+            return []
+        found = []
+        for said in _TIMES.finditer(question):
+            minutes, seconds = (
+                int(part or 0) for part in (said[1] or said[3], said[2] or said[4] or said[5])
+            )
+            if minutes < self.vocabulary.minutes and seconds < 60:
+                found.append(self.vocabulary.stamp(minutes, seconds))
+        return found
 
     def _words(self, form: str, question: str) -> list[int]:
         """The ids of a part of the format's text with the question in it. Special tokens are made of the
@@ -386,7 +403,7 @@ class PromptProcessor:
         for question, answer in turns:
             start = at + len(question)
             at = start + len(answer)
-            loss_mask[start - len(question) : start] = question_weight / len(question)
+            loss_mask[start - len(question) : start] = self._counting(question, question_weight)
             counts = weight_of(answer, answer_weight)
             loss_mask[start:at] = counts / len(answer)
             weight += counts
@@ -416,8 +433,15 @@ class PromptProcessor:
         """
         counts = weight_of(answer, answer_weight)
         loss_mask = np.full(len(question) + len(answer), counts / len(answer), np.float32)
-        loss_mask[: len(question)] = question_weight / max(1, len(question))
+        loss_mask[: len(question)] = self._counting(question, question_weight)
         return SpareTurn(np.concatenate([question, answer]), loss_mask, len(question), last, counts)
+
+    def _counting(self, question: np.ndarray, weight: float) -> np.ndarray:
+        """What each token of a question counts, int32 [n] -> float32 [n]: words alike, stamps, which no model
+        predicts, nothing.
+        """
+        words = question < self.vocabulary.size
+        return (weight / max(1, int(words.sum())) * words).astype(np.float32)
 
     def frames_that_fit(
         self, length: int, question: str, *, grid: tuple[int, int], fps: float = 1.0, answer_tokens: int = 0
@@ -449,6 +473,12 @@ class PromptProcessor:
             free -= need
             frames += 1
         return frames
+
+
+_TIMES = re.compile(
+    r"\b(\d{1,5}) minutes?(?: (?:and )?(\d{1,5}) seconds?)?\b|\b(\d{1,5}):(\d\d)\b|\b(\d{1,5}) seconds?\b"
+)
+"""Times as people write them: 12 minutes 5 seconds, 12 minutes, 12:05, 5 seconds."""
 
 
 def weight_of(answer: np.ndarray, most: float) -> float:

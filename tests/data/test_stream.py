@@ -202,6 +202,30 @@ def test_stamps_can_have_ids_that_are_no_text(processor: PromptProcessor) -> Non
         stamped.after(62 * 60, last=False)
 
 
+def test_times_in_a_question_come_first_as_stamps(processor: PromptProcessor) -> None:
+    v = dataclasses.replace(processor.vocabulary, stamps=122, vision_size=None)
+    stamped = dataclasses.replace(processor, vocabulary=v)
+    said = {
+        "What was there at 12 minutes 5 seconds?": [725],
+        "What came first, what was at 1 minute or what was at 3 seconds?": [60, 3],
+        "Between 0:07 and 61:59?": [7, 3719],
+        "At 62 minutes, or 1:75?": [],  # no stamps
+        "Which 3 things?": [],
+    }
+    for question, seconds in said.items():
+        words = processor.question(question).tolist()
+        assert stamped.question(question).tolist() == [v.size + second for second in seconds] + words
+    plain = dataclasses.replace(stamped, format=StreamFormat(stamps=False))
+    assert plain.question("At 5 seconds?").max() < v.text_size
+    turn = [("At 1 minute?", "a circle")]
+    example = stamped.example([(CODES, TIMES)], turn, question_weight=0.5)
+    assert example.loss_mask.sum() == pytest.approx(1.5)
+    assert not example.loss_mask[example.tokens >= v.size].any()
+    question, answer = stamped.question("At 1 minute?"), stamped.answer("a circle")
+    spare = stamped.spare_turn(question, answer, question_weight=0.5)
+    assert spare.loss_mask.sum() == pytest.approx(1.5) and spare.loss_mask[0] == 0
+
+
 @pytest.mark.parametrize("length", [0, 40, 300, 3000, 10**6])
 def test_as_many_frames_fit_where_stamps_are_no_text(processor: PromptProcessor, length: int) -> None:
     v = dataclasses.replace(processor.vocabulary, stamps=120, vision_size=None)
