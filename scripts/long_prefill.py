@@ -3,11 +3,11 @@
     python scripts/long_prefill.py read --tokens 1048576 --devices 2 --cache-dtype bfloat16
     python scripts/long_prefill.py compile --tokens 65536 131072 262144 524288 1048576
 
-The shipped model's shape with random weights, and a stream as it reads it: frames of two stamps, 16 codes and
-an end, between a few words. `read` goes through it with the engine, in blocks, and then takes 16 words of a
-question; `compile` compiles a block of it for one device and as many tokens more as there are devices more,
-and reads XLA's analysis of memory: what a device holds (weights, its share of the cache) and what it needs
-besides. One JSON object a line on stdout.
+The shape of a model (--model; the shipped one) with random weights, and a stream as it reads it: frames after
+a few words. `read` goes through it with the engine, in blocks, and then takes 16 words of a question;
+`compile` compiles a block of it for one device and as many tokens more as there are devices more, and reads
+XLA's analysis of memory: what a device holds (weights, its share of the cache) and what it needs besides. One
+JSON object a line on stdout.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import resource
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -36,9 +37,9 @@ MIB = 1 << 20
 WORDS = 16
 
 
-def model_of(tokens: int, devices: int) -> tuple[Model, Vocabulary]:
-    """The shipped model's shape, random, for so many tokens."""
-    settings = model_folder.read_config(shipped.model())
+def model_of(folder: Path, tokens: int, devices: int) -> tuple[Model, Vocabulary]:
+    """The shape of the model in this folder, random, for so many tokens."""
+    settings = model_folder.read_config(folder)
     config = TransformerConfig.from_dict(settings["transformer"] | {"max_length": tokens + WORDS})
     params = nnx.split(Transformer(config, rngs=nnx.Rngs(0)))[1]
     mesh = make_mesh(context=devices, devices=jax.devices()[:devices])
@@ -60,9 +61,9 @@ def stream_of(length: int, period: int, vocabulary: Vocabulary) -> np.ndarray:
     return tokens
 
 
-def read(length: int, devices: int, cache_dtype: str) -> dict:
+def read(folder: Path, length: int, devices: int, cache_dtype: str) -> dict:
     """Goes through so many tokens, then through a question."""
-    model, vocabulary = model_of(length, devices)
+    model, vocabulary = model_of(folder, length, devices)
     engine = Engine(model, cache_dtype=cache_dtype)
     tokens = stream_of(length, model.config.frame_period or 19, vocabulary)
     began, worked = time.perf_counter(), time.process_time()
@@ -87,9 +88,9 @@ def read(length: int, devices: int, cache_dtype: str) -> dict:
     }
 
 
-def compiled(length: int, devices: int, cache_dtype: str) -> dict:
+def compiled(folder: Path, length: int, devices: int, cache_dtype: str) -> dict:
     """What the compiler says that a device needs for one block with a cache of so many tokens."""
-    model, _ = model_of(length, devices)
+    model, _ = model_of(folder, length, devices)
     engine = Engine(model, cache_dtype=cache_dtype)
     block = engine.blocks[0]
     cache = jax.eval_shape(lambda: Cache.empty(model.config, 1, length, model.mesh, engine.cache_dtype))
@@ -120,6 +121,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=["read", "compile"])
+    parser.add_argument("--model", type=Path, help="whose shape it has: a model folder (the shipped one)")
     parser.add_argument("--tokens", type=int, nargs="+", default=[2**20])
     parser.add_argument("--devices", type=int, default=2, help="to read on")
     parser.add_argument("--cache-dtype", choices=DTYPES, default="float32")
@@ -127,11 +129,13 @@ def main() -> None:
     ring = [length // min(options.tokens) for length in options.tokens]
     jax.config.update("jax_num_cpu_devices", max(ring) if options.what == "compile" else options.devices)
     print(json.dumps(machine(["jax", "jaxlib", "flax"])), flush=True)
+    folder = options.model or shipped.model()
     for length, devices in zip(options.tokens, ring):
         if options.what == "read":
-            print(json.dumps(read(length, options.devices, options.cache_dtype)), flush=True)
+            result = read(folder, length, options.devices, options.cache_dtype)
         else:
-            print(json.dumps(compiled(length, devices, options.cache_dtype)), flush=True)
+            result = compiled(folder, length, devices, options.cache_dtype)
+        print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":
