@@ -62,7 +62,7 @@ class EvaluateQa(Command):
             videos,
             settings,
             out=self.out,
-            against=self.against,
+            earlier=earlier,
             command=command_line("qa", self),
             progress=sys.stderr,
         )

@@ -64,7 +64,7 @@ class EvaluateRuler(Command):
             model,
             settings,
             out=self.out,
-            against=self.against,
+            earlier=earlier,
             command=command_line("ruler", self),
             progress=sys.stderr,
         )
@@ -113,7 +113,7 @@ class EvaluatePerplexity(Command):
             Documents(self.data, self.model, self.field, settings.length),
             settings,
             out=self.out,
-            against=self.against,
+            earlier=earlier,
             command=command_line("perplexity", self),
             progress=sys.stderr,
         )

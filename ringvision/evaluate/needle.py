@@ -51,6 +51,7 @@ from ringvision.evaluate.video_tasks import (
     check_length,
     settings_of,
 )
+from ringvision.evaluate.whole_numbers import check_least
 from ringvision.evaluate.world import SEED_STRIDE
 
 LENGTHS = (60, 240, 900, 1800, 3600)
@@ -89,13 +90,7 @@ class NeedleSettings:
                 )
         if not self.lengths or len(set(self.lengths)) < len(self.lengths):
             raise UserError(f"lengths {list(self.lengths)} were given; expected at least one, each once")
-        for name, value, least in (
-            ("depths", self.depths, 1),
-            ("seeds", self.seeds, 1),
-            ("seed", self.seed, 0),
-        ):
-            if value < least:
-                raise UserError(f"{name} {value} was given; expected a whole number from {least} upward")
+        check_least(self, depths=1, seeds=1, seed=0)
         if not 1 <= self.fps < math.inf:
             raise UserError(
                 f"fps {self.fps:g} was given; expected at least 1: fewer pass over a card of one second"

@@ -23,8 +23,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ringvision.errors import UserError
 from ringvision.evaluate.documents import BadRecord, Documents, Piece
-from ringvision.evaluate.earlier import comparison, read_earlier
+from ringvision.evaluate.earlier import Scores, comparison
 from ringvision.evaluate.result_log import ResultLog, Row
+from ringvision.evaluate.whole_numbers import check_least
 from ringvision.infer.model import Model
 from ringvision.mesh import Rules, num_shards
 from ringvision.models.transformer import Transformer
@@ -54,10 +55,7 @@ class PerplexitySettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("length", 2), ("documents", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"{name} {value} was given; expected a whole number from {least} upward")
+        check_least(self, length=2, documents=1, seed=0)
 
 
 def evaluate_perplexity(
@@ -66,7 +64,7 @@ def evaluate_perplexity(
     settings: PerplexitySettings,
     *,
     out: str | os.PathLike[str] | None = None,
-    against: Sequence[str] = (),
+    earlier: Mapping[str, Scores] | None = None,
     command: str = "",
     progress: TextIO | None = sys.stderr,
 ) -> dict[str, Any]:
@@ -78,7 +76,7 @@ def evaluate_perplexity(
         settings: which of them.
         out: a folder for settings.json, results.jsonl, result.json, result.md and perplexity.png; from there
             a run that was stopped goes on (None: nothing is written).
-        against: folders of earlier runs, whose scores stand beside these.
+        earlier: scores of earlier runs that stand beside these, as read_earlier gives them.
         command: that was given, for the record.
         progress: where it is printed how far it is (None: nowhere).
 
@@ -88,15 +86,14 @@ def evaluate_perplexity(
         often the likeliest token was right, "tokens"}], "scores", "record"}.
 
     Raises:
-        UserError: the pieces are longer than the model reads, none of the documents can be read, `against`
-            holds something else; for `out` as ResultLog.
+        UserError: the pieces are longer than the model reads, none of the documents can be read; for `out` as
+            ResultLog.
     """
     if settings.length > model.config.max_length:
         raise UserError(
             f"a length of {settings.length} tokens was given, and the model reads {model.config.max_length}; "
             "give a shorter --length"
         )
-    earlier = read_earlier(against, KIND)
     score = _scorer(model, settings.length)
     numbers = np.arange(len(documents))
     if settings.documents is not None:

@@ -18,13 +18,14 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 
 from ringvision.errors import UserError
-from ringvision.evaluate.earlier import comparison, read_earlier
+from ringvision.evaluate.earlier import Scores, comparison
 from ringvision.evaluate.length_and_depth import percent, share_right
 from ringvision.evaluate.progress import TimeLeft
 from ringvision.evaluate.qa_answers import chosen_letter, is_right, prompt
 from ringvision.evaluate.qa_formats import VideoQuestion
 from ringvision.evaluate.result_log import ResultLog, Row
 from ringvision.evaluate.video_tasks import settings_of
+from ringvision.evaluate.whole_numbers import check_least
 
 KIND = "qa"
 TOGETHER = 16
@@ -58,10 +59,7 @@ class QaSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("max_tokens", 1), ("examples", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"{name} {value} was given; expected a whole number from {least} upward")
+        check_least(self, max_tokens=1, examples=1, seed=0)
 
 
 def evaluate_qa(
@@ -72,7 +70,7 @@ def evaluate_qa(
     settings: QaSettings | None = None,
     *,
     out: str | os.PathLike[str] | None = None,
-    against: Sequence[str] = (),
+    earlier: Mapping[str, Scores] | None = None,
     command: str = "",
     progress: TextIO | None = sys.stderr,
 ) -> dict[str, Any]:
@@ -86,7 +84,7 @@ def evaluate_qa(
         settings: how they are asked (None: the defaults).
         out: a folder for settings.json, results.jsonl, result.json and result.md; from there a run that was
             stopped goes on, and tries again what could not be read (None: nothing is written).
-        against: folders of earlier runs, whose scores stand beside these.
+        earlier: scores of earlier runs that stand beside these, as read_earlier gives them.
         command: that was given, for the record.
         progress: where it is printed how far it is (None: nowhere).
 
@@ -98,10 +96,9 @@ def evaluate_qa(
         questions that were asked.
 
     Raises:
-        UserError: no video could be read; `against` holds something else; for `out` as ResultLog.
+        UserError: no video could be read;; for `out` as ResultLog.
     """
     settings = settings or QaSettings()
-    earlier = read_earlier(against, KIND)
     chosen = choose(questions, settings)
     here = [question for question in chosen if question.video in videos]
     kept = {"kind": KIND, "format": form, "questions": _fingerprint(questions), **asdict(settings)}

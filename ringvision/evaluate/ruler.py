@@ -17,13 +17,14 @@ from typing import Any, TextIO
 import numpy as np
 
 from ringvision.errors import UserError
-from ringvision.evaluate.earlier import comparison, read_earlier
+from ringvision.evaluate.earlier import Scores, comparison
 from ringvision.evaluate.heatmap import draw_heatmap
 from ringvision.evaluate.length_and_depth import percent, rows_with
 from ringvision.evaluate.progress import TimeLeft
 from ringvision.evaluate.result_log import ResultLog, Row
 from ringvision.evaluate.ruler_tasks import TASKS, RulerExample, RulerTask, fit
 from ringvision.evaluate.text_model import Completer
+from ringvision.evaluate.whole_numbers import check_least
 from ringvision.options import closest
 
 KIND = "ruler"
@@ -57,11 +58,7 @@ class RulerSettings:
             if task not in TASKS:
                 hint = closest(task, list(TASKS)) or f"there are {', '.join(TASKS)}"
                 raise UserError(f"RULER has no task {task!r} here: {hint}")
-        for name, least in (("examples", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(
-                    f"{name} {getattr(self, name)} was given; expected a whole number from {least} upward"
-                )
+        check_least(self, examples=1, seed=0)
 
 
 def lengths_read(max_length: int) -> tuple[int, ...]:
@@ -79,7 +76,7 @@ def evaluate_ruler(
     settings: RulerSettings | None = None,
     *,
     out: str | os.PathLike[str] | None = None,
-    against: Sequence[str] = (),
+    earlier: Mapping[str, Scores] | None = None,
     command: str = "",
     progress: TextIO | None = sys.stderr,
 ) -> dict[str, Any]:
@@ -90,7 +87,7 @@ def evaluate_ruler(
         settings: what is asked (None: the defaults).
         out: a folder for settings.json, results.jsonl, result.json, result.md and heatmap.png; from there a
             run that was stopped goes on (None: nothing is written).
-        against: folders of earlier runs, whose averages stand beside these.
+        earlier: averages of earlier runs that stand beside these, as read_earlier gives them.
         command: that was given, for the record.
         progress: where it is printed how far it is (None: nowhere).
 
@@ -101,7 +98,7 @@ def evaluate_ruler(
         score}}], "scores", "record"}. Scores are in [0, 1].
 
     Raises:
-        UserError: the model reads less, a task does not fit a length, `against` holds something else; for
+        UserError: the model reads less, a task does not fit a length; for
             `out` as ResultLog.
     """
     settings = settings or RulerSettings()
@@ -112,7 +109,6 @@ def evaluate_ruler(
             f"a length of {longest} tokens was given, and the model reads {limit}; give shorter --lengths"
         )
     _check_fit(model, settings)
-    earlier = read_earlier(against, KIND)
     kept = {"kind": KIND, **asdict(settings), "model": getattr(model, "hash", None)}
     with ResultLog(out, kept, command) as log:
         _ask_all(model, settings, log, progress)

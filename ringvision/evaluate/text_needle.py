@@ -30,6 +30,7 @@ from ringvision.evaluate.length_and_depth import (
 )
 from ringvision.evaluate.progress import TimeLeft
 from ringvision.evaluate.result_log import ResultLog, Row
+from ringvision.evaluate.whole_numbers import check_least
 
 LENGTHS = (1000, 2000, 4000)
 LEAST_TOKENS = 200
@@ -77,11 +78,7 @@ class TextNeedleSettings:
                 raise UserError(f"a length of {tokens} tokens was given; expected at least {LEAST_TOKENS}")
         if not self.lengths or len(set(self.lengths)) < len(self.lengths):
             raise UserError(f"lengths {list(self.lengths)} were given; expected at least one, each once")
-        for name, least in (("depths", 1), ("seeds", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(
-                    f"{name} {getattr(self, name)} was given; expected a whole number from {least} upward"
-                )
+        check_least(self, depths=1, seeds=1, seed=0)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from ringvision.data.tokenized import TokenizedVideo
 from ringvision.data.tokenized.writer import TokenizedWriter
 from ringvision.errors import UserError
 from ringvision.evaluate.documents import Documents
-from ringvision.evaluate.perplexity import PerplexitySettings, buckets, evaluate_perplexity
+from ringvision.evaluate.earlier import read_earlier
+from ringvision.evaluate.perplexity import KIND, PerplexitySettings, buckets, evaluate_perplexity
 from ringvision.infer.model import Model, load_model
 from ringvision.mesh import make_mesh
 from ringvision.video_tokenizer import identify
@@ -150,7 +151,9 @@ def test_a_run_goes_on_and_names_what_cannot_be_read(place: Path, model: Model, 
     text = (out / "result.md").read_text()
     assert "| words | 1 to 1 |" in text and "Could not be read: 1 documents" in text
     assert (out / "perplexity.png").read_bytes()[:4] == b"\x89PNG"
-    evaluate_perplexity(model, documents, settings, out=tmp_path / "b", against=[str(out)], progress=None)
+    evaluate_perplexity(
+        model, documents, settings, out=tmp_path / "b", earlier=read_earlier([str(out)], KIND), progress=None
+    )
     whole = f"{result['perplexity']:.3f}"
     assert f"| all | {whole} | {whole} |" in (tmp_path / "b" / "result.md").read_text()
     some = PerplexitySettings(data, length=100, documents=2, seed=3)

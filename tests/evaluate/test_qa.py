@@ -13,7 +13,8 @@ import pytest
 from pyarrow import parquet
 
 from ringvision.errors import UserError
-from ringvision.evaluate.qa import QaSettings, choose, evaluate_qa
+from ringvision.evaluate.earlier import read_earlier
+from ringvision.evaluate.qa import KIND, QaSettings, choose, evaluate_qa
 from ringvision.evaluate.qa_answers import chosen_letter, is_right, plain_words, prompt
 from ringvision.evaluate.qa_formats import VideoQuestion, read_questions
 from ringvision.evaluate.qa_videos import find_videos
@@ -250,7 +251,13 @@ def test_a_run_goes_on_and_tries_again_what_could_not_be_read(tmp_path: Path) ->
     with pytest.raises(UserError, match="no video could be read: damaged1"):
         evaluate_qa(Teller(says), "msvd-qa", questions, {"v1": Path("damaged1.mp4")}, progress=None)
     beside = evaluate_qa(
-        Teller(says), "msvd-qa", questions, videos, out=tmp_path / "b", against=[str(tmp_path)], progress=None
+        Teller(says),
+        "msvd-qa",
+        questions,
+        videos,
+        out=tmp_path / "b",
+        earlier=read_earlier([str(tmp_path)], KIND),
+        progress=None,
     )
     assert beside["scores"]["all"] == pytest.approx(2 / 3)
     assert "| all | 66.7% | 66.7% |" in (tmp_path / "b" / "result.md").read_text()

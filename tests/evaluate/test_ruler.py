@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ringvision.errors import UserError
-from ringvision.evaluate.ruler import LENGTHS, RulerSettings, evaluate_ruler, lengths_read
+from ringvision.evaluate.earlier import read_earlier
+from ringvision.evaluate.ruler import KIND, LENGTHS, RulerSettings, evaluate_ruler, lengths_read
 from ringvision.evaluate.ruler_tasks import TASKS, RulerExample, fit
 
 SMALL = RulerSettings(lengths=(1024, 2048), examples=2)
@@ -168,14 +169,20 @@ def test_words_of_a_list_come_as_often_as_ruler_has_them() -> None:
 def test_a_run_stands_beside_earlier_ones(tmp_path: Path) -> None:
     settings = RulerSettings(lengths=(1024,), tasks=("vt",), examples=1)
     evaluate_ruler(Silent(), settings, out=tmp_path / "a", progress=None)
-    evaluate_ruler(Words(), settings, out=tmp_path / "b", against=[str(tmp_path / "a")], progress=None)
+    evaluate_ruler(
+        Words(),
+        settings,
+        out=tmp_path / "b",
+        earlier=read_earlier([str(tmp_path / "a")], KIND),
+        progress=None,
+    )
     text = (tmp_path / "b" / "result.md").read_text()
     assert f"| | this run | {tmp_path / 'a'} |" in text and "| 1024 tokens | 100.0% | 0.0% |" in text
     (tmp_path / "a" / "result.json").write_text('{"record": {"kind": "qa"}}')
     with pytest.raises(UserError, match="of kind 'qa'; expected 'ruler'"):
-        evaluate_ruler(Words(), settings, against=[str(tmp_path / "a")], progress=None)
+        evaluate_ruler(Words(), settings, earlier=read_earlier([str(tmp_path / "a")], KIND), progress=None)
     with pytest.raises(UserError, match="it is no file"):
-        evaluate_ruler(Words(), settings, against=[str(tmp_path / "c")], progress=None)
+        evaluate_ruler(Words(), settings, earlier=read_earlier([str(tmp_path / "c")], KIND), progress=None)
 
 
 @pytest.mark.parametrize(
