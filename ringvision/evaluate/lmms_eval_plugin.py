@@ -99,7 +99,9 @@ class RingVision(lmms):
         return found
 
     def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
-        """Refused."""
+        """Refused: lmms-eval's interface asks for this method, and in it a task that writes the next question
+        from the last answer, which none of those that this plug-in is for does.
+        """
         raise NotImplementedError(
             "ringvision answers one round; leave out tasks of output_type generate_until_multi_round"
         )
