@@ -9,7 +9,8 @@ end-of-vision.
     … up to size-1                       padding of the vision table, where there is any (LWM: 8448 rows for
                                          8194)
     size …                               time stamps, where they have ids of their own: one for each second of
-                                         a video, the sum of its second's row and its minute's
+                                         a video, the sum of its second's row and its minute's; then the same
+                                         again for the times that words name
 
 In: the sizes of the two tables and the ids of the special pieces. Out: ids, and the way from codes to tokens
 and back.
@@ -35,8 +36,8 @@ class Vocabulary:
     text_size: text pieces. num_codes: codes of the video tokenizer. bos, eos: ids of pieces. vision_start,
     vision_end: ids of the pieces around a video; in LWM a marker is several. vision_size: rows of the vision
     table; None: num_codes + 2 + stamps. stamps: rows for time stamps, 60 and as many minutes as a video may
-    have; each second of a video then has an id of its own, by which it belongs to the video, and is no words;
-    0: stamps are text pieces.
+    have; each second of a video then has an id of its own, by which it belongs to the video, and another one
+    among words; 0: stamps are text pieces.
     """
 
     text_size: int
@@ -127,14 +128,16 @@ class Vocabulary:
         """How many minutes have a stamp of their own."""
         return max(0, self.stamps - 60)
 
-    def stamp(self, minute: int, second: int) -> int:
-        """The token of a time stamp. UserError where there is none of this minute, or no such second."""
+    def stamp(self, minute: int, second: int, *, asked: bool = False) -> int:
+        """The token of a time stamp. asked: of a time that a question names, which sees all of a video; not
+        of a frame. UserError where there is none of this minute, or no such second.
+        """
         if not (0 <= minute < self.minutes and 0 <= second < 60):
             raise UserError(
                 f"a time stamp of minute {minute}, second {second}: expected a minute below {self.minutes}, "
                 "the last that this vocabulary has; a longer video is asked about in parts"
             )
-        return self.size + 60 * minute + second
+        return self.size + 60 * (minute + (self.minutes if asked else 0)) + second
 
     def codes_to_tokens(self, codes: Array) -> Array:
         """codes int [...] -> tokens int32 [...]. UserError where a code is not in 0 … num_codes-1; under a

@@ -3,7 +3,8 @@
     python scripts/stretch_model.py demos/model runs/demo/long-start
 
     a window        tokens of a video see WINDOW positions back; words see everything
-    folded turns    rotary positions repeat after FOLD positions, so that no distance is new
+    folded turns    rotary positions repeat after FOLD positions, so that no distance is new; the slower half of
+                    each head's channels does not turn, so that a time is found wherever it stands
     sharper words   queries of words beyond SHARPENED_FROM grow with the logarithm of their position
     stamps          every second of a video has an id of its own, the sum of a row for its second and one for
                     its minute, which stands behind a frame's codes instead of two words before them
@@ -26,6 +27,7 @@ from ringvision.vocabulary import Vocabulary
 
 WINDOW = 256
 FOLD = 4096
+TURNING = 0.5
 SHARPENED_FROM = 512
 MINUTES = 120
 MAX_LENGTH = 2**17
@@ -53,7 +55,7 @@ def stretched(settings: dict, arrays: dict[str, np.ndarray], pieces: list[int]) 
         "stamp_rows": vocabulary.stamps,
         "video_window": WINDOW,
         "sharpened_from": SHARPENED_FROM,
-        "rope_scaling": {"factor": 1.0, "trained_length": FOLD, "kind": "folded"},
+        "rope_scaling": {"factor": 1.0, "trained_length": FOLD, "kind": "folded", "turning": TURNING},
     }
     table = arrays["embed.table"]
     seconds, minutes = circles(len(pieces), table.shape[1])

@@ -24,6 +24,7 @@ def test_time_stamps_can_have_ids_of_their_own():
     stamped = Vocabulary(100, 16, 1, 2, (5,), (6,), stamps=62)
     assert (stamped.eov, stamped.minutes, stamped.size) == (117, 2, 180)
     assert [stamped.stamp(0, 0), stamped.stamp(1, 59)] == [180, 180 + 119]
+    assert [stamped.stamp(0, 0, asked=True), stamped.stamp(1, 59, asked=True)] == [300, 300 + 119]
     assert not stamped.is_vision(np.arange(118, 300)).any()
     assert Vocabulary.from_dict(stamped.to_dict()) == stamped
     with pytest.raises(UserError, match="a time stamp of minute 2, second 0: expected a minute below 2"):

@@ -299,7 +299,7 @@ class PromptProcessor:
     def question(self, question: str) -> np.ndarray:
         """-> int32 [n]: what comes after the videos, or after the eos of the previous answer. Where the
         vocabulary has stamps, those of the times that it says come first: what is looked for is then written
-        as it stands in the video.
+        nearly as it stands in the video.
         """
         return np.array([*self._stamps_of(question), *self._words(self.format.parts[1], question)], np.int32)
 
@@ -313,7 +313,7 @@ class PromptProcessor:
                 int(part or 0) for part in (said[1] or said[3], said[2] or said[4] or said[5])
             )
             if minutes < self.vocabulary.minutes and seconds < 60:
-                found.append(self.vocabulary.stamp(minutes, seconds))
+                found.append(self.vocabulary.stamp(minutes, seconds, asked=True))
         return found
 
     def _words(self, form: str, question: str) -> list[int]:

@@ -43,8 +43,8 @@ class TransformerConfig:
     code_offset: int = 0
     stamp_rows: int = 0
     """The last so many rows of the embedding are the 60 seconds and the minutes of time stamps. A stamp has
-    an id from `vocab_size` on, one for each second of a video, and is the sum of two rows; it is never
-    predicted.
+    an id from `vocab_size` on, one for each second of a video and behind them one for each second that words
+    name, and is the sum of two rows; it is never predicted.
     """
     remat: Literal["none", "block", "dots", "offload"] = "none"
     """What a layer keeps for the backward pass (remat.py): all; its input alone; its matrix products; or its
@@ -145,7 +145,12 @@ class TransformerConfig:
     @property
     def num_ids(self) -> int:
         """How many tokens there are to be read: rows of the embedding, and time stamps."""
-        return self.vocab_size + (60 * (self.stamp_rows - 60) if self.stamp_rows else 0)
+        return self.vocab_size + 2 * self.num_stamps
+
+    @property
+    def num_stamps(self) -> int:
+        """Seconds that have a time stamp of their own."""
+        return 60 * max(0, self.stamp_rows - 60)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""

@@ -352,7 +352,12 @@ class Transformer(nnx.Module):
         if not self.config.frame_period:
             return x
         cells = look_up(self.cells, positions % self.config.frame_period)  # (B, L, D)
-        return x + jnp.where((tokens >= self.config.code_offset)[..., None], cells, 0)
+        return x + jnp.where(self._is_video(tokens)[..., None], cells, 0)
+
+    def _is_video(self, tokens: jax.Array) -> jax.Array:
+        """int32 [B, L] -> bool [B, L]: codes, what stands around them, and the stamps of frames."""
+        config = self.config
+        return (tokens >= config.code_offset) & (tokens < config.vocab_size + config.num_stamps)
 
     def _rows(self, tokens: jax.Array, look_up: Callable[[Embedding, jax.Array], jax.Array]) -> jax.Array:
         """int32 [B, L] -> [B, L, D]: the row of each token, of a time stamp those of its second and its
@@ -363,16 +368,17 @@ class Transformer(nnx.Module):
         seconds = self.config.vocab_size - self.config.stamp_rows  # the first row of them
         time = tokens - self.config.vocab_size  # below 0: no stamp
         is_stamp = time >= 0
+        minute = time // 60 % (self.config.stamp_rows - 60)
         x = look_up(self.embed, jnp.where(is_stamp, seconds + time % 60, tokens))
-        minutes = look_up(self.embed, jnp.where(is_stamp, seconds + 60 + time // 60, 0))
+        minutes = look_up(self.embed, jnp.where(is_stamp, seconds + 60 + minute, 0))
         return x + jnp.where(is_stamp[..., None], minutes, 0)
 
     def _earliest(self, tokens: jax.Array, positions: jax.Array) -> jax.Array | None:
         """int32 [B, L] twice -> int32 [B, L], the lowest position that each token sees; None: all see all."""
         if self.config.video_window is None:
             return None
-        is_video = tokens >= self.config.code_offset
-        return jnp.where(is_video, positions - (self.config.video_window - 1), ANY)
+        earliest = positions - (self.config.video_window - 1)
+        return jnp.where(self._is_video(tokens), earliest, ANY)
 
     def _sharpness(self, tokens: jax.Array, positions: jax.Array) -> jax.Array | None:
         """int32 [B, L] twice -> float32 [B, L, 1, 1], what each token's queries are multiplied by; None: by
@@ -383,7 +389,7 @@ class Transformer(nnx.Module):
             return None
         growth = jnp.log1p(positions.astype(jnp.float32)) / math.log1p(start)
         if self.config.video_window is not None:  # what is seen through a window does not grow
-            growth = jnp.where(tokens >= self.config.code_offset, 1.0, growth)
+            growth = jnp.where(self._is_video(tokens), 1.0, growth)
         return jnp.maximum(growth, 1.0)[:, :, None, None]
 
     def head(self) -> jax.Array:

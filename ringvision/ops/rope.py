@@ -35,6 +35,9 @@ class RopeScaling:
     slowest none. A distance then looks as it does modulo that length: however long a stream becomes, there is
     no angle that was not seen in training, and which of the tokens that look alike is meant has to be told
     from what they say. `factor` and frequencies are not looked at.
+
+    `turning`: the share of pairs that turn at all, the fastest ones; p-RoPE (Barbero et al., 2024). What is
+    found by what it says, wherever it stands, needs channels that no distance turns away.
     """
 
     factor: float
@@ -43,6 +46,7 @@ class RopeScaling:
     trained_length: int = 8192
     kind: Kind = "llama3"
     amplitude: float = 1.0
+    turning: float = 1.0
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -57,6 +61,8 @@ class RopeScaling:
             )
         if not self.amplitude > 0:
             raise UserError(f"rope scaling amplitude={self.amplitude}: expected more than 0")
+        if not 0 < self.turning <= 1:
+            raise UserError(f"rope scaling turning={self.turning}: expected more than 0 and at most 1")
 
 
 def scaling_from(values: Mapping[str, Any] | None, max_length: int) -> RopeScaling | None:
@@ -126,8 +132,8 @@ def _yarn_amplitude(values: Mapping[str, Any], factor: float) -> float:
 
 
 def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> np.ndarray:
-    """float32 [head_dim / 2]: radians a position, from 1 down to about 1/theta. UserError where head_dim is
-    odd.
+    """float32 [head_dim / 2]: radians a position, from 1 down to about 1/theta, or to 0 where not all turn.
+    UserError where head_dim is odd.
     """
     if head_dim < 2 or head_dim % 2:
         raise UserError(f"head_dim={head_dim}: rotary embedding turns pairs of channels, so it must be even")
@@ -138,6 +144,8 @@ def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None)
     elif scaling is not None:
         kept = _kept(turns, head_dim, theta, scaling)
         turns = turns * (kept + (1 - kept) / scaling.factor)
+    if scaling is not None:
+        turns[math.ceil(scaling.turning * len(turns)) :] = 0
     return turns.astype(np.float32)
 
 

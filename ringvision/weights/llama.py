@@ -281,6 +281,7 @@ def config_of(config: TransformerConfig, settings: Mapping[str, Any], dtype: str
         "norms behind attention": config.norm_placement == "after",
         "queries sharpened by position": config.sharpened_from is not None,
         "folded rotary positions": config.rope_scaling is not None and config.rope_scaling.kind == "folded",
+        "channels that do not turn": config.rope_scaling is not None and config.rope_scaling.turning < 1,
         "both bias and norm": config.qk_norm == "rms" and config.qkv_bias,
     }
     if what := " and ".join(name for name, there in odd.items() if there):

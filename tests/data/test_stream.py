@@ -214,7 +214,8 @@ def test_times_in_a_question_come_first_as_stamps(processor: PromptProcessor) ->
     }
     for question, seconds in said.items():
         words = processor.question(question).tolist()
-        assert stamped.question(question).tolist() == [v.size + second for second in seconds] + words
+        named = [v.stamp(*divmod(second, 60), asked=True) for second in seconds]
+        assert stamped.question(question).tolist() == named + words
     plain = dataclasses.replace(stamped, format=StreamFormat(stamps=False))
     assert plain.question("At 5 seconds?").max() < v.text_size
     turn = [("At 1 minute?", "a circle")]

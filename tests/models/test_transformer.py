@@ -18,6 +18,7 @@ from ringvision.mesh import RULES, TRAINING, make_mesh
 from ringvision.models.parameters import param_shardings
 from ringvision.models.transformer import PRESETS, Transformer, TransformerConfig
 from ringvision.ops.losses import chunked_cross_entropy
+from ringvision.ops.mask import ANY
 from ringvision.tree import flatten
 
 from . import llama_reference
@@ -404,23 +405,24 @@ def test_a_code_is_told_its_place_in_the_frame() -> None:
 
 
 def test_a_time_stamp_is_the_sum_of_its_minute_and_its_second():
-    """And it is a token of the video: with a place in its frame, and no word."""
+    """That of a frame has a place in it and sees the video; that of a question is a word."""
     config = replace(
         PRESETS["tiny"], vocab_size=100, frame_period=5, code_offset=30, stamp_rows=62, video_window=8
     )
     model = Transformer(config, rngs=nnx.Rngs(0))
     table, places = model.embed.table[...], model.cells.table[...]
-    tokens = jnp.array([[3, 31, 100 + 7, 100 + 60 + 59]])
-    positions = jnp.array([[4, 5, 6, 7]])
+    tokens = jnp.array([[3, 31, 100 + 7, 100 + 60 + 59, 220 + 60 + 59]])
+    positions = jnp.array([[4, 5, 6, 7, 8]])
     found = model._embed(tokens, positions)
     expected = [
         table[3],
         table[31] + places[0],
         table[38 + 7] + table[38 + 60] + places[1],
         table[38 + 59] + table[38 + 61] + places[2],
+        table[38 + 59] + table[38 + 61],
     ]
     np.testing.assert_allclose(found[0], jnp.stack(expected), rtol=1e-6)
-    assert model._earliest(tokens, positions)[0].tolist()[1:] == [-2, -1, 0]
+    assert model._earliest(tokens, positions)[0].tolist() == [ANY, -2, -1, 0, ANY]
     hidden = model.hidden(tokens, positions, jnp.ones_like(tokens))
     assert np.isfinite(np.asarray(hidden)).all()
 
@@ -434,4 +436,4 @@ def test_rows_of_stamps_that_cannot_be(rows):
 def test_ids_are_rows_and_a_stamp_for_every_second() -> None:
     config = replace(PRESETS["tiny"], vocab_size=100, code_offset=30)
     assert config.num_ids == 100
-    assert replace(config, stamp_rows=62).num_ids == 100 + 120
+    assert replace(config, stamp_rows=62).num_ids == 100 + 2 * 120

@@ -1,6 +1,7 @@
 """Rotary positions against their definition in float64, and scaled ones against Hugging Face's."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -115,6 +116,20 @@ def test_folded_turns_look_alike_after_each_trained_length():
     assert np.abs(near - plain_rope(x, positions + 256, theta=1e4, scaling=folded)).max() > 1
 
 
+def test_the_slow_part_of_the_channels_need_not_turn():
+    """p-RoPE: what is compared in those is the same at any distance."""
+    some = RopeScaling(1, trained_length=512, kind="folded", turning=0.5)
+    turns = frequencies(32, 1e4, some)
+    np.testing.assert_array_equal(turns[:8], frequencies(32, 1e4, replace(some, turning=1.0))[:8])
+    assert (turns[:8] > 0).all() and not turns[8:].any()
+    assert (frequencies(32, 1e4, RopeScaling(2, kind="linear", turning=0.3)) > 0).sum() == 5  # rounded up
+    x = np.random.default_rng(2).normal(size=(1, 2, 1, 32)).astype(np.float32)
+    turned = np.asarray(plain_rope(x, np.array([[7, 300]]), theta=1e4, scaling=some))
+    still = [*range(8, 16), *range(24, 32)]
+    np.testing.assert_array_equal(turned[..., still], x[..., still])
+    assert np.abs(turned - x).max() > 0.1
+
+
 def test_what_is_not_scaled_and_what_is_not_supported():
     assert scaling_from(None, 4096) is None
     assert scaling_from({"rope_type": "default", "rope_theta": 1e4}, 4096) is None
@@ -138,5 +153,7 @@ def test_bad_input_is_named():
         RopeScaling(factor=0.5)
     with pytest.raises(UserError, match="kind='ntk': expected one of llama3, linear, yarn, folded"):
         RopeScaling(factor=2, kind="ntk")
+    with pytest.raises(UserError, match="turning=0: expected more than 0 and at most 1"):
+        RopeScaling(factor=1, turning=0)
     with pytest.raises(UserError, match="low_frequency=5"):
         RopeScaling(factor=2, low_frequency=5, high_frequency=4)

@@ -174,6 +174,7 @@ def model(folder, config, **settings):
         ("hf", {"norm_placement": "after"}, "norms behind attention"),
         ("hf", {"frame_period": 5}, "places in a frame"),
         ("hf", {"rope_scaling": RopeScaling(1.0, kind="folded")}, "folded rotary positions"),
+        ("hf", {"rope_scaling": RopeScaling(2.0, turning=0.5)}, "channels that do not turn"),
         ("hf", {"video_window": 4, "code_offset": 40}, "a window for video tokens alone"),
         ("hf", {"sharpened_from": 512}, "queries sharpened by position"),
         ("lwm", {"sharpened_from": 512}, "sharpened_from=512"),
