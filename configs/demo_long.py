@@ -3,9 +3,9 @@
 
     ringvision train demo_long --devices 2
 
-Stages of few frames, whose times lie anywhere in an hour, and of many questions about them teach to look up
-what was there at a minute and a second, and when a card was; the others have longer and longer rows: two
-minutes, seven, an hour. Short clips stay in the mix.
+Videos of few frames, whose times lie anywhere in an hour, and many questions about them teach to look up
+what was there at a minute and a second, and when a card was; then rows become longer and longer: two minutes,
+seven, an hour. Short clips stay in the mix.
 What it took and scored stands in demos/model/MODEL_CARD.md.
 """
 
@@ -37,15 +37,25 @@ def long_videos(shortest: int, longest: int, turns: int, leaps: float, **more: A
 
 
 look_up = long_videos(
-    4, 24, turns=10, leaps=0.8, longest_part=3, glances=16, favour=("glance", "when", "count")
+    4,
+    24,
+    turns=10,
+    leaps=0.8,
+    same_second=0.5,
+    longest_part=3,
+    glances=16,
+    whens=4,
+    favour=("glance", "when", "count"),
 )
 times = replace(
-    look_up, longest=48, whens=6, seconds_a_card=3, glances=8, favour=("when", "absent", "no_card", "order")
+    look_up,
+    longest=48,
+    whens=6,
+    seconds_a_card=3,
+    glances=8,
+    same_second=0.3,
+    favour=("when", "absent", "no_card", "order", "count"),
 )
-
-
-# what tells seconds apart in an hour is the minute
-by_minute = replace(times, leaps=1.0, same_second=0.8, favour=("when", "glance", "count"))
 
 
 def minutes(shortest: int, longest: int) -> LongWorldData:
@@ -53,7 +63,7 @@ def minutes(shortest: int, longest: int) -> LongWorldData:
     return long_videos(shortest, longest, turns=10, leaps=0.5, glances=8, whens=4)
 
 
-def stage(name: str, length: int, rows: int, steps: int, rate: float, videos: LongWorldData) -> StageConfig:
+def stage(name: str, length: int, rows: int, steps: int, rate: float, *videos: LongWorldData) -> StageConfig:
     """Rows are shared out where there are two, and a single one is cut in two."""
     optimizer = replace(
         colours.optimizer, muon_lr=rate, lr=rate / 4, min_lr=rate / 100, warmup_steps=min(30, steps // 8)
@@ -66,7 +76,7 @@ def stage(name: str, length: int, rows: int, steps: int, rate: float, videos: Lo
         steps=steps,
         optimizer=optimizer,
         mesh=mesh,
-        sources=(videos, clips),
+        sources=(*videos, clips),
     )
 
 
@@ -79,12 +89,10 @@ config = replace(
     steps=0,
     seed=4,
     stages=(
-        stage("look-up", 2048, 2, 600, 0.008, look_up),
-        stage("times", 2048, 2, 400, 0.008, times),
-        stage("two minutes", 2048, 2, 600, 0.006, minutes(15, 90)),
-        stage("by minute", 2048, 2, 500, 0.008, by_minute),
-        stage("seven minutes", 8192, 2, 80, 0.005, replace(minutes(60, 400), same_second=0.5)),
-        stage("an hour", 65536 + 8192, 1, 12, 0.003, replace(minutes(600, 3600), leaps=0.0)),
+        stage("look-up", 2048, 2, 600, 0.005, look_up),
+        stage("two minutes", 2048, 2, 1800, 0.006, replace(look_up, weight=2), times, minutes(15, 90)),
+        stage("seven minutes", 8192, 2, 80, 0.004, minutes(60, 400)),
+        stage("an hour", 65536 + 8192, 1, 12, 0.002, replace(minutes(600, 3600), leaps=0.0)),
     ),
     data=replace(colours.data, text_model=None, tokenizer=None),
     checkpoints=CheckpointConfig(every=50),

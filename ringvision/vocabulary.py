@@ -5,7 +5,8 @@ end-of-vision.
     text_size … text_size+num_codes-1    codes of the video tokenizer
     text_size+num_codes                  eof, after every frame but the last
     text_size+num_codes+1                eov, after the last frame
-    the next `stamps`                    rows of the embedding for time stamps: seconds 0 to 59, then minutes
+    the next `stamps`                    rows of the embedding for time stamps: seconds 0 to 59, then minutes,
+                                         then one that is added where words name the time
     … up to size-1                       padding of the vision table, where there is any (LWM: 8448 rows for
                                          8194)
     size …                               time stamps, where they have ids of their own: one for each second of
@@ -36,8 +37,8 @@ class Vocabulary:
     text_size: text pieces. num_codes: codes of the video tokenizer. bos, eos: ids of pieces. vision_start,
     vision_end: ids of the pieces around a video; in LWM a marker is several. vision_size: rows of the vision
     table; None: num_codes + 2 + stamps. stamps: rows for time stamps, 60 and as many minutes as a video may
-    have; each second of a video then has an id of its own, by which it belongs to the video, and another one
-    among words; 0: stamps are text pieces.
+    have and one more; each second of a video then has an id of its own, by which it belongs to the video, and
+    another one among words; 0: stamps are text pieces.
     """
 
     text_size: int
@@ -50,10 +51,10 @@ class Vocabulary:
     stamps: int = 0
 
     def __post_init__(self) -> None:
-        if self.stamps and not 60 < self.stamps < 2**16:
+        if self.stamps and not 61 < self.stamps < 2**16:
             raise UserError(
-                f"stamps={self.stamps}: expected one for each second of a minute and for each minute, at "
-                "least 61, or 0 for time stamps that are text pieces"
+                f"stamps={self.stamps}: expected one for each second of a minute and for each minute and one "
+                "for those of questions, at least 62, or 0 for time stamps that are text pieces"
             )
         if self.vision_size is None:
             object.__setattr__(self, "vision_size", self.num_codes + 2 + self.stamps)
@@ -126,7 +127,7 @@ class Vocabulary:
     @property
     def minutes(self) -> int:
         """How many minutes have a stamp of their own."""
-        return max(0, self.stamps - 60)
+        return max(0, self.stamps - 61)
 
     def stamp(self, minute: int, second: int, *, asked: bool = False) -> int:
         """The token of a time stamp. asked: of a time that a question names, which sees all of a video; not

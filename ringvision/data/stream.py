@@ -298,10 +298,10 @@ class PromptProcessor:
 
     def question(self, question: str) -> np.ndarray:
         """-> int32 [n]: what comes after the videos, or after the eos of the previous answer. Where the
-        vocabulary has stamps, those of the times that it says come first: what is looked for is then written
-        nearly as it stands in the video.
+        vocabulary has stamps, those of the times that it says come last: what is looked for is then written
+        nearly as it stands in the video, and the answer begins where it is looked for.
         """
-        return np.array([*self._stamps_of(question), *self._words(self.format.parts[1], question)], np.int32)
+        return np.array([*self._words(self.format.parts[1], question), *self._stamps_of(question)], np.int32)
 
     def _stamps_of(self, question: str) -> list[int]:
         """The stamps of the times in a question, in order; what is later than any stamp has none."""

@@ -42,9 +42,9 @@ class TransformerConfig:
     """
     code_offset: int = 0
     stamp_rows: int = 0
-    """The last so many rows of the embedding are the 60 seconds and the minutes of time stamps. A stamp has
-    an id from `vocab_size` on, one for each second of a video and behind them one for each second that words
-    name, and is the sum of two rows; it is never predicted.
+    """The last so many rows of the embedding are the 60 seconds and the minutes of time stamps, and one for
+    times that words name. A stamp has an id from `vocab_size` on, one for each second of a video and behind
+    them one for each second that words name, and is the sum of two rows or of three; it is never predicted.
     """
     remat: Literal["none", "block", "dots", "offload"] = "none"
     """What a layer keeps for the backward pass (remat.py): all; its input alone; its matrix products; or its
@@ -106,10 +106,11 @@ class TransformerConfig:
             raise UserError(
                 f"frame_period={self.frame_period}, code_offset={self.code_offset}: expected at least 0"
             )
-        if self.stamp_rows and not 60 < self.stamp_rows < self.vocab_size - self.code_offset:
+        if self.stamp_rows and not 61 < self.stamp_rows < self.vocab_size - self.code_offset:
             raise UserError(
                 f"stamp_rows={self.stamp_rows} of {self.vocab_size - self.code_offset} rows for videos: "
-                "expected 60 for seconds and one for each minute, beside those of codes; or 0"
+                "expected 60 for seconds, one for each minute and one for those of questions, beside those "
+                "of codes; or 0"
             )
         if self.remat not in ("none", "block", "dots", "offload"):
             raise UserError(f"remat={self.remat!r}: expected 'none', 'block', 'dots' or 'offload'")
@@ -150,7 +151,7 @@ class TransformerConfig:
     @property
     def num_stamps(self) -> int:
         """Seconds that have a time stamp of their own."""
-        return 60 * max(0, self.stamp_rows - 60)
+        return 60 * max(0, self.stamp_rows - 61)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""

@@ -361,17 +361,19 @@ class Transformer(nnx.Module):
 
     def _rows(self, tokens: jax.Array, look_up: Callable[[Embedding, jax.Array], jax.Array]) -> jax.Array:
         """int32 [B, L] -> [B, L, D]: the row of each token, of a time stamp those of its second and its
-        minute together.
+        minute together, and one more where words name it.
         """
         if not self.config.stamp_rows:
             return look_up(self.embed, tokens)
         seconds = self.config.vocab_size - self.config.stamp_rows  # the first row of them
         time = tokens - self.config.vocab_size  # below 0: no stamp
         is_stamp = time >= 0
-        minute = time // 60 % (self.config.stamp_rows - 60)
+        minute = time // 60 % (self.config.stamp_rows - 61)
         x = look_up(self.embed, jnp.where(is_stamp, seconds + time % 60, tokens))
         minutes = look_up(self.embed, jnp.where(is_stamp, seconds + 60 + minute, 0))
-        return x + jnp.where(is_stamp[..., None], minutes, 0)
+        asked = look_up(self.embed, jnp.full_like(tokens, self.config.vocab_size - 1))
+        x = x + jnp.where(is_stamp[..., None], minutes, 0)
+        return x + jnp.where((time >= self.config.num_stamps)[..., None], asked, 0)
 
     def _earliest(self, tokens: jax.Array, positions: jax.Array) -> jax.Array | None:
         """int32 [B, L] twice -> int32 [B, L], the lowest position that each token sees; None: all see all."""

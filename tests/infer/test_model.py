@@ -188,10 +188,10 @@ def test_stamps_of_the_vocabulary_are_rows_of_the_transformer(folder: Path, tmp_
     settings["transformer"] |= {"vocab_size": 200, "code_offset": 9}
     settings["vocabulary"] = {
         "text_size": 9, "num_codes": 127, "bos": 1, "eos": 2, "vision_start": [3], "vision_end": [4],
-        "stamps": 62,
+        "stamps": 63,
     }  # fmt: skip
     (broken / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(UserError, match="the vocabulary has 62 stamps, the transformer 0 stamp_rows"):
+    with pytest.raises(UserError, match="the vocabulary has 63 stamps, the transformer 0 stamp_rows"):
         load_model(broken)
 
 

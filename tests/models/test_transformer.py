@@ -407,7 +407,7 @@ def test_a_code_is_told_its_place_in_the_frame() -> None:
 def test_a_time_stamp_is_the_sum_of_its_minute_and_its_second():
     """That of a frame has a place in it and sees the video; that of a question is a word."""
     config = replace(
-        PRESETS["tiny"], vocab_size=100, frame_period=5, code_offset=30, stamp_rows=62, video_window=8
+        PRESETS["tiny"], vocab_size=100, frame_period=5, code_offset=30, stamp_rows=63, video_window=8
     )
     model = Transformer(config, rngs=nnx.Rngs(0))
     table, places = model.embed.table[...], model.cells.table[...]
@@ -417,9 +417,9 @@ def test_a_time_stamp_is_the_sum_of_its_minute_and_its_second():
     expected = [
         table[3],
         table[31] + places[0],
-        table[38 + 7] + table[38 + 60] + places[1],
-        table[38 + 59] + table[38 + 61] + places[2],
-        table[38 + 59] + table[38 + 61],
+        table[37 + 7] + table[37 + 60] + places[1],
+        table[37 + 59] + table[37 + 61] + places[2],
+        table[37 + 59] + table[37 + 61] + table[99],
     ]
     np.testing.assert_allclose(found[0], jnp.stack(expected), rtol=1e-6)
     assert model._earliest(tokens, positions)[0].tolist() == [ANY, -2, -1, 0, ANY]
@@ -427,7 +427,7 @@ def test_a_time_stamp_is_the_sum_of_its_minute_and_its_second():
     assert np.isfinite(np.asarray(hidden)).all()
 
 
-@pytest.mark.parametrize("rows", [60, 70, -3])
+@pytest.mark.parametrize("rows", [61, 70, -3])
 def test_rows_of_stamps_that_cannot_be(rows):
     with pytest.raises(UserError, match=f"stamp_rows={rows} of 70"):
         replace(PRESETS["tiny"], vocab_size=100, code_offset=30, stamp_rows=rows)
@@ -436,4 +436,4 @@ def test_rows_of_stamps_that_cannot_be(rows):
 def test_ids_are_rows_and_a_stamp_for_every_second() -> None:
     config = replace(PRESETS["tiny"], vocab_size=100, code_offset=30)
     assert config.num_ids == 100
-    assert replace(config, stamp_rows=62).num_ids == 100 + 2 * 120
+    assert replace(config, stamp_rows=63).num_ids == 100 + 2 * 120
