@@ -187,7 +187,7 @@ def test_stamps_of_the_vocabulary_are_rows_of_the_transformer(folder: Path, tmp_
     settings = json.loads((broken / "config.json").read_text())
     settings["transformer"] |= {"vocab_size": 200, "code_offset": 9}
     settings["vocabulary"] = {
-        "text_size": 9, "num_codes": 127, "bos": 1, "eos": 2, "vision_start": [3], "vision_end": [4],
+        "text_size": 9, "num_codes": 126, "bos": 1, "eos": 2, "vision_start": [3], "vision_end": [4],
         "stamps": 63,
     }  # fmt: skip
     (broken / "config.json").write_text(json.dumps(settings))
