@@ -105,7 +105,7 @@ def compiled(folder: Path, length: int, devices: int, cache_dtype: str) -> dict:
     inputs = {name: jax.ShapeDtypeStruct((1, block), jnp.int32) for name in names}
     inputs |= {"last": jax.ShapeDtypeStruct((1,), jnp.int32)}
     inputs |= {"before": jax.ShapeDtypeStruct((1, model.config.vocab_size), jnp.float32)}
-    function = engine.of_model(_read, "wc", ids=(0, model.config.vocab_size))
+    function = engine.of_model(_read, "wc", ids=(0, model.config.vocab_size), reach=None)
     memory = function.lower(model.params, cache=cache, **inputs).compile().memory_analysis()
     return {
         "tokens": length,

@@ -10,7 +10,8 @@ text and videos (processor.py and the policies: assistant, chat, image_generatio
 Blocks have few sizes, caches few lengths and batches few numbers of rows, so that another prompt compiles
 nothing anew. A cache is donated to every call: there is one copy of it, and it never leaves the devices where
 it was made. What is the same for all rows is read once, as a prefix, and attention to it merged with
-attention to a row's own tokens by their log-sum-exps.
+attention to a row's own tokens by their log-sum-exps. A block whose tokens see only so many before them, as
+those of a video may, looks at the end of a long cache alone: it takes as long however much was read.
 """
 
 import threading
@@ -42,6 +43,10 @@ SIXTEENTHS = 16384
 """Up to QUARTERS the lengths of caches are powers of two; from there they are also a quarter, a half and
 three quarters of the way from one to the next, and from SIXTEENTHS on every sixteenth: what is reserved and
 not used is little beside what is, and still few programs are compiled.
+"""
+FAR = 16
+"""A block of which no token sees further back than some tokens looks at these alone, by a program of its own,
+where there are at least so many times as many slots on a device: among fewer ones nothing is saved.
 """
 Progress = Callable[[int, int], None]
 
@@ -311,7 +316,7 @@ class Rows:
         self.logits, self.cache = self._call(
             _read,
             "wc",
-            {"ids": self.ids},
+            {"ids": self.ids, "reach": self._reach(parts)},
             tokens=tokens,
             positions=positions,
             segment_ids=segment_ids,
@@ -319,6 +324,15 @@ class Rows:
             before=self._last_logits(),
         )
         self._changed()
+
+    def _reach(self, parts: dict[int, np.ndarray]) -> int | None:
+        """How many positions back a block of these tokens, int32 [n] by row, has to look; None: through all
+        that there is.
+        """
+        reach = self.engine.model.config.reach(np.concatenate(list(parts.values())))
+        caches = [self.cache] if self.prefix is None else [self.cache, self.prefix.cache]
+        slots = max(cache.length for cache in caches) // self.engine.ring
+        return None if reach is None or slots < FAR * reach else reach
 
     def _last_logits(self) -> jax.Array:
         """float32 [R, ids], zeros before anything was read; placed as those that follow, or what takes them
@@ -462,13 +476,15 @@ def _read(
     graphdef: Any,
     mesh: Mesh,
     ids: tuple[int, int],
+    reach: int | None,
 ) -> tuple[jax.Array, Cache]:
-    """tokens, positions, segment_ids int32 [R, T] -> the logits float32 [R, ids] after each row's token
-    `last` int32 [R] of this block, those `before` where it has none (-1), and the cache.
+    """tokens, positions, segment_ids int32 [R, T], of which none sees `reach` positions back or more (None:
+    some may) -> the logits float32 [R, ids] after each row's token `last` int32 [R] of this block, those
+    `before` where it has none (-1), and the cache.
     """
     model: Transformer = nnx.merge(graphdef, params)
     hidden, cache = model.extend(
-        tokens, positions, segment_ids, cache, mesh=mesh, prefix=prefix, shared=shared
+        tokens, positions, segment_ids, cache, mesh=mesh, reach=reach, prefix=prefix, shared=shared
     )
     at = jnp.take_along_axis(hidden, jnp.maximum(last, 0)[:, None, None], axis=1)[:, 0]  # (R, D)
     return jnp.where(last[:, None] >= 0, next_logits(model, at, ids, mesh), before), cache

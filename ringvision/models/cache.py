@@ -14,7 +14,9 @@ travel along (a slot with segment 0 is empty). So
   devices are level. A row that passes segment 0 takes no slot at all;
 - `truncate` forgets what a row appended since some position, `insert` puts what was read elsewhere into a
   row, `select` rearranges, adds and drops rows, `grow` adds slots to all. Tokens are appended in the order of
-  their positions, so no holes come about and nothing needs to be compacted.
+  their positions, so no holes come about and nothing needs to be compacted;
+- the last tokens of a row are the last on their devices: `recent` cuts these out, for what sees no further
+  back.
 
 Keys and values are floats, or int8 with one float32 for each token and head (per-token quantisation:
 Dettmers et al., 2022): a quarter of float32's bytes, and an H-th of them for the scales. They are
@@ -245,6 +247,33 @@ class Cache:
         write = jax.shard_map(_write, mesh=mesh, in_specs=in_specs, out_specs=parts)
         return replace(self, **write(self.parts, new, self.fill, fits), fill=self.fill + taken)
 
+    def recent(self, slots: int, *, mesh: Mesh | None = None) -> "Cache":
+        """A small cache of what was appended last: of every row the last `slots` slots taken on each device.
+        The row's last so many tokens are among them, where every device took its own in their order. Nothing
+        travels, and keys and values are copied as they are kept.
+
+        Args:
+            slots: at least 1; the cache itself is given where no device has more.
+            mesh: the devices (None: one).
+
+        Returns:
+            A cache of C * slots slots a row, whose slots hold what they held; those that were not taken are
+            empty.
+        """
+        mesh = mesh or _one_device()
+        if slots >= self.length // self.fill.shape[0]:
+            return self
+        places = _specs(mesh).parts
+        parts = {name: places[name] for name in self.parts}
+        filled = partition_spec(mesh, "length", "batch")
+
+        def cut(parts: Parts, fill: jax.Array) -> Parts:
+            start = jnp.maximum(fill[0] - slots, 0)  # (B,)
+            return {name: _cut(name, x, start, slots) for name, x in parts.items()}
+
+        local = jax.shard_map(cut, mesh=mesh, in_specs=(parts, filled), out_specs=parts)
+        return replace(self, **local(self.parts, self.fill), fill=jnp.minimum(self.fill, slots))
+
     def truncate(self, length: int | jax.Array) -> "Cache":
         """Forget every token whose position is `length` or more, and take back the slots behind the last
         token that stays on each device.
@@ -325,6 +354,17 @@ class Cache:
 
         specs = _specs(mesh)
         return jax.shard_map(pad, mesh=mesh, in_specs=(specs,), out_specs=specs)(self)
+
+
+def _cut(name: str, x: jax.Array, start: jax.Array, slots: int) -> jax.Array:
+    """`slots` slots of every row, from its own `start` (int32 [B]) on, of the array x called `name`."""
+    axis = SLOT_AXIS[name] - 1  # of one row
+    cut = jax.vmap(
+        lambda row, first: jax.lax.dynamic_slice_in_dim(row, first, slots, axis),
+        in_axes=(ROW_AXIS[name], 0),
+        out_axes=ROW_AXIS[name],
+    )
+    return cut(x, start)
 
 
 def _write(old: Parts, new: Parts, slots: jax.Array, fits: jax.Array) -> Parts:

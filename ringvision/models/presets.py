@@ -7,11 +7,16 @@ LLaMA's.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+import jax
+import numpy as np
 
 from ringvision.errors import UserError
 from ringvision.fields import fitted
 from ringvision.ops.rope import RopeScaling
+
+AnyArray = TypeVar("AnyArray", np.ndarray, jax.Array)
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,20 @@ class TransformerConfig:
     def num_stamps(self) -> int:
         """Seconds that have a time stamp of their own."""
         return 60 * max(0, self.stamp_rows - 61)
+
+    def is_video(self, tokens: AnyArray) -> AnyArray:
+        """int32 [...], of NumPy or of JAX -> bool [...]: codes, what stands around them, and the stamps of
+        frames.
+        """
+        return (tokens >= self.code_offset) & (tokens < self.vocab_size + self.num_stamps)
+
+    def reach(self, tokens: np.ndarray) -> int | None:
+        """tokens int32 [...] -> how many positions, its own among them, the one that sees furthest back
+        sees; None: all before it.
+        """
+        if self.video_window is None or not self.is_video(tokens).all():
+            return self.window
+        return min(self.video_window, self.window or self.video_window)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""

@@ -13,7 +13,6 @@ so the tokens may lie in any layout that the devices like. The same code runs on
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -144,6 +143,7 @@ class Transformer(nnx.Module):
         *,
         mesh: Mesh | None = None,
         fresh: bool = False,
+        reach: int | None = None,
         prefix: Cache | None = None,
         shared: jax.Array | int | None = None,
     ) -> tuple[jax.Array, Cache]:
@@ -161,6 +161,9 @@ class Transformer(nnx.Module):
             cache: of B rows, of any lengths.
             mesh: the devices (None: one).
             fresh: promises that the cache is empty and spares looking into it.
+            reach: promises that no token sees so many positions back or more (`TransformerConfig.reach`) and
+                that every device took the tokens of a row in the order of their positions; spares looking at
+                what stands before (None: no such promise).
             prefix: what all rows read before their own tokens: a cache with a row for every share of the
                 batch (mesh axes data x fsdp), all of them alike. It is read and not changed.
             shared: int32 [], of the prefix only positions below it (None: all).
@@ -170,14 +173,13 @@ class Transformer(nnx.Module):
             not fit (see `Cache.free`), hidden is NaN.
         """
         mesh = mesh or _one_device()
+        own = None if fresh else cache
+        prefix = None if prefix is None else _below(prefix, shared)
+        if reach is not None:
+            own = None if own is None else own.recent(reach, mesh=mesh)
+            prefix = None if prefix is None else prefix.recent(reach, mesh=mesh)
         x, (k, v), _ = self._extended(
-            tokens,
-            positions,
-            segment_ids,
-            cache.dtype,
-            mesh,
-            own=None if fresh else cache,
-            prefix=None if prefix is None else _below(prefix, shared),
+            tokens, positions, segment_ids, cache.dtype, mesh, own=own, prefix=prefix
         )
         cache = cache.append(k, v, positions, segment_ids, mesh=mesh)
         return jnp.where(cache.overflowed, jnp.nan, self.norm(x)), cache
@@ -352,12 +354,7 @@ class Transformer(nnx.Module):
         if not self.config.frame_period:
             return x
         cells = look_up(self.cells, positions % self.config.frame_period)  # (B, L, D)
-        return x + jnp.where(self._is_video(tokens)[..., None], cells, 0)
-
-    def _is_video(self, tokens: jax.Array) -> jax.Array:
-        """int32 [B, L] -> bool [B, L]: codes, what stands around them, and the stamps of frames."""
-        config = self.config
-        return (tokens >= config.code_offset) & (tokens < config.vocab_size + config.num_stamps)
+        return x + jnp.where(self.config.is_video(tokens)[..., None], cells, 0)
 
     def _rows(self, tokens: jax.Array, look_up: Callable[[Embedding, jax.Array], jax.Array]) -> jax.Array:
         """int32 [B, L] -> [B, L, D]: the row of each token, of a time stamp those of its second and its
@@ -380,7 +377,7 @@ class Transformer(nnx.Module):
         if self.config.video_window is None:
             return None
         earliest = positions - (self.config.video_window - 1)
-        return jnp.where(self._is_video(tokens), earliest, ANY)
+        return jnp.where(self.config.is_video(tokens), earliest, ANY)
 
     def _sharpness(self, tokens: jax.Array, positions: jax.Array) -> jax.Array | None:
         """int32 [B, L] twice -> float32 [B, L, 1, 1], what each token's queries are multiplied by; None: by
@@ -391,7 +388,7 @@ class Transformer(nnx.Module):
             return None
         growth = jnp.log1p(positions.astype(jnp.float32)) / math.log1p(start)
         if self.config.video_window is not None:  # what is seen through a window does not grow
-            growth = jnp.where(self._is_video(tokens), 1.0, growth)
+            growth = jnp.where(self.config.is_video(tokens), 1.0, growth)
         return jnp.maximum(growth, 1.0)[:, :, None, None]
 
     def head(self) -> jax.Array:
@@ -478,7 +475,7 @@ def _below(prefix: Cache, shared: jax.Array | int | None) -> Cache:
     """The prefix as it is seen where only positions below `shared` are (None: all)."""
     if shared is None:
         return prefix
-    return replace(prefix, segment_ids=jnp.where(prefix.positions < shared, prefix.segment_ids, 0))
+    return prefix.truncate(shared)
 
 
 def _one_device() -> Mesh:

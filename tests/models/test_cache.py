@@ -35,17 +35,19 @@ class Reader:
         self.mesh = mesh
         self.extend = jax.jit(
             self._extend,
-            static_argnames="fresh",
+            static_argnames=("fresh", "reach"),
             donate_argnames="cache",
             out_shardings=(None, shardings(mesh)),
         )
 
-    def _extend(self, params, tokens, positions, segment_ids, cache, fresh):
+    def _extend(self, params, tokens, positions, segment_ids, cache, fresh, reach):
         model = nnx.merge(self.graphdef, params)
-        hidden, cache = model.extend(tokens, positions, segment_ids, cache, mesh=self.mesh, fresh=fresh)
+        hidden, cache = model.extend(
+            tokens, positions, segment_ids, cache, mesh=self.mesh, fresh=fresh, reach=reach
+        )
         return jnp.einsum("BTD,DV->BTV", hidden, model.head()), cache
 
-    def read(self, tokens, cache, *, start=0, fresh=False, segment_ids=None, order=None):
+    def read(self, tokens, cache, *, start=0, fresh=False, segment_ids=None, order=None, reach=None):
         """Logits [B, T, V] in the tokens' own order, and the cache. `order` is how they are laid out on the
         devices.
         """
@@ -53,7 +55,7 @@ class Reader:
         segment_ids = np.ones_like(tokens) if segment_ids is None else segment_ids
         positions = np.broadcast_to(start + np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
         rows = (x[:, order] for x in (tokens, positions, segment_ids))
-        logits, cache = self.extend(self.params, *rows, cache, fresh=fresh)
+        logits, cache = self.extend(self.params, *rows, cache, fresh=fresh, reach=reach)
         return np.asarray(logits)[:, np.argsort(order)], cache
 
 
@@ -198,6 +200,59 @@ def test_a_window_reaches_into_a_prefix_that_rows_share(windowed, devices):
     block, cache = extend(reader.params, tokens[:, 16:24], jnp.int32(16), cache)
     token, cache = extend(reader.params, tokens[:, 24:], jnp.int32(24), cache)
     close(np.concatenate([block, token], axis=1), whole[:, 16:])
+
+
+VIDEO = np.random.default_rng(3).integers(20, 61, (2, 48)).astype(np.int32)
+
+
+@pytest.mark.parametrize("window", ["window", "video_window"])
+@pytest.mark.parametrize("devices", [1, 4])
+def test_blocks_of_video_look_at_the_end_of_the_cache_alone(devices, window):
+    """A block and a token that see 5 positions give what they give at once, also where keys and values of
+    every device are no numbers but for its last five: whoever looked at them would give none either.
+    """
+    config = replace(CONFIG, **{"code_offset": 20, window: 5})
+    model = make(config)
+    whole = np.asarray(jax.jit(model.logits)(VIDEO))
+    reader = Reader(model, ring(devices))
+    logits, cache = reader.read(VIDEO[:, :32], Cache.empty(config, 2, 64, reader.mesh))
+    old = (np.arange(64) % (64 // devices) < 32 // devices - 5)[:, None]  # (S, 1)
+    cache = replace(cache, k=jnp.where(old, jnp.nan, cache.k), v=jnp.where(old, jnp.nan, cache.v))
+    cache = jax.device_put(cache, shardings(reader.mesh))
+    cut, cache = reader.read(VIDEO[:, 32:40], cache, start=32, reach=config.reach(VIDEO[:, 32:40]))
+    token, cache = reader.read(VIDEO[:, 40:41], cache, start=40, reach=5)
+    close(np.concatenate([logits, cut, token], axis=1), whole[:, :41])
+    assert cache.length == 64 and int(cache.fill.sum()) == 2 * 41
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_end_of_what_is_seen_of_a_prefix(windowed, devices):
+    """Of 24 tokens that rows share they go on from 16."""
+    model, _ = windowed
+    mesh = ring(devices)
+    reader = Reader(model, mesh)
+    _, prefix = reader.read(VIDEO[:1, :16], Cache.empty(WINDOWED, 1, 32, mesh))
+    _, prefix = reader.read(TOKENS[:1, 16:24], prefix, start=16)
+    tokens = np.concatenate([VIDEO[[0, 0], :16], VIDEO[:, 16:24]], axis=1)
+    whole = np.asarray(jax.jit(model.logits)(tokens))
+
+    @jax.jit
+    def extend(params, tokens):
+        positions = jnp.broadcast_to(16 + jnp.arange(8, dtype=jnp.int32), (2, 8))
+        own = nnx.merge(reader.graphdef, params)
+        hidden, _ = own.extend(
+            tokens,
+            positions,
+            jnp.ones_like(tokens),
+            Cache.empty(WINDOWED, 2, 16, mesh),
+            mesh=mesh,
+            reach=5,
+            prefix=prefix,
+            shared=16,
+        )
+        return jnp.einsum("BTD,DV->BTV", hidden, own.head())
+
+    close(extend(reader.params, tokens[:, 16:]), whole[:, 16:])
 
 
 def test_every_mesh_axis_at_once(model, whole):
@@ -373,6 +428,48 @@ def test_growing_selecting_and_overflowing_keep_every_part(model, dtype):
         for device in range(2):  # 12 slots each, of which 8 were there before
             before = np.take(old, range(8 * device, 8 * device + 8), axis)
             np.testing.assert_array_equal(np.take(row, range(12 * device, 12 * device + 8), axis), before)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize(
+    "axes", [{"context": 1}, {"context": 4}, {"data": 2, "tensor": 2, "context": 2}], ids=str
+)
+def test_what_was_appended_last(dtype, axes):
+    """Rows of 4 and 13 tokens, in blocks, singly, behind more that was forgotten, in a cache that grew: of
+    every device the 3 slots before its fill, by slicing.
+    """
+    mesh = make_mesh(**axes, devices=jax.devices()[: int(np.prod(list(axes.values())))])
+    devices = axes["context"]
+    cache = Cache.empty(CONFIG, 2, 24, mesh, jnp.dtype(dtype))
+    random = np.random.default_rng(0)
+    length = 0
+    for count in (8, 4, 8):
+        new = random.normal(size=(2, 2, 2, 2, count, 8)).astype(np.float32)
+        positions = np.broadcast_to(length + np.arange(count, dtype=np.int32), (2, count))
+        real = np.array([[length == 8], [True]]) & np.ones((2, count), bool)
+        cache = cache.append(*new, positions, real.astype(np.int32), mesh=mesh)
+        length += count
+    cache = cache.truncate(12)
+    for alive in (0, 1):
+        new = random.normal(size=(2, 2, 2, 2, 1, 8)).astype(np.float32)
+        row = np.array([[0], [alive]], np.int32)
+        cache = cache.append(*new, np.full((2, 1), 12, np.int32), row, mesh=mesh)
+    cache = cache.grow(40, mesh=mesh)
+    recent = jax.jit(lambda cache: cache.recent(3, mesh=mesh))(jax.device_put(cache, shardings(mesh)))
+    assert recent.length == 3 * devices and recent.dtype == cache.dtype
+    np.testing.assert_array_equal(recent.fill, np.minimum(cache.fill, 3))
+    assert set(np.asarray(cache.fill).sum(axis=0)) == {4, 13}
+    for name, x in cache.parts.items():
+        slot_axis = SLOT_AXIS[name] - 1
+        for row in range(2):
+            shares = np.split(np.take(x, row, ROW_AXIS[name]), devices, slot_axis)
+            starts = [max(int(fill) - 3, 0) for fill in cache.fill[:, row]]
+            expected = [
+                np.take(share, range(start, start + 3), slot_axis) for share, start in zip(shares, starts)
+            ]
+            found = np.take(getattr(recent, name), row, ROW_AXIS[name])
+            np.testing.assert_array_equal(found, np.concatenate(expected, slot_axis))
+    assert cache.recent(40 // devices, mesh=mesh) is cache
 
 
 def test_without_a_mesh(model, whole):
