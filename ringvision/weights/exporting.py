@@ -5,8 +5,8 @@
     hf    config.json, model.safetensors (several and an index above 5 GB)
     lwm   config.json, `streaming_params`: to be loaded as `params::DEST/streaming_params`
 
-The model folder's licences come with it. Imported again, the weights are the same bit for bit. Memory holds one
-tensor of ours at a time.
+The model folder's licences come with it. Imported again, the weights are the same bit for bit. Memory holds
+one tensor of ours at a time.
 """
 
 import json
