@@ -8,7 +8,7 @@ import html
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,11 @@ from typing import Any
 
 import gradio as gr
 
+from ringvision.data.contact_sheet import escaped
 from ringvision.data.video import probe, sample, sample_times
 from ringvision.errors import UserError
 from ringvision.infer.assistant import Assistant, load
+from ringvision.infer.explanation import spans_in_words
 from ringvision.infer.sampler import Sampler
 
 CLIPS = Path(__file__).resolve().parent / "clips"
@@ -37,6 +39,7 @@ CSS = """
 .gradio-container {max-width: 1100px !important; margin: 0 auto}
 #answer textarea {font-size: 1.25rem; line-height: 1.6}
 #status p {opacity: .75; font-size: .9rem; font-variant-numeric: tabular-nums}
+#notes [role=alert] {border-left: 4px solid #b45309; padding-left: .75em}
 """
 
 
@@ -61,19 +64,22 @@ def look(video: str | None, fps: float) -> tuple[list[tuple[Any, str]], str]:
     )
 
 
-def answering(assistant: Assistant) -> Callable[..., Iterator[tuple[str, str]]]:
-    """A function that answers a question about a video: (the answer so far, a line about the work), again and
-    again as the answer grows.
+def answering(assistant: Assistant) -> Callable[..., Iterator[tuple[str, str, str]]]:
+    """A function that answers a question about a video: (the answer so far, what to know of it as HTML, a
+    line about the work), again and again as the answer grows.
     """
 
-    def ask(video: str | None, question: str, fps: float, temperature: float) -> Iterator[tuple[str, str]]:
+    def ask(
+        video: str | None, question: str, fps: float, temperature: float
+    ) -> Iterator[tuple[str, str, str]]:
         if not video:
             raise gr.Error(
                 "Choose a video first: drop one on the left, or pick an example.", print_exception=False
             )
-        yield "", "Reading the video …"
+        yield "", "", "Reading the video …"
         with readable_errors(video):
             reply = assistant.ask(video, question, fps=fps, sampler=Sampler(temperature=temperature))
+            warnings = notes(reply.warnings)
             many = "s" * (reply.devices != 1)
             text = ""
             read = (
@@ -81,11 +87,26 @@ def answering(assistant: Assistant) -> Callable[..., Iterator[tuple[str, str]]]:
             )
             for piece in reply:
                 text += piece
-                yield text, read
+                yield text, warnings, read
+            looked = notes(reply.warnings, spans_in_words(reply.evidence, [video]))
             seconds = " · ".join(f"{name} {spent:.2f} s" for name, spent in reply.timings.items())
-        yield reply.text, f"{read} · {seconds}"
+        yield reply.text, looked, f"{read} · {seconds}"
 
     return ask
+
+
+def notes(warnings: Sequence[str], spans: str = "") -> str:
+    """What to know of an answer, as HTML that screen readers announce. Its texts come from anywhere: nothing
+    of them is taken as HTML.
+
+    Args:
+        warnings: a line for each thing that the model was not trained for.
+        spans: the seconds that the answer attended to, in words; "": not known yet.
+    """
+    lines = "".join(f"<p>Take care: {escaped(line)}.</p>" for line in warnings)
+    alert = f'<div role="alert">{lines}</div>' if lines else ""
+    looked = f'<p role="status">The answer attended most to: {escaped(spans)}.</p>' if spans else ""
+    return alert + looked
 
 
 @dataclass(frozen=True)
@@ -97,6 +118,7 @@ class Controls:
     question: gr.Textbox
     temperature: gr.Slider
     answer: gr.Textbox
+    notes: gr.HTML
     status: gr.Markdown
 
 
@@ -128,6 +150,7 @@ def _controls(clips: Path) -> Controls:
                 api_visibility="private",
             )
             answer = gr.Textbox(label="Answer", lines=3, interactive=False, elem_id="answer")
+            about = gr.HTML(elem_id="notes")
             status = gr.Markdown(elem_id="status")
             with gr.Accordion("How the answer is chosen", open=False):
                 why = "0 always gives the likeliest answer; more gives others a chance."
@@ -141,7 +164,7 @@ def _controls(clips: Path) -> Controls:
                 examples_per_page=12,
                 api_visibility="private",
             )
-    return Controls(video, fps, question, temperature, answer, status)
+    return Controls(video, fps, question, temperature, answer, about, status)
 
 
 def page(assistant: Assistant, clips: Path = CLIPS) -> gr.Blocks:
@@ -179,7 +202,7 @@ def page(assistant: Assistant, clips: Path = CLIPS) -> gr.Blocks:
         controls.question.submit(
             answering(assistant),
             [controls.video, controls.question, controls.fps, controls.temperature],
-            [controls.answer, controls.status],
+            [controls.answer, controls.notes, controls.status],
             api_name="ask",
             **model_turn,
         )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -113,8 +114,9 @@ def ask_all(
     waiting = [task for task in tasks if any(task.key(asking) not in log for asking in task.askings)]
     questions = sum(len(task.askings) for task in tasks)
     time_left = TimeLeft(progress, log, questions, sum(task.seconds for task in waiting))
-    with closing(_with_files(waiting, file_fps, size)) as files:
-        for task, path in files:
+    scenes = {task.name: task.make for task in waiting}
+    with closing(written_ahead(scenes, fps=file_fps, size=size)) as files:
+        for task, path in zip(waiting, files, strict=True):
             for asking in task.askings:
                 if task.key(asking) not in log:
                     log.add(_row(task, asking, assistant.ask([path], asking.text, fps=fps)))
@@ -136,26 +138,37 @@ def _row(task: VideoTask, asking: Asking, reply: Any) -> Row:
     }
 
 
-def _with_files(
-    tasks: Sequence[VideoTask], fps: int, size: int
-) -> Generator[tuple[VideoTask, Path], None, None]:
-    """Each task with the file of its scene."""
-    if not tasks:
-        return
+def written_ahead(
+    scenes: Mapping[str, Callable[[], Scene]], *, fps: int, size: int = 128
+) -> Generator[Path, None, None]:
+    """The H.264 file of each scene in turn. The next is drawn meanwhile, and a file is deleted when the next
+    one is asked for.
+
+    Args:
+        scenes: by the name of the file, what makes the scene.
+        fps: frames a second of the files.
+        size: side of a frame, in pixels.
+
+    Returns:
+        The files; close it where it is not read to its end.
+
+    Raises:
+        UserError: the disk takes no more.
+    """
     with tempfile.TemporaryDirectory(prefix="ringvision-videos-") as folder, ThreadPoolExecutor(1) as ahead:
 
-        def write(task: VideoTask) -> Path:
-            path = Path(folder) / f"{task.name}.mp4"
+        def write(name: str) -> Path:
+            path = Path(folder) / f"{name}.mp4"
             try:
-                write_video(task.make(), path, fps=fps, size=size)
+                write_video(scenes[name](), path, fps=fps, size=size)
             except OSError as error:
                 raise UserError(f"a video cannot be written to {folder}: {error.strerror}") from None
             return path
 
-        coming = ahead.submit(write, tasks[0])
-        for index, task in enumerate(tasks):
-            path = coming.result()
-            if index + 1 < len(tasks):
-                coming = ahead.submit(write, tasks[index + 1])
-            yield task, path
+        names = iter(scenes)
+        coming = [ahead.submit(write, name) for name in islice(names, 1)]
+        while coming:
+            path = coming.pop().result()
+            coming += [ahead.submit(write, name) for name in islice(names, 1)]
+            yield path
             path.unlink()

@@ -8,11 +8,12 @@ examples.
 
 import re
 import sys
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,10 +27,9 @@ from ringvision.data.world import (
     chance,
     make_scene,
     questions,
-    write_video,
 )
 from ringvision.errors import UserError
-from ringvision.evaluate.video_tasks import QuestionAnswerer, normalise
+from ringvision.evaluate.video_tasks import QuestionAnswerer, normalise, written_ahead
 
 SEED_STRIDE = 1 << 24  # scenes that one evaluation seed may use before it meets the next seed's
 BLIND_SCENES = 4000
@@ -198,26 +198,12 @@ def _mask(text: str, names: Sequence[str]) -> str:
 
 
 def _with_files(chosen: Sequence[WorldExample]) -> Iterator[tuple[WorldExample, Path]]:
-    """Each example with the video of its scene. The next scene's is written meanwhile, and a video is deleted
-    after its last example.
-    """
-    scenes = list(dict.fromkeys(example.scene.seed for example in chosen))
-    by_scene = {seed: [example for example in chosen if example.scene.seed == seed] for seed in scenes}
-    with tempfile.TemporaryDirectory(prefix="ringvision-world-") as folder, ThreadPoolExecutor(1) as ahead:
-
-        def write(seed: int) -> Path:
-            path = Path(folder) / f"{seed}.mp4"
-            write_video(by_scene[seed][0].scene, path)
-            return path
-
-        coming = ahead.submit(write, scenes[0])
-        for index, seed in enumerate(scenes):
-            path = coming.result()
-            if index + 1 < len(scenes):
-                coming = ahead.submit(write, scenes[index + 1])
-            for example in by_scene[seed]:
-                yield example, path
-            path.unlink()
+    """Each example with the video of its scene."""
+    scenes = {str(example.scene.seed): partial(make_scene, example.scene.seed) for example in chosen}
+    by_scene = groupby(chosen, lambda example: example.scene.seed)
+    with closing(written_ahead(scenes, fps=8)) as files:
+        for (_, examples), path in zip(by_scene, files, strict=True):
+            yield from ((example, path) for example in examples)
 
 
 def _mean(values: Sequence[bool]) -> float:

@@ -81,7 +81,7 @@ def write_explanation(path: Path, question: str, reply: Reply, videos: Sequence[
         "question": question,
         "answer": reply.text,
         "probability": f"{reply.probability:.3f}",
-        "attended to": _said(evidence, videos),
+        "attended to": spans_in_words(evidence, videos),
     }
     if path.suffix.lower() == ".png":
         write_whole(path, png_bytes(_picture(facts, strips, evidence)))
@@ -115,8 +115,10 @@ def _strip(reply: Reply, number: int, name: str) -> _Strip:
     return _Strip(name, frames, shown, pictures)
 
 
-def _said(evidence: Evidence, videos: Sequence[str]) -> str:
-    """The spans in words."""
+def spans_in_words(evidence: Evidence, videos: Sequence[str]) -> str:
+    """The seconds that an answer attended to, as "0:03 to 0:05, 0:09 to 0:10"; videos: a name for each, which
+    is said where there are several.
+    """
     spans = [
         f"{clock(span.start)} to {clock(span.end)}" + (f" of {videos[span.video]}" if videos[1:] else "")
         for span in evidence.spans

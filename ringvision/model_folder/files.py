@@ -27,6 +27,8 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 MAX_FILE = 5_000_000_000
 """Bytes of tensors in one file, as on Hugging Face."""
+MOST_LICENCES = 4
+LARGEST_LICENCE = 1 << 20
 
 Spec = tuple[tuple[int, ...], Any]  # (shape, dtype)
 
@@ -109,6 +111,17 @@ def own_files(folder: Path) -> list[Path]:
         path
         for path in sorted(folder.iterdir())
         if path.is_file() and (path.name in read or belongs(path, folder))
+    ]
+
+
+def licence_files(folder: Path) -> list[Path]:
+    """The licences directly in a folder (LICENSE*) that may be copied out of it, sorted: at most
+    MOST_LICENCES, none large, and no links that lead elsewhere.
+    """
+    return [
+        path
+        for path in sorted(folder.glob("LICENSE*"))[:MOST_LICENCES]
+        if path.is_file() and belongs(path, folder) and path.stat().st_size <= LARGEST_LICENCE
     ]
 
 

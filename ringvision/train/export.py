@@ -14,9 +14,10 @@ from ringvision.train.part import Part
 from ringvision.train.state import TrainState
 from ringvision.tree import flatten
 
-OF_WEIGHTS = ("source", "trained", "grown")
-"""What the config.json of the model that a run starts from says of its weights, which a run changes. All else
-that it says stays, but for what the run itself says.
+OF_WEIGHTS = ("source", "trained", "grown", "knows")
+"""What the config.json of the model that a run starts from says of its weights, which a run changes: where
+they came from, what they were trained and measured for. All else that it says stays, but for what the run
+itself says.
 """
 
 

@@ -12,13 +12,9 @@ from ringvision import shipped
 from ringvision.config import TrainConfig
 from ringvision.data.text.folder import text_tokenizer_files
 from ringvision.data.text.settings import OWN_FILE
-from ringvision.model_folder import own_files, read_config
-from ringvision.untrusted_files import belongs
+from ringvision.model_folder import licence_files, own_files, read_config
 
 VIDEO_TOKENIZER_FOLDER = "video_tokenizer"
-LICENCES = "LICENSE*"
-MOST_LICENCES = 4
-LARGEST_LICENCE = 1 << 20
 
 
 def model_files(config: TrainConfig) -> dict[str, Path]:
@@ -39,7 +35,7 @@ def model_files(config: TrainConfig) -> dict[str, Path]:
     if folder is not None:
         files |= {f"{name}/{path.name}": path for path in own_files(folder)}
     if config.init_from is not None:
-        files |= {path.name: path for path in _licences(Path(config.init_from))}
+        files |= {path.name: path for path in licence_files(Path(config.init_from))}
     return files
 
 
@@ -68,11 +64,3 @@ def video_tokenizer(config: TrainConfig) -> tuple[str | None, Path | None]:
     if name not in shipped.tokenizers() and (Path(name) / "config.json").is_file():
         return VIDEO_TOKENIZER_FOLDER, Path(name)
     return name, None
-
-
-def _licences(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in sorted(folder.glob(LICENCES))[:MOST_LICENCES]
-        if path.is_file() and belongs(path, folder) and path.stat().st_size <= LARGEST_LICENCE
-    ]

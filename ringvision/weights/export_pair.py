@@ -21,7 +21,6 @@ from ringvision.models.emu3_tokenizer import Emu3Tokenizer
 from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.models.vqgan import VQGAN
 from ringvision.weights import chameleon, emu3
-from ringvision.weights.atomic_folder import atomic_folder
 from ringvision.weights.code_ids import EXTRA, TOKENIZER
 from ringvision.weights.converting import Progress, foreign_tensors
 from ringvision.weights.family import shapes_of
@@ -41,17 +40,17 @@ def is_pair(settings: Mapping[str, Any]) -> bool:
 
 def export_pair(
     model_folder: Path,
-    dest: Path,
+    where: Path,
     settings: Mapping[str, Any],
     *,
     dtype: np.dtype | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Write `dest` anew.
+    """Write it into a folder.
 
     Args:
         model_folder: the language model's, with its tokenizer in TOKENIZER.
-        dest: the folder to be written.
+        where: the folder to be filled.
         settings: the model's config.json.
         dtype: of the tensors; None: each tensor's own.
         progress: gets (what, done, of).
@@ -60,8 +59,7 @@ def export_pair(
         how many tensors were written.
 
     Raises:
-        UserError: where the folder lacks its tokenizer, its tensors do not fit its config, or `dest` exists
-        already.
+        UserError: where the folder lacks its tokenizer, or its tensors do not fit its config.
     """
     config = settings["hugging_face"]
     transformer = TransformerConfig.from_dict(settings["transformer"])
@@ -85,7 +83,7 @@ def export_pair(
         specs |= dict.fromkeys(counts, ((), np.int64))
         kind = np.dtype(dtype or readers[0].specs["embed.table"][1]).name
         theirs = {**_of_both_generations(config), "dtype": kind, "torch_dtype": kind}
-        with atomic_folder(dest) as partial, ModelWriter(partial, theirs, specs, metadata=PYTORCH) as writer:
+        with ModelWriter(where, theirs, specs, metadata=PYTORCH) as writer:
             for name in counts:
                 writer.write(name, np.int64(0))
             for tensor, array in foreign_tensors(work, dtype, progress):

@@ -20,7 +20,6 @@ import numpy as np
 from ringvision.errors import UserError
 from ringvision.model_folder import CONFIG_FILE, ModelReader, ModelWriter
 from ringvision.models.vqgan import VQGAN, VQGANConfig
-from ringvision.weights.atomic_folder import atomic_folder
 from ringvision.weights.converting import Progress, foreign_tensors
 from ringvision.weights.export_pair import PYTORCH, check_tensors
 from ringvision.weights.family import shapes_of
@@ -33,18 +32,18 @@ PICKLE_FILE = "vqgan.pkl"
 
 def export_vqgan(
     folder: Path,
-    dest: Path,
+    where: Path,
     settings: Mapping[str, Any],
     format: Literal["hf", "lwm"],
     *,
     dtype: np.dtype | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Write `dest` anew. Memory: one tensor; of `lwm`, the whole network.
+    """Write it into a folder. Memory: one tensor; of `lwm`, the whole network.
 
     Args:
         folder: the tokenizer's.
-        dest: the folder to be written.
+        where: the folder to be filled.
         settings: the tokenizer's config.json.
         format: "hf" for diffusers, "lwm".
         dtype: of the tensors; None: each tensor's own.
@@ -54,8 +53,7 @@ def export_vqgan(
         how many tensors were written.
 
     Raises:
-        UserError: where the other program has no such network, the folder's tensors do not fit its config, or
-        `dest` exists already.
+        UserError: where the other program has no such network, or the folder's tensors do not fit its config.
     """
     config = VQGANConfig.from_dict(settings["vqgan"])
     theirs, style = (_for_diffusers(config), DIFFUSERS) if format == "hf" else (_for_lwm(config), LWM)
@@ -69,22 +67,21 @@ def export_vqgan(
             for source in piece.sources
         }
         converted = foreign_tensors([(reader, piece) for piece in pieces], dtype, progress)
-        with atomic_folder(dest) as partial:
-            if format == "hf":
-                with ModelWriter(partial, theirs, specs, metadata=PYTORCH) as writer:
-                    for tensor, array in converted:
-                        writer.write(tensor.name, array)
-                (partial / "model.safetensors").rename(partial / DIFFUSERS_FILE)
-            else:
-                tree: dict[str, Any] = {}
+        if format == "hf":
+            with ModelWriter(where, theirs, specs, metadata=PYTORCH) as writer:
                 for tensor, array in converted:
-                    *path, leaf = tensor.name.split("/")
-                    branch = tree
-                    for key in path:
-                        branch = branch.setdefault(key, {})
-                    branch[leaf] = np.ascontiguousarray(array)
-                (partial / PICKLE_FILE).write_bytes(pickle.dumps(tree, protocol=4))
-                (partial / CONFIG_FILE).write_text(json.dumps(theirs, indent=2) + "\n", encoding="utf-8")
+                    writer.write(tensor.name, array)
+            (where / "model.safetensors").rename(where / DIFFUSERS_FILE)
+        else:
+            tree: dict[str, Any] = {}
+            for tensor, array in converted:
+                *path, leaf = tensor.name.split("/")
+                branch = tree
+                for key in path:
+                    branch = branch.setdefault(key, {})
+                branch[leaf] = np.ascontiguousarray(array)
+            (where / PICKLE_FILE).write_bytes(pickle.dumps(tree, protocol=4))
+            (where / CONFIG_FILE).write_text(json.dumps(theirs, indent=2) + "\n", encoding="utf-8")
     return len(specs)
 
 

@@ -5,7 +5,8 @@
     hf    config.json, model.safetensors (several and an index above 5 GB)
     lwm   config.json, `streaming_params`: to be loaded as `params::DEST/streaming_params`
 
-Imported again, the weights are the same bit for bit. Memory holds one tensor of ours at a time.
+The model folder's licences come with it. Imported again, the weights are the same bit for bit. Memory holds
+one tensor of ours at a time.
 """
 
 import json
@@ -19,7 +20,7 @@ import numpy as np
 from ringvision.data.text.folder import save_text_tokenizer
 from ringvision.data.text.settings import OWN_FILE, SENTENCEPIECE_FILE
 from ringvision.errors import UserError
-from ringvision.model_folder import CONFIG_FILE, ModelReader, ModelWriter, read_config
+from ringvision.model_folder import CONFIG_FILE, ModelReader, ModelWriter, licence_files, read_config
 from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.weights import llama, lwm
 from ringvision.weights.atomic_folder import atomic_folder
@@ -71,29 +72,32 @@ def export_weights(
     kind = settings.get("kind")
     folder = Path(model_folder)
     numbers = DTYPES[dtype] if dtype else None
-    if kind == TOKENIZER:
-        tensors = export_vqgan(folder, Path(dest), settings, format, dtype=numbers, progress=progress)
-    elif kind not in KINDS or not isinstance(settings.get("transformer"), Mapping):
+    if kind != TOKENIZER and (kind not in KINDS or not isinstance(settings.get("transformer"), Mapping)):
         raise UserError(
             f"{model_folder} is of kind {kind!r}; give the folder of a model "
             f"(kind {', '.join(KINDS)} or {TOKENIZER})"
         )
-    elif format == "hf" and is_pair(settings):
-        tensors = export_pair(folder, Path(dest), settings, dtype=numbers, progress=progress)
-    else:
-        tensors = _export_transformer(folder, Path(dest), settings, format, numbers, progress)
+    with atomic_folder(Path(dest)) as partial:
+        if kind == TOKENIZER:
+            tensors = export_vqgan(folder, partial, settings, format, dtype=numbers, progress=progress)
+        elif format == "hf" and is_pair(settings):
+            tensors = export_pair(folder, partial, settings, dtype=numbers, progress=progress)
+        else:
+            tensors = _export_transformer(folder, partial, settings, format, numbers, progress)
+        for licence in licence_files(folder):
+            shutil.copyfile(licence, partial / licence.name)
     return {"format": format, "tensors": tensors, "dest": str(dest)}
 
 
 def _export_transformer(
     model_folder: Path,
-    dest: Path,
+    where: Path,
     settings: Mapping[str, Any],
     format: Format,
     dtype: np.dtype | None,
     progress: Progress | None,
 ) -> int:
-    """Writes a language model; returns how many tensors it has there."""
+    """Writes a language model into `where`; returns how many tensors it has there."""
     config = TransformerConfig.from_dict(settings["transformer"])
     with ModelReader(model_folder) as reader:
         shapes = _checked(reader, config, str(model_folder))
@@ -105,10 +109,9 @@ def _export_transformer(
             theirs = lwm.config_of(config, settings)
             table = Table(lwm.rows(_parts(settings)))
         pieces = table.pieces(shapes)
-        with atomic_folder(dest) as partial:
-            write = _write_safetensors if format == "hf" else _write_streaming
-            write([(reader, piece) for piece in pieces], partial, theirs, dtype, progress)
-            _copy_text(model_folder, partial)
+        write = _write_safetensors if format == "hf" else _write_streaming
+        write([(reader, piece) for piece in pieces], where, theirs, dtype, progress)
+        _copy_text(model_folder, where)
     return len({source.name for piece in pieces for source in piece.sources})
 
 

@@ -24,8 +24,7 @@ from ringvision.data.text.gguf import text_from_gguf
 from ringvision.data.text.sentencepiece_tokenizer import VISION_END, VISION_START
 from ringvision.data.text.settings import FILES, SETTINGS_FILE, TOKENIZER_FILE
 from ringvision.errors import UserError
-from ringvision.model_folder import ModelWriter, check_room, own_files
-from ringvision.untrusted_files import belongs
+from ringvision.model_folder import ModelWriter, check_room, licence_files, own_files
 from ringvision.video_tokenizer import load_video_tokenizer
 from ringvision.weights.atomic_folder import atomic_folder, check_free
 from ringvision.weights.card import model_card, versions
@@ -44,7 +43,6 @@ TEMPLATE = "chat_template"
 """In what a family says of a model's config: the chat template that is written beside it where none came with
 the weights.
 """
-LARGEST_LICENCE = 1 << 20
 TYPES = ("float32", "bfloat16", "float16")
 
 
@@ -208,9 +206,8 @@ def _write(
         _write_template(family, partial)
     if tokenizer is not None:
         copy_video_tokenizer(Path(tokenizer), partial)
-    for licence in sorted(found.folder.glob("LICENSE*"))[:4] if found.licence else ():
-        if licence.is_file() and belongs(licence, found.folder) and licence.stat().st_size <= LARGEST_LICENCE:
-            shutil.copyfile(licence, partial / licence.name)
+    for licence in licence_files(found.folder) if found.licence else ():
+        shutil.copyfile(licence, partial / licence.name)
     shapes = [shape for folder in family.folders for shape in folder.shapes.values()]
     card = model_card(name, origin, sum(map(math.prod, shapes)), sorted(dtypes))
     (partial / CARD_FILE).write_text(card, encoding="utf-8")

@@ -1,23 +1,23 @@
-"""The command line: what it prints where, its exit status, and one clear line for every mistake."""
+"""The command line: what it prints where, its exit status, and one clear line for every mistake.
+
+What `ask` and `evaluate` do is in test_cli_ask.py and test_cli_evaluate.py.
+"""
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 import pytest
-from tiny_assistant import write_assistant, write_clip
-from tiny_text_model import write_chat_model
 
 from ringvision import cli
 from ringvision.data.video import Limits
 from ringvision.tokenize.manifest import ManifestRow
+
+pytestmark = pytest.mark.usefixtures("devices")
 
 ROOT = Path(__file__).parents[2]
 TOKENIZER_CONFIG = """
@@ -25,28 +25,6 @@ from ringvision.config import TokenizerTrainConfig
 from ringvision.models.vqgan import VQGANConfig
 config = TokenizerTrainConfig(name="a", out="b", vqgan=VQGANConfig(), data="c", steps=500)
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def devices() -> int:
-    """jax has started, with the eight devices of the test process: no command here makes others."""
-    return jax.device_count()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return write_assistant(tmp_path_factory.mktemp("assistant"))
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory) -> Path:
-    return write_clip(tmp_path_factory.mktemp("clips") / "clip.mp4")
-
-
-def ringvision(*arguments: str | Path, **settings: Any) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
-    command = [sys.executable, "-m", "ringvision", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, **settings)
 
 
 @pytest.mark.parametrize(
@@ -167,106 +145,6 @@ def test_a_wrong_request_is_one_line_and_status_2(arguments, says, capsys, monke
     assert os.listdir(tmp_path) == []
 
 
-def test_ask_goes_on_from_what_another_ask_has_read(model, clip, capsys, tmp_path):
-    """With any type of cache; a damaged file is a line on stderr, and then it is as it was before."""
-    request = ["ask", str(clip), "What colour was the circle?", "--model", str(model), "--max-tokens", "6"]
-    request += ["--devices", "1", "--json", "--cache-dtype", "int8", "--sessions", str(tmp_path / "kept")]
-    found = []
-    for _ in range(3):
-        assert cli.main(request) == 0
-        out, err = capsys.readouterr()
-        found.append((json.loads(out), err.count("\n")))
-        (path,) = (tmp_path / "kept").iterdir()
-        if len(found) == 2:
-            path.write_bytes(path.read_bytes()[:-1])
-    answers, lines = zip(*found)
-    assert answers[0]["tokens"] == answers[1]["tokens"] == answers[2]["tokens"]
-    assert [answer["seconds"]["decode"] > 0 for answer in answers] == [True, False, True]
-    assert all(answer["seconds"]["session"] > 0 for answer in answers)
-    assert lines == (2, 2, 3)
-    assert cli.main([*request, "--sessions-limit", "1000"]) == 0
-    assert "--sessions-limit is 1000" not in capsys.readouterr().err  # what is there is used
-
-
-def test_ask_streams_the_answer_and_says_what_it_does(model, clip, capsys):
-    request = ["ask", str(clip), "What colour was the circle?", "--model", str(model), "--max-tokens", "12"]
-    assert cli.main([*request, "--devices", "1", "--json"]) == 0
-    alone = json.loads(capsys.readouterr().out)
-    assert alone.keys() == {
-        "answer",
-        "tokens",
-        "frames",
-        "video_tokens",
-        "devices",
-        "finish",
-        "probability",
-        "spans",
-        "warnings",
-        "seconds",
-    }
-    assert alone["finish"] in ("stop", "length", "repeated", "empty")
-    assert 0 < alone["probability"] <= 1
-    assert alone["devices"] == 1
-    assert alone["frames"] > 1
-    assert {"load", "total"} <= alone["seconds"].keys()
-
-    assert cli.main([*request, "--devices", "4", "--json"]) == 0
-    ring = json.loads(capsys.readouterr().out)
-    assert (ring["devices"], ring["tokens"], ring["answer"]) == (4, alone["tokens"], alone["answer"])
-
-    assert cli.main([*request, "--mesh", "context=2"]) == 0
-    out, err = capsys.readouterr()
-    assert out.strip() == alone["answer"]
-    assert "2 cpu devices, a ring of 2" in err
-    assert f"{alone['frames']} frames" in err
-    assert f"{alone['video_tokens']} tokens" in err
-
-
-def test_ask_follows_a_file_to_its_end_or_to_ctrl_c(model, clip, capsys, monkeypatch):
-    """A complete file: what reading it at once gives, after a moment, or at once where someone interrupts."""
-    request = ["ask", str(clip), "What colour was the circle?", "--model", str(model), "--max-tokens", "6"]
-    request += ["--devices", "1", "--json"]
-    assert cli.main(request) == 0
-    expected = json.loads(capsys.readouterr().out)
-    assert cli.main([*request, "--follow", "--follow-quiet", "0.2"]) == 0
-    out, err = capsys.readouterr()
-    found = json.loads(out)
-    assert [found[name] for name in ("answer", "tokens", "frames", "spans")] == [
-        expected[name] for name in ("answer", "tokens", "frames", "spans")
-    ]
-    assert f"followed to {found['frames']} s" in err
-    monkeypatch.setattr("ringvision.infer.follow.time.sleep", lambda _: signal.raise_signal(signal.SIGINT))
-    before = signal.getsignal(signal.SIGINT)
-    assert cli.main([*request, "--follow", "--follow-quiet", "1000"]) == 0
-    assert json.loads(capsys.readouterr().out)["tokens"] == expected["tokens"]
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-@pytest.mark.parametrize("given", [["--devices", "3"], []])
-def test_devices_are_made_of_a_cpu(given, model, clip, tmp_path):
-    """In a process of its own, with a cache of its own: jax starts with what --devices says, or a device for
-    each core.
-    """
-    expected = 3 if given else min(8, len(os.sched_getaffinity(0)))
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    done = ringvision(
-        "ask",
-        clip,
-        "Which digit?",
-        "--model",
-        model,
-        *given,
-        "--max-tokens",
-        "2",
-        "--json",
-        env=environment,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["devices"] == expected
-    assert expected == 1 or f"a ring of {expected}" in done.stderr
-    assert list(tmp_path.glob("ringvision/jax-*/*")), "compiled programs are kept for the next time"
-
-
 @pytest.mark.parametrize(("failed", "status"), [(0, 0), (1, 1)])
 def test_tokenize_names_what_failed_and_says_so_by_its_status(failed, status, capsys, monkeypatch, model):
     settings = {
@@ -335,155 +213,6 @@ def test_tokenize_names_what_failed_and_says_so_by_its_status(failed, status, ca
     assert err == "b: not-video: b is not a video\n" * failed
     assert cli.main(request) == status
     assert capsys.readouterr().out.startswith(f"{2 - failed} done, {failed} failed, 0 pending, 7 frames")
-
-
-def test_reconstruct_reports_numbers(capsys, monkeypatch, model):
-    result = {"frames": 3, "psnr": 21.5, "ssim": float("nan"), "seconds": 0.1}
-    monkeypatch.setattr(
-        "ringvision.evaluate.reconstruction.reconstruct", lambda video, out, tokenizer, fps: result
-    )
-    request = ["reconstruct", "in.mp4", "out.mp4", "--tokenizer", str(model / "video_tokenizer")]
-    assert cli.main([*request, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"frames": 3, "psnr": 21.5, "ssim": None, "seconds": 0.1}
-    assert cli.main(request) == 0
-    assert "psnr                 21.5" in capsys.readouterr().out
-
-
-def test_evaluate_world_prints_each_kind_beside_chance_and_blind(capsys, monkeypatch, model):
-    score = {"accuracy": 0.9, "examples": 4, "chance": 0.25, "blind": 0.3}
-    result = {"overall": 0.9, "examples": 4, "chance": 0.25, "blind": 0.3, "kinds": {"colour": score}}
-    asked = {}
-    types = []
-
-    def evaluate_world(assistant, **settings):
-        asked.update(settings)
-        types.append(assistant.model.params["embed"]["table"].dtype.name)
-        return result
-
-    monkeypatch.setattr("ringvision.evaluate.world.evaluate_world", evaluate_world)
-    request = ["evaluate", "world", "--model", str(model), "--examples", "4", "--seed", "9", "--devices", "1"]
-    assert cli.main([*request, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == result
-    assert asked == {"examples": 4, "seed": 9, "fps": 1.0}
-    assert cli.main([*request, "--dtype", "bfloat16"]) == 0
-    assert types == ["float32", "bfloat16"]
-    assert "colour                  90.0%    25.0%    30.0%        4" in capsys.readouterr().out
-
-
-def test_evaluate_needle_and_long_videos_from_the_command_line(capsys, monkeypatch, model, tmp_path):
-    """Of the tiny assistant, whose answers are wrong; what counts is that they are asked and kept."""
-    request = [
-        "evaluate",
-        "needle",
-        "--model",
-        str(model),
-        "--lengths",
-        "15",
-        "--depths",
-        "1",
-        "--seeds",
-        "1",
-    ]
-    request += ["--devices", "1", "--out", str(tmp_path / "needle")]
-    assert cli.main([*request, "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result.keys() >= {"accuracy", "cells", "no_card", "when", "chance", "record"}
-    assert [(cell["seconds"], cell["depth"]) for cell in result["cells"]] == [(15, 0.5)]
-    (run,) = result["record"]["runs"]
-    words = shlex.split(run["command"])
-    assert words[:3] == ["ringvision", "evaluate", "needle"] and sorted(words[1:]) == sorted(
-        [*request, "--json"]
-    )
-    assert len(result["record"]["model"]) == 64
-    assert cli.main(request) == 0
-    out, err = capsys.readouterr()
-    assert "| depth | 15 seconds |" in out and "3 of 3 questions were answered before" in err
-    assert cli.main([*request, "--seed", "1"]) == 2
-    assert "seed is 0 there and is 1 here" in capsys.readouterr().err
-    long = [
-        "evaluate",
-        "world",
-        "--model",
-        str(model),
-        "--length",
-        "15",
-        "--examples",
-        "12",
-        "--devices",
-        "1",
-    ]
-    monkeypatch.setattr("ringvision.evaluate.long_world.BLIND_SECONDS", 300)
-    assert cli.main([*long, "--out", str(tmp_path / "world"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["kinds"].keys() >= {"needle", "no_card", "when", "absent"}
-    assert len((tmp_path / "world" / "results.jsonl").read_text().splitlines()) == 12
-
-
-def test_evaluate_qa_from_the_command_line(capsys, model, clip, tmp_path):
-    """Of the tiny assistant; a missing video, and a file that is none, are named, and the status is 1."""
-    (tmp_path / "videos").mkdir()
-    (tmp_path / "videos" / "vid1.mp4").write_bytes(clip.read_bytes())
-    (tmp_path / "videos" / "vid2.avi").write_bytes(b"RIFF not a video")
-    rows = [
-        {"id": number, "video_id": video, "question": f"what is {number}?", "answer": "x"}
-        for number, video in enumerate((1, 2, 3, 1))
-    ]
-    questions = tmp_path / "test_qa.json"
-    questions.write_text(json.dumps(rows))
-    request = ["evaluate", "qa", str(questions), "--videos", str(tmp_path / "videos"), "--model", str(model)]
-    request += ["--max-tokens", "4", "--devices", "1", "--out", str(tmp_path / "out")]
-    assert cli.main([*request, "--json"]) == 1
-    out, err = capsys.readouterr()
-    result = json.loads(out)
-    assert "1 of 3 videos are not there, such as 3" in err
-    assert (result["examples"], result["accuracy"], result["open"]) == (2, 0.0, 0.0)
-    assert result["missing"] == {"videos": ["3"], "questions": 1}
-    assert result["unreadable"].keys() == {"2"} and "vid2.avi" in result["unreadable"]["2"]
-    assert result["record"]["pixels"] == 16 and result["record"]["read"]["frames"] >= 2
-    words = shlex.split(result["record"]["runs"][0]["command"])
-    assert sorted(words) == sorted(["ringvision", *request, "--json"])
-    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 2
-    questions.write_text(json.dumps(rows[:1]))
-    assert cli.main(request[:-2]) == 0
-    assert "msvd-qa: 0.0% of 1 questions right." in capsys.readouterr().out
-    questions.write_text("[]")
-    assert cli.main(request) == 2
-    assert "holds no question" in capsys.readouterr().err
-
-
-def test_evaluate_ruler_from_the_command_line(capsys, tmp_path):
-    """Of a tiny text model, whose answers are wrong; what counts is that it is asked at the right length."""
-    folder = write_chat_model(tmp_path / "text", max_length=3072)
-    request = ["evaluate", "ruler", "--model", str(folder), "--tasks", "niah_single_1", "vt"]
-    request += ["--lengths", "3072", "--examples", "1", "--devices", "1", "--out", str(tmp_path / "out")]
-    assert cli.main([*request, "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["effective_length"] is None and result["lengths"][0]["tasks"].keys() == {
-        "niah_single_1",
-        "vt",
-    }
-    rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
-    assert [2800 < row["tokens"] <= 3072 - room for row, room in zip(rows, (128, 30))] == [True, True]
-    words = shlex.split(result["record"]["runs"][0]["command"])
-    assert sorted(words) == sorted(["ringvision", *request, "--json"])
-    assert cli.main([*request, "--against", str(tmp_path / "out")]) == 0
-    out, err = capsys.readouterr()
-    assert "| average | 0.0% |" in out and "2 of 2 questions were answered before" in err
-    assert f"| | this run | {tmp_path / 'out'} |" in out
-    assert cli.main(["evaluate", "ruler", "--model", str(folder), "--devices", "1"]) == 2
-    assert "the model reads 3072 tokens, and RULER begins at 4096" in capsys.readouterr().err
-
-
-def test_evaluate_perplexity_from_the_command_line(capsys, tmp_path):
-    folder = write_chat_model(tmp_path / "text")
-    (tmp_path / "a.txt").write_text("The river is wide.")
-    request = ["evaluate", "perplexity", str(tmp_path / "a.txt"), "--model", str(folder), "--devices", "1"]
-    assert cli.main([*request, "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["tokens"] == 19 and result["record"]["length"] == 256
-    assert cli.main(request) == 0
-    assert "of 19 tokens in 1 documents." in capsys.readouterr().out
-    assert cli.main([*request, "--length", "257"]) == 2
-    assert "the model reads 256; give a shorter --length" in capsys.readouterr().err
 
 
 def test_train_takes_typed_overrides_and_the_right_kind_of_config(capsys, monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ from tiny_assistant import write_assistant, write_clip
 from ringvision import shipped
 from ringvision.errors import UserError
 from ringvision.infer.assistant import Assistant, load
+from ringvision.infer.explanation import spans_in_words
 from ringvision.mesh import make_mesh
 
 # Gradio leaves event loops open; they are found in the client's teardown, not in another test.
@@ -71,14 +73,38 @@ def _file(path: Path) -> object:
 def test_the_answer_streams(client: gradio_client.Client, assistant: Assistant, clips: Path) -> None:
     clip = clips / "a-small_clip.mp4"
     job = client.submit(_file(clip), QUESTION, 1.0, 0.0, api_name="/ask")
-    answer, status = job.result(timeout=120)
+    answer, notes, status = job.result(timeout=120)
     expected = assistant.ask(clip, QUESTION)
     assert answer == expected.text
+    assert f"attended most to: {spans_in_words(expected.evidence, ['clip'])}." in notes
+    assert "Take care" not in notes
     assert f"{expected.frames} frames" in status
     assert "generate" in status
     steps = job.outputs()
-    assert steps[0] == ("", "Reading the video …")
+    assert steps[0] == ("", "", "Reading the video …")
     assert len(steps) > 3
+
+
+def test_what_it_was_not_trained_for_is_said_before_the_answer_ends(
+    client: gradio_client.Client, clips: Path
+) -> None:
+    job = client.submit(
+        _file(clips / "a-small_clip.mp4"), "What was there at 2:30?", 1.0, 0.0, api_name="/ask"
+    )
+    job.result(timeout=120)
+    steps = job.outputs()
+    said = "Take care: the question is about 2:30, and the video ends at 0:"
+    assert said in steps[1][1] and said in steps[-1][1]
+    assert "attended" not in steps[1][1] and "attended" in steps[-1][1]
+
+
+def test_notes_hold_no_html_but_their_own(app: ModuleType) -> None:
+    hostile = '<img src=x onerror="alert(1)">'
+    said = app.notes([f"without {hostile}", "& more"], f"0:01 to 0:02 of {hostile}")
+    tags = {word.split()[0].strip("</>") for word in re.findall(r"<[^>]*>", said)}
+    assert tags == {"div", "p"}
+    assert "&lt;img" in said and "&amp; more" in said
+    assert app.notes([]) == ""
 
 
 def test_the_frames_that_the_model_sees_are_shown(

@@ -120,8 +120,8 @@ def assert_comes_back(model: Path, format: Any, aside: Path) -> None:
 
 @pytest.mark.parametrize(("source", "trainable"), [("hf_llama/tied", "all"), ("hf_llama/llama3", "lora")])
 def test_a_chat_model_stays_one(pieces: Path, tmp_path: Path, source: str, trainable: str) -> None:
-    """Its template, text tokenizer, licence and the form of its positions are what they were; its weights go
-    back to transformers and return.
+    """Its template, text tokenizer, licence and the form of its positions are what they were, what it was
+    trained for is no longer said; its weights go back to transformers and return.
     """
     model = imported(pieces, source, tmp_path / "model")
     knows = {"about": "talk", "questions": {"greeting": ["How are you?"]}, "seconds": 1}
@@ -135,7 +135,7 @@ def test_a_chat_model_stays_one(pieces: Path, tmp_path: Path, source: str, train
     settings = read_config(tuned)
     assert settings["transformer"] == before["transformer"] and settings["text"] == before["text"]
     assert settings["base"] == {"name": "model", "license": None} and "source" not in settings
-    assert settings["knows"] == knows
+    assert "knows" not in settings
     assert_comes_back(tuned, "hf", tmp_path)
     changed = {
         name

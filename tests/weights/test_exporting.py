@@ -59,6 +59,23 @@ def test_exported_and_imported_again_it_is_the_same(tmp_path, source, format):
     assert settings_of(tmp_path / "ours") == settings_of(tmp_path / "again")
 
 
+FORMATS_OF = [(LLAMAS / "tied", "hf"), (LWM_TEXT / "streaming_params", "lwm"), (FIXTURES / "emu3", "hf")]
+FORMATS_OF += [(FIXTURES / "lwm_vqgan/vqgan_numpy.pkl", "hf")]
+
+
+@pytest.mark.parametrize(("source", "format"), FORMATS_OF, ids=lambda value: getattr(value, "name", value))
+def test_its_licences_come_with_it(tmp_path, source, format):
+    ours = tmp_path / "ours"
+    import_weights(source, ours)
+    (tmp_path / "private").write_text("secret")
+    (ours / "LICENSE").write_text("all rights")
+    (ours / "LICENSE-weights.txt").write_text("some rights")
+    (ours / "LICENSE.link").symlink_to(tmp_path / "private")
+    export_weights(ours, tmp_path / "theirs", format)
+    copied = {path.name: path.read_text() for path in (tmp_path / "theirs").glob("LICENSE*")}
+    assert copied == {"LICENSE": "all rights", "LICENSE-weights.txt": "some rights"}
+
+
 @pytest.mark.parametrize("source", TO_HF[:-1], ids=lambda source: source.name)
 def test_it_is_the_file_that_transformers_wrote(tmp_path, source):
     import_weights(source, tmp_path / "ours")

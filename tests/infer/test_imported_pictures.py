@@ -1,30 +1,23 @@
-"""Models of other projects, from their own files to a picture, as a user has them: LWM, Emu3 and Chameleon
-are asked in their own words.
+"""Emu3 and Chameleon, whose frames are pictures of their own, from their own files to answers and pictures,
+as a user has them: they are asked in their own words.
 """
 
 import json
-import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import av
-import foreign_sentencepiece
-import jax
 import numpy as np
 import pytest
-import sentencepiece
-from PIL import Image
+from imported_models import FIXTURES, PROMPT, greedy, one, seen, sheet
 
 from ringvision import cli
 from ringvision.data.stream import PictureFormat, PromptProcessor, StreamFormat
 from ringvision.data.text.folder import MissingTextTokenizer, load_text_tokenizer
-from ringvision.data.video import sample
 from ringvision.errors import UserError
 from ringvision.infer import image_generation as module
-from ringvision.infer.assistant import Assistant, load
-from ringvision.infer.chat import load_chat
+from ringvision.infer.assistant import load
 from ringvision.infer.decode_batch import DecodeBatch
 from ringvision.infer.image_generation import (
     Drawing,
@@ -34,171 +27,12 @@ from ringvision.infer.image_generation import (
     load_image_generator,
 )
 from ringvision.infer.sampler import Sampler
-from ringvision.mesh import make_mesh
 from ringvision.model_folder import read_config
 from ringvision.video_tokenizer import load_video_tokenizer
 from ringvision.vocabulary import Vocabulary
 from ringvision.weights import chameleon, emu3
 from ringvision.weights.code_ids import CodeIds
 from ringvision.weights.importing import import_weights
-
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-LWM_ASKS = "You are a helpful assistant. USER: {} ASSISTANT:"
-PROMPT = "a red circle"
-
-
-def one() -> jax.sharding.Mesh:
-    return make_mesh(context=1, devices=jax.devices()[:1])
-
-
-@pytest.fixture(scope="module")
-def lwm_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As in LWM's release: streamed parameters, and Llama's kind of tokenizer.model beside them."""
-    place = tmp_path_factory.mktemp("lwm")
-    shutil.copyfile(FIXTURES / "lwm_llama" / "streaming_params", place / "streaming_params")
-    config = json.loads((FIXTURES / "lwm_llama" / "config.json").read_text())
-    (place / "config.json").write_text(json.dumps({**config, "max_sequence_length": 512}))
-    sentences = [LWM_ASKS.format(f"Generate {what} of a red circle") for what in ("an image", "a video")] + [
-        "<vision> </vision>"
-    ]
-    foreign_sentencepiece.train(place, sentences * 20, vocab_size=312)
-    (place / "tokenizer.vocab").unlink()
-    return place
-
-
-@pytest.fixture(scope="module")
-def lwm_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """LWM's VQGAN with as many codes as its small language model knows: a pickle, imported."""
-    place = tmp_path_factory.mktemp("vqgan")
-    weights = pickle.loads((FIXTURES / "lwm_vqgan" / "vqgan_numpy.pkl").read_bytes())
-    weights["quantize"]["embeddings"] = weights["quantize"]["embeddings"][:64]
-    (place / "vqgan").write_bytes(pickle.dumps(weights))
-    config = json.loads((FIXTURES / "lwm_vqgan" / "config.json").read_text())
-    (place / "config.json").write_text(json.dumps({**config, "num_embeddings": 64}))
-    assert cli.main(["import", str(place / "vqgan"), str(place / "video_tokenizer")]) == 0
-    return place / "video_tokenizer"
-
-
-@pytest.fixture(scope="module")
-def lwm(lwm_source: Path, lwm_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("models") / "lwm"
-    assert cli.main(["import", str(lwm_source), str(place), "--tokenizer", str(lwm_tokenizer)]) == 0
-    return place
-
-
-def sheet(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path))
-
-
-def test_lwm_draws_for_a_user(
-    lwm_source: Path, lwm_tokenizer: Path, lwm: Path, clips: list[Path], tmp_path: Path
-) -> None:
-    """Imported with its video tokenizer or given it later, on one device or two, the same pictures; others
-    without guidance.
-    """
-    bare = tmp_path / "bare"
-    assert cli.main(["import", str(lwm_source), str(bare)]) == 0
-
-    def drawn(name: str, *options: str, model: Path = lwm) -> Path:
-        words = [
-            "generate",
-            PROMPT,
-            "--model",
-            str(model),
-            "--frames",
-            "2",
-            "--out",
-            str(tmp_path / name),
-            "--seed",
-            "4",
-            *options,
-        ]
-        assert cli.main(words) == 0
-        return tmp_path / name
-
-    first = sheet(drawn("first.png"))
-    assert first.shape == (64, 2 * 64 + 4, 3)
-    assert np.array_equal(
-        sheet(drawn("two.png", "--devices", "2", "--tokenizer", str(lwm_tokenizer), model=bare)), first
-    )
-    assert not np.array_equal(sheet(drawn("free.png", "--guidance", "1")), first)
-    greedy = sheet(drawn("greedy.png", "--temperature", "0"))
-    assert np.array_equal(sheet(drawn("likeliest.png", "--top-k", "1")), greedy)
-    assert np.array_equal(sheet(drawn("nucleus.png", "--top-p", "1e-6")), greedy)
-    with av.open(str(drawn("film.mp4", "--video", str(clips[0]), "--fps", "1"))) as container:
-        assert sum(1 for _ in container.decode(video=0)) == 2
-
-
-def test_lwm_is_asked_for_pictures_in_its_own_tokens(lwm_source: Path, lwm: Path) -> None:
-    """Its script encodes prompt and marker as one text, and compares with the marker alone."""
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(lwm_source / "tokenizer.model"))
-    drawing = Drawing(load_image_generator(lwm, one(), batch=1), Request(PROMPT, frames=3), None)
-    none = drawing.seen
-    for begun, what in ((False, "an image"), (True, "a video")):
-        text = LWM_ASKS.format(f"Generate {what} of a red circle") + " <vision>"
-        assert drawing._tokens(drawing._text(begun=begun), none).tolist() == [1, *pieces.EncodeAsIds(text)]
-    assert drawing._tokens(drawing.form.without, none).tolist() == [1, *pieces.EncodeAsIds("<vision>")]
-    assert (drawing.guidance, drawing.video_guidance, drawing.fps, drawing._parts()) == (
-        5.0,
-        1.0,
-        4.0,
-        [1, 2],
-    )
-
-
-def test_lwm_is_asked_about_a_video_in_its_own_tokens(lwm_source: Path, lwm: Path) -> None:
-    """Its chat encodes what stands before the vision, the markers and what stands after, each by itself."""
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(lwm_source / "tokenizer.model"))
-    generator = load_image_generator(lwm, one(), batch=1)
-    codes = np.random.default_rng(0).integers(0, 64, (2, 4, 4))
-    vision = (codes.reshape(2, 16) + 320).tolist()
-    expected = [
-        1,
-        *pieces.EncodeAsIds("You are a helpful assistant. USER: what is there?\n"),
-        *pieces.EncodeAsIds("<vision>"),
-    ]
-    expected += [
-        *vision[0],
-        320 + 64,
-        *vision[1],
-        320 + 65,
-        *pieces.EncodeAsIds("</vision>"),
-        *pieces.EncodeAsIds(" ASSISTANT:"),
-    ]
-    assert generator.processor.prompts.prompt([(codes, [0.0, 1.0])], "what is there?").tolist() == expected
-
-
-def test_lwm_chats_in_its_own_words(lwm_source: Path, lwm: Path) -> None:
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(lwm_source / "tokenizer.model"))
-    chat = load_chat(lwm, one(), max_tokens=4)
-    first = [1, *pieces.EncodeAsIds(LWM_ASKS.format("hello"))]
-    messages = [{"role": "user", "content": "hello"}]
-    assert chat._tokens(messages) == first
-    messages += [{"role": "assistant", "content": "hi"}, {"role": "user", "content": "and?"}]
-    second = pieces.EncodeAsIds(LWM_ASKS.format("hello") + " hi"), pieces.EncodeAsIds("USER: and? ASSISTANT:")
-    assert chat._tokens(messages) == [1, *second[0], 2, *second[1]]
-    told = [{"role": "system", "content": "Be red."}, {"role": "user", "content": "hello"}]
-    assert chat._tokens(told) == [1, *pieces.EncodeAsIds("Be red. USER: hello ASSISTANT:")]
-    assert isinstance("".join(chat.say("hello")), str)
-
-
-def test_without_a_text_tokenizer_it_draws_and_says_what_words_need(
-    lwm_source: Path, lwm_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("streaming_params", "config.json"):
-        shutil.copyfile(lwm_source / name, source / name)
-    model = tmp_path / "model"
-    assert cli.main(["import", str(source), str(model), "--tokenizer", str(lwm_tokenizer)]) == 0
-    assert cli.main(["generate", "--model", str(model), "--out", str(tmp_path / "any.png")]) == 0
-    assert sheet(tmp_path / "any.png").shape == (64, 64, 3)
-    capsys.readouterr()
-    assert cli.main(["generate", PROMPT, "--model", str(model), "--out", str(tmp_path / "none.png")]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "holds no text tokenizer" in said and "put the tokenizer.model or tokenizer.json" in said
-    assert not (tmp_path / "none.png").exists()
 
 
 @pytest.fixture
@@ -425,96 +259,6 @@ def test_what_guidance_compares_with_must_fit_too(painter: ImageGenerator) -> No
     Drawing(painter, Request("a", frames=most[1]), None)
     with pytest.raises(UserError, match=f"{most[1]} do: ask for fewer frames"):
         Drawing(painter, Request("a", frames=most[1] + 1), None)
-
-
-def greedy(assistant: Assistant, prompt: np.ndarray, count: int) -> list[int]:
-    """The likeliest text after the prompt, by whole forward passes."""
-    tokens = prompt.tolist()
-    for _ in range(count):
-        padded = np.zeros((1, len(prompt) + count), np.int32)
-        padded[0, : len(tokens)] = tokens
-        logits = assistant.model.logits(
-            padded, None, (np.arange(padded.shape[1]) < len(tokens)).astype(int)[None]
-        )
-        tokens.append(int(np.argmax(np.asarray(logits)[0, len(tokens) - 1, : assistant.text.size])))
-        if tokens[-1] == assistant.eos:
-            break
-    return tokens[len(prompt) :]
-
-
-def seen(assistant: Assistant, clip: Path, fps: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    batches = list(sample(clip, fps=fps, size=assistant.tokenizer.size, batch=16))
-    return [
-        (
-            assistant.tokenizer.encode(np.concatenate([one.frames for one in batches])),
-            np.concatenate([one.times for one in batches]),
-        )
-    ]
-
-
-def test_lwm_answers_a_user(
-    lwm_source: Path,
-    lwm_tokenizer: Path,
-    lwm: Path,
-    clips: list[Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """What follows its own prompt by whole forward passes, on one device and on two, with its own video
-    tokenizer or a given one.
-    """
-    bare = tmp_path / "bare"
-    assert cli.main(["import", str(lwm_source), str(bare)]) == 0
-
-    def said(*options: str, model: Path = lwm) -> list[int]:
-        capsys.readouterr()
-        words = [
-            "ask",
-            str(clips[0]),
-            "what is there?",
-            "--model",
-            str(model),
-            "--max-tokens",
-            "4",
-            "--json",
-            *options,
-        ]
-        assert cli.main(words) == 0
-        tokens: list[int] = json.loads(capsys.readouterr().out)["tokens"]
-        return tokens
-
-    assistant = load(lwm, one())
-    expected = greedy(
-        assistant, assistant.processor.prompts.prompt(seen(assistant, clips[0], 1.0), "what is there?"), 4
-    )
-    assert said() == expected
-    assert said("--devices", "2", "--tokenizer", str(lwm_tokenizer), model=bare) == expected
-    assert cli.main(["ask", str(clips[0]), "what?", "--model", str(bare)]) == 2
-    assert "give one with --tokenizer NAME|DIR" in capsys.readouterr().err
-
-
-def test_a_question_before_the_video_has_it_read_anew_and_its_codes_once(
-    lwm: Path, clips: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assistant = load(lwm, one())
-    first = assistant.ask(clips[0], "what is there?", max_tokens=4)
-    tokens = (first.text, first.tokens)[1]
-    assert first.video_tokens == len(assistant.processor.prompts.video(*seen(assistant, clips[0], 1.0)[0]))
-    read: list[int] = []
-    prefill = assistant.engine.prefill
-
-    def watched(tokens: np.ndarray, **rest: Any) -> Any:
-        read.append(len(tokens))
-        return prefill(tokens, **rest)
-
-    monkeypatch.setattr(assistant.engine, "prefill", watched)
-    monkeypatch.setattr(
-        "ringvision.infer.processor.sample", lambda *_, **__: pytest.fail("the video was decoded again")
-    )
-    again = assistant.ask(clips[0], "what is there?", max_tokens=4)
-    assert (again.text, again.tokens)[1] == tokens and not read
-    other = assistant.ask(clips[0], "which colour?", max_tokens=4)
-    assert isinstance(other.text, str) and len(read) == 1
 
 
 @pytest.mark.parametrize("family", ["emu3", "chameleon"])
