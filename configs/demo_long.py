@@ -32,6 +32,7 @@ def long_videos(shortest: int, longest: int, turns: int, leaps: float, **more: A
         turns_min=turns,
         turns_max=2 * turns,
         question_weight=0.05,
+        answer_weight=6,  # a time is twelve tokens, of which two are numbers
         **more,
     )
 
@@ -54,7 +55,7 @@ times = replace(
     seconds_a_card=3,
     glances=8,
     same_second=0.3,
-    favour=("when", "absent", "no_card", "order", "count"),
+    favour=("when", "end", "order"),
 )
 
 
@@ -90,9 +91,10 @@ config = replace(
     seed=4,
     stages=(
         stage("look-up", 2048, 2, 600, 0.005, look_up),
-        stage("two minutes", 2048, 2, 1800, 0.006, replace(look_up, weight=2), times, minutes(15, 90)),
-        stage("seven minutes", 8192, 2, 80, 0.004, minutes(60, 400)),
-        stage("an hour", 65536 + 8192, 1, 12, 0.002, replace(minutes(600, 3600), leaps=0.0)),
+        stage("two minutes", 2048, 2, 1086, 0.006, replace(look_up, weight=2), times, minutes(15, 90)),
+        stage("times", 2048, 2, 700, 0.006, times, replace(minutes(15, 90), weight=2)),
+        stage("seven minutes", 8192, 2, 60, 0.004, minutes(60, 400)),
+        stage("an hour", 65536 + 8192, 1, 6, 0.002, replace(minutes(600, 3600), leaps=0.0)),
     ),
     data=replace(colours.data, text_model=None, tokenizer=None),
     checkpoints=CheckpointConfig(every=50),

@@ -76,7 +76,8 @@ def main() -> None:
         questions = videos.questions(index, 0, options.seconds)
         said = answers(assistant, videos.video(index), [one.question for one in questions])
         for one, answer in zip(questions, said, strict=True):
-            asking = Asking(one.kind, one.question, one.answer, WITHIN if one.kind == "when" else None)
+            is_time = one.kind in ("when", "end")
+            asking = Asking(one.kind, one.question, one.answer, WITHIN if is_time else None)
             asked[one.kind] += 1
             right[one.kind] += asking.is_right(answer)
             if not asking.is_right(answer):

@@ -40,7 +40,7 @@ def long_chance(kind: str, seconds: int) -> float:
     `seconds` can have. A question about cards may be of kind needle or no_card, when or absent, so that the
     answers of both count.
     """
-    return 1.0 / (seconds + 1 if kind in ("when", "absent") else _ANSWERS[kind])
+    return 1.0 / (seconds + 1 if kind in ("when", "absent", "end") else _ANSWERS[kind])
 
 
 # ---------------------------------------------------------------------------------------------- cards
@@ -114,6 +114,11 @@ def _absent(scene: Scene, random: np.random.Generator) -> Pairs:
         length = len(scene.seconds)
         second = int(scene.duration) + 1 + int(random.integers(max(60, length)))
         yield f"What was there at {time_words(second)}?", OVER
+
+
+def _end(scene: Scene, random: np.random.Generator) -> Pairs:
+    text = choose(random, "At what time did the video end?", "When was the end of the video shown?")
+    yield text, time_words(scene.seconds[-1])
 
 
 # --------------------------------------------------------------------------------------------- glances
@@ -265,6 +270,7 @@ _ASKERS: dict[str, tuple[Asker, int]] = {
     "order": (_order, 1),
     "how_many_cards": (_how_many_cards, 1),
     "absent": (_absent, 2),
+    "end": (_end, 1),
 }
 _ANSWERS = {
     "needle": len(DIGITS) + 1, "no_card": len(DIGITS) + 1, "glance": len(COLOURS) * len(SHAPES),
