@@ -3,8 +3,8 @@
     python scripts/stretch_model.py demos/model runs/demo/long-start
 
     a window        tokens of a video see WINDOW positions back; words see everything
-    folded turns    rotary positions repeat after FOLD positions, so that no distance is new; the slower half of
-                    each head's channels does not turn, so that a time is found wherever it stands
+    folded turns    rotary positions repeat after FOLD positions, so that no distance is new; the slower half
+                    of each head's channels does not turn, so that a time is found wherever it stands
     sharper words   queries of words beyond SHARPENED_FROM grow with the logarithm of their position
     stamps          every second of a video has an id of its own, the sum of a row for its second and one for
                     its minute, which stands behind a frame's codes instead of two words before them
