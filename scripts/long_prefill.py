@@ -6,8 +6,9 @@
 The shape of a model (--model; the shipped one) with random weights, and a stream as it reads it: frames after
 a few words. `read` goes through it with the engine, in blocks, and then takes 16 words of a question;
 `compile` compiles a block of it for one device and as many tokens more as there are devices more, and reads
-XLA's analysis of memory: what a device holds (weights, its share of the cache) and what it needs besides. One
-JSON object a line on stdout.
+XLA's analysis of memory: what a device holds (weights, its share of the cache) and what it needs besides for
+a block that looks at the whole cache, and for one that looks no further back than the video's tokens see,
+where that is not everything. One JSON object a line on stdout.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -105,15 +107,15 @@ def compiled(folder: Path, length: int, devices: int, cache_dtype: str) -> dict:
     inputs = {name: jax.ShapeDtypeStruct((1, block), jnp.int32) for name in names}
     inputs |= {"last": jax.ShapeDtypeStruct((1,), jnp.int32)}
     inputs |= {"before": jax.ShapeDtypeStruct((1, model.config.vocab_size), jnp.float32)}
-    function = engine.of_model(_read, "wc", ids=(0, model.config.vocab_size), reach=None)
-    memory = function.lower(model.params, cache=cache, **inputs).compile().memory_analysis()
-    return {
-        "tokens": length,
-        "devices": devices,
-        "cache_dtype": cache_dtype,
-        "held_mib": round(memory.argument_size_in_bytes / MIB, 1),
-        "temporary_mib": round(memory.temp_size_in_bytes / MIB, 1),
-    }
+    found: dict[str, Any] = {"tokens": length, "devices": devices, "cache_dtype": cache_dtype}
+    code = np.array([model.config.code_offset])
+    for reach in dict.fromkeys((None, model.config.reach(code))):
+        function = engine.of_model(_read, "wc", ids=(0, model.config.vocab_size), reach=reach)
+        memory = function.lower(model.params, cache=cache, **inputs).compile().memory_analysis()
+        found["held_mib"] = round(memory.argument_size_in_bytes / MIB, 1)
+        name = "temporary_mib" if reach is None else f"temporary_within_{reach}_mib"
+        found[name] = round(memory.temp_size_in_bytes / MIB, 1)
+    return found
 
 
 def main() -> None:

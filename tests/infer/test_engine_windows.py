@@ -114,7 +114,7 @@ def test_only_blocks_of_video_in_long_caches(reaches: list[int | None]) -> None:
 
 
 def test_a_block_needs_no_more_memory_in_a_longer_cache() -> None:
-    """By the compiler: of the keys of a layer, in float32, a block of words needs a copy, one of video none."""
+    """By the compiler: of keys of a layer, in float32, a block of words takes a copy, one of video none."""
     engine = Engine(_model(1), blocks=BLOCKS, cache_dtype="bfloat16")
 
     def temporary(length: int, reach: int | None) -> int:
