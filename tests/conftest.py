@@ -4,7 +4,11 @@ Most of the suite's time is compilation, so XLA compiles here without LLVM's opt
 newer emitter of fused loops, in a third of the time: the same programs, only slower to run, which tests of
 this size do not notice. Processes that tests start inherit it. With
 XLA_FLAGS=--xla_backend_optimization_level=3 in the environment everything is compiled as users have it;
-.ci/run does so for a part of the tests. What was compiled is kept for the next run in .jax_cache.
+.ci/run does so for a part of the tests. A program is compiled by one thread, since each core has a worker.
+
+What was compiled is kept in .jax_cache, also the smallest programs: every module begins with none, and most
+modules want the same ones. Where a worker reads an entry that another one is writing, it compiles the program
+itself (pyproject.toml ignores the warning).
 
 tests/aot takes the TPU's compiler, which ends the process when it is given these flags. So these tests run
 only when they are named: `pytest tests/aot`.
@@ -18,13 +22,16 @@ from pathlib import Path
 import jax
 import pytest
 
-QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
 AOT = Path(__file__).parent / "aot"
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 

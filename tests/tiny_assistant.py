@@ -4,8 +4,8 @@ about.
 
 from pathlib import Path
 
-import numpy as np
 from flax import nnx
+from random_weights import random_weights
 
 from ringvision import model_folder
 from ringvision.data.text.sentencepiece_tokenizer import train_text_tokenizer
@@ -45,8 +45,8 @@ def write_assistant(folder: Path) -> Path:
         "size": VQGAN_CONFIG.resolution,
         "vqgan": VQGAN_CONFIG.to_dict(),
     }
-    shapes = nnx.eval_shape(lambda: VQGAN(VQGAN_CONFIG, rngs=nnx.Rngs(0)))
-    model_folder.save_model(folder / "video_tokenizer", vqgan, _weights(shapes, 0.3))
+    frozen = random_weights(lambda: VQGAN(VQGAN_CONFIG, rngs=nnx.Rngs(0)), 0.3)
+    model_folder.save_model(folder / "video_tokenizer", vqgan, frozen)
     settings = {
         "kind": "assistant",
         "transformer": config.to_dict(),
@@ -56,24 +56,9 @@ def write_assistant(folder: Path) -> Path:
     }
     # Larger weights than a model starts training with: its logits lie apart, and its answers differ from
     # question to question.
-    model_folder.save_model(
-        folder, settings, _weights(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))), 0.3)
-    )
+    params = random_weights(lambda: Transformer(config, rngs=nnx.Rngs(0)), 0.3)
+    model_folder.save_model(folder, settings, params)
     return folder
-
-
-def _weights(module: nnx.Module, std: float) -> dict[str, np.ndarray]:
-    """Random numbers for every parameter, ones for scales and biases; drawn by numpy, since jax would compile
-    each shape.
-    """
-    random = np.random.default_rng(1)
-    specs = model_folder.specs(nnx.state(module, nnx.Param))
-    return {
-        name: np.ones(shape, dtype)
-        if name.rsplit(".", 1)[-1] in ("scale", "bias")
-        else (std * random.standard_normal(shape)).astype(dtype)
-        for name, (shape, dtype) in specs.items()
-    }
 
 
 def write_clip(path: Path, seed: int = 3) -> Path:

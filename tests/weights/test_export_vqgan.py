@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from continuation import FIXTURES
 from flax import nnx, traverse_util
+from random_weights import random_weights
 from safetensors.numpy import load_file
 
 from ringvision.errors import UserError
 from ringvision.model_folder import save_model
 from ringvision.models.vqgan import VQGAN, VQGANConfig
-from ringvision.tree import flatten
 from ringvision.weights.exporting import export_weights
 from ringvision.weights.importing import import_weights
 
@@ -118,7 +118,7 @@ def test_a_network_that_the_other_program_does_not_have(tmp_path, format, change
         "codebook_size": 16,
     } | changes
     config = VQGANConfig(**options)
-    params = flatten(nnx.split(VQGAN(config, rngs=nnx.Rngs(0)))[1])
+    params = random_weights(lambda: VQGAN(config, rngs=nnx.Rngs(0)), 0.02)
     ours = save_model(tmp_path / "ours", {"kind": "vqgan", "size": 16, "vqgan": config.to_dict()}, params)
     with pytest.raises(UserError, match=word):
         export_weights(ours, tmp_path / "theirs", format)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from continuation import FIXTURES
 from flax import nnx, serialization
+from random_weights import random_weights
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -16,7 +17,6 @@ from ringvision.errors import UserError
 from ringvision.model_folder import save_model
 from ringvision.models.transformer import Transformer, TransformerConfig
 from ringvision.ops.rope import RopeScaling
-from ringvision.tree import flatten
 from ringvision.vocabulary import Vocabulary
 from ringvision.weights.exporting import export_weights
 from ringvision.weights.importing import import_weights
@@ -177,7 +177,7 @@ TINY = TransformerConfig(48, 16, 2, 4, 4, 4, 24)
 
 
 def model(folder, config, **settings):
-    params = flatten(nnx.split(Transformer(config, rngs=nnx.Rngs(0)))[1])
+    params = random_weights(lambda: Transformer(config, rngs=nnx.Rngs(0)), 0.02)
     return save_model(folder, {"kind": "transformer", "transformer": config.to_dict(), **settings}, params)
 
 

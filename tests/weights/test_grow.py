@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from continuation import FIXTURES
 from flax import nnx
+from random_weights import random_weights
 from safetensors.numpy import load_file
 
 from ringvision.data.text.folder import load_text_tokenizer
@@ -18,7 +19,6 @@ from ringvision.infer.model import load_model
 from ringvision.mesh import make_mesh
 from ringvision.model_folder import save_model
 from ringvision.models.transformer import Transformer, TransformerConfig
-from ringvision.tree import flatten
 from ringvision.video_tokenizer import load_video_tokenizer
 from ringvision.weights.grow import add_vision
 from ringvision.weights.importing import import_weights
@@ -121,7 +121,7 @@ def test_it_knows_its_vocabulary_and_its_eyes(tmp_path, tokenizer, pieces):
 
 def test_with_our_own_text_tokenizer_it_is_an_assistant(tmp_path, tokenizer):
     config = TransformerConfig(512, 16, 2, 4, 2, 4, 24)
-    params = flatten(nnx.split(Transformer(config, rngs=nnx.Rngs(0)))[1])
+    params = random_weights(lambda: Transformer(config, rngs=nnx.Rngs(0)), 0.02)
     save_model(tmp_path / "words", {"kind": "transformer", "transformer": config.to_dict()}, params)
     train_text_tokenizer(["what is this"] * 9, tmp_path / "words/text.model", 400)
     assert add_vision(tmp_path / "words", tokenizer, tmp_path / "grown")["kind"] == "assistant"
