@@ -30,23 +30,23 @@ class Knowing:
 
 
 def test_scores_by_kind_and_a_run_that_goes_on(tmp_path: Path) -> None:
-    tasks = long_tasks(20, 24, 3)
+    tasks = long_tasks(20, 26, 3)
     assistant = Knowing(tasks, wrong="glance", stops=9)
 
     def evaluate(assistant: Knowing, out: Path) -> dict[str, Any]:
-        return evaluate_long_world(assistant, 20, 24, 3, out=out, blind_scenes=40, progress=None)
+        return evaluate_long_world(assistant, 20, 26, 3, out=out, blind_scenes=40, progress=None)
 
     with pytest.raises(ValueError):
         evaluate(assistant, tmp_path / "parts")
     rest = Knowing(tasks, wrong="glance")
     result = evaluate(rest, tmp_path / "parts")
-    assert len(rest.asked) == 24 - 9
+    assert len(rest.asked) == 26 - 9
     whole = Knowing(tasks, wrong="glance")
     assert evaluate(whole, tmp_path / "whole") == result
     assert whole.asked == sorted(whole.asked, key=whole.asked.index)  # video by video
     for name in ("results.jsonl", "result.json", "result.md"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert set(result["kinds"]) == set(LONG_KINDS) and result["examples"] == 24
+    assert set(result["kinds"]) == set(LONG_KINDS) and result["examples"] == 26
     for kind, score in result["kinds"].items():
         assert (score["accuracy"], score["examples"]) == (float(kind != "glance"), 2)
         assert score["chance"] == long_chance(kind, 20) and 0 <= score["blind"] <= 1
