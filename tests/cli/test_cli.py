@@ -99,7 +99,7 @@ def test_every_command_explains_itself(command, capsys):
         (["data", "inspect", "demo", "--data.lenght", "5"], "did you mean --data.length?"),
         (["evaluate", "wrld"], "did you mean world?"),
         (["evaluate", "world", "--length", "14", "--devices", "1"], "14 seconds were given"),
-        (["evaluate", "world", "--length", "60", "--examples", "5", "--devices", "1"], "at least 12"),
+        (["evaluate", "world", "--length", "60", "--examples", "5", "--devices", "1"], "at least 13"),
         (["evaluate", "world", "--out", "x"], "give --length"),
         (["evaluate", "needle", "--lengths", "60,14"], "14 seconds was given; expected 15 to 7200"),
         (["evaluate", "needle", "--lengths", "60,x"], "'60,x' was given, expected whole numbers with commas"),

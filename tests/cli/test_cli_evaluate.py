@@ -82,14 +82,14 @@ def test_evaluate_needle_and_long_videos_from_the_command_line(capsys, monkeypat
         "--length",
         "15",
         "--examples",
-        "12",
+        "13",
         "--devices",
         "1",
     ]
     monkeypatch.setattr("ringvision.evaluate.long_world.BLIND_SECONDS", 300)
     assert cli.main([*long, "--out", str(tmp_path / "world"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kinds"].keys() >= {"needle", "no_card", "when", "absent"}
-    assert len((tmp_path / "world" / "results.jsonl").read_text().splitlines()) == 12
+    assert len((tmp_path / "world" / "results.jsonl").read_text().splitlines()) == 13
 
 
 def test_evaluate_qa_from_the_command_line(capsys, model, clip, tmp_path):

@@ -65,7 +65,7 @@ def test_kinds_are_asked_evenly_and_once_a_video() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "examples", "seed", "says"),
-    [(60, 11, 0, "at least 12"), (60, 12, -1, "seed -1"), (14, 12, 0, "14 seconds"), (7201, 12, 0, "7200")],
+    [(60, 12, 0, "at least 13"), (60, 13, -1, "seed -1"), (14, 13, 0, "14 seconds"), (7201, 13, 0, "7200")],
 )
 def test_what_cannot_be_asked_is_said(seconds: int, examples: int, seed: int, says: str) -> None:
     with pytest.raises(UserError, match=says):
