@@ -131,7 +131,7 @@ def write_model(scratch: Path, shape: str, tokens: int) -> tuple[Path, Path]:
     weights = {
         name: np.ones(size, dtype)
         if name.endswith("scale")
-        else (random.standard_normal(size) / np.sqrt(size[-2])).astype(dtype)
+        else (random.standard_normal(size) / np.sqrt(config.embed_dim)).astype(dtype)
         for name, (size, dtype) in model_folder.specs(nnx.state(described, nnx.Param)).items()
     }
     settings = {"kind": "transformer", "transformer": config.to_dict()}
