@@ -7,7 +7,7 @@ The model has the shape of a config (configs/demo.py), random parameters and one
 `Transformer.extend` for blocks of tokens and nothing else, compiled before. Streams:
 
     video     codes alone
-    stamped   frames as the shipped model reads them: two words (the time), the codes of a frame, and its end
+    stamped   frames whose times are words: two (the time), the codes of a frame, and its end
 
 Every length is read `--repeats` times with each window, in turn, and the least time counts. Seconds are the
 process', over all its threads; also those of the first block, for which the cache is empty, and of the last

@@ -1,6 +1,6 @@
 """Gives the model of short videos what one of hours has, so that training can go on with long ones:
 
-    python scripts/stretch_model.py demos/model runs/demo/long-start
+    python scripts/stretch_model.py runs/demo/colours/model runs/demo/long-start
 
     a window        tokens of a video see WINDOW positions back; words see everything
     folded turns    rotary positions repeat after FOLD positions, so that no distance is new; the slower part
@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from ringvision.data.text.folder import load_text_tokenizer
+from ringvision.errors import UserError
 from ringvision.model_folder import load_model, read_config, save_model
 from ringvision.vocabulary import Vocabulary
 
@@ -185,6 +186,8 @@ def main() -> None:
     text = load_text_tokenizer(arguments.source)
     pieces = [text.encode(str(number))[-1] for number in range(MINUTES)]
     settings = read_config(arguments.source)
+    if settings["vocabulary"].get("stamps"):
+        raise UserError(f"{arguments.source} has this already; give a model of short videos")
     last = text.encode(settings["stream"]["question"])[-1]
     save_model(arguments.dest, *stretched(settings, load_model(arguments.source), pieces, last))
     shutil.copy2(arguments.source / "text.model", arguments.dest / "text.model")

@@ -26,19 +26,37 @@ VQGAN_CONFIG = VQGANConfig(
     norm_groups=4,
 )
 MAX_LENGTH = 640
+STAMPS = 63
+HOURS = {
+    "frame_period": 18,
+    "stamp_rows": STAMPS,
+    "video_window": 24,
+    "sharpened_from": 32,
+    "rope_scaling": {"factor": 1.0, "trained_length": 64, "kind": "folded", "turning": 0.5},
+}
+"""What the shipped model has that reads hours, in small."""
 
 
-def write_assistant(folder: Path) -> Path:
-    """Writes the folder of an assistant, its video tokenizer inside it."""
+def write_assistant(folder: Path, *, hours: bool = False) -> Path:
+    """Writes the folder of an assistant, its video tokenizer inside it. hours: with HOURS."""
     folder.mkdir(parents=True, exist_ok=True)
     sentences = [
         f"USER: {q.text} ASSISTANT: {q.answer}" for seed in range(20) for q in questions(make_scene(seed))
     ]
     text = train_text_tokenizer(sentences, folder / "text.model", 512)
     vocabulary = Vocabulary(
-        text.size, VQGAN_CONFIG.codebook_size, text.bos, text.eos, text.vision_start, text.vision_end
+        text.size,
+        VQGAN_CONFIG.codebook_size,
+        text.bos,
+        text.eos,
+        text.vision_start,
+        text.vision_end,
+        stamps=STAMPS if hours else 0,
     )
     config = TransformerConfig(vocabulary.size, 32, 2, 4, 2, 8, 64, max_length=MAX_LENGTH)
+    if hours:
+        more = {**HOURS, "code_offset": vocabulary.code_offset}
+        config = TransformerConfig.from_dict(config.to_dict() | more)
     vqgan = {
         "kind": "vqgan",
         "name": "tiny",

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ringvision.data.stream import time_words
 from ringvision.errors import UserError
 from ringvision.fields import fitted
 
@@ -23,10 +24,10 @@ class GenerationFormat:
     text before a video whose first frame is given, where the model was trained on another one for that (None:
     as `image`). without: the text that takes their place in the stream that guidance compares with. question:
     for a model that was trained to describe what it sees and not to generate what is described; it is asked
-    after each frame, and the prompt is scored as its answer. May hold {seconds}. candidates: how many drafts
-    such a model scores for each frame. guidance: its strength where the request does not say. fps: frames a
-    second of a video, where the config does not say. size: side of an image in pixels, where the video
-    tokenizer takes any size (None: the tokenizer's own).
+    after each frame, and the prompt is scored as its answer. May hold {seconds}: the frame's time in words
+    ("1 minute 5 seconds"). candidates: how many drafts such a model scores for each frame. guidance: its
+    strength where the request does not say. fps: frames a second of a video, where the config does not say.
+    size: side of an image in pixels, where the video tokenizer takes any size (None: the tokenizer's own).
     """
 
     image: str = "{prompt}"
@@ -66,8 +67,7 @@ class GenerationFormat:
 
     def question_at(self, moment: float) -> str:
         """The question after the frame at `moment` seconds."""
-        seconds = "1 second" if int(moment) == 1 else f"{int(moment)} seconds"
-        return (self.question or "").replace("{seconds}", seconds)
+        return (self.question or "").replace("{seconds}", time_words(int(moment)))
 
 
 def generation_format_of(settings: Mapping[str, Any]) -> GenerationFormat | None:

@@ -3,6 +3,9 @@
     bos <vision> 0 59 c c c c eof 1 0 c c c c eov </vision> USER: what? ASSISTANT: this eos USER: and? …
                  └──┴ minute, second                        └ first turn ──────────────┘ └ second turn
 
+    bos <vision> c c c c 0:59 eof c c c c 1:00 eov </vision> USER: at 1 minute? ASSISTANT: 1:00 that eos …
+                         └ a stamp, where the vocabulary has some                          └ of the question
+
 In: codes [T, h, w], the time of each frame in seconds, and turns of question and answer. Out: int32 tokens
 [n], and for training the weight of each token in the loss. The video comes before the questions, so that what
 was computed for it serves all of them. Training examples and prompts come from the same functions, so that a
@@ -285,6 +288,12 @@ class PromptProcessor:
             + len(self.after(seconds, last=False))
         )
 
+    @property
+    def seconds(self) -> int | None:
+        """How long a video may be whose frames have time stamps; None: as long as one likes."""
+        stamped = self.format.stamps and self.vocabulary.stamps
+        return 60 * self.vocabulary.minutes if stamped else None
+
     def _stamp(self, seconds: float) -> list[int]:
         """The tokens of a time: one where the vocabulary has stamps, otherwise its minute and its second,
         always two below 100 minutes; none where frames have no stamps. UserError where the vocabulary has
@@ -466,8 +475,8 @@ class PromptProcessor:
             answer_tokens,
         ]
         free = length - sum(fixed)
-        if self.format.stamps and self.vocabulary.stamps:
-            return max(0, min(free // self.period(grid), int(self.vocabulary.minutes * 60 * fps)))
+        if self.seconds is not None:
+            return max(0, min(free // self.period(grid), int(self.seconds * fps)))
         frames = 0
         while (need := self.period(grid, frames / fps)) <= free:
             free -= need
@@ -492,3 +501,10 @@ def weight_of(answer: np.ndarray, most: float) -> float:
 def stamp(seconds: float) -> tuple[int, int]:
     """A time as the stream writes it: whole minutes, and the whole seconds beyond them."""
     return divmod(max(0, int(seconds + 1e-6)), 60)
+
+
+def time_words(second: int) -> str:
+    """A time as questions and answers say it: "5 seconds", "1 minute", "12 minutes 5 seconds"."""
+    parts = zip(divmod(second, 60), ("minute", "second"))
+    words = [f"{number} {unit}" if number == 1 else f"{number} {unit}s" for number, unit in parts if number]
+    return " ".join(words) or "0 seconds"

@@ -185,8 +185,16 @@ class Processor:
             fps: frames that are sampled from each second.
 
         Raises:
-            UserError: where they don't: how many frames do, and which fps would.
+            UserError: where they don't: how many frames do, and which fps would; and where one is longer than
+                the model has time stamps for.
         """
+        limit = self.prompts.seconds
+        for path, duration in zip(paths, durations):
+            if limit is not None and sample_times(duration, fps)[-1] >= limit:
+                raise UserError(
+                    f"{Path(path).name}: {duration:.0f} seconds are longer than the {limit} for which the "
+                    "model has time stamps: give a part of it"
+                )
         fixed = len(self.prompts.opening(question)) + len(self.prompts.question(question)) + LEAST_ANSWER
 
         def need(rate: float) -> int:

@@ -286,7 +286,7 @@ def _read(file: BinaryIO, engine: Engine, key: str) -> Prefix:
         raise Unusable("it is damaged: it has another size than its header says")
     read = np.empty(tokens, np.int32)
     _fill(file, [read], checksums["tokens"])
-    if read.min() < 0 or read.max() >= engine.model.config.vocab_size:
+    if read.min() < 0 or read.max() >= engine.model.config.num_ids:
         raise Unusable("it is damaged: its tokens are none of the model's")
     return Prefix(_cache(file, engine, specs, checksums), read, frames)
 

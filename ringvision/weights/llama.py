@@ -276,6 +276,7 @@ def config_of(config: TransformerConfig, settings: Mapping[str, Any], dtype: str
     """
     odd = {
         "places in a frame": config.frame_period > 0,
+        "time stamps with ids of their own": config.stamp_rows > 0,
         "a window for video tokens alone": config.video_window is not None,
         "LayerNorm on queries": config.qk_norm == "layer",
         "norms behind attention": config.norm_placement == "after",

@@ -267,6 +267,7 @@ def config_of(config: TransformerConfig, settings: Mapping[str, Any]) -> dict[st
             ("video_window", config.video_window, None),
             ("sharpened_from", config.sharpened_from, None),
             ("frame_period", config.frame_period, 0),
+            ("stamp_rows", config.stamp_rows, 0),
         )
         if value != plain
     ]

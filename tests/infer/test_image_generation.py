@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_assistant import write_assistant
 
 from ringvision import model_folder
 from ringvision.data.generation_format import GenerationFormat, answers, generation_format_of
@@ -150,12 +151,15 @@ def test_lwms_film_asks_for_an_image_and_then_for_a_video_that_begins_with_it(
     assert np.array_equal(_likeliest(drawer, [video, video], 1.0, 2), found[1:].reshape(2, -1))
 
 
+@pytest.mark.parametrize("hours", [False, True], ids=["clips", "hours"])
 def test_the_chosen_draft_is_the_one_that_says_the_prompt(
-    generator: ImageGenerator, monkeypatch: pytest.MonkeyPatch
+    generator: ImageGenerator, hours: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a strong guidance every frame is, of its drafts, the one after which a whole forward pass finds
-    the prompt likeliest.
+    the prompt likeliest; also where time stamps have ids of their own and frames see a window.
     """
+    if hours:
+        generator = _load(write_assistant(tmp_path, hours=True))
     chooser = _with(generator, ASKED)
     drafts: list[np.ndarray] = []
     draw = Drawing._frame
@@ -401,6 +405,8 @@ def test_forms_of_prompts() -> None:
     assert generation_format_of({}) is None
     assert generation_format_of({"source": {"family": "LWM"}, "generation": ASKED.to_dict()}) == ASKED
     assert generation_format_of({"generation": lwm.GENERATION.to_dict()}) == lwm.GENERATION
+    for moment, said in ((0, "0 seconds"), (1.5, "1 second"), (75, "1 minute 15 seconds")):
+        assert ASKED.question_at(moment) == f"What was there at {said}?"
     assert answers(" A red circle ") == ("A red circle", "red circle")
     assert answers("an") == ("an",)
     for values, said in (

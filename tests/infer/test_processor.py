@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_assistant import write_assistant
 
 from ringvision.data.text.folder import load_text_tokenizer
 from ringvision.data.video import probe, sample_times
@@ -20,6 +21,10 @@ from ringvision.vocabulary import Vocabulary
 
 @pytest.fixture(scope="module")
 def processor(folder: Path) -> Processor:
+    return _of(folder)
+
+
+def _of(folder: Path) -> Processor:
     settings = read_config(folder)
     return Processor(
         TransformerConfig.from_dict(settings["transformer"]),
@@ -77,6 +82,14 @@ def test_what_fits_is_decided_beforehand(processor: Processor, clips: list[Path]
         processor.answer_tokens(600, processor.max_length - 600, 128)
     with pytest.raises(UserError, match="more than its header said"):
         processor.check_read(processor.max_length, 1)
+
+
+def test_a_video_beyond_the_time_stamps_is_refused(tmp_path: Path) -> None:
+    """Of two minutes, where they have ids of their own; however few frames are read."""
+    hours = _of(write_assistant(tmp_path, hours=True))
+    hours.check_videos(["short.mp4"], [119.0], "what?", 0.1)
+    with pytest.raises(UserError, match="long.mp4: 130 seconds are longer than the 120 for which"):
+        hours.check_videos(["short.mp4", "long.mp4"], [10.0, 130.0], "what?", 0.1)
 
 
 def test_frames_to_be_generated(processor: Processor) -> None:

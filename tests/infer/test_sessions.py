@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from tiny_assistant import write_assistant
 
 from ringvision.errors import UserError
 from ringvision.infer import assistant as assistant_module
@@ -70,9 +71,18 @@ def _file(sessions: Sessions) -> Path:
 # ---------------------------------------------------------------------------------------- what is kept serves
 
 
+@pytest.mark.parametrize("hours", [False, True], ids=["clips", "hours"])
 def test_the_next_process_neither_decodes_nor_reads(
-    folder: Path, clips: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    folder: Path,
+    hours: bool,
+    clips: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
 ) -> None:
+    """hours: time stamps have ids of their own, beyond the rows of the embedding."""
+    if hours:
+        folder = write_assistant(tmp_path / "assistant", hours=True)
     one = tmp_path / "sessions"
     first = load(folder, _mesh(1), sessions=one)
     expected = _ask(first, clips[0])

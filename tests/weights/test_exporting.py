@@ -174,6 +174,7 @@ def test_more_or_fewer_numbers_than_a_record_holds(tmp_path):
 
 
 TINY = TransformerConfig(48, 16, 2, 4, 4, 4, 24)
+STAMPS = {"vocab_size": 120, "code_offset": 40, "stamp_rows": 62}
 
 
 def model(folder, config, **settings):
@@ -190,6 +191,8 @@ def model(folder, config, **settings):
         ("lwm", {"norm_placement": "after"}, "norm_placement=after"),
         ("hf", {"norm_placement": "after"}, "norms behind attention"),
         ("hf", {"frame_period": 5}, "places in a frame"),
+        ("hf", STAMPS, "time stamps with ids of their own"),
+        ("lwm", STAMPS, "stamp_rows=62"),
         ("hf", {"rope_scaling": RopeScaling(1.0, kind="folded")}, "folded rotary positions"),
         ("hf", {"rope_scaling": RopeScaling(2.0, turning=0.5)}, "channels that do not turn"),
         ("hf", {"video_window": 4, "code_offset": 40}, "a window for video tokens alone"),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ringvision.data.stream import time_words
 from ringvision.data.world.scene import (
     COLOURS,
     DIGITS,
@@ -53,13 +54,6 @@ def questions(scene: Scene) -> list[Question]:
 def chance(kind: str) -> float:
     """The score of guessing evenly among the answers that a question of `kind` can have."""
     return 1.0 / _ANSWERS[kind]
-
-
-def time_words(second: int) -> str:
-    """A time as questions and answers say it: "5 seconds", "1 minute", "12 minutes 5 seconds"."""
-    parts = zip(divmod(second, 60), ("minute", "second"))
-    words = [f"{number} {unit}" if number == 1 else f"{number} {unit}s" for number, unit in parts if number]
-    return " ".join(words) or "0 seconds"
 
 
 _TIME = re.compile(r"(?:(\d+) minutes?)?(?:\b ?(\d+) seconds?)?")
