@@ -1,5 +1,6 @@
 """Ends the training of the shipped model: goes on from configs/demo_long.py's with whole videos of minutes in
-rows of 4,096 tokens, about which more is asked, beside its videos of few frames and short clips.
+rows of 4,096 tokens, about which more is asked; then with as many short clips, whose times and successions
+the model had come to answer worse.
 
     ringvision train demo_hour --devices 2
 
@@ -16,7 +17,7 @@ stage = replace(
     long.stages[2],
     name="three minutes",
     length=4096,
-    steps=220,
+    steps=45,
     optimizer=replace(long.stages[2].optimizer, muon_lr=0.004, lr=0.001, min_lr=4e-5),
     sources=(
         replace(times, weight=1),
@@ -24,4 +25,13 @@ stage = replace(
         clips,
     ),
 )
-config = replace(long, out="runs/demo/hour", init_from="runs/demo/long/model", seed=5, stages=(stage,))
+both = replace(
+    stage,
+    name="clips and minutes",
+    steps=280,
+    sources=(
+        *stage.sources[:2],
+        replace(clips, weight=5, favour=("time", "after", "change", "order"), turns_min=8, turns_max=16),
+    ),
+)
+config = replace(long, out="runs/demo/hour", init_from="runs/demo/long/model", seed=5, stages=(stage, both))
