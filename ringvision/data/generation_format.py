@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ringvision.data.stream import time_words
+from ringvision.data.times import time_words
 from ringvision.errors import UserError
 from ringvision.fields import fitted
 

@@ -18,7 +18,6 @@ before the video; Emu3 makes every frame a picture of its own:
     Emu3   bos You are … USER: <vision> 2*2 <codes> c c / c c / <eof> </vision> what?. ASSISTANT:
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from ringvision.data.text.tokenizer import TextTokenizer
+from ringvision.data.times import named_times, stamp
 from ringvision.errors import UserError
 from ringvision.fields import fitted
 from ringvision.vocabulary import Vocabulary
@@ -316,14 +316,11 @@ class PromptProcessor:
         """The stamps of the times in a question, in order; what is later than any stamp has none."""
         if not (self.format.stamps and self.vocabulary.stamps):
             return []
-        found = []
-        for said in _TIMES.finditer(question):
-            minutes, seconds = (
-                int(part or 0) for part in (said[1] or said[3], said[2] or said[4] or said[5])
-            )
-            if minutes < self.vocabulary.minutes and seconds < 60:
-                found.append(self.vocabulary.stamp(minutes, seconds, asked=True))
-        return found
+        return [
+            self.vocabulary.stamp(*time, asked=True)
+            for time in named_times(question)
+            if time[0] < self.vocabulary.minutes and time[1] < 60
+        ]
 
     def _words(self, form: str, question: str) -> list[int]:
         """The ids of a part of the format's text with the question in it. Special tokens are made of the
@@ -484,27 +481,9 @@ class PromptProcessor:
         return frames
 
 
-_TIMES = re.compile(
-    r"\b(\d{1,5}) minutes?(?: (?:and )?(\d{1,5}) seconds?)?\b|\b(\d{1,5}):(\d\d)\b|\b(\d{1,5}) seconds?\b"
-)
-"""Times as people write them: 12 minutes 5 seconds, 12 minutes, 12:05, 5 seconds."""
-
-
 def weight_of(answer: np.ndarray, most: float) -> float:
     """How much an answer counts, int32 [n] with its eos: half for each of its tokens, `most` at most. A most
     of 1 is one answer, one vote. Then the first token of a long answer, which may decide between it and a
     short one, counts less than that of the short one; with a larger most it counts as much.
     """
     return min(0.5 * len(answer), most)
-
-
-def stamp(seconds: float) -> tuple[int, int]:
-    """A time as the stream writes it: whole minutes, and the whole seconds beyond them."""
-    return divmod(max(0, int(seconds + 1e-6)), 60)
-
-
-def time_words(second: int) -> str:
-    """A time as questions and answers say it: "5 seconds", "1 minute", "12 minutes 5 seconds"."""
-    parts = zip(divmod(second, 60), ("minute", "second"))
-    words = [f"{number} {unit}" if number == 1 else f"{number} {unit}s" for number, unit in parts if number]
-    return " ".join(words) or "0 seconds"

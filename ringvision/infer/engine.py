@@ -29,7 +29,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ringvision.errors import UserError
 from ringvision.infer.model import Model
 from ringvision.mesh import num_shards
-from ringvision.models.cache import DTYPES, Cache, shardings
+from ringvision.models.cache import DTYPES, Cache, shardings, spread
 from ringvision.models.transformer import Transformer, TransformerConfig
 
 BLOCKS = (1024, 256, 64)
@@ -399,23 +399,6 @@ class Rows:
         compiled = self.engine.of_model(function, outputs, **static)
         with self.engine.lock:
             return compiled(self.engine.model.params, cache=self.cache, **inputs)
-
-
-def spread(count: int, ring: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which device takes each token of a block. Every one takes as many as another, so that all of them fill
-    evenly.
-
-    Args:
-        count: tokens of the block, padding apart.
-        ring: devices that share the length.
-
-    Returns:
-        int [count], the device of each token; int [count], which of that device's it is, from 0; int [C],
-        how many each device takes.
-    """
-    sizes = count // ring + (np.arange(ring) < count % ring)  # (C,)
-    device = np.repeat(np.arange(ring), sizes)
-    return device, np.arange(count) - (np.cumsum(sizes) - sizes)[device], sizes
 
 
 def shared_length(a: np.ndarray, b: np.ndarray) -> int:

@@ -32,10 +32,10 @@ import jax
 import numpy as np
 
 from ringvision.errors import UserError
-from ringvision.infer.engine import SHORTEST, Engine, Prefix, spread
+from ringvision.infer.engine import SHORTEST, Engine, Prefix
 from ringvision.model_folder.files import DTYPES, Spec, nbytes
 from ringvision.model_folder.reader import SMALLEST_BOUNDARY
-from ringvision.models.cache import BITS, Cache, shardings
+from ringvision.models.cache import BITS, Cache, shardings, spread
 from ringvision.untrusted_files import parse_object
 
 VERSION = 1

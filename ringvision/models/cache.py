@@ -356,6 +356,23 @@ class Cache:
         return jax.shard_map(pad, mesh=mesh, in_specs=(specs,), out_specs=specs)(self)
 
 
+def spread(count: int, ring: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which device takes each token of a block. Every one takes as many as another, so that all of them fill
+    evenly.
+
+    Args:
+        count: tokens of the block, padding apart.
+        ring: devices that share the length.
+
+    Returns:
+        int [count], the device of each token; int [count], which of that device's it is, from 0; int [C],
+        how many each device takes.
+    """
+    sizes = count // ring + (np.arange(ring) < count % ring)  # (C,)
+    device = np.repeat(np.arange(ring), sizes)
+    return device, np.arange(count) - (np.cumsum(sizes) - sizes)[device], sizes
+
+
 def _cut(name: str, x: jax.Array, start: jax.Array, slots: int) -> jax.Array:
     """`slots` slots of every row, from its own `start` (int32 [B]) on, of the array x called `name`."""
     axis = SLOT_AXIS[name] - 1  # of one row

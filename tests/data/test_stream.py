@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from ringvision.data.stream import PictureFormat, PromptProcessor, StreamFormat, stamp
+from ringvision.data.stream import PictureFormat, PromptProcessor, StreamFormat
+from ringvision.data.times import stamp
 from ringvision.errors import UserError
 
 CODES = np.arange(12).reshape(3, 2, 2)

@@ -114,7 +114,9 @@ def test_only_blocks_of_video_in_long_caches(reaches: list[int | None]) -> None:
 
 
 def test_a_block_needs_no_more_memory_in_a_longer_cache() -> None:
-    """By the compiler: of keys of a layer, in float32, a block of words takes a copy, one of video none."""
+    """By the compiler: of keys of a layer, in float32, a block of words takes a copy, one of video none; a
+    few bytes a slot go into positions.
+    """
     engine = Engine(_model(1), blocks=BLOCKS, cache_dtype="bfloat16")
 
     def temporary(length: int, reach: int | None) -> int:
@@ -134,4 +136,4 @@ def test_a_block_needs_no_more_memory_in_a_longer_cache() -> None:
 
     keys = (16384 - 4096) * 2 * 4 * 4
     assert temporary(16384, None) - temporary(4096, None) > keys
-    assert temporary(16384, 3) - temporary(4096, 3) < keys / 100
+    assert temporary(16384, 3) - temporary(4096, 3) < keys / 4

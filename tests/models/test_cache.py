@@ -462,12 +462,12 @@ def test_what_was_appended_last(dtype, axes):
     for name, x in cache.parts.items():
         slot_axis = SLOT_AXIS[name] - 1
         for row in range(2):
-            shares = np.split(np.take(x, row, ROW_AXIS[name]), devices, slot_axis)
+            shares = np.split(np.take(np.asarray(x), row, ROW_AXIS[name]), devices, slot_axis)
             starts = [max(int(fill) - 3, 0) for fill in cache.fill[:, row]]
             expected = [
                 np.take(share, range(start, start + 3), slot_axis) for share, start in zip(shares, starts)
             ]
-            found = np.take(getattr(recent, name), row, ROW_AXIS[name])
+            found = np.take(np.asarray(getattr(recent, name)), row, ROW_AXIS[name])
             np.testing.assert_array_equal(found, np.concatenate(expected, slot_axis))
     assert cache.recent(40 // devices, mesh=mesh) is cache
 

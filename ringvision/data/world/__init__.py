@@ -10,7 +10,7 @@
 Training uses seeds below `HELD_OUT` and evaluation those from there on, so that no scene is in both.
 """
 
-from ringvision.data.stream import time_words
+from ringvision.data.times import time_words
 from ringvision.data.world.draw import render
 from ringvision.data.world.examples import example_questions
 from ringvision.data.world.long_questions import LONG_KINDS, NO_CARD, long_chance, long_questions

@@ -12,7 +12,7 @@ from itertools import islice
 
 import numpy as np
 
-from ringvision.data.stream import time_words
+from ringvision.data.times import time_words
 from ringvision.data.world.questions import Pairs, Question, choose, glance_words
 from ringvision.data.world.scene import COLOURS, DIGITS, DIRECTIONS, MAX_TOGETHER, SHAPES, Card, Scene, Thing
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ringvision.data.stream import time_words
+from ringvision.data.times import time_words
 from ringvision.data.world.scene import (
     COLOURS,
     DIGITS,
