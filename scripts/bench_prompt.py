@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contender import Contender
+from contender import Contender, alternate
 from machine import machine
 
 SPEED = 2.0
@@ -100,20 +100,8 @@ def compare(options: argparse.Namespace) -> list[Contender]:
             for count in options.devices
         ]
         contenders.append(Contender("transformers", [options.python, script, "transformers", theirs]))
-        try:
-            for turn in range(options.rounds + 1):  # the first compiles and does not count
-                for contender in contenders:
-                    answer = contender.ask([turn, options.tokens])
-                    if contender.failed:
-                        raise SystemExit(f"{contender.name} failed: {contender.failed}")
-                    shown = {name: value for name, value in answer.items() if name != "logits"}
-                    print(f"round {turn}, {contender.name}: {shown}", file=sys.stderr, flush=True)
-                    if turn:
-                        contender.rounds.append(answer)
-            return contenders
-        finally:
-            for contender in contenders:
-                contender.close()
+        alternate(contenders, options.rounds, lambda turn: [turn, options.tokens], hidden=("logits",))
+        return contenders
 
 
 def write_model(scratch: Path, shape: str, tokens: int) -> tuple[Path, Path]:

@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from contender import Contender
+from contender import Contender, alternate
 from machine import machine
 
 HERE = Path(__file__).resolve().parents[1]
@@ -78,19 +78,8 @@ def compare(work: str, options: argparse.Namespace) -> list[Contender]:
         contenders.append(Contender(RIVALS[work], ours, _from(options.base.resolve())))
     else:
         contenders.append(Contender(RIVALS[work], [options.python, script, "transformers", work]))
-    try:
-        for turn in range(options.rounds + 1):  # the first compiles and does not count
-            for contender in contenders:
-                answer = contender.ask(STEPS[work] if turn else 2)
-                if contender.failed:
-                    raise SystemExit(f"{work}: {contender.name} failed: {contender.failed}")
-                print(f"{work}, round {turn}, {contender.name}: {answer}", file=sys.stderr, flush=True)
-                if turn:
-                    contender.rounds.append(answer)
-        return contenders
-    finally:
-        for contender in contenders:
-            contender.close()
+    alternate(contenders, options.rounds, lambda turn: STEPS[work] if turn else 2, f"{work}: ")
+    return contenders
 
 
 def _from(checkout: Path) -> dict[str, str]:

@@ -9,13 +9,49 @@ import json
 import os
 import select
 import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 PATIENCE = 3600.0
 """Seconds to wait for an answer: a machine that others use too may compile for long."""
+
+
+def alternate(
+    contenders: Sequence["Contender"],
+    rounds: int,
+    request: Callable[[int], Any],
+    about: str = "",
+    hidden: Collection[str] = (),
+) -> None:
+    """Asks all contenders in turn, so many `rounds` and one more at first, which compiles and does not count;
+    all of them are closed at the end.
+
+    Args:
+        contenders: who is asked.
+        rounds: that count.
+        request: what is asked in a round, 0 and up.
+        about: what the lines on stderr begin with.
+        hidden: what of an answer is not shown there.
+
+    Raises:
+        SystemExit: where one has failed.
+    """
+    try:
+        for turn in range(rounds + 1):
+            for contender in contenders:
+                answer = contender.ask(request(turn))
+                if contender.failed:
+                    raise SystemExit(f"{about}{contender.name} failed: {contender.failed}")
+                shown = {name: value for name, value in answer.items() if name not in hidden}
+                print(f"{about}round {turn}, {contender.name}: {shown}", file=sys.stderr, flush=True)
+                if turn:
+                    contender.rounds.append(answer)
+    finally:
+        for contender in contenders:
+            contender.close()
 
 
 class Contender:
