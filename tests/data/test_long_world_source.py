@@ -80,8 +80,9 @@ def test_leaps_spread_the_parts_over_an_hour(leaping):
 
 def test_short_parts_and_many_glances(world):
     config = LongWorldData(
-        folder=world.name, shortest=12, longest=24, longest_part=3, glances=9, whens=5, seconds_a_card=3
-    )
+        folder=world.name, shortest=12, longest=24, longest_part=3, glances=9, whens=5, looks=4,
+        seconds_a_card=3,
+    )  # fmt: skip
     videos = LongWorldVideos(config)
     parts = [part for index in range(20) for part in videos._plan(index)[1]]
     assert {part.frames for part in parts if not part.quiet} == {1, 2, 3}
@@ -90,6 +91,7 @@ def test_short_parts_and_many_glances(world):
     assert max(map(len, glances)) == 9
     assert all(len(set(some)) == len(some) for some in glances)
     assert max(sum(one.kind == "when" for one in some) for some in asked) == 5
+    assert max(sum(one.kind == "count" for one in some) for some in asked) == 4
 
 
 def test_parts_at_the_same_second_of_different_minutes(world):
@@ -143,6 +145,7 @@ def test_they_are_examples_like_others(videos, processor):
         ({"longest_part": 0}, "longest_part is 0"),
         ({"whens": -1}, "whens is -1"),
         ({"seconds_a_card": 0}, "seconds_a_card is 0"),
+        ({"looks": 0}, "looks is 0"),
         ({"glances": -1}, "glances is -1"),
         ({"same_second": -0.1}, r"same_second is -0\.1, expected a share"),
         ({"leaps": 1.5}, r"leaps is 1\.5, expected a share"),

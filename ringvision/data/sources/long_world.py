@@ -45,6 +45,7 @@ class LongWorldData(VideoSourceConfig):
         second alone does not tell them apart.
     longest_part: seconds of the longest part of a short video (None: as long as that is).
     glances, whens: how many glances and questions for a card's time are asked of a video at most.
+    looks: how often what things were like at a time is asked, of each kind of question.
     seconds_a_card: there is at most a card in so many seconds on average.
     seed: which videos.
     """
@@ -56,6 +57,7 @@ class LongWorldData(VideoSourceConfig):
     longest_part: int | None = None
     glances: int = 4
     whens: int = 2
+    looks: int = 1
     seconds_a_card: int = 7
     seed: int = 0
 
@@ -72,7 +74,7 @@ class LongWorldData(VideoSourceConfig):
         checks = Checks(self)
         checks.at_least(LEAST_PART, "shortest")
         checks.at_least(0, "seed", "glances", "whens")
-        checks.at_least(1, "seconds_a_card")
+        checks.at_least(1, "seconds_a_card", "looks")
         checks.that(
             self.longest_part is None or self.longest_part >= 1,
             f"longest_part is {self.longest_part}, expected at least 1 second",
@@ -157,7 +159,7 @@ class LongWorldVideos:
 
         return [
             QuestionAnswer(asked.kind, retimed(asked.text, shown), retimed(asked.answer, shown))
-            for asked in long_questions(scene, self._config.glances, self._config.whens)
+            for asked in long_questions(scene, self._config.glances, self._config.whens, self._config.looks)
         ]
 
     def is_asked(self, index: int) -> bool:

@@ -20,10 +20,12 @@ NO_CARD = "no card"
 OVER = "the video was over"
 
 
-def long_questions(scene: Scene, glances: int = 4, whens: int = 2) -> list[Question]:
+def long_questions(scene: Scene, glances: int = 4, whens: int = 2, looks: int = 1) -> list[Question]:
     """The questions about a scene of any length in the order of LONG_KINDS: at most so many glances and
-    questions for a time, one or two of every other kind; about a dozen of a whole video. The same scene
-    gives the same questions.
+    questions for a card's time, one or two of every other kind; about a dozen of a whole video. The same
+    scene gives the same questions.
+
+    looks: how often what things were like at a time is asked, of each kind.
     """
     asked: list[Question] = []
     for position, (kind, (ask, most)) in enumerate(_ASKERS.items()):
@@ -31,6 +33,10 @@ def long_questions(scene: Scene, glances: int = 4, whens: int = 2) -> list[Quest
             ask, most = partial(_glance, tries=3 * glances), glances
         elif kind == "when":
             most = whens
+        elif kind in _LOOKS:
+            ask, most = partial(_LOOKS[kind], looks=looks), most + looks - 1
+        elif kind == "count":
+            most = looks
         random = np.random.default_rng([scene.seed, 8, position, scene.first, int(scene.duration)])
         asked.extend(Question(kind, text, answer) for text, answer in islice(ask(scene, random), most))
     return asked
@@ -199,8 +205,8 @@ def _name_at(thing: Thing, second: int) -> str:
     return f"{thing.colour_at(second)} {thing.shape}"
 
 
-def _colour(scene: Scene, random: np.random.Generator) -> Pairs:
-    for second, thing in islice(_alone_at(scene, random, lambda thing, _: thing.shape), 1):
+def _colour(scene: Scene, random: np.random.Generator, looks: int = 1) -> Pairs:
+    for second, thing in islice(_alone_at(scene, random, lambda thing, _: thing.shape), looks):
         yield f"What colour was the {thing.shape} at {time_words(second)}?", thing.colour_at(second)
     shapes = Counter(thing.shape for thing in scene.things)
     for thing in scene.things:
@@ -208,8 +214,8 @@ def _colour(scene: Scene, random: np.random.Generator) -> Pairs:
             yield f"What colour was the {thing.shape}?", thing.colour
 
 
-def _shape(scene: Scene, random: np.random.Generator) -> Pairs:
-    for second, thing in islice(_alone_at(scene, random, Thing.colour_at), 1):
+def _shape(scene: Scene, random: np.random.Generator, looks: int = 1) -> Pairs:
+    for second, thing in islice(_alone_at(scene, random, Thing.colour_at), looks):
         yield f"What shape was the {thing.colour_at(second)} thing at {time_words(second)}?", thing.shape
     colours = Counter(thing.colour for thing in scene.things)
     colours.update(thing.later_colour for thing in scene.things if thing.later_colour is not None)
@@ -218,13 +224,13 @@ def _shape(scene: Scene, random: np.random.Generator) -> Pairs:
             yield f"What shape was the {thing.colour} thing?", thing.shape
 
 
-def _direction(scene: Scene, random: np.random.Generator) -> Pairs:
+def _direction(scene: Scene, random: np.random.Generator, looks: int = 1) -> Pairs:
     at_a_time = (
         (f"Which way did the {_name_at(thing, second)} move at {time_words(second)}?", thing.direction or "")
         for second, thing in _alone_at(scene, random, _name_at)
         if _moves_through(scene, thing, second)
     )
-    yield from islice(at_a_time, 1)
+    yield from islice(at_a_time, looks)
     for thing in _only(scene, random):
         if thing.direction:
             yield f"Which way did the {thing.name} move?", thing.direction
@@ -239,10 +245,10 @@ def _moves_through(scene: Scene, thing: Thing, second: int) -> bool:
     )
 
 
-def _change(scene: Scene, random: np.random.Generator) -> Pairs:
+def _change(scene: Scene, random: np.random.Generator, looks: int = 1) -> Pairs:
     changing = [thing for thing in scene.things if thing.changes is not None]
     at_a_time = (changing[index] for index in random.permutation(len(changing)))
-    yield from islice(_changes(scene, at_a_time), 1)
+    yield from islice(_changes(scene, at_a_time), looks)
     for thing in _only(scene, random):
         if thing.changes is not None and thing.later_colour is not None:
             yield f"What colour did the {thing.name} turn into?", thing.later_colour
@@ -273,6 +279,10 @@ _ASKERS: dict[str, tuple[Asker, int]] = {
     "absent": (_absent, 2),
     "end": (_end, 1),
 }
+_LOOKS: dict[str, Callable[..., Pairs]] = {
+    "colour": _colour, "shape": _shape, "direction": _direction, "change": _change,
+}  # fmt: skip
+"""Those that ask what a thing was like at a time; `looks` such questions at most."""
 _ANSWERS = {
     "needle": len(DIGITS) + 1, "no_card": len(DIGITS) + 1, "glance": len(COLOURS) * len(SHAPES),
     "colour": len(COLOURS), "shape": len(SHAPES), "direction": len(DIRECTIONS), "change": len(COLOURS) - 1,

@@ -57,6 +57,17 @@ def test_the_same_scene_asks_the_same() -> None:
     assert long_questions(make_long_scene(3, 300)) == long_questions(make_long_scene(3, 300))
 
 
+def test_looks_ask_more_about_times_and_nothing_else() -> None:
+    scene = make_long_scene(HELD_OUT + 5, 300)
+    once, often = (Counter(one.kind for one in long_questions(scene, looks=looks)) for looks in (1, 4))
+    assert all(often[kind] > once[kind] for kind in ("colour", "shape", "direction", "count"))
+    assert often["change"] >= once["change"] and often["count"] <= 4
+    looked = ("colour", "shape", "direction", "change", "count")
+    assert all(often[kind] == once[kind] for kind in LONG_KINDS if kind not in looked)
+    asked = [one.text for one in long_questions(scene, looks=4)]
+    assert len(set(asked)) == len(asked)
+
+
 def test_no_question_is_asked_twice(asked) -> None:
     texts = Counter((id(scene), question.text) for found in asked.values() for scene, question in found)
     assert max(texts.values()) == 1
