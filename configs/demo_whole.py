@@ -33,6 +33,9 @@ def stage(
     )
 
 
+often = replace(
+    minutes, weight=6, shortest=100, longest=400, favour=("end", "order", "change", "direction"),
+)  # fmt: skip
 config = replace(
     hour,
     out="runs/demo/whole",
@@ -42,5 +45,6 @@ config = replace(
         stage("a minute", 2048, 900, (0.0025, 0.002), minutes),
         stage("three minutes", 4096, 500, (0.002, 0.0012), replace(minutes, shortest=30, longest=190)),
         stage("seven minutes", 8192, 150, (0.0012, 0.0001), replace(minutes, shortest=100, longest=400)),
+        stage("seven minutes again", 8192, 170, (0.0015, 0.0001), often),
     ),
 )
