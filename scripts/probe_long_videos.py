@@ -3,18 +3,22 @@ question: a look at a training that goes on, in seconds, where `ringvision evalu
 
     python scripts/probe_long_videos.py runs/demo/long/model --seconds 24 --leaps 1 --videos 10
     python scripts/probe_long_videos.py runs/demo/long/model --seconds 600 --videos 3 --show 10
+    python scripts/probe_long_videos.py runs/demo/long/model --seconds 600 --videos 3 --looks 4 --around 20
 
 The model reads each video once, and all questions about it (ringvision/data/world/long_questions.py) as
 batches. Times are right within two seconds, everything else word for word. Prints the share of right answers,
-and with --show some that were wrong.
+and with --show some that were wrong. With --around only questions that name a second are asked, of the frames
+around it alone: what is wrong then is not the length's fault.
 """
 
 import argparse
 from collections import Counter
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 
 from ringvision.data.sources import LongWorldData
+from ringvision.data.times import named_times
 from ringvision.evaluate.video_tasks import Asking
 from ringvision.infer.assistant import Assistant, load
 from ringvision.infer.sampler import Sampler
@@ -50,6 +54,13 @@ def answers(assistant: Assistant, codes_and_times: tuple, questions: list[str]) 
     return said
 
 
+def around(video: tuple, seconds: int, at: int) -> tuple:
+    """So many seconds of (codes, times) around second `at`."""
+    codes, times = video
+    near = abs(times - at) <= seconds / 2
+    return codes[near], times[near]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -60,6 +71,8 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=10)
     parser.add_argument("--leaps", type=float, default=0.0, help="share whose parts are spread over an hour")
     parser.add_argument("--show", type=int, default=0, help="wrong answers")
+    parser.add_argument("--looks", type=int, default=1, help="questions about a time, of each kind")
+    parser.add_argument("--around", type=int, help="seconds of the video that are shown of each question")
     options = parser.parse_args()
     assistant = load(options.model)
     videos = LongWorldData(
@@ -67,6 +80,8 @@ def main() -> None:
         shortest=options.seconds,
         longest=options.seconds,
         leaps=options.leaps,
+        glances=4 * options.looks,
+        looks=options.looks,
         seed=SEED,
     ).open_videos()
     asked: Counter[str] = Counter()
@@ -74,7 +89,17 @@ def main() -> None:
     wrong = []
     for index in range(options.videos):
         questions = videos.questions(index, 0, options.seconds)
-        said = answers(assistant, videos.video(index), [one.question for one in questions])
+        video = videos.video(index)
+        if options.around is None:
+            said = answers(assistant, video, [one.question for one in questions])
+        else:
+            seconds = [[60 * m + s for m, s in named_times(one.question)] for one in questions]
+            is_in = [len(named) == 1 and named[0] in video[1] for named in seconds]
+            questions = list(compress(questions, is_in))
+            said = [
+                answers(assistant, around(video, options.around, second), [one.question])[0]
+                for one, (second,) in zip(questions, compress(seconds, is_in), strict=True)
+            ]
         for one, answer in zip(questions, said, strict=True):
             is_time = one.kind in ("when", "end")
             asking = Asking(one.kind, one.question, one.answer, WITHIN if is_time else None)

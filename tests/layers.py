@@ -29,7 +29,7 @@ LAYERS = (
         "errors, files and ids, the device mesh, attention; third-party imports: jax and numpy alone",
         (
             ("errors",),
-            ("checks", "fields", "shipped", "untrusted_files", "mesh", "tree", "distributed"),
+            ("checks", "fields", "shipped", "outputs", "untrusted_files", "mesh", "tree", "distributed"),
             ("vocabulary", "ops"),
         ),
     ),

@@ -10,6 +10,7 @@ from ringvision.data.video import Limits
 from ringvision.evaluate.quality import Quality, Tokenizer
 from ringvision.evaluate.side_by_side import comparison_writer
 from ringvision.evaluate.tokenizer import reconstructed_parts
+from ringvision.outputs import check_output
 
 SHOWN = {
     "frames": "frames",
@@ -46,8 +47,9 @@ def reconstruct(
 
     Raises:
         VideoError: the video cannot be read.
-        UserError: `out` cannot be written.
+        UserError: `out` cannot be written, or is the video itself.
     """
+    check_output(out, [video])
     began = time.monotonic()
     loaded = _load(tokenizer)
     quality = Quality(loaded.num_codes)

@@ -46,6 +46,7 @@ from ringvision.infer.processor import Processor
 from ringvision.infer.sampler import Sampler
 from ringvision.model_folder import read_config
 from ringvision.models.vqgan import VQGANConfig
+from ringvision.outputs import check_output
 from ringvision.video_tokenizer import BATCH, VideoTokenizer, load_video_tokenizer
 from ringvision.vocabulary import Vocabulary
 
@@ -367,14 +368,14 @@ def generate_images(
         progress: called with what, how many are done, of how many.
 
     Returns:
-        {"out", "frames", "codes", "devices", "fps", "seconds": {"load", "draw", "decode", "total"}}; "draw"
-        includes reading the prompt and the video.
+        {"out", "frames", "codes", "devices", "fps", "seconds": {"load", "draw", "decode", "total"}}.
 
     Raises:
         UserError: for anything wrong with the request, before a model is loaded where that is possible.
     """
     check_video_output(out, request.frames, request.fps or 1.0)
     if video is not None:
+        check_output(out, [video])
         probe(video)  # a file that is no video is refused before a model is loaded for it
     began = time.perf_counter()
     generator = load_image_generator(

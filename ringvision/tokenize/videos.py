@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 from ringvision.data.tokenized import TokenizedVideo, format_named, format_of
 from ringvision.data.video import Limits
 from ringvision.errors import UserError
+from ringvision.outputs import check_output
 from ringvision.tokenize.inputs import read_inputs
 from ringvision.tokenize.job import FrameEncoder, Job, Outcome
 from ringvision.tokenize.library import Library
@@ -115,8 +116,11 @@ def tokenize_videos(
         what this run took.
 
     Raises:
-        UserError: for no inputs, a folder made with other settings, or one that another run is writing to.
+        UserError: for no inputs, a folder made with other settings, or one that another run is writing to
+            or that lies inside an input.
     """
+    inputs = list(inputs)
+    check_output(out, inputs)
     began = time.monotonic()
     chosen = TokenizeSettings(fps=fps, **settings)
     progress = progress or Silent()

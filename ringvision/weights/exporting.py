@@ -22,6 +22,7 @@ from ringvision.data.text.settings import OWN_FILE, SENTENCEPIECE_FILE
 from ringvision.errors import UserError
 from ringvision.model_folder import CONFIG_FILE, ModelReader, ModelWriter, licence_files, read_config
 from ringvision.models.transformer import Transformer, TransformerConfig
+from ringvision.outputs import check_output
 from ringvision.weights import llama, lwm
 from ringvision.weights.atomic_folder import atomic_folder
 from ringvision.weights.converting import Progress, Work, foreign_tensors
@@ -62,12 +63,13 @@ def export_weights(
 
     Raises:
         UserError: where the folder is no model, the other program has no such model, or `dest` exists
-        already.
+        already or lies in the model's folder.
     """
     if format not in FORMATS:
         raise UserError(f"the format {format!r} was given; expected {' or '.join(FORMATS)}")
     if dtype is not None and dtype not in TYPES:
         raise UserError(f"dtype {dtype!r} was given; expected one of {', '.join(TYPES)}")
+    check_output(dest, [model_folder])
     settings = read_config(model_folder)
     kind = settings.get("kind")
     folder = Path(model_folder)
