@@ -1,10 +1,10 @@
-"""Ends the training of the shipped model: goes on from configs/demo_long.py's with whole videos, in which
+"""Ends the training of demos/hour: goes on from configs/demo_long.py's with whole videos, in which
 scenes go on and about which more is asked, and with as many short clips, whose times and successions the
 model had come to answer worse.
 
     ringvision train demo_hour --devices 2
 
-What it took and scored stands in demos/model/MODEL_CARD.md.
+What it took and scored stands in demos/hour/MODEL_CARD.md.
 """
 
 from dataclasses import replace

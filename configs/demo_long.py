@@ -6,7 +6,7 @@
 Videos of few frames, whose times lie anywhere in an hour, and many questions about them teach to look up
 what was there at a minute and a second, and when a card was; then rows become longer and longer: two minutes,
 seven, an hour. Short clips stay in the mix.
-What it took and scored stands in demos/model/MODEL_CARD.md.
+What it took and scored stands in demos/hour/MODEL_CARD.md.
 """
 
 from dataclasses import replace

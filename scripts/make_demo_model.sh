@@ -43,13 +43,14 @@ say "the model, of an hour"
 [ -d "$runs/long-start" ] || $python scripts/stretch_model.py "$runs/colours/model" "$runs/long-start"
 .venv/bin/ringvision train configs/demo_long.py --devices 2
 .venv/bin/ringvision train configs/demo_hour.py --devices 2
-$python scripts/ship.py "$runs/hour/model" demos/model --knows-seconds 3600
+$python scripts/ship.py "$runs/colours/model" demos/model --knows-seconds 12
+$python scripts/ship.py "$runs/hour/model" demos/hour
 
 say "sample clips"
 $python scripts/make_clips.py demos/clips
 
 say "scores and cards"
 .venv/bin/ringvision evaluate world --examples 800 --json > "$runs/world.json"
-.venv/bin/ringvision evaluate needle --out "$runs/needle" --json > "$runs/needle.json"
-.venv/bin/ringvision evaluate world --length 3600 --out "$runs/hours" --json > "$runs/hours.json"
+.venv/bin/ringvision evaluate needle --model demos/hour --out "$runs/needle" --json > "$runs/needle.json"
+.venv/bin/ringvision evaluate world --model demos/hour --length 3600 --out "$runs/hours" --json > "$runs/hours.json"
 $python scripts/write_cards.py "$runs"

@@ -1,7 +1,7 @@
 """Copies what a run made to where it is shipped from, stored in half the bytes.
 
     python scripts/ship.py runs/demo/tokenizer/tokenizer tokenizers/world-16
-    python scripts/ship.py runs/demo/hour/model demos/model --knows-seconds 3600
+    python scripts/ship.py runs/demo/colours/model demos/model --knows-seconds 12
 
 Weights are stored as float16 and computed with in float32. Nothing is written when a weight does not fit
 float16. With --knows-seconds config.json says what a model of the drawn world was trained for: which

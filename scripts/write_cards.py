@@ -2,9 +2,8 @@
 
     python scripts/write_cards.py runs/demo
 
-In: the runs' metrics.jsonl and run.json, world.json and hours.json (`ringvision evaluate world --json`, with
-`--length`), the config.json of demos/model. Out: MODEL_CARD.md and curves.png in both folders. Every number
-in a card comes from one of these files.
+In: the runs' metrics.jsonl and run.json, world.json (`ringvision evaluate world --json`). Out: MODEL_CARD.md
+and curves.png in both folders. Every number in a card comes from one of these files.
 """
 
 import argparse
@@ -16,7 +15,7 @@ from typing import Any
 
 from ringvision.config import load_config
 from ringvision.data.world import MORE_COLOURS
-from ringvision.model_folder import load_model, read_config
+from ringvision.model_folder import load_model
 from ringvision.train.record import Record, read_metrics
 
 TOKENIZER = Path("tokenizers/world-16")
@@ -86,43 +85,23 @@ def settings_of(run: Path) -> dict[str, Any]:
     return json.loads((run / "run.json").read_text(encoding="utf-8"))
 
 
-def score_table(scores: dict[str, Any]) -> str:
-    """What an evaluation found, a row for each kind of question and one for all."""
-    kinds = {**scores["kinds"], "**all**": {**scores, "accuracy": scores["overall"]}}
-    rows = [
-        f"| {kind} | {score['accuracy']:.1%} | {score['examples']} | {score['chance']:.1%} | "
-        f"{score['blind']:.1%} |"
-        for kind, score in kinds.items()
-    ]
-    return "\n".join(["| kind | right | examples | chance | blind |", "|---|---|---|---|---|", *rows])
-
-
-def by_sight(scores: dict[str, Any]) -> tuple[str, str]:
-    """The kinds of questions for which a model looks at the video, and the others."""
-    kinds = scores["kinds"]
-    seen = [kind for kind in kinds if kinds[kind]["accuracy"] > kinds[kind]["blind"] + 0.1]
-    unseen = [kind for kind in kinds if kind not in seen]
-    return ", ".join(seen) or "nothing yet", ", ".join(unseen) or "none"
-
-
-def model_card(runs: Path, scores: dict[str, Any], hour: dict[str, Any]) -> str:
-    """scores: about clips. hour: about long videos."""
+def model_card(runs: Path, scores: dict[str, Any]) -> str:
     run = runs / "model"
     finish = runs / "finish"
     colours = runs / "colours"
-    long, hour_run = runs / "long", runs / "hour"
     settings = settings_of(run)
     finishing = settings_of(finish)
     colouring = settings_of(colours)
-    lengthening = [settings_of(long), settings_of(hour_run)]
     favoured = ", ".join(finishing["data"]["sources"][0]["favour"])
     more = ", ".join(MORE_COLOURS)
-    shipped = read_config(MODEL)
-    shape = shipped["transformer"]
-    seconds = f"{hour['record']['seconds']:,}"
-    lengths = [stage["length"] for run in lengthening for stage in run["stages"]]
-    seen, unseen = by_sight(scores)
-    long_seen, long_unseen = by_sight(hour)
+    shape = settings["model"]
+    rows = "\n".join(
+        f"| {kind} | {score['accuracy']:.1%} | {score['examples']} | {score['chance']:.1%} | "
+        f"{score['blind']:.1%} |"
+        for kind, score in scores["kinds"].items()
+    )
+    seen = [kind for kind, score in scores["kinds"].items() if score["accuracy"] > score["blind"] + 0.1]
+    unseen = [kind for kind in scores["kinds"] if kind not in seen]
     parameters = sum(array.size for array in load_model(MODEL).values())
     return f"""# The shipped model
 
@@ -130,23 +109,20 @@ A transformer of {parameters / 1e6:.1f}M parameters ({shape["num_layers"]} layer
 {shape["embed_dim"]}, {shape["num_heads"]} heads, \
 {shape["num_kv_heads"]} of them with keys and values) that reads the codes of \
 [world-16](../../tokenizers/world-16/MODEL_CARD.md) at one frame a second, \
-each frame before its time, and answers questions about what it saw.
+each frame after its second, and answers questions about what it saw.
 
 | | |
 |---|---|
-| trained on | videos of `ringvision.data.world`, 5 to 12 seconds, seeds from 0, and longer ones \
-that are put together from these; several questions about each |
+| trained on | videos of `ringvision.data.world`, 5 to 12 seconds, seeds from 0; several questions about \
+each |
 | for | {int(last(run, "step")):,} steps of {settings["data"]["rows"]} x {settings["data"]["length"]} \
 tokens, {hours(run):.1f} hours; then \
 {int(last(finish, "step")):,} more in which {favoured} were asked before the \
 other kinds, {hours(finish):.1f} hours; then {int(last(colours, "step")):,} of \
 {colouring["data"]["rows"]} x {colouring["data"]["length"]} with things in more colours ({more}) and in \
-ones without a name, {hours(colours):.1f} hours; then {int(last(long, "step")):,} and \
-{int(last(hour_run, "step")):,} on long videos, in rows of \
-{min(lengths):,} to {max(lengths):,} tokens, {hours(long) + hours(hour_run):.1f} hours |
-| with | {made_with()}; seeds {settings["seed"]}, {finishing["seed"]}, {colouring["seed"]}, \
-{lengthening[0]["seed"]} and {lengthening[1]["seed"]}; `configs/demo.py`, `configs/demo_finish.py`, \
-`configs/demo_colours.py`, `configs/demo_long.py`, `configs/demo_hour.py` |
+ones without a name, {hours(colours):.1f} hours |
+| with | {made_with()}; seeds {settings["seed"]}, {finishing["seed"]} and {colouring["seed"]}; \
+`configs/demo.py`, `configs/demo_finish.py`, `configs/demo_colours.py` |
 | licence | Apache-2.0, like the project |
 
 ## Scores
@@ -156,31 +132,24 @@ H.264 files and read back. *Chance* is an even guess among the
 possible answers; *blind* is the best answer that the question's words alone suggest, learned from 4,000 \
 training scenes.
 
-{score_table(scores)}
+| kind | right | examples | chance | blind |
+|---|---|---|---|---|
+{rows}
+| **all** | **{scores["overall"]:.1%}** | {scores["examples"]} | {scores["chance"]:.1%} | \
+{scores["blind"]:.1%} |
 
-**Looks at the video** (at least ten points above *blind*) for: {seen}. **Does not yet** for: {unseen}.
-
-`ringvision evaluate world --length {hour["record"]["seconds"]}`: videos of {seconds} seconds, the scenes of \
-which training never drew.
-
-{score_table(hour)}
-
-**Looks at the video** for: {long_seen}. **Does not yet** for: {long_unseen}.
-It was asked in the words that `ringvision/data/world/questions.py` and `long_questions.py` use. It does not \
-know other words, other videos, or ones longer than {shipped["knows"]["seconds"]:,} seconds: it will answer, \
-and be wrong.
+**Looks at the video** (at least ten points above *blind*) for: {", ".join(seen) or "nothing yet"}. **Does \
+not yet** for: {", ".join(unseen) or "none"}.
+It was asked in the words that `ringvision/data/world/questions.py` uses. It does not know other words, \
+other videos, or videos much longer than the 12 seconds that it was trained on: it will answer, and be wrong.
 
 ![loss and accuracy over steps](curves.png)
 
-The later parts:
+The two last parts:
 
 ![loss and accuracy over the finishing steps](curves-finish.png)
 
 ![loss and accuracy over the steps with more colours](curves-colours.png)
-
-![loss and accuracy over the steps with long videos](curves-long.png)
-
-![loss and accuracy over the last ones](curves-hour.png)
 """
 
 
@@ -190,12 +159,12 @@ def main() -> None:
     )
     parser.add_argument("runs", type=Path)
     runs = parser.parse_args().runs
-    scores, hour = (json.loads((runs / name).read_text("utf-8")) for name in ("world.json", "hours.json"))
+    scores = json.loads((runs / "world.json").read_text(encoding="utf-8"))
     tokenizer = runs / "tokenizer"
     model = runs / "model"
     of_tokenizer = ("loss", "l1", "psnr", "used", "perplexity", "dead")
     of_model = ("loss", "answer_accuracy", "eval/all", "learning_rate")
-    for card, text in ((TOKENIZER, tokenizer_card(tokenizer)), (MODEL, model_card(runs, scores, hour))):
+    for card, text in ((TOKENIZER, tokenizer_card(tokenizer)), (MODEL, model_card(runs, scores))):
         (card / "MODEL_CARD.md").write_text(text, encoding="utf-8")
         print(card / "MODEL_CARD.md")
     for run, picture, curves in (
@@ -203,8 +172,6 @@ def main() -> None:
         (model, MODEL / "curves.png", of_model),
         (runs / "finish", MODEL / "curves-finish.png", of_model),
         (runs / "colours", MODEL / "curves-colours.png", of_model),
-        (runs / "long", MODEL / "curves-long.png", of_model),
-        (runs / "hour", MODEL / "curves-hour.png", of_model),
     ):
         with Record(run, step=int(last(run, "step")), quiet=True) as record:
             record.curves_png(picture, curves)
