@@ -3,7 +3,7 @@
 #
 #   scripts/make_demo_model.sh [RUNS]        RUNS: where the work is kept (default runs/demo; the configs name that folder)
 #
-# Safe to stop at any moment and to start again: every part goes on where it was. On two cores: about eight hours, two of them for the scores of long videos (MODEL_CARD.md says
+# Safe to stop at any moment and to start again: every part goes on where it was. On two cores: about ten hours, two of them for the scores of long videos (MODEL_CARD.md says
 # what each part took). Needs .venv (make test).
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -12,6 +12,7 @@ from ringvision.evaluate.reconstruction import reconstruct
 from ringvision.infer.image_generation import Request, generate_images
 from ringvision.outputs import check_output
 from ringvision.tokenize import tokenize_videos
+from ringvision.train.export_run import export_run
 from ringvision.weights.exporting import export_weights
 
 
@@ -67,7 +68,9 @@ def test_codes_do_not_go_into_the_library(clip):
     assert [path.name for path in clip.parent.iterdir()] == [clip.name]
 
 
-def test_an_export_does_not_go_into_the_model(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
+def test_an_export_does_not_go_into_the_model_or_the_run(tmp_path):
     with pytest.raises(UserError, match="lies inside"):
         export_weights(tmp_path, tmp_path / "hf", "hf")
+    with pytest.raises(UserError, match="lies inside"):
+        export_run(tmp_path, tmp_path / "model")
+    assert not list(tmp_path.iterdir())

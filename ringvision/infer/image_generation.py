@@ -354,8 +354,7 @@ def generate_images(
     dtype: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Generates what is requested and writes it to a file as it comes. Memory holds the model, its cache and
-    one batch of frames.
+    """Generates what is requested, written as it comes; memory holds model, cache and one batch of frames.
 
     Args:
         out: the file, an .mp4 or a .png (see `ringvision.data.video.writer`).
@@ -368,7 +367,8 @@ def generate_images(
         progress: called with what, how many are done, of how many.
 
     Returns:
-        {"out", "frames", "codes", "devices", "fps", "seconds": {"load", "draw", "decode", "total"}}.
+        {"out", "frames", "codes", "devices", "fps", "seconds": {"load", "draw", "decode", "total"}}; "draw"
+        includes reading the prompt and the video.
 
     Raises:
         UserError: for anything wrong with the request, before a model is loaded where that is possible.

@@ -13,6 +13,7 @@ from ringvision.checkpoint import Checkpoints
 from ringvision.config import TrainConfig
 from ringvision.errors import UserError
 from ringvision.mesh import make_mesh
+from ringvision.outputs import check_output
 from ringvision.train.export import export
 from ringvision.train.initial_state import saved_state
 from ringvision.train.part import Part
@@ -36,8 +37,9 @@ def export_run(folder: Path, dest: Path) -> dict[str, Any]:
         {"dest", "step", "skipped": a sentence for each damaged checkpoint}.
 
     Raises:
-        UserError: there is no run, or no checkpoint of it that is whole.
+        UserError: there is no run, or no checkpoint of it that is whole; `dest` is the run's or lies in it.
     """
+    check_output(dest, [folder])
     told = read_settings(folder)
     model = read_settings(folder, MODEL_FILE)
     if told is None or model is None:
