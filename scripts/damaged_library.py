@@ -22,7 +22,7 @@ from drawn_videos import write_clip
 
 FAST = {"preset": "ultrafast", "crf": "28"}
 LIVE = {"deadline": "realtime", "cpu-used": "-8", "b:v": "200k"}
-"""Below 0: a positive number lets VP8 choose its speed by the clock, and a busy machine writes other bytes."""
+"""Below 0: above it VP8 chooses its speed by the clock, so that a busy machine writes other bytes."""
 
 
 @dataclass(frozen=True)
